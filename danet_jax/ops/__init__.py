@@ -1,0 +1,1 @@
+"""Exact primitives without parameters: attention, resizing, convolution, losses at full resolution."""

@@ -1,0 +1,1 @@
+"""Losses, optimizer, state and the loop."""

@@ -1,0 +1,53 @@
+"""What every test shares: eight fake CPU devices, strict promotion, fresh random inputs, real data if present."""
+
+import os
+
+# Before JAX is imported: eight devices, so that sharding is exercised on any machine.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import pathlib
+import secrets
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = pathlib.Path(os.environ.get("DANET_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture
+def rng(request):
+    """A numpy generator seeded afresh in every run; DANET_TEST_SEED repeats a run."""
+    seed = int(os.environ.get("DANET_TEST_SEED", secrets.randbelow(2**31)))
+    print(f"DANET_TEST_SEED={seed}")
+    return np.random.default_rng(seed)
+
+
+def _shared(name: str) -> pathlib.Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs {name}, looked for in {SHARED} (set DANET_SHARED)")
+    return path
+
+
+@pytest.fixture
+def camvid():
+    """The folder of CamVid's street scenes."""
+    return _shared("data/camvid")
+
+
+@pytest.fixture
+def imagenet_weights():
+    """The folder of real ImageNet ResNet-18/34 backbones."""
+    return _shared("weights")
+
+
+@pytest.fixture
+def photos():
+    """A folder of ordinary photos."""
+    return _shared("photos")
