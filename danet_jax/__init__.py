@@ -1,0 +1,38 @@
+"""DANet, the Dual Attention Network for Scene Segmentation (arXiv 1809.02983), in JAX and Flax."""
+
+import importlib
+from typing import Any
+
+# Name -> module. Resolved at first use, so that importing the package costs little more than JAX and Flax.
+_PUBLIC = {
+    "DANet": "models.danet",
+    "Logits": "models.danet",
+    "PositionAttention": "models.attention",
+    "ChannelAttention": "models.attention",
+    "ResNet": "models.resnet",
+    "position_attention": "ops.position_attention",
+    "attention_row": "ops.position_attention",
+    "channel_attention": "ops.channel_attention",
+    "normalize": "ops.normalize",
+    "Segmenter": "inference.segmenter",
+    "load_segmenter": "inference.segmenter",
+    "Protocol": "inference.protocol",
+    "load_checkpoint": "weights.checkpoint",
+    "Classes": "classes",
+    "InputError": "errors",
+}
+
+__all__ = sorted(_PUBLIC)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'danet_jax' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"danet_jax.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,81 @@
+"""The two attention modules of the paper (sections 3.2 and 3.3), for any feature map `[B, H, W, C]`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from danet_jax.ops.channel_attention import channel_attention
+from danet_jax.ops.position_attention import position_attention
+
+from danet_jax.models.layers import Convolution
+
+
+class PositionAttention(nn.Module):
+    """Position attention module, equations 1 and 2: every place gathers from all places that resemble it.
+
+    `out_j = alpha * sum_i softmax_i(q_j . k_i) v_i + x_j`, without the 1/sqrt(d) of other attentions,
+    alpha a learnt scalar that starts at 0. Exact, in memory linear in the number of places.
+
+    Attributes:
+      key_features: channels of query and key; None is the paper's C / 8.
+      backend: see `danet_jax.ops.position_attention.position_attention`.
+      dtype: of the computation; the softmax is in float32 always.
+
+    The query and key `[B, H*W, C/8]` are sown into the collection `attention`, for those who want to see
+    what a pixel attends to (`mutable=["attention"]`, then `danet_jax.ops.position_attention.attention_row`).
+    """
+
+    key_features: int | None = None
+    backend: str = "auto"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist."""
+        batch, height, width, channels = x.shape
+        key_features = self.key_features or channels // 8
+
+        def project(features: int, name: str) -> jax.Array:
+            projected = Convolution(features, use_bias=True, dtype=self.dtype, name=name)(x)
+            return projected.reshape(batch, height * width, features)
+
+        query, key = project(key_features, "query"), project(key_features, "key")
+        self.sow("attention", "query", query)
+        self.sow("attention", "key", key)
+        key_mask = None if mask is None else mask.reshape(batch, height * width)
+        attended = position_attention(
+            query, key, project(channels, "value"), key_mask=key_mask, backend=self.backend
+        )
+        alpha = self.param("alpha", nn.initializers.zeros, (), jnp.float32)
+        return alpha.astype(self.dtype) * attended.reshape(x.shape) + x.astype(self.dtype)
+
+
+class ChannelAttention(nn.Module):
+    """Channel attention module, equations 3 and 4: every channel map gathers from all channel maps.
+
+    `out = beta * (A X) + x` with X the features as `[C, H*W]` and beta a learnt scalar that starts at 0.
+
+    Attributes:
+      energy: `"paper"` is equation 3, A = softmax(X X^T); `"official"`, which every published checkpoint
+        was trained with, is the authors' code, A = softmax(rowmax(X X^T) - X X^T): the opposite sign.
+      dtype: of the computation; X X^T and the softmax are in float32 always.
+    """
+
+    energy: str = "official"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist."""
+        batch, height, width, channels = x.shape
+        x = x.astype(self.dtype)
+        attended = channel_attention(
+            x.reshape(batch, height * width, channels),
+            energy=self.energy,
+            mask=None if mask is None else mask.reshape(batch, height * width),
+        )
+        beta = self.param("beta", nn.initializers.zeros, (), jnp.float32)
+        return beta.astype(self.dtype) * attended.reshape(x.shape) + x

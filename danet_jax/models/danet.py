@@ -1,0 +1,211 @@
+"""DANet: the two attention modules on a dilated ResNet (section 3.4, figure 2)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from danet_jax.ops.channel_attention import ENERGIES
+from danet_jax.ops.resize import resize_bilinear
+
+from danet_jax.errors import InputError
+from danet_jax.models.attention import ChannelAttention, PositionAttention
+from danet_jax.models.layers import ConvBNReLU, Convolution, inside, masked
+from danet_jax.models.resnet import Features, ResNet
+
+
+class Logits(NamedTuple):
+    """Class scores before the softmax, float32 `[B, H, W, num_classes]`; None where a branch is off.
+
+    `fusion` is the result. The others serve the loss, and show what each attention sees by itself.
+    """
+
+    fusion: jax.Array
+    position: jax.Array | None = None
+    channel: jax.Array | None = None
+    auxiliary: jax.Array | None = None
+
+
+def classify(
+    x: jax.Array, num_classes: int, dropout_rate: float, name: str, *, train: bool, dtype: Any
+) -> jax.Array:
+    """Dropout of whole channels, then a 1x1 convolution with bias to float32 logits, in the calling module's scope."""
+    x = nn.Dropout(dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
+    return Convolution(num_classes, use_bias=True, dtype=dtype, name=name)(x).astype(jnp.float32)
+
+
+class Head(nn.Module):
+    """Two attention branches, their sum, and a classifier on each of the three (figure 2)."""
+
+    num_classes: int
+    position_attention: bool
+    channel_attention: bool
+    channel_energy: str
+    dropout_rate: float
+    attention_backend: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> Logits:
+        features = x.shape[-1] // 4
+        x = masked(x, sizes)
+        mask = None if sizes is None else inside(x, sizes)
+
+        def branch(name: str, attention: nn.Module) -> jax.Array:
+            y = ConvBNReLU(features, dtype=self.dtype, name=f"{name}_in")(x, train=train)
+            y = masked(attention(y, mask), sizes)
+            return ConvBNReLU(features, dtype=self.dtype, name=f"{name}_out")(y, train=train)
+
+        branches = {}
+        if self.position_attention:
+            position = PositionAttention(
+                backend=self.attention_backend, dtype=self.dtype, name="position_attention"
+            )
+            branches["position"] = branch("position", position)
+        if self.channel_attention:
+            channel = ChannelAttention(energy=self.channel_energy, dtype=self.dtype, name="channel_attention")
+            branches["channel"] = branch("channel", channel)
+        if branches:
+            fusion = functools.reduce(jnp.add, branches.values())
+        else:  # table 1's baseline, the dilated FCN
+            fusion = ConvBNReLU(features, dtype=self.dtype, name="fcn_in")(x, train=train)
+        return Logits(
+            **{
+                name: classify(
+                    y,
+                    self.num_classes,
+                    self.dropout_rate,
+                    f"{name}_classifier",
+                    train=train,
+                    dtype=self.dtype,
+                )
+                for name, y in {"fusion": fusion, **branches}.items()
+            }
+        )
+
+
+class FCNHead(nn.Module):
+    """mmsegmentation's auxiliary head on layer3: 3x3 to a quarter of the channels, BN, ReLU, classifier."""
+
+    num_classes: int
+    dropout_rate: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
+        x = ConvBNReLU(x.shape[-1] // 4, dtype=self.dtype, name="in")(masked(x, sizes), train=train)
+        return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, dtype=self.dtype)
+
+
+class DANet(nn.Module):
+    """Dual Attention Network for scene segmentation (arXiv 1809.02983).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from danet_jax import DANet
+    >>> model = DANet(num_classes=19, backbone="resnet18")
+    >>> images = jnp.zeros((1, 64, 96, 3))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> model.apply(variables, images).fusion.shape
+    (1, 64, 96, 19)
+
+    Attributes:
+      num_classes: K, the channels of the logits.
+      backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
+      stem: "v1" (7x7; torchvision, the authors), "v1c" (mmsegmentation) or "v1s" (PyTorch-Encoding).
+      output_stride: of the backbone, 8, 16 or 32.
+      multi_grid: dilations of layer4's blocks, (4, 8, 16) in table 2; None for 2, 4, 4.
+      position_attention, channel_attention: the branches; both off is table 1's dilated FCN.
+      channel_energy: "official" or "paper", see `ChannelAttention`.
+      align_corners: of the up-sampling to the input's size.
+      auxiliary: whether layer3 has mmsegmentation's auxiliary head.
+      dropout_rate: of whole channels before each classifier.
+      dtype: of the computation, float32 or bfloat16; parameters, softmaxes and logits are float32.
+      attention_backend: see `danet_jax.ops.position_attention.position_attention`.
+
+    Raises:
+      InputError: an option has a value that does not exist; the message names those that do.
+    """
+
+    num_classes: int
+    backbone: str = "resnet50"
+    stem: str = "v1"
+    output_stride: int = 8
+    multi_grid: tuple[int, ...] | None = None
+    position_attention: bool = True
+    channel_attention: bool = True
+    channel_energy: str = "official"
+    align_corners: bool = True
+    auxiliary: bool = False
+    dropout_rate: float = 0.1
+    dtype: Any = jnp.float32
+    attention_backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise InputError(f"num_classes={self.num_classes} must be at least 1")
+        if self.channel_energy not in ENERGIES:
+            raise InputError(
+                f"channel_energy={self.channel_energy!r} does not exist; there are: {', '.join(ENERGIES)}"
+            )
+        # Built once for its checks, so that a wrong name is refused here and not at the first call.
+        ResNet(self.backbone, self.stem, self.output_stride, self.multi_grid, parent=None)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        sizes: jax.Array | None = None,
+        upsample: bool = True,
+    ) -> Logits:
+        """Logits of normalised images `[B, H, W, 3]`.
+
+        Args:
+          images: float, normalised by `danet_jax.ops.normalize.normalize`.
+          train: batch statistics and dropout (needs the rng `dropout` and `mutable=["batch_stats"]`).
+          sizes: int32 `[B, 2]`, the true heights and widths of images that were padded with zeros, after
+            normalisation, at the right and the bottom. The logits inside an image are then exactly those of
+            the image without padding, so that images of many sizes share one compiled shape. Not in training.
+          upsample: False gives the logits at the backbone's resolution, `[B, ceil(H / 8), ceil(W / 8), K]`.
+        """
+        if train and sizes is not None:
+            raise ValueError("sizes serves inference: batch statistics would count the padding")
+        backbone = ResNet(
+            self.backbone, self.stem, self.output_stride, self.multi_grid, self.dtype, name="backbone"
+        )
+        features: Features = backbone(images, train=train, sizes=sizes)
+        head = Head(
+            self.num_classes,
+            self.position_attention,
+            self.channel_attention,
+            self.channel_energy,
+            self.dropout_rate,
+            self.attention_backend,
+            self.dtype,
+            name="head",
+        )
+        logits = head(features.layer4, features.sizes4, train=train)
+        if self.auxiliary:
+            auxiliary = FCNHead(self.num_classes, self.dropout_rate, self.dtype, name="auxiliary")
+            logits = logits._replace(auxiliary=auxiliary(features.layer3, features.sizes3, train=train))
+        if not upsample:
+            return logits
+
+        def up(x: jax.Array | None, feature_sizes: jax.Array | None) -> jax.Array | None:
+            if x is None:
+                return None
+            return resize_bilinear(
+                x,
+                images.shape[1:3],
+                align_corners=self.align_corners,
+                input_sizes=feature_sizes,
+                output_sizes=sizes,
+            )
+
+        *main, on_layer3 = logits
+        return Logits(*(up(x, features.sizes4) for x in main), up(on_layer3, features.sizes3))
