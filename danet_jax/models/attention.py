@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from danet_jax.ops.channel_attention import channel_attention
-from danet_jax.ops.position_attention import position_attention
 
 from danet_jax.models.layers import Convolution
+from danet_jax.ops.channel_attention import channel_attention
+from danet_jax.ops.position_attention import position_attention
 
 
 class PositionAttention(nn.Module):

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from danet_jax.ops.channel_attention import ENERGIES
-from danet_jax.ops.resize import resize_bilinear
 
 from danet_jax.errors import InputError
 from danet_jax.models.attention import ChannelAttention, PositionAttention
 from danet_jax.models.layers import ConvBNReLU, Convolution, inside, masked
 from danet_jax.models.resnet import Features, ResNet
+from danet_jax.ops.channel_attention import ENERGIES
+from danet_jax.ops.resize import resize_bilinear
 
 
 class Logits(NamedTuple):

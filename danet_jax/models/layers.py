@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
 from danet_jax.ops.convolution import convolution
 
 # He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))): the backbone's.

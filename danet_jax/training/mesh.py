@@ -1,0 +1,34 @@
+"""One mesh for every machine: the axis `data` splits the batch, `space` the rows of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from danet_jax.errors import InputError
+
+
+def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `data` x `space` devices; -1 is all that are left.
+
+    Raises:
+      InputError: the devices cannot be divided so.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if data == -1 and space == -1:
+        raise InputError("only one of mesh.data and mesh.space can be -1")
+    wanted = data * space
+    if data == -1:
+        data = count // space
+    elif space == -1:
+        space = count // data
+    if data * space == 0 or data * space > count or (wanted < 0 and data * space != count):
+        raise InputError(
+            f"mesh.data={data if wanted > 0 else -1}, mesh.space={space} do not fit {count} devices; "
+            "their product must divide the number of devices, and -1 stands for all that are left"
+        )
+    return Mesh(np.asarray(devices[: data * space]).reshape(data, space), ("data", "space"))

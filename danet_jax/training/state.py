@@ -1,0 +1,142 @@
+"""The state of training, one pytree, and the step that advances it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from danet_jax.models.danet import DANet
+from danet_jax.ops.normalize import normalize
+from danet_jax.training.losses import multi_loss, valid_pixels
+
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes. `rng` is the data of a key; each step folds its number into it."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    rng: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is applied with."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(model: DANet, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """A fresh state, made on the devices of `mesh`, without a copy on the host."""
+
+    def init() -> TrainState:
+        init_key, step_key = jax.random.split(jax.random.key(seed))
+        # Parameters do not depend on the size of the images: the smallest is the quickest to trace.
+        variables = model.init(init_key, jnp.zeros((1, 32, 32, 3)))
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables["batch_stats"],
+            opt_state=optimizer.init(params),
+            rng=jax.random.key_data(step_key),
+        )
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(init, out_shardings=replicated)()
+
+
+def make_train_step(
+    model: DANet,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    auxiliary_weight: float = 0.4,
+    accumulation: int = 1,
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """The jit-compiled training step `(state, batch) -> (state, metrics)`; the old state is donated.
+
+    `batch` is `{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}`, sharded in any way: losses and
+    batch statistics are those of the global batch. With `accumulation` of A the batch is gone through in A
+    parts, in a fraction of the memory; the loss remains the mean over the valid pixels of the whole batch,
+    and batch statistics are those of a part.
+
+    `metrics` holds float32 scalars: `loss`, `loss_fusion`, `loss_position`, `loss_channel`,
+    `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, those that the network has.
+    """
+
+    def loss(params: Any, batch_stats: Any, part: Mapping[str, jax.Array], key: jax.Array, pixels: jax.Array):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalize(part["image"]),
+            train=True,
+            upsample=False,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        total, parts = multi_loss(
+            logits,
+            part["label"],
+            pixels,
+            align_corners=model.align_corners,
+            weights=loss_weights,
+            auxiliary_weight=auxiliary_weight,
+        )
+        return total, (updates["batch_stats"], {"loss": total, **parts})
+
+    gradients_of = jax.value_and_grad(loss, has_aux=True)
+
+    def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        pixels = valid_pixels(batch["label"])
+
+        def one_part(batch_stats: Any, part: Mapping[str, jax.Array], key: jax.Array):
+            (_, (batch_stats, metrics)), gradients = gradients_of(
+                state.params, batch_stats, part, key, pixels
+            )
+            return batch_stats, (gradients, metrics)
+
+        if accumulation == 1:
+            batch_stats, (gradients, metrics) = one_part(state.batch_stats, batch, key)
+        else:
+            # Part i takes every A-th example, so that each part stays spread over all devices.
+            parts = jax.tree.map(
+                lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), dict(batch)
+            )
+
+            def body(carry: tuple[Any, Any], inputs: tuple[Any, jax.Array]):
+                batch_stats, so_far = carry
+                batch_stats, new = one_part(batch_stats, *inputs)
+                return (batch_stats, jax.tree.map(jnp.add, so_far, new)), None
+
+            keys = jax.random.split(key, accumulation)
+            shapes = jax.eval_shape(
+                one_part, state.batch_stats, jax.tree.map(lambda x: x[0], parts), keys[0]
+            )[1]
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (batch_stats, (gradients, metrics)), _ = jax.lax.scan(
+                body, (state.batch_stats, zeros), (parts, keys)
+            )
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["parameter_norm"] = optax.global_norm(params)
+        head = params["head"]
+        if "position_attention" in head:
+            metrics["alpha"] = head["position_attention"]["alpha"]
+        if "channel_attention" in head:
+            metrics["beta"] = head["channel_attention"]["beta"]
+        return state.replace(
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+        ), metrics
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,153 @@
+"""A run's directory: what it was, and its checkpoints.
+
+    config.json      the resolved recipe; under "model" `danet_jax.models.options.ModelOptions`
+    classes.json     names and colours of the classes
+    versions.json    of the libraries that the run was made with
+    checkpoints/     the best by mIoU and the newest, written by Orbax
+
+Each file is written whole or not at all, and Orbax names a checkpoint only when it is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.models.options import ModelOptions
+
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "ml-collections",
+    "clu",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained network as it was found in a run's directory."""
+
+    model: DANet
+    variables: Mapping[str, Any]
+    classes: Classes
+    config: dict[str, Any]
+    step: int
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` to `path`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def write_description(path: Path, config: Mapping[str, Any], classes: Classes) -> None:
+    """Writes config.json, classes.json and versions.json."""
+    path = Path(path)
+    write_json(path / "classes.json", {"names": classes.names, "colours": classes.colours})
+    write_json(path / "versions.json", library_versions())
+    write_json(path / "config.json", config)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result depends on."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a run's directory."""
+    return (Path(path) / "config.json").is_file()
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The resolved recipe of a run.
+
+    Raises:
+      InputError: there is no run at `path`, or its config.json cannot be read.
+    """
+    return _read_json(Path(path), "config.json")
+
+
+def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
+    """The network of a run.
+
+    Args:
+      path: the run's directory.
+      which: "best" is the checkpoint with the highest mIoU, or the newest if none was evaluated;
+        "newest" is the newest.
+
+    Raises:
+      InputError: there is no run, no checkpoint in it, or it cannot be read; the message names the path.
+    """
+    path = Path(path)
+    config = read_config(path)
+    classes = _read_json(path, "classes.json")
+    try:
+        model = ModelOptions(**config["model"]).build(len(classes["names"]))
+        named = Classes(tuple(classes["names"]), tuple(tuple(c) for c in classes["colours"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: config.json or classes.json is not a run's: {error}") from error
+    variables, step = _restore_variables(path, which)
+    return Run(model, variables, named, config, step)
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    file = path / name
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no run here ({name} is missing); train one, or give the directory of one that is trained"
+        ) from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+
+
+def _restore_variables(path: Path, which: str) -> tuple[Mapping[str, Any], int]:
+    import orbax.checkpoint as ocp
+
+    folder = path.absolute() / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(f"{path}: the run has no checkpoint yet; train it further")
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics["miou"], read_only=True, create=False
+    )
+    with ocp.CheckpointManager(
+        folder, options=options, item_handlers={"variables": ocp.PyTreeCheckpointHandler()}
+    ) as manager:
+        step = manager.best_step() if which == "best" else None
+        step = manager.latest_step() if step is None else step
+        if step is None:
+            raise InputError(f"{path}: the run has no checkpoint yet; train it further")
+        try:
+            restored = manager.restore(step, args=ocp.args.Composite(variables=ocp.args.PyTreeRestore()))
+        except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{folder / str(step)}: the checkpoint cannot be read, delete this folder to use an older one: {reason}"
+            ) from error
+    return restored["variables"], step
