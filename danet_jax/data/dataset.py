@@ -1,0 +1,114 @@
+"""Datasets by name: prepared on first use, then read at random from ArrayRecord."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+
+_BUILDERS = {
+    "folder": ("folder", "Folder"),
+    "scenes": ("scenes", "Scenes"),
+}
+"""Name of the dataset -> module in `danet_jax.data.builders` and class there, imported when first asked for."""
+
+DATASET_NAMES = tuple(sorted(_BUILDERS))
+
+
+class EncodedExample(TypedDict):
+    """One example as stored: pictures still encoded; `label` is None in a split without labels."""
+
+    name: str
+    image: bytes
+    label: bytes | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset.
+
+    Attributes:
+      name: The name it was opened by.
+      classes: The classes that label values stand for.
+      splits: Number of examples of each split.
+      directory: Where the prepared data are; `tfds.builder_from_directory` reads it, too.
+    """
+
+    name: str
+    classes: Classes
+    splits: Mapping[str, int]
+    directory: str
+
+    def source(self, split: str) -> EncodedSource:
+        """Return the examples of `split` as a random-access sequence.
+
+        Raises:
+          InputError: There is no such split.
+        """
+        if split not in self.splits:
+            raise InputError(f"{self.name}: no split {split!r}; there are: {', '.join(self.splits)}")
+        return EncodedSource(self.directory, split, self.splits[split])
+
+
+class EncodedSource(Sequence[EncodedExample]):
+    """The examples of one split, read when asked for; can be pickled and sent to worker processes."""
+
+    def __init__(self, directory: str, split: str, length: int):
+        self._directory, self._split, self._length = directory, split, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> EncodedExample:  # type: ignore[override]  # no slices, as in Grain
+        record = self._records[index]
+        return {"name": record["name"].decode(), "image": record["image"], "label": record["label"] or None}
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds  # only where something is read: it takes half a second
+
+        return tfds.builder_from_directory(self._directory).as_data_source(
+            self._split, decoders={"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_records"}
+
+
+def open_dataset(
+    name: str,
+    *,
+    root: str | pathlib.Path | None = None,
+    data_dir: str | pathlib.Path = "data",
+    class_names: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Open a dataset, preparing it first when that has not been done.
+
+    Every picture is decoded and checked during the preparation, so whatever opens can be trained on.
+
+    Args:
+      name: One of `DATASET_NAMES`.
+      root: Where the user's files (or the published archives) are; not needed by `scenes`.
+      data_dir: Where prepared data are kept.
+      class_names: The classes of a `folder` without `classes.csv`.
+      options: Options of the dataset, see its builder.
+
+    Raises:
+      InputError: The name is unknown or something is wrong with the user's files. Nothing half-made is
+        left on disk.
+    """
+    if name not in _BUILDERS:
+        raise InputError(f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}")
+    module, builder_class = _BUILDERS[name]
+    create = getattr(importlib.import_module(f"danet_jax.data.builders.{module}"), builder_class)
+    builder = create(data_dir=data_dir, root=root, class_names=class_names, options=options)
+    builder.prepare()
+    splits = {split: info.num_examples for split, info in builder.info.splits.items()}
+    return Dataset(name, builder.classes, splits, str(builder.data_dir))
