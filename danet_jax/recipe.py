@@ -96,7 +96,7 @@ class Recipe:
 
     name: str = "danet"
     seed: int = 0
-    model: ModelOptions = ModelOptions()
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     dataset: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
     training: TrainingOptions = TrainingOptions()
     evaluation: EvaluationOptions = EvaluationOptions()

@@ -1,0 +1,105 @@
+"""`--mode=predict`: label maps and overlays of the user's pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from danet_jax.classes import Classes
+from danet_jax.data.dataset import open_dataset
+from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.errors import InputError
+from danet_jax.inference.segmenter import Segmenter, load_segmenter
+from danet_jax.recipe import Recipe
+from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_EXAMPLES = 8
+
+
+def run(recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
+    """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
+
+    Writes `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no
+    picture is reported and the others are done; the status is 1 then.
+    """
+    segmenter = load_segmenter(checkpoint or workdir)
+    classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
+    folder = workdir / "predictions"
+    if not arguments:
+        if recipe is None:
+            raise InputError("--mode=predict needs picture files or folders after the flags")
+        _predict_examples(recipe, segmenter, classes, folder)
+        return 0
+    failures = 0
+    for path, stem in _named_apart(list(_pictures(arguments))):
+        try:
+            image = decode_image(_read(path), str(path))
+        except InputError as error:
+            print(error, file=sys.stderr)
+            failures += 1
+            continue
+        labels = _segment(segmenter, image)
+        save_labels(labels, classes, folder / f"{stem}_labels.png")
+        save_overlay(image, labels, classes, folder / f"{stem}_overlay.png")
+        print(f"{path}: {folder / stem}_labels.png, {folder / stem}_overlay.png")
+    return 1 if failures else 0
+
+
+def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, folder: Path) -> None:
+    options = recipe.dataset
+    dataset = open_dataset(
+        options.name,
+        root=options.root or None,
+        data_dir=options.data_dir,
+        class_names=options.class_names,
+        options=options.options,
+    )
+    source = dataset.source(options.validation_split)
+    for index in range(min(_EXAMPLES, len(source))):
+        example = source[index]
+        name = example["name"].replace("/", "_")
+        image = decode_image(example["image"], name)
+        labels = _segment(segmenter, image)
+        pictures, titles = [overlay(image, labels, classes)], ["prediction"]
+        if example["label"] is not None:
+            truth = decode_label(example["label"], name)
+            pictures.append(overlay(image, truth, classes))
+            titles.append("truth")
+        save_labels(labels, classes, folder / f"{name}_labels.png")
+        save_picture(side_by_side(pictures, titles), folder / f"{name}_overlay.png")
+        print(f"{name}: {folder / name}_labels.png, {folder / name}_overlay.png")
+
+
+def _segment(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
+    return np.asarray(segmenter(image[None]))[0]
+
+
+def _pictures(arguments: list[str]) -> Iterator[Path]:
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not found:
+                raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})")
+            yield from found
+        else:
+            yield path
+
+
+def _named_apart(paths: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Each path with a name for its results; a/x.png and b/x.png, x.png and x.jpg do not overwrite each other."""
+    taken: dict[str, int] = {}
+    for path in paths:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        yield path, path.stem if count == 1 else f"{path.stem}_{count}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error

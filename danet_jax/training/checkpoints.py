@@ -1,0 +1,94 @@
+"""Checkpoints of a run in training: the newest, to go on from, and the best by mIoU, to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from danet_jax.errors import InputError
+from danet_jax.training.state import TrainState
+
+
+def _miou(metrics: dict[str, float]) -> float:
+    return metrics["miou"]
+
+
+class Checkpoints:
+    """Writes in the background, keeps the newest and the best, and restores into any topology.
+
+    Each checkpoint has three items: `variables` (what inference needs), `training` (step, optimizer and
+    random state) and `data` (the position of each host's input). Orbax names a checkpoint only when all of
+    it is on disk, so that a killed run leaves none that is half-written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        policy = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(1),
+                preservation_policy.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_miou, preservation_policy=policy, cleanup_tmp_directories=True
+        )
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        batches: grain.DatasetIterator[Any],
+        miou: float | None = None,
+    ) -> None:
+        """Saves after `step` steps; `miou` (a fraction) enters the choice of the best."""
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(state.variables),
+            training=ocp.args.StandardSave(_training_part(state)),
+            data=grain.checkpoint.CheckpointSave(batches),
+        )
+        metrics = None if miou is None else {"miou": miou}
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def restore(self, state: TrainState, batches: grain.DatasetIterator[Any]) -> TrainState:
+        """The newest checkpoint, laid out over devices as `state` is; `batches` goes to where it was.
+
+        Raises:
+          InputError: the checkpoint is damaged or belongs to another network; the message names its folder.
+        """
+        step = self.newest()
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardRestore(like.variables),
+            training=ocp.args.StandardRestore(_training_part(like)),
+            data=grain.checkpoint.CheckpointRestore(batches),
+        )
+        try:
+            restored = self._manager.restore(step, args=items)
+        except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or Grain raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{self._folder / str(step)}: cannot be resumed from; delete this folder to go on from an older "
+                f"checkpoint, or choose another --workdir: {reason}"
+            ) from error
+        return state.replace(**restored["variables"], **restored["training"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits until what was saved is on disk."""
+        self._manager.close()
+
+
+def _training_part(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}

@@ -1,0 +1,100 @@
+"""What a run writes while it trains: a line or a bar on the terminal, metrics.jsonl, TensorBoard files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import rich.console
+import rich.progress
+
+
+class TrainingLog:
+    """Scalars by step. In a terminal a progress bar; otherwise plain lines, as a file or a cluster's log wants.
+
+    Only the process with `enabled` writes; the others stay silent.
+    """
+
+    def __init__(self, folder: Path, *, steps: int, start: int, enabled: bool = True) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
+        from tensorboardX import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "metrics.jsonl"
+        _drop_lines_after(self._file, start)
+        self._stream = self._file.open("a")
+        # Events of a former process past `start` are hidden by TensorBoard when the step goes back.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._progress = None
+        if self._console.is_terminal:
+            self._progress = rich.progress.Progress(
+                rich.progress.TextColumn("step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("of about"),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[status]}"),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("train", total=steps, completed=start, status="")
+            self._progress.start()
+        self._steps = steps
+
+    def say(self, text: str) -> None:
+        """One line on the terminal."""
+        if self._enabled:
+            self._console.print(text, markup=False)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar, where there is one."""
+        if self._enabled and self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def write(self, step: int, values: Mapping[str, float], *, prefix: str = "train") -> None:
+        """Records `values` under `prefix/name`."""
+        if not self._enabled:
+            return
+        line = {"step": step, **{f"{prefix}/{name}": value for name, value in values.items()}}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        text = " ".join(f"{name}={value:.4g}" for name, value in values.items())
+        if self._progress is not None and prefix == "train":
+            shown = ("loss", "images_per_second")
+            status = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)
+            self._progress.update(self._task, completed=step, status=status)
+        else:
+            self.say(f"step {step}/{self._steps} {text}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._enabled:
+            if self._progress is not None:
+                self._progress.stop()
+            self._stream.close()
+            self._writer.close()
+
+
+def _drop_lines_after(file: Path, step: int) -> None:
+    """Forgets what an interrupted run wrote past the checkpoint that is resumed, also a last line cut short."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.replace(file)

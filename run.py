@@ -1,0 +1,103 @@
+"""The command line of danet_jax.
+
+    python run.py --config=configs/quickstart.py                     train
+    python run.py --config=configs/quickstart.py --mode=evaluate     mIoU of the trained network
+    python run.py --config=configs/quickstart.py --mode=predict photo.jpg folder/
+
+Settings are changed with --config.GROUP.NAME=VALUE; `--mode=MODE` is one of those in MODES below.
+"""
+
+import importlib
+import pathlib
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from danet_jax.errors import InputError
+
+# Mode -> the flags that only some modes take.
+MODES = {
+    "train": (),
+    "evaluate": ("checkpoint",),
+    "predict": ("checkpoint",),
+    "prepare": (),
+    "check": (),
+    "submit": ("checkpoint",),
+    "export": ("checkpoint", "format"),
+    "zoo": (),
+}
+WITHOUT_RECIPE = ("predict", "export", "zoo")
+
+FLAGS = flags.FlagValues()
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The recipe, a file in configs/.", flag_values=FLAGS, lock_config=True
+)
+_MODE = flags.DEFINE_string("mode", "train", f"One of: {', '.join(MODES)}.", flag_values=FLAGS)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's directory; by default runs/NAME of the recipe.", flag_values=FLAGS
+)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "", "A checkpoint file or a name in the zoo to use instead of the run's.", flag_values=FLAGS
+)
+_FORMAT = flags.DEFINE_string("format", "", "What --mode=export writes.", flag_values=FLAGS)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other hosts of a TPU pod or a cluster (jax.distributed.initialize).",
+    flag_values=FLAGS,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Picks the mode and hands over; the status of the process."""
+    try:
+        arguments = parse(argv)
+        mode = _MODE.value
+        if mode not in MODES:
+            raise InputError(f"--mode={mode} does not exist; there are: {', '.join(MODES)}")
+        given = {"checkpoint": _CHECKPOINT.value, "format": _FORMAT.value}
+        for flag, value in given.items():
+            if value and flag not in MODES[mode]:
+                raise InputError(f"--{flag} is not for --mode={mode}")
+        if _DISTRIBUTED.value:
+            import jax
+
+            jax.distributed.initialize()
+        recipe, workdir = recipe_and_workdir(mode)
+        module = importlib.import_module(f"danet_jax.modes.{mode}")
+        return module.run(recipe, workdir, arguments, **{flag: given[flag] for flag in MODES[mode]})
+    except InputError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; what is left are the arguments. Raises InputError in one line."""
+    try:
+        arguments = FLAGS(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    logging.set_verbosity(logging.WARNING)
+    return arguments
+
+
+def recipe_and_workdir(mode: str):
+    """The recipe that --config gives, or that the run in --workdir was made with."""
+    from danet_jax.recipe import read_recipe
+    from danet_jax.weights.run_directory import is_run, read_config
+
+    recipe = None
+    if _CONFIG.value is not None:
+        recipe = read_recipe(_CONFIG.value.to_dict())
+    elif _WORKDIR.value and is_run(_WORKDIR.value):
+        recipe = read_recipe(read_config(_WORKDIR.value))
+    elif mode not in WITHOUT_RECIPE:
+        raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")
+    if _WORKDIR.value:
+        return recipe, pathlib.Path(_WORKDIR.value)
+    return recipe, pathlib.Path("runs", recipe.name if recipe else "danet")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
