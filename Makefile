@@ -1,0 +1,61 @@
+# Two commands for a new user: `make quickstart` and `make test`. Both do their own set-up, in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install quickstart test test-all test-wheel lint types clean
+
+help:
+	@echo "make quickstart   set up, draw street scenes, train, evaluate and predict (minutes on a laptop CPU)"
+	@echo "make test         set up and run the test suite"
+	@echo "make test-all     the tests that take minutes, too"
+	@echo "make test-wheel   run the tests against the built and installed wheel"
+	@echo "make lint types   ruff and mypy"
+	@echo "make clean        remove environments and caches (not data/ and runs/)"
+
+install: $(VENV)/installed
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else 'Python 3.11 to 3.13 is needed; say which with make PYTHON=...')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[test,lint]"
+	touch $@
+
+quickstart: install
+	$(BIN)/python run.py --config=configs/quickstart.py
+	$(BIN)/python run.py --config=configs/quickstart.py --mode=evaluate
+	$(BIN)/python run.py --config=configs/quickstart.py --mode=predict
+	@echo
+	@echo "Pictures: runs/quickstart/predictions/*_overlay.png"
+	@$(BIN)/python -c "import json; r = json.load(open('runs/quickstart/evaluation.json')); print(f'mIoU {r[\"miou\"]:.4f} on {r[\"images\"]} street scenes that were not trained on')"
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2
+
+# Away from the sources, so that only what the wheel holds can be imported.
+test-wheel: $(VENV)/installed-test
+	rm -rf build/wheel && mkdir -p build/wheel/away
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	echo "$$(cd $(VENV)/lib/python3*/site-packages && pwd)" > "$$(echo build/wheel/venv/lib/python3*/site-packages)/libraries.pth"
+	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-installed build/wheel/*.whl
+	cp -r tests configs run.py pyproject.toml build/wheel/away/
+	cd build/wheel/away && ../venv/bin/python -c "import danet_jax; print('testing', danet_jax.__file__)" \
+	  && ../venv/bin/python -m pytest -n 2 -m "not slow" -p no:cacheprovider
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
