@@ -24,7 +24,7 @@ class PositionAttention(nn.Module):
       backend: see `danet_jax.ops.position_attention.position_attention`.
       dtype: of the computation; the softmax is in float32 always.
 
-    The query and key `[B, H*W, C/8]` are sown into the collection `attention`, for those who want to see
+    Sown into the collection `attention` are `queries` and `keys`, `[B, H*W, C/8]` each, for those who want to see
     what a pixel attends to (`mutable=["attention"]`, then `danet_jax.ops.position_attention.attention_row`).
     """
 
@@ -43,8 +43,8 @@ class PositionAttention(nn.Module):
             return projected.reshape(batch, height * width, features)
 
         query, key = project(key_features, "query"), project(key_features, "key")
-        self.sow("attention", "query", query)
-        self.sow("attention", "key", key)
+        self.sow("attention", "queries", query)
+        self.sow("attention", "keys", key)
         key_mask = None if mask is None else mask.reshape(batch, height * width)
         attended = position_attention(
             query, key, project(channels, "value"), key_mask=key_mask, backend=self.backend
