@@ -1,0 +1,107 @@
+"""Bilinear resizing as two small matrix products."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.ndarray:
+    """Float32 `[new_size, size]`: row i holds the (at most two) weights of the samples that make up sample i."""
+    position = np.arange(new_size, dtype=np.float64)
+    if align_corners:
+        position = position * ((size - 1) / (new_size - 1) if new_size > 1 else 0.0)
+    else:
+        position = np.maximum((position + 0.5) * (size / new_size) - 0.5, 0.0)
+    low = np.minimum(np.floor(position).astype(np.int64), size - 1)
+    high = np.minimum(low + 1, size - 1)
+    fraction = position - low
+    weights = np.zeros((new_size, size), np.float64)
+    rows = np.arange(new_size)
+    np.add.at(weights, (rows, low), 1.0 - fraction)
+    np.add.at(weights, (rows, high), fraction)
+    return weights.astype(np.float32)
+
+
+def traced_bilinear_weights(
+    size: jax.Array, new_size: jax.Array, shape: tuple[int, int], *, align_corners: bool
+) -> jax.Array:
+    """`bilinear_weights` of sizes known only at run time, in the corner of float32 `shape`; zero outside.
+
+    Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour: sizes
+    below 32,768 fit.
+    """
+    new_extent, extent = shape
+    row = jnp.arange(new_extent, dtype=jnp.int32)
+    size, new_size = size.astype(jnp.int32), new_size.astype(jnp.int32)
+    if align_corners:
+        denominator = jnp.maximum(new_size - 1, 1)
+        numerator = jnp.where(new_size > 1, row * (size - 1), 0)
+    else:
+        denominator = jnp.maximum(2 * new_size, 1)
+        numerator = jnp.maximum((2 * row + 1) * size - new_size, 0)
+    low = jnp.minimum(numerator // denominator, size - 1)
+    fraction = (numerator - low * denominator).astype(jnp.float32) / denominator.astype(jnp.float32)
+    high = jnp.minimum(low + 1, size - 1)
+    column = jnp.arange(extent, dtype=jnp.int32)[None, :]
+    weights = jnp.where(column == low[:, None], (1.0 - fraction)[:, None], 0.0)
+    weights = weights + jnp.where(column == high[:, None], fraction[:, None], 0.0)
+    return jnp.where((row < new_size)[:, None], weights, 0.0)
+
+
+def resize_bilinear(
+    x: jax.Array,
+    shape: tuple[int, int],
+    *,
+    align_corners: bool,
+    input_sizes: jax.Array | None = None,
+    output_sizes: jax.Array | None = None,
+) -> jax.Array:
+    """Resize `x` `[B, h, w, C]` to `[B, H, W, C]` with `(H, W) = shape`, as torch's `interpolate` does.
+
+    Two samples per axis are mixed, when reducing too (no antialiasing). It is a linear map of `x`, two matrix
+    products, so that the gradient is as fast as the value on every device.
+
+    Args:
+      x: float32 or bfloat16.
+      shape: H and W, Python integers.
+      align_corners: whether the centres of the corner pixels coincide (the authors' code), or their edges.
+      input_sizes: int32 `[B, 2]`, heights and widths of the images within `x`, which are padded at the right
+        and the bottom; None is all of `x`.
+      output_sizes: int32 `[B, 2]`, of the images within the result; None is all of it. Inside them the result
+        is that of resizing the image without its padding, outside it is 0.
+
+    Returns:
+      `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
+    """
+    batch, height, width, _ = x.shape
+    new_height, new_width = (int(n) for n in shape)
+    if input_sizes is None and output_sizes is None:
+        rows = jnp.asarray(bilinear_weights(height, new_height, align_corners=align_corners))
+        columns = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
+        pattern = ("Ww,bhwc->bhWc", "Hh,bhWc->bHWc")
+    else:
+        if input_sizes is None:
+            input_sizes = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (batch, 2))
+        if output_sizes is None:
+            output_sizes = jnp.broadcast_to(jnp.array([new_height, new_width], jnp.int32), (batch, 2))
+
+        def weights(axis: int, extents: tuple[int, int]) -> jax.Array:
+            return jax.vmap(
+                lambda size, new_size: traced_bilinear_weights(
+                    size, new_size, extents, align_corners=align_corners
+                )
+            )(input_sizes[:, axis], output_sizes[:, axis])
+
+        rows, columns = weights(0, (new_height, height)), weights(1, (new_width, width))
+        pattern = ("bWw,bhwc->bhWc", "bHh,bhWc->bHWc")
+
+    def product(pattern: str, weights: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            pattern, weights, x, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+        )
+
+    # Columns first: the rows, the larger product, are then one matrix product per image.
+    return product(pattern[1], rows, product(pattern[0], columns, x.astype(jnp.float32))).astype(x.dtype)
