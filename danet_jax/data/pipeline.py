@@ -1,0 +1,199 @@
+"""From prepared examples to batches on devices, with Grain.
+
+The stream of training examples is one for the whole job: each epoch shuffles all examples anew, and of
+that one order host k of n takes every n-th. Shuffling and augmenting depend on nothing but the seed and the
+position in the stream, so neither the number of hosts nor that of worker processes changes what is seen, and
+the number of batches taken is all there is to save.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from danet_jax.data.dataset import EncodedExample
+from danet_jax.data.transforms import Augment, decode_example
+from danet_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import jax
+
+_READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+"""Of each process; its elements are whole batches in training. Pillow decodes outside the GIL."""
+
+
+class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
+    """Endless batches; the state is the number of batches taken, whatever the number of workers."""
+
+    def __init__(self, batches: grain.MapDataset[dict[str, np.ndarray]], workers: int):
+        super().__init__()
+        self._batches, self._workers, self._taken = batches, workers, 0
+        _open.add(self)
+        self._iterator: grain.DatasetIterator[dict[str, np.ndarray]] | None = None
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Return the next batch."""
+        if self._iterator is None:
+            self._iterator = _read_ahead(self._batches[self._taken :], self._workers)
+        batch = next(self._iterator)
+        self._taken += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Return the position."""
+        return {"batches_taken": self._taken}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Go to a position that `get_state` returned, here or in another process."""
+        self.close()
+        self._taken = state["batches_taken"]
+
+    def close(self) -> None:
+        """End the worker processes; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def training_batches(
+    source: Sequence[EncodedExample],
+    *,
+    batch_size: int,
+    base_size: int,
+    crop_size: int,
+    seed: int,
+    scale_range: tuple[float, float] = (0.75, 2.0),
+    random_scale: bool = True,
+    workers: int = 0,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> TrainingBatches:
+    """Return this host's endless stream of augmented batches.
+
+    Args:
+      source: The examples of a split with labels, as `Dataset.source` returns them.
+      batch_size: Examples per batch of this host; may exceed the number of examples.
+      base_size: The short side's length at scale 1, see `transforms.draw_view`.
+      crop_size: Rows and columns of what is returned.
+      seed: Decides the order and every augmentation.
+      scale_range: Smallest and largest scale.
+      random_scale: False keeps the short side at `base_size`.
+      workers: Processes that decode and augment; 0 does it in threads of this process.
+      shard_index: This host's number.
+      shard_count: Number of hosts that share the stream.
+
+    Returns:
+      An iterator of `{"image": uint8 [batch_size, crop_size, crop_size, 3], "label": uint8 [batch_size,
+      crop_size, crop_size]}` with `get_state` and `set_state`; a stream set to a saved state goes on
+      exactly as the one that saved it.
+
+    Raises:
+      InputError: There are no examples or they have no labels.
+    """
+    if not len(source):
+        raise InputError("the training split has no examples")
+    if source[0]["label"] is None:
+        raise InputError("the training split has no labels; choose another with dataset.train_split")
+    examples = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .map(decode_example)
+        .random_map(Augment(base_size, crop_size, scale_range if random_scale else None))
+        .repeat()
+    )
+    return TrainingBatches(examples[shard_index::shard_count].batch(batch_size, drop_remainder=True), workers)
+
+
+def evaluation_examples(
+    source: Sequence[EncodedExample],
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    workers: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Iterate over this host's share of a split, in order: over all hosts each example comes exactly once.
+
+    Shares differ by at most one example and may be empty.
+
+    Returns:
+      An iterator of `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; label is None in a
+      split without labels.
+    """
+    share = len(range(len(source))[shard_index::shard_count])
+    examples = grain.MapDataset.source(source)[shard_index::shard_count].map(decode_example)
+
+    def read() -> Iterator[dict[str, Any]]:
+        iterator = _read_ahead(examples, min(workers, share))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    reader = read()
+    _open.add(reader)
+    return reader
+
+
+def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Lay this host's part of a batch over the devices.
+
+    Args:
+      batch: Arrays `[b, H, W, ...]`, b this host's share of the global batch.
+      mesh: Has the axes `data`, which splits the batch, and `space`, which splits the rows.
+
+    Raises:
+      InputError: The batch or the rows cannot be divided evenly.
+    """
+    import jax  # worker processes import this module and need no jax from it
+
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "space"))
+    hosts = jax.process_count()
+    for name, array in batch.items():
+        if array.shape[0] * hosts % mesh.shape["data"]:
+            raise InputError(
+                f"a batch of {array.shape[0] * hosts} cannot be divided among mesh.data={mesh.shape['data']}; "
+                "change training.batch_size"
+            )
+        if array.shape[1] % mesh.shape["space"]:
+            raise InputError(
+                f"{array.shape[1]} rows of {name} cannot be divided among mesh.space={mesh.shape['space']}; "
+                "change dataset.crop_size"
+            )
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIterator[Any]:
+    """Iterate over `dataset` in order, reading ahead in `workers` processes or, if 0, in threads."""
+    elements = dataset.to_iter_dataset(_READ_AHEAD)
+    if not workers:
+        return iter(elements)
+    if not flags.FLAGS.is_parsed():  # Grain reads its flags, which only a command line program parses
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    return iter(elements.mp_prefetch(options).map(_own))
+
+
+def _own(element: dict[str, Any]) -> dict[str, Any]:
+    """Copy out of the memory shared with a worker, so that whoever holds the result need not care."""
+    return {
+        key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in element.items()
+    }
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+"""What is to be closed before the interpreter ends: later, Grain cannot clean up any more and complains."""
+
+
+@atexit.register
+def _close_all() -> None:
+    for iterator in list(_open):
+        iterator.close()
+    gc.collect()

@@ -1,0 +1,155 @@
+"""The paper's augmentation, in its order: flip, scale, pad, crop; normalising follows on the device.
+
+Chance is drawn first (`draw_view`), then applied (`apply_view`), so that only the part of the scaled image
+that the crop keeps needs to be computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from danet_jax.classes import IGNORE_LABEL
+from danet_jax.data.dataset import EncodedExample
+from danet_jax.data.decode import decode_image, decode_label
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Which part of an image is seen, and how large.
+
+    Attributes:
+      flip: Whether the image is mirrored, left to right.
+      height: Rows of the whole image after scaling.
+      width: Columns of the whole image after scaling.
+      top: First row of the crop in the scaled and padded image.
+      left: First column of the crop there.
+      size: Rows and columns of the crop.
+    """
+
+    flip: bool
+    height: int
+    width: int
+    top: int
+    left: int
+    size: int
+
+
+def draw_view(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    base_size: int,
+    crop_size: int,
+    scale_range: tuple[float, float] | None = (0.75, 2.0),
+) -> View:
+    """Draw a view of an image of `height` x `width` as the authors' code does.
+
+    The short side becomes a uniform whole number from `base_size * scale_range[0]` to
+    `base_size * scale_range[1]`, both ends included; the long side follows, rounded down.
+
+    Args:
+      height: Rows of the image.
+      width: Columns of the image.
+      rng: Where chance comes from.
+      base_size: The short side's length at scale 1.
+      crop_size: Rows and columns of the crop.
+      scale_range: Smallest and largest scale; None always scales the short side to `base_size` (the rows
+        of the paper's table 2 without "DA").
+    """
+    flip = bool(rng.random() < 0.5)
+    low, high = (int(base_size * scale) for scale in scale_range or (1.0, 1.0))
+    short = int(rng.integers(low, high, endpoint=True))
+    if height > width:
+        scaled_height, scaled_width = int(1.0 * height * short / width), short
+    else:
+        scaled_height, scaled_width = short, int(1.0 * width * short / height)
+    left = int(rng.integers(0, max(scaled_width - crop_size, 0), endpoint=True))
+    top = int(rng.integers(0, max(scaled_height - crop_size, 0), endpoint=True))
+    return View(flip, scaled_height, scaled_width, top, left, crop_size)
+
+
+def apply_view(image: np.ndarray, label: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Look at `image` and `label` through `view`.
+
+    Args:
+      image: uint8 `[H, W, 3]`. Scaled bilinearly, with antialiasing on reduction; padded with 0.
+      label: uint8 `[H, W]`. Scaled to the nearest value; padded with 255.
+      view: A view drawn for an image of this size.
+
+    Returns:
+      uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit what Pillow gives when the whole image
+      is scaled first and then padded at the right and bottom and cropped.
+    """
+    picture, labels = Image.fromarray(image), Image.fromarray(label)
+    if view.flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        labels = labels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    rows, columns = min(view.size, view.height - view.top), min(view.size, view.width - view.left)
+    seen = np.zeros((view.size, view.size, 3), np.uint8)
+    seen[:rows, :columns] = np.asarray(_scaled_part(picture, view, rows, columns))
+    labels = labels.resize((view.width, view.height), Image.Resampling.NEAREST)
+    seen_label = np.full((view.size, view.size), IGNORE_LABEL, np.uint8)
+    seen_label[:rows, :columns] = np.asarray(labels)[
+        view.top : view.top + rows, view.left : view.left + columns
+    ]
+    return seen, seen_label
+
+
+def _scaled_part(picture: Image.Image, view: View, rows: int, columns: int) -> Image.Image:
+    """Return `picture.resize((view.width, view.height), BILINEAR)` cropped to the view, without the rest.
+
+    Pillow resamples columns first and rows second, each pass rounding to 8 bits, and each pass treats every
+    row (column) alone. So the first pass is run on the rows that the view depends on and the second on the
+    columns that it keeps. (`resize(box=...)` would be quicker still but differs by up to 2 levels: it takes
+    the box as float32.)
+    """
+    scale = picture.height / view.height
+    reach = max(scale, 1.0) + 1.0  # how far the bilinear filter looks, in source rows, and one to spare
+    first = max(0, math.floor((view.top + 0.5) * scale - reach))
+    last = min(picture.height, math.ceil((view.top + rows - 0.5) * scale + reach))
+    part = picture.crop((0, first, picture.width, last))
+    part = part.resize((view.width, part.height), Image.Resampling.BILINEAR)
+    part = part.crop((view.left, 0, view.left + columns, part.height))
+    canvas = Image.new(picture.mode, (columns, picture.height))
+    canvas.paste(part, (0, first))
+    canvas = canvas.resize((columns, view.height), Image.Resampling.BILINEAR)
+    return canvas.crop((0, view.top, columns, view.top + rows))
+
+
+def decode_example(example: EncodedExample) -> dict[str, Any]:
+    """Decode a stored example: `name`, `image` uint8 `[H, W, 3]`, `label` uint8 `[H, W]` or None."""
+    label = example["label"]
+    return {
+        "name": example["name"],
+        "image": decode_image(example["image"], example["name"]),
+        "label": None if label is None else decode_label(label, example["name"]),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """`draw_view` and `apply_view` as one step of a Grain pipeline."""
+
+    base_size: int
+    crop_size: int
+    scale_range: tuple[float, float] | None
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Augment one decoded example to `image` `[crop, crop, 3]` and `label` `[crop, crop]`."""
+        height, width = example["image"].shape[:2]
+        view = draw_view(
+            height,
+            width,
+            rng,
+            base_size=self.base_size,
+            crop_size=self.crop_size,
+            scale_range=self.scale_range,
+        )
+        image, label = apply_view(example["image"], example["label"], view)
+        return {"image": image, "label": label}
