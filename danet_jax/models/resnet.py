@@ -155,7 +155,8 @@ class ResNet(nn.Module):
         sizes = _halved(sizes)
         x = Stem(self.stem, self.dtype, name="stem")(x.astype(self.dtype), sizes, train=train)
         sizes = _halved(sizes)
-        block = Bottleneck if is_bottleneck(self.backbone) else BasicBlock
+        bottleneck = is_bottleneck(self.backbone)
+        block = Bottleneck if bottleneck else BasicBlock
         outputs, output_sizes = [], []
         stride, dilation = 4, 1
         for layer, blocks in enumerate(BLOCKS[self.backbone], start=1):
@@ -176,7 +177,8 @@ class ResNet(nn.Module):
                     stride=first_stride if index == 0 else 1,
                     dilation=block_dilation,
                     layer_dilation=dilation,
-                    project=index == 0 and (layer > 1 or is_bottleneck(self.backbone)),
+                    # Basic blocks keep a 64-channel stem's features as they are; Encoding's has 128.
+                    project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
                     dtype=self.dtype,
                     name=f"layer{layer}_{index}",
                 )(x, sizes_in, sizes, train=train)
