@@ -1,36 +1,43 @@
 """What every dataset of image and label pairs shares: preparing it once with TFDS, checked, as ArrayRecord.
 
-A dataset's own builder says where its pairs are; this base reads each one once, checks it completely and
-writes it, still encoded, into ArrayRecord shards. TFDS writes into a directory of another name and renames
-it when everything is there, so a preparation that fails or is killed leaves nothing that looks whole.
-TensorFlow is never imported.
+A dataset's own builder says where its pairs are; this base reads each one once, checks it completely, on all
+cores, and writes it, still encoded, into ArrayRecord shards. TFDS writes into a directory of another name and
+renames it when everything is there, so a preparation that fails or is killed leaves nothing that looks whole;
+after an interruption the shards that were finished serve the next attempt. TensorFlow is never imported.
 """
 
 from __future__ import annotations
 
 import abc
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
+import os
 import pathlib
 import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core import writer
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.errors import InputError
 
-_EXAMPLES_PER_SHARD = 512
+_SHARD_BYTES = 256 * 2**20
+_TYPICAL_BYTES = 2**19  # of an example whose reader does not know
+_MAX_THREADS = 16  # bounds the memory: a thread holds one decoded picture, some tens of MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +60,18 @@ class Pair:
     label_file: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A function that reads one example, and about how many bytes it will have."""
+
+    read: Callable[[], Pair]
+    size: int
+
+    def __call__(self) -> Pair:
+        """Read the example."""
+        return self.read()
+
+
 class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base class of the builders: pairs of an image and a label map, prepared on first use.
 
@@ -62,9 +81,14 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     Attributes:
       classes: The classes that label values stand for.
+      DESCRIPTION, HOMEPAGE, LICENCE, CITATION: What the dataset's info says of it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    DESCRIPTION: ClassVar[str] = ""
+    HOMEPAGE: ClassVar[str] = ""
+    LICENCE: ClassVar[str] = ""
+    CITATION: ClassVar[str] = ""
     classes: Classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -81,6 +105,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
           classes: The classes that label values stand for.
         """
         self.classes = classes
+        self._writer = _KeepingWriter()
         with _quiet():
             super().__init__(
                 data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant), file_format="array_record"
@@ -90,13 +115,22 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def pairs(self) -> Mapping[str, Sequence[Callable[[], Pair]]]:
         """Return, for each split, one function per example that reads it from disk.
 
-        Called once, when the data are prepared. The functions are called in order, one at a time.
+        Called once, when the data are prepared. The functions are called from several threads; the examples
+        are stored in the order of the functions. A `Reader` also tells the size of its example.
         """
+
+    def source_state(self) -> Any:
+        """Return what changes when the source does (JSON values), unless the variant tells that already.
+
+        A preparation that was interrupted goes on only from the same state.
+        """
+        return None
 
     def prepare(self) -> None:
         """Prepare the data unless they are prepared already.
 
-        Processes that prepare data in the same directory at the same time wait for each other.
+        Processes that prepare data in the same directory at the same time wait for each other. If it is
+        interrupted (Ctrl-C, a killed machine), the next call goes on after the last finished shard.
 
         Raises:
           InputError: Something about the user's files is wrong; nothing is left behind.
@@ -113,6 +147,10 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             logging.info("preparing the dataset %s in %s", self.name, self.data_dir)
             try:
                 self.download_and_prepare()
+                self._forget_unfinished()
+            except Exception:  # an interruption is none
+                self._forget_unfinished()
+                raise
             finally:
                 for empty in (pathlib.Path(self.data_dir).parent, pathlib.Path(self.data_dir).parent.parent):
                     with contextlib.suppress(OSError):  # not empty when all went well
@@ -136,35 +174,68 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             metadata=tfds.core.MetadataDict(
                 names=list(self.classes.names), colours=list(self.classes.colours)
             ),
+            description=self.DESCRIPTION,
+            homepage=self.HOMEPAGE,
+            license=self.LICENCE,
+            citation=self.CITATION,
         )
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
     ) -> Mapping[str, Sequence[Callable[[], Iterator[Any]]]]:
         del dl_manager  # nothing is downloaded
+        pairs = self.pairs()
+        sizes = {split: [_size(reader) for reader in readers] for split, readers in pairs.items()}
+        self._check_disk(sum(sum(sizes[split]) for split in sizes))
+        state = fingerprint(str(self.VERSION), self.source_state(), sizes)
+        self._writer.folder = pathlib.Path(self.data_dir).parent / f"unfinished-{state}"
+        self._forget_unfinished(but=self._writer.folder)
         shards: dict[str, list[Callable[[], Iterator[Any]]]] = {}
-        for split, readers in self.pairs().items():
+        for split, readers in pairs.items():
             if not readers:
                 raise InputError(f"{self.name}: the split {split!r} has no images")
+            ranges = _shard_ranges(sizes[split])
+            template = self._get_filename_template(split)
             shards[split] = [
-                functools.partial(self._examples, split, readers[start : start + _EXAMPLES_PER_SHARD])
-                for start in range(0, len(readers), _EXAMPLES_PER_SHARD)
+                functools.partial(
+                    self._examples,
+                    f"{split} {index + 1}/{len(ranges)}",
+                    [readers[i] for i in examples],
+                    template.sharded_filepath(shard_index=index, num_shards=len(ranges)).name,
+                )
+                for index, examples in enumerate(ranges)
             ]
         return shards
 
     def _examples(
-        self, split: str, readers: Sequence[Callable[[], Pair]]
+        self, title: str, readers: Sequence[Callable[[], Pair]], shard: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        progress = tfds.core.utils.tqdm(
-            readers, desc=f"Preparing {self.name}, {split}", unit=" images", leave=False
-        )
-        for read in progress:
-            pair = read()
-            check_pair(pair, len(self.classes))
+        if self._writer.has(shard):  # then TFDS only counts
+            yield from (("", {}) for _ in readers)
+            return
+        pairs = _read_and_check(readers, len(self.classes))
+        progress = {"desc": f"Preparing {self.name}, {title}", "unit": " images", "leave": False}
+        for pair in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
             yield (
                 pair.name,
                 {"name": pair.name, "image": _ReadOnce(pair.image), "label": _ReadOnce(pair.label or b"")},
             )
+
+    def _example_writer(self) -> writer.ExampleWriter:
+        return self._writer
+
+    def _check_disk(self, needed: int) -> None:
+        free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
+        if needed > free:
+            raise InputError(
+                f"{self.name}: needs {needed / 1e9:.1f} GB in {self.data_dir_root}, which has {free / 1e9:.1f} GB; "
+                "make room or set dataset.data_dir"
+            )
+
+    def _forget_unfinished(self, but: pathlib.Path | None = None) -> None:
+        for path in pathlib.Path(self.data_dir).parent.glob("unfinished-*"):
+            if path != but:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
         """Return nothing that downloads: TFDS would create folders for it."""
@@ -235,6 +306,71 @@ def checked_options(
                 f"dataset.options.{key}: must be of type {kind}, like {defaults[key]!r}, not {value!r}"
             )
     return {**defaults, **given}
+
+
+def _read_and_check(readers: Sequence[Callable[[], Pair]], class_count: int) -> Iterator[Pair]:
+    """Yield the checked examples in order, reading ahead on all cores.
+
+    Threads are enough: decompression, which is nearly all of the work, runs without Python's lock.
+    """
+    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending: collections.deque[concurrent.futures.Future[Pair]] = collections.deque()
+        try:
+            for read in readers:
+                pending.append(pool.submit(_checked, read, class_count))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _checked(read: Callable[[], Pair], class_count: int) -> Pair:
+    pair = read()
+    check_pair(pair, class_count)
+    return pair
+
+
+def _size(reader: Callable[[], Pair]) -> int:
+    return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
+
+
+def _shard_ranges(sizes: Sequence[int]) -> list[range]:
+    """Return runs of examples of about equal size, as many as make `_SHARD_BYTES` each."""
+    if not sizes:
+        return []
+    ends = np.cumsum(np.maximum(sizes, 1))
+    count = min(len(sizes), round(int(ends[-1]) / _SHARD_BYTES) or 1)
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
+    edges = sorted({0, *(int(cut) + 1 for cut in cuts), len(sizes)})
+    return [range(*pair) for pair in itertools.pairwise(edges)]
+
+
+class _KeepingWriter(writer.ExampleWriter):
+    """Writes shards where an interruption does not reach them, then links them to where TFDS wants them."""
+
+    folder: pathlib.Path
+
+    def __init__(self) -> None:
+        super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
+
+    def has(self, shard: str) -> bool:
+        return (self.folder / shard).exists()
+
+    def write(self, path: Any, examples: Any) -> None:
+        kept = self.folder / pathlib.Path(path).name
+        if not kept.exists():
+            self.folder.mkdir(exist_ok=True)
+            half = kept.with_name(kept.name + ".half")
+            super().write(half, examples)
+            half.rename(kept)
+        try:
+            os.link(kept, path)
+        except OSError:  # a file system without links
+            shutil.copyfile(kept, path)
 
 
 class _ReadOnce:

@@ -70,7 +70,10 @@ class Folder(base.PairsBuilder):
     def pairs(self) -> dict[str, list[Callable[[], base.Pair]]]:
         """Return readers of the files found."""
         return {
-            split: [functools.partial(_read, *files) for files in found]
+            split: [
+                base.Reader(functools.partial(_read, *files), sum(path.stat().st_size for path in files[1:]))
+                for files in found
+            ]
             for split, found in self._files.items()
         }
 
