@@ -51,12 +51,17 @@ class Run:
     step: int
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_text(path: Path, content: str) -> None:
     """Writes `content` to `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.write_text(content)
     partial.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` to `path` as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_description(path: Path, config: Mapping[str, Any], classes: Classes) -> None:

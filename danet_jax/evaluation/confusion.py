@@ -1,0 +1,73 @@
+"""The confusion matrix, counted on the device in integers."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics
+
+from danet_jax.classes import IGNORE_LABEL
+
+
+def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """Pixels of label i predicted as j, uint32 `[K, K]`; labels of 255 are not counted.
+
+    Args:
+      labels: integer, any shape, fewer than 2^32 pixels.
+      predictions: integer, of the same shape, each below `num_classes`.
+      num_classes: K.
+    """
+    labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
+    # What is ignored goes to a place past the end, where nothing is counted.
+    place = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)
+    counts = jnp.zeros(num_classes**2, jnp.uint32).at[place].add(jnp.uint32(1), mode="drop")
+    return counts.reshape(num_classes, num_classes)
+
+
+@flax.struct.dataclass
+class ConfusionMatrix(metrics.Metric):
+    """A clu metric: pixels of each label (rows) by predicted class (columns).
+
+    Counts are exact up to 2^64, in two 32-bit halves, since accelerators have no fast 64-bit integers and
+    float32 loses pixels past 2^24. In a `clu.metrics.Collection`, name the class that `of` returns; model
+    outputs are then `labels` and `predictions`.
+
+    Attributes:
+      low, high: uint32 `[K, K]`; the count is `high * 2^32 + low`.
+    """
+
+    low: jax.Array
+    high: jax.Array
+
+    @classmethod
+    def of(cls, num_classes: int) -> type[ConfusionMatrix]:
+        """The metric of `num_classes` classes, with `empty` and `from_model_output`."""
+
+        @flax.struct.dataclass
+        class OfClasses(cls):  # type: ignore[valid-type, misc]
+            @classmethod
+            def empty(cls) -> Self:
+                zeros = jnp.zeros((num_classes, num_classes), jnp.uint32)
+                return cls(low=zeros, high=zeros)
+
+            @classmethod
+            def from_model_output(cls, *, labels: jax.Array, predictions: jax.Array, **_: Any) -> Self:
+                low = count_pairs(labels, predictions, num_classes)
+                return cls(low=low, high=jnp.zeros_like(low))
+
+        return OfClasses
+
+    def merge(self, other: Self) -> Self:
+        """The sum; a low half that wrapped around is smaller than what was added to it."""
+        low = self.low + other.low
+        carry = (low < self.low).astype(jnp.uint32)
+        return self.replace(low=low, high=self.high + other.high + carry)
+
+    def compute(self) -> np.ndarray:
+        """The counts on the host, int64 `[K, K]`."""
+        low, high = (np.asarray(jax.device_get(half)).astype(np.int64) for half in (self.low, self.high))
+        return (high << 32) + low

@@ -1,0 +1,148 @@
+"""What an evaluation found: numbers from one confusion matrix, as a table and as files."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from danet_jax.classes import Classes
+from danet_jax.inference.protocol import Protocol
+from danet_jax.weights.run_directory import write_json, write_text
+
+if TYPE_CHECKING:
+    import rich.table
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Numbers over a whole set of images, as fractions.
+
+    A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean (null in files).
+
+    Attributes:
+      confusion: pixels of each label (rows) by predicted class (columns), int64 `[K, K]`.
+      classes: names of the classes.
+      images: how many were evaluated.
+      protocol: by which.
+    """
+
+    confusion: np.ndarray
+    classes: Classes
+    images: int
+    protocol: Protocol
+
+    @functools.cached_property
+    def iou(self) -> np.ndarray:
+        """Intersection over union of each class, TP / (TP + FP + FN), float64 `[K]`."""
+        hits = np.diag(self.confusion)
+        return _divided(hits, self.confusion.sum(0) + self.confusion.sum(1) - hits)
+
+    @functools.cached_property
+    def accuracy(self) -> np.ndarray:
+        """Share of each class's pixels that were found, TP / (TP + FN), float64 `[K]`."""
+        return _divided(np.diag(self.confusion), self.confusion.sum(1))
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that have one."""
+        return _mean(self.iou)
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean accuracy over the classes in the labels."""
+        return _mean(self.accuracy)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that were classified rightly."""
+        return float(_divided(np.trace(self.confusion), self.confusion.sum()))
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Mean IoU weighted by the share of each class in the labels."""
+        frequency = self.confusion.sum(1)
+        return float(_divided(np.nansum(frequency * self.iou), frequency.sum()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `evaluation.json`: fractions, None where a number does not exist."""
+        return {
+            "miou": _or_none(self.miou),
+            "pixel_accuracy": _or_none(self.pixel_accuracy),
+            "mean_accuracy": _or_none(self.mean_accuracy),
+            "frequency_weighted_iou": _or_none(self.frequency_weighted_iou),
+            "iou": {name: _or_none(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
+            "accuracy": {
+                name: _or_none(value) for name, value in zip(self.classes.names, self.accuracy, strict=True)
+            },
+            "images": self.images,
+            "pixels": int(self.confusion.sum()),
+            "protocol": self.protocol.as_dict(),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Writes `evaluation.json` and `confusion.csv` (rows are labels, columns predictions, in pixels)."""
+        write_json(folder / "evaluation.json", self.as_dict())
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["label \\ predicted", *self.classes.names])
+        for name, row in zip(self.classes.names, self.confusion.tolist(), strict=True):
+            writer.writerow([name, *row])
+        write_text(folder / "confusion.csv", text.getvalue())
+
+    def table(self, title: str = "") -> rich.table.Table:
+        """A table for the terminal in per cent, as the paper's table 3: the mean, then each class."""
+        return comparison_table({"": self}, title)
+
+
+def comparison_table(results: dict[str, Result], title: str = "") -> rich.table.Table:
+    """One column of percentages for each of `results`, which have the same classes."""
+    import rich.table
+
+    first = next(iter(results.values()))
+    protocols = list(dict.fromkeys(result.protocol.name for result in results.values()))
+    images = list(dict.fromkeys(result.images for result in results.values()))
+    caption = f"protocol {' / '.join(protocols)}, {' / '.join(map(str, images))} images"
+    table = rich.table.Table(
+        title=title or None, caption=caption, title_justify="left", caption_justify="left"
+    )
+    table.add_column("per cent")
+    for name in results:
+        table.add_column(name or "IoU", justify="right")
+    rows = {
+        "mean IoU": [result.miou for result in results.values()],
+        "pixel accuracy": [result.pixel_accuracy for result in results.values()],
+        "mean accuracy": [result.mean_accuracy for result in results.values()],
+        "frequency-weighted IoU": [result.frequency_weighted_iou for result in results.values()],
+    }
+    for label, values in rows.items():
+        table.add_row(label, *map(_per_cent, values), style="bold" if label == "mean IoU" else None)
+    table.add_section()
+    for index, name in enumerate(first.classes.names):
+        table.add_row(name, *(_per_cent(result.iou[index]) for result in results.values()))
+    return table
+
+
+def _divided(numerator: Any, denominator: Any) -> np.ndarray:
+    """Float64 quotient, NaN where the denominator is 0."""
+    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    nothing = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    return math.nan if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _per_cent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"

@@ -1,0 +1,181 @@
+"""How a network is applied to an image: scales, flips, windows, and how their scores become one.
+
+Numbers of one network under two protocols differ by percents, so a result without its protocol says little.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from danet_jax.errors import InputError
+
+EDGES = ("pad", "shift")
+MERGES = ("exp", "softmax", "logits")
+IMAGE_RESIZES = ("float", "uint8")
+
+AUTHORS_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.2)
+MMSEG_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One way of applying a network to an image.
+
+    Each scale of the image is scored, and its flip too, as a whole or in windows; scores are brought to the
+    image's own size and summed up.
+
+    >>> Protocol.authors("cityscapes", multi_scale=True).window
+    (1024, 1024)
+
+    Attributes:
+      scales: by which the image's base size is multiplied.
+      flip: whether the horizontal flip is scored too.
+      window: (height, width) of the windows; None scores the image as a whole.
+      stride: (vertical, horizontal) distance of windows; None is the window's size.
+      base_size: the size at scale 1. None: the image's own. One number: the length of the long side (the
+        authors). Two: the image is made as large as a box with this long and this short side holds
+        (mmsegmentation).
+      edge: what happens to windows that reach over the image's right or lower edge. "pad": they are filled
+        up with black, 0 before normalisation (the authors). "shift": they are moved inside, and an image
+        smaller than the window is scored at its own size (mmsegmentation).
+      merge: how scores are merged.
+        "exp" (the authors): the score of a window is exp(logits + un-flipped logits of the flipped window);
+        the mean over windows, brought to the image's size, summed over scales.
+        "softmax" (mmsegmentation): per scale and flip, the mean logits over windows, brought to the image's
+        size, softmax; the mean over scales and flips.
+        "logits": as "softmax" without the softmax.
+      align_corners: whether images (see `image_resize`) and scores are resized with the centres of the
+        corner pixels in place.
+      image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8":
+        by OpenCV in 8 bits, whatever `align_corners` (mmsegmentation).
+      name: stands beside the numbers.
+
+    Raises:
+      InputError: a value that does not exist or makes no sense; the message names it.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    base_size: int | tuple[int, int] | None = None
+    edge: str = "shift"
+    merge: str = "softmax"
+    align_corners: bool = False
+    image_resize: str = "float"
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        for key, existing in {"edge": EDGES, "merge": MERGES, "image_resize": IMAGE_RESIZES}.items():
+            if getattr(self, key) not in existing:
+                raise InputError(
+                    f"{key}={getattr(self, key)!r} does not exist; there are: {', '.join(existing)}"
+                )
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise InputError(f"scales={self.scales} must be one or more numbers greater than 0")
+        for key in ("window", "stride", "base_size"):
+            value = getattr(self, key)
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            if value is not None and (not numbers or any(number < 1 for number in numbers)):
+                raise InputError(f"{key}={value} must be at least 1")
+            if isinstance(value, tuple) and len(value) != 2:
+                raise InputError(f"{key}={value} must be two numbers")
+        if self.stride is not None:
+            if self.window is None:
+                raise InputError(f"stride={self.stride} needs a window")
+            if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
+                raise InputError(f"stride={self.stride} leaves gaps between windows of {self.window}")
+
+    @classmethod
+    def whole(cls) -> Protocol:
+        """The image as it is, at once; scores are class probabilities."""
+        return cls(name="whole")
+
+    @classmethod
+    def authors(cls, dataset: str = "cityscapes", *, multi_scale: bool = False) -> Protocol:
+        """The evaluation of the authors' code, with which the paper's numbers were made.
+
+        Args:
+          dataset: "cityscapes" has larger images and windows than all others.
+          multi_scale: eight scales and half-overlapping windows, the paper's "MS".
+        """
+        if dataset == "cityscapes":
+            base_size, crop = 2048, 1024 if multi_scale else 768
+        else:
+            base_size, crop = 520, 480
+        stride = crop // 2 if multi_scale else int(crop * 2 / 3)
+        return cls(
+            scales=AUTHORS_SCALES if multi_scale else (1.0,),
+            flip=True,
+            window=(crop, crop),
+            stride=(stride, stride),
+            base_size=base_size,
+            edge="pad",
+            merge="exp",
+            align_corners=True,
+            name="authors_ms" if multi_scale else "authors",
+        )
+
+    @classmethod
+    def mmseg(
+        cls, dataset: str = "cityscapes", *, multi_scale: bool = False, whole: bool = False
+    ) -> Protocol:
+        """The evaluation of mmsegmentation.
+
+        Args:
+          dataset: "cityscapes", "ade20k" and "voc" have a base size; others are taken at their own size.
+          multi_scale: six scales, and flips.
+          whole: as the models trained on crops of 512x1024 (and those of ADE20K and VOC) are evaluated;
+            otherwise as those of 769x769, in windows.
+        """
+        base_sizes = {"cityscapes": (2048, 1024), "ade20k": (2048, 512), "voc": (2048, 512)}
+        return cls(
+            scales=MMSEG_SCALES if multi_scale else (1.0,),
+            flip=multi_scale,
+            window=None if whole else (769, 769),
+            stride=None if whole else (513, 513),
+            base_size=base_sizes.get(dataset),
+            edge="shift",
+            merge="softmax",
+            align_corners=not whole,
+            image_resize="uint8",
+            name=f"mmseg{'_whole' if whole else ''}{'_ms' if multi_scale else ''}",
+        )
+
+    @classmethod
+    def preset(cls, name: str, dataset: str = "cityscapes") -> Protocol:
+        """The protocol of a name in `PRESETS`, for a dataset.
+
+        Raises:
+          InputError: there is none of that name; the message names those that exist.
+        """
+        if name not in PRESETS:
+            raise InputError(f"protocol={name!r} does not exist; there are: {', '.join(PRESETS)}")
+        kind, _, variant = name.partition("_")
+        if kind == "whole":
+            return cls.whole()
+        if kind == "authors":
+            return cls.authors(dataset, multi_scale=variant == "ms")
+        return cls.mmseg(dataset, multi_scale=variant.endswith("ms"), whole=variant.startswith("whole"))
+
+    def replace(self, **changes: Any) -> Protocol:
+        """The protocol with fields changed, which its name says.
+
+        >>> Protocol.authors().replace(flip=False).name
+        'authors, flip=False'
+        """
+        changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
+        if "name" not in changes:
+            changed = ", ".join(f"{key}={value}" for key, value in changes.items())
+            changes["name"] = ", ".join(filter(None, (self.name, changed)))
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field, as `evaluation.json` keeps it."""
+        return dataclasses.asdict(self)
+
+
+PRESETS = ("whole", "authors", "authors_ms", "mmseg", "mmseg_ms", "mmseg_whole", "mmseg_whole_ms")
+"""Names for the command line, `--config.evaluation.protocol=NAME`."""
