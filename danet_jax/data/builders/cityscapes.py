@@ -1,0 +1,91 @@
+"""Cityscapes: street scenes of 50 cities, 1024x2048, 19 classes; 2975 / 500 / 1525 images finely annotated.
+
+    leftImg8bit_trainvaltest.zip    leftImg8bit/{train,val,test}/CITY/CITY_SEQ_FRAME_leftImg8bit.png
+    gtFine_trainvaltest.zip         gtFine/{train,val}/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png
+
+With the option `coarse`, also the split `train_extra` of 19,998 coarsely annotated images:
+
+    leftImg8bit_trainextra.zip      leftImg8bit/train_extra/CITY/...
+    gtCoarse.zip                    gtCoarse/train_extra/CITY/..._gtCoarse_labelIds.png
+
+The label ids become the 19 train ids and 255. The test split has no labels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from danet_jax.classes import Classes
+from danet_jax.data.builders import base, published
+from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.labels.cityscapes import MAPPING
+
+_PAGE = "https://www.cityscapes-dataset.com/downloads (free registration)"
+_SPLITS = ("train", "val", "test")
+
+
+class Cityscapes(published.PublishedBuilder):
+    """Cityscapes, with the option `coarse`."""
+
+    name = "cityscapes"
+    TITLE = "Cityscapes"
+    DESCRIPTION = "Street scenes of 50 cities in Germany and nearby, annotated by pixel."
+    HOMEPAGE = "https://www.cityscapes-dataset.com"
+    LICENCE = "Free for non-commercial use after registration; see https://www.cityscapes-dataset.com/license"
+    CITATION = """@inproceedings{Cordts2016Cityscapes,
+  title = {The Cityscapes Dataset for Semantic Urban Scene Understanding},
+  author = {Cordts, Marius and Omran, Mohamed and Ramos, Sebastian and Rehfeld, Timo and Enzweiler, Markus and
+            Benenson, Rodrigo and Franke, Uwe and Roth, Stefan and Schiele, Bernt},
+  booktitle = {Proc. of the IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2016}
+}"""
+    OPTIONS: ClassVar[dict[str, Any]] = {"coarse": False}
+    COUNTS: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
+
+    def variant(self) -> str:
+        """Return which annotations are prepared."""
+        return "fine_and_coarse" if self.options["coarse"] else "fine"
+
+    def label_classes(self) -> Classes:
+        """Return the 19 classes that are evaluated."""
+        return MAPPING.classes
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return two archives, or four with `coarse`."""
+        fine = (
+            Source("leftImg8bit_trainvaltest.zip", "leftImg8bit", _SPLITS, 11.6, _PAGE),
+            Source("gtFine_trainvaltest.zip", "gtFine", _SPLITS, 0.25, _PAGE),
+        )
+        coarse = (
+            Source("leftImg8bit_trainextra.zip", "leftImg8bit", ("train_extra",), 47, _PAGE),
+            Source("gtCoarse.zip", "gtCoarse", ("train_extra",), 1.3, _PAGE),
+        )
+        return fine + coarse if self.options["coarse"] else fine
+
+    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+        """Return the readers of the splits."""
+        images, fine = files[:2]
+        splits = {split: _labelled(images, fine, split, "gtFine") for split in ("train", "val")}
+        if any(name.startswith("test/") for name in images.names) or not self.options["allow_partial"]:
+            splits["test"] = [
+                published.pair_reader(name.rpartition("/")[2], images, path)
+                for name, path in published.below(images, "test", "_leftImg8bit.png").items()
+            ]
+        if self.options["coarse"]:
+            splits["train_extra"] = _labelled(files[2], files[3], "train_extra", "gtCoarse")
+        return splits
+
+
+def _labelled(images: Files, labels: Files, split: str, kind: str) -> list[base.Reader]:
+    suffix = f"_{kind}_labelIds.png"
+    found = published.below(images, split, "_leftImg8bit.png")
+    published.check_no_orphans(found, published.below(labels, split, suffix), labels)
+    convert = functools.partial(published.mapped_png, MAPPING)
+    return [
+        published.pair_reader(
+            name.rpartition("/")[2], images, path, labels, f"{split}/{name}{suffix}", convert
+        )
+        for name, path in found.items()
+    ]

@@ -1,0 +1,115 @@
+"""PASCAL Context: whole scenes of PASCAL VOC 2010, 59 classes, 4,998 / 5,105 images.
+
+    VOCtrainval_03-May-2010.tar    VOCdevkit/VOC2010/{JPEGImages,ImageSets/Main/{train,val}.txt}
+    trainval.tar.gz                trainval/*.mat (459 categories), labels.txt
+
+With the option `background` the pixels of the other 400 categories are a 60th class, the first, as in the
+figures that the paper reports; without, they are ignored.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from danet_jax.classes import Classes
+from danet_jax.data.builders import base, published
+from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.labels import pascal_context
+from danet_jax.errors import InputError
+
+_VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
+_CONTEXT = "https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz"
+
+
+class PascalContext(published.PublishedBuilder):
+    """PASCAL Context, with the option `background`."""
+
+    name = "pascal_context"
+    TITLE = "PASCAL Context"
+    DESCRIPTION = (
+        "The images of PASCAL VOC 2010 train and val, every pixel annotated; the 59 most frequent categories."
+    )
+    HOMEPAGE = "https://www.cs.stanford.edu/~roozbeh/pascal-context/"
+    LICENCE = "Images from Flickr under Flickr's terms of use; annotations free for research"
+    CITATION = """@inproceedings{mottaghi_cvpr14,
+  author = {Mottaghi, Roozbeh and Chen, Xianjie and Liu, Xiaobai and Cho, Nam-Gyu and Lee, Seong-Whan and
+            Fidler, Sanja and Urtasun, Raquel and Yuille, Alan},
+  title = {The Role of Context for Object Detection and Semantic Segmentation in the Wild},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2014}
+}"""
+    OPTIONS: ClassVar[dict[str, Any]] = {"background": False}
+    COUNTS: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
+
+    @property
+    def _mapping(self) -> pascal_context.LabelMapping:
+        return pascal_context.MAPPING_60 if self.options["background"] else pascal_context.MAPPING_59
+
+    def variant(self) -> str:
+        """Return the number of classes."""
+        return f"classes{len(self._mapping.classes)}"
+
+    def label_classes(self) -> Classes:
+        """Return 59 classes, or 60 with `background`."""
+        return self._mapping.classes
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return the two archives."""
+        return (
+            Source(
+                "VOCtrainval_03-May-2010.tar",
+                "VOC2010",
+                ("JPEGImages", "ImageSets/Main"),
+                1.3,
+                _VOC,
+                direct=True,
+                digest="md5:da459979d0c395079b5c75ee67908abb",
+            ),
+            Source(
+                "trainval.tar.gz",
+                "",
+                ("trainval", "labels.txt"),
+                0.03,
+                _CONTEXT,
+                direct=True,
+                digest="md5:df034edb2c12aa7d33b42b20bb1796e3",
+            ),
+        )
+
+    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+        """Return the readers of both splits."""
+        voc, context = files
+        if "labels.txt" in context:
+            _check_categories(context)
+        convert = functools.partial(published.mapped_mat, self._mapping, ("LabelMap",))
+        return {
+            split: [
+                published.pair_reader(
+                    name, voc, f"JPEGImages/{name}.jpg", context, f"trainval/{name}.mat", convert
+                )
+                for name in sorted(voc.lines(f"ImageSets/Main/{split}.txt"))
+            ]
+            for split in ("train", "val")
+        }
+
+
+def _check_categories(context: Files) -> None:
+    """Check that the publisher's list numbers the 59 categories as our table does."""
+    names = {}
+    for line in context.lines("labels.txt"):
+        match = re.fullmatch(r"(\d+)\s*:\s*(.+)", line)
+        if not match:
+            raise InputError(
+                f"{context.where('labels.txt')}: {line!r} is not 'NUMBER: NAME'; download it again"
+            )
+        names[int(match[1])] = match[2].replace(" ", "")
+    for name, category in pascal_context.CATEGORIES:
+        expected = pascal_context.OTHER_NAMES.get(name, name)
+        if names.get(category) != expected:
+            raise InputError(
+                f"{context.where('labels.txt')}: category {category} is {names.get(category, 'missing')!r} where "
+                f"{expected!r} was published; download it again"
+            )

@@ -1,0 +1,116 @@
+"""PASCAL VOC 2012 with the extra annotations of SBD: 21 classes, 10,582 / 1,449 images.
+
+    VOCtrainval_11-May-2012.tar    VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}
+    benchmark.tgz                  benchmark_RELEASE/dataset/{cls/*.mat,train.txt,val.txt}
+
+For training: all images of VOC's `train` and of SBD's `train` and `val`, without those of VOC's `val`, sorted
+by name, with VOC's own label where there is one. With the option `test`, also the split `test` without labels:
+
+    VOC2012test.tar                VOCdevkit/VOC2012/{JPEGImages,ImageSets/Segmentation/test.txt}
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from danet_jax.classes import Classes
+from danet_jax.data.builders import base, published
+from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.labels.pascal_voc import MAPPING
+
+_VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
+_SBD = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
+
+
+class PascalVocAug(published.PublishedBuilder):
+    """PASCAL VOC 2012 with SBD, with the option `test`."""
+
+    name = "pascal_voc_aug"
+    TITLE = "PASCAL VOC 2012 aug"
+    DESCRIPTION = (
+        "PASCAL VOC 2012 segmentation, its training set augmented by the Semantic Boundaries Dataset."
+    )
+    HOMEPAGE = f"{_VOC}/"
+    LICENCE = "Images from Flickr under Flickr's terms of use; annotations free for research"
+    CITATION = """@misc{pascal-voc-2012,
+  author = {Everingham, M. and Van~Gool, L. and Williams, C. K. I. and Winn, J. and Zisserman, A.},
+  title = {The {PASCAL} {V}isual {O}bject {C}lasses {C}hallenge 2012 {(VOC2012)} {R}esults},
+  year = {2012}
+}
+@inproceedings{BharathICCV2011,
+  author = {Hariharan, Bharath and Arbelaez, Pablo and Bourdev, Lubomir and Maji, Subhransu and Malik, Jitendra},
+  title = {Semantic Contours from Inverse Detectors},
+  booktitle = {International Conference on Computer Vision (ICCV)},
+  year = {2011}
+}"""
+    OPTIONS: ClassVar[dict[str, Any]] = {"test": False}
+    COUNTS: ClassVar[dict[str, int]] = {"train": 10582, "val": 1449, "test": 1456}
+
+    def variant(self) -> str:
+        """Return whether the test split is there."""
+        return "aug_and_test" if self.options["test"] else "aug"
+
+    def label_classes(self) -> Classes:
+        """Return background and the 20 classes."""
+        return MAPPING.classes
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return two archives, or three with `test`."""
+        trainval = Source(
+            "VOCtrainval_11-May-2012.tar",
+            "VOC2012",
+            ("SegmentationClass", "JPEGImages", "ImageSets/Segmentation"),
+            2.0,
+            f"{_VOC}/VOCtrainval_11-May-2012.tar",
+            direct=True,
+            digest="sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+        )
+        sbd = Source(
+            "benchmark.tgz",
+            "benchmark_RELEASE/dataset",
+            ("cls", "train.txt", "val.txt"),
+            1.4,
+            _SBD,
+            direct=True,
+            digest="sha256:6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
+        )
+        test = Source(
+            "VOC2012test.tar",
+            "VOC2012",
+            ("ImageSets/Segmentation/test.txt", "JPEGImages"),
+            1.9,
+            "http://host.robots.ox.ac.uk:8080 (free registration)",
+        )
+        return (trainval, sbd, test) if self.options["test"] else (trainval, sbd)
+
+    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+        """Return the readers of the splits."""
+        voc, sbd = files[:2]
+        own = set(voc.lines("ImageSets/Segmentation/train.txt"))
+        held_out = voc.lines("ImageSets/Segmentation/val.txt")
+        more = {*sbd.lines("train.txt"), *sbd.lines("val.txt")}
+        splits = {
+            "train": [
+                _of_voc(voc, name) if name in own else _of_sbd(voc, sbd, name)
+                for name in sorted((own | more) - set(held_out))
+            ],
+            "val": [_of_voc(voc, name) for name in sorted(held_out)],
+        }
+        if self.options["test"]:
+            splits["test"] = [
+                published.pair_reader(name, files[2], f"JPEGImages/{name}.jpg")
+                for name in sorted(files[2].lines("ImageSets/Segmentation/test.txt"))
+            ]
+        return splits
+
+
+def _of_voc(voc: Files, name: str) -> base.Reader:
+    """A palette PNG whose indices are the train ids: as it is."""
+    return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", voc, f"SegmentationClass/{name}.png")
+
+
+def _of_sbd(voc: Files, sbd: Files, name: str) -> base.Reader:
+    convert = functools.partial(published.mapped_mat, MAPPING, ("GTcls", "Segmentation"))
+    return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", sbd, f"cls/{name}.mat", convert)

@@ -1,0 +1,311 @@
+"""What the builders of published datasets share: finding the publisher's files, and refusing incomplete ones."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from danet_jax.classes import Classes
+from danet_jax.data import decode
+from danet_jax.data.builders import base
+from danet_jax.data.builders.archives import Files, Source, find
+from danet_jax.data.labels.mapping import LabelMapping
+from danet_jax.errors import InputError
+
+_COMMON_OPTIONS = {"download": False, "allow_partial": False}
+
+
+class PublishedBuilder(base.PairsBuilder):
+    """Base class of the builders of published datasets, which are the same for everybody.
+
+    What is prepared depends only on the options, so the sources can be deleted afterwards. Every dataset has
+    the options `download` (fetch what the publisher lets anybody fetch and `root` does not hold) and
+    `allow_partial` (take fewer examples than were published).
+
+    A subclass sets the class variables and defines `sources` and `read`.
+
+    Attributes:
+      root: Where the archives, or the folders extracted from them, are.
+      options: The dataset's options, complete.
+    """
+
+    TITLE: ClassVar[str]
+    OPTIONS: ClassVar[Mapping[str, Any]] = {}
+    COUNTS: ClassVar[Mapping[str, int]]
+    """Number of examples of each split as published; a split that is not here may have any."""
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | pathlib.Path,
+        root: str | pathlib.Path | None = None,
+        class_names: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ):
+        """Choose the place on disk; no file is read.
+
+        Args:
+          data_dir: The directory of all prepared data.
+          root: Where the publisher's archives are, or the folders extracted from them; by default
+            `data_dir/downloads/manual`, as with TFDS.
+          class_names: Must be empty: the publisher names the classes.
+          options: See the dataset's `OPTIONS`, and the two that all have.
+
+        Raises:
+          InputError: An option does not exist, or class names are given.
+        """
+        if class_names:
+            raise InputError(f"dataset.class_names: {self.name} has its own classes; leave it empty")
+        self.options = base.checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
+        self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
+        variant = self.variant()
+        if self.options["allow_partial"]:
+            variant += f"_partial_{base.fingerprint(self.source_state())}"
+        super().__init__(data_dir=data_dir, variant=variant, classes=self.label_classes())
+
+    def variant(self) -> str:
+        """Return a name for what the options choose to prepare."""
+        raise NotImplementedError
+
+    def label_classes(self) -> Classes:
+        """Return the classes that the options choose."""
+        raise NotImplementedError
+
+    def sources(self) -> tuple[Source, ...]:
+        """Return the archives that the options need."""
+        raise NotImplementedError
+
+    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+        """Return the readers of each split from the opened `sources`."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Prepare the data unless they are prepared already; the sources are needed only if not.
+
+        Raises:
+          InputError: A source is missing, damaged or incomplete; nothing is left behind.
+        """
+        with contextlib.ExitStack() as self._opened:
+            super().prepare()
+
+    def pairs(self) -> Mapping[str, list[base.Reader]]:
+        """Find the sources and return readers of what they hold."""
+        places = self._places()
+        files = []
+        for source, place in zip(self.sources(), places, strict=True):
+            files.append(Files(place, source, pathlib.Path(self.data_dir).parent))
+            self._opened.callback(files[-1].close)
+        splits = self.read(*files)
+        if not self.options["allow_partial"]:
+            self._check_counts({split: len(readers) for split, readers in splits.items()})
+        return splits
+
+    def source_state(self) -> Any:
+        """Return what changes when an archive does."""
+        found = [find(self.root, source) for source in self.sources()]
+        return [(str(place.resolve()), base.file_state(place)) for place in found if place]
+
+    def source_report(self) -> list[str]:
+        """Return a line about each source: where it was found, or where to get it."""
+        report = []
+        for source in self.sources():
+            place = find(self.root, source)
+            state = f"found {place}" if place else f"missing; from {source.url}"
+            report.append(f"{source}: {state}")
+        return report
+
+    def _places(self) -> list[pathlib.Path]:
+        missing = []
+        for source in self.sources():
+            if find(self.root, source):
+                continue
+            if self.options["download"] and source.direct:
+                download(source, self.root)
+            else:
+                missing.append(source)
+        if missing:
+            raise InputError(self._missing(missing))
+        return [place for source in self.sources() if (place := find(self.root, source))]
+
+    def _missing(self, missing: Sequence[Source]) -> str:
+        wanted = " and ".join(f"{source} from {source.url}" for source in missing)
+        total = sum(source.gigabytes for source in self.sources())
+        fetch = (
+            ", or set dataset.options.download=True"
+            if all(source.direct for source in missing) and not self.options["download"]
+            else ""
+        )
+        return (
+            f"{self.name}: {self.root} lacks {wanted}; put the archives there or the folders extracted from them "
+            f"(or set dataset.root to where they are){fetch}; preparing takes about {total:.2g} GB more in "
+            f"{self.data_dir_root}"
+        )
+
+    def _check_counts(self, counts: Mapping[str, int]) -> None:
+        for split, count in counts.items():
+            published = self.COUNTS.get(split, count)
+            if count != published:
+                raise InputError(
+                    f"{self.name}: {count} examples in {split} where {published} were published; complete the files "
+                    f"in {self.root}, or set dataset.options.allow_partial=True to go without"
+                )
+
+
+def download(source: Source, root: pathlib.Path) -> None:
+    """Fetch `source.archive` into `root` with TFDS's download manager and check its digest.
+
+    Raises:
+      InputError: It cannot be fetched or is not what was published.
+    """
+    import tensorflow_datasets as tfds
+
+    partial = root / "partial"
+    try:
+        manager = tfds.download.DownloadManager(download_dir=partial, dataset_name="danet_jax")
+        path = pathlib.Path(manager.download(source.url))
+    except Exception as error:  # whatever a network or a server may do
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{source.url}: cannot be downloaded ({reason}); fetch it by other means into {root}"
+        ) from None
+    if source.digest:
+        algorithm, _, digest = source.digest.partition(":")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if found != digest:
+            shutil.rmtree(partial)
+            raise InputError(
+                f"{source.url}: what it sends now has the {algorithm} {found}, not {digest}; fetch {source.archive} "
+                f"by other means into {root}"
+            )
+    path.rename(root / source.archive)
+    shutil.rmtree(partial)
+
+
+def pair_reader(
+    name: str,
+    images: Files,
+    image: str,
+    labels: Files | None = None,
+    label: str = "",
+    convert: Callable[[bytes, str], bytes] | None = None,
+) -> base.Reader:
+    """Return the reader of one example.
+
+    Args:
+      name: The example's name.
+      images: Where the image is.
+      image: Its path there.
+      labels: Where the label is; None if there is none.
+      label: Its path there.
+      convert: Makes an 8-bit PNG of train ids of the label file's content, given also its name; None if it is
+        one already.
+
+    Raises:
+      InputError: A file is missing.
+    """
+    for files, path, kind in ((images, image, "image"), (labels, label, "label")):
+        if files is not None and path not in files:
+            raise InputError(
+                f"{files.where(path)}: missing, the {kind} of {name}; get the dataset's files again"
+            )
+    size = images.size(image) + (labels.size(label) if labels else 0)
+    return base.Reader(functools.partial(_read, name, images, image, labels, label, convert), size)
+
+
+def _read(
+    name: str,
+    images: Files,
+    image: str,
+    labels: Files | None,
+    label: str,
+    convert: Callable[[bytes, str], bytes] | None,
+) -> base.Pair:
+    where = labels.where(label) if labels else ""
+    data = labels.read(label) if labels else None
+    if data is not None and convert is not None:
+        data = convert(data, where)
+    return base.Pair(name, images.read(image), data, images.where(image), where)
+
+
+def mapped_png(mapping: LabelMapping, data: bytes, name: str) -> bytes:
+    """Return a PNG of train ids from a PNG of the publisher's ids."""
+    return encode_label(mapping.to_train_ids(decode.decode_label(data, name), name))
+
+
+def mapped_mat(mapping: LabelMapping, path: Sequence[str], data: bytes, name: str) -> bytes:
+    """Return a PNG of train ids from a MATLAB file of the publisher's ids.
+
+    Args:
+      mapping: From the ids to train ids.
+      path: The variable that holds the label map, followed by the fields below it if it is a struct.
+      data: The file.
+      name: Its name, for error messages.
+
+    Raises:
+      InputError: The file is damaged or holds something else.
+    """
+    import scipy.io
+
+    try:
+        value = scipy.io.loadmat(io.BytesIO(data), variable_names=[path[0]])[path[0]]
+        for field in path[1:]:
+            value = value[field][0, 0]
+    except Exception as error:  # scipy raises nearly anything on damaged files
+        reason = f"no {'.'.join(path)}" if isinstance(error, (KeyError, IndexError)) else str(error)
+        raise InputError(
+            f"{name}: cannot be read as this dataset's .mat ({' '.join(reason.split())}); download it again"
+        ) from None
+    value = np.asarray(value)
+    if value.dtype.kind == "f":  # MATLAB's default
+        value = value.astype(np.int64)
+    if value.ndim != 2 or value.dtype.kind not in "ui":
+        raise InputError(f"{name}: {'.'.join(path)} is {value.dtype} of shape {value.shape}, not a label map")
+    return encode_label(mapping.to_train_ids(value, name))
+
+
+def encode_label(label: np.ndarray) -> bytes:
+    """Return an 8-bit PNG of a label map uint8 `[H, W]`."""
+    file = io.BytesIO()
+    Image.fromarray(label).save(file, "png")
+    return file.getvalue()
+
+
+def below(files: Files, folder: str, suffix: str) -> dict[str, str]:
+    """Return the files in a folder that end with `suffix`, as name -> path, sorted.
+
+    The name is the path below `folder` without the suffix.
+
+    Raises:
+      InputError: There are none.
+    """
+    found = {
+        path[len(folder) + 1 : -len(suffix)]: path
+        for path in files.names
+        if path.startswith(folder + "/") and path.endswith(suffix)
+    }
+    if not found:
+        raise InputError(f"{files.where(folder)}: no {suffix} files in it; get the dataset's files again")
+    return found
+
+
+def check_no_orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> None:
+    """Check that every label of `labels` (name -> path in `files`) has an image of its name.
+
+    Raises:
+      InputError: It names the first one that has none.
+    """
+    orphans = sorted(set(labels) - set(images))
+    if orphans:
+        raise InputError(
+            f"{files.where(labels[orphans[0]])}: a label without its image; get the images again"
+        )
