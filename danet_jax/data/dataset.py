@@ -13,7 +13,12 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 
 _BUILDERS = {
+    "ade20k": ("ade20k", "Ade20k"),
+    "cityscapes": ("cityscapes", "Cityscapes"),
+    "coco_stuff10k": ("coco_stuff10k", "CocoStuff10k"),
     "folder": ("folder", "Folder"),
+    "pascal_context": ("pascal_context", "PascalContext"),
+    "pascal_voc_aug": ("pascal_voc_aug", "PascalVocAug"),
     "scenes": ("scenes", "Scenes"),
 }
 """Name of the dataset -> module in `danet_jax.data.builders` and class there, imported when first asked for."""
@@ -81,6 +86,26 @@ class EncodedSource(Sequence[EncodedExample]):
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
 
 
+def dataset_builder(
+    name: str,
+    *,
+    root: str | pathlib.Path | None = None,
+    data_dir: str | pathlib.Path = "data",
+    class_names: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> PairsBuilder:
+    """Return the builder of a dataset, which has prepared nothing yet; arguments as of `open_dataset`.
+
+    Raises:
+      InputError: The name or an option is unknown, or a `folder` has something missing.
+    """
+    if name not in _BUILDERS:
+        raise InputError(f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}")
+    module, builder_class = _BUILDERS[name]
+    create = getattr(importlib.import_module(f"danet_jax.data.builders.{module}"), builder_class)
+    return create(data_dir=data_dir, root=root, class_names=class_names, options=options)
+
+
 def open_dataset(
     name: str,
     *,
@@ -104,11 +129,7 @@ def open_dataset(
       InputError: The name is unknown or something is wrong with the user's files. Nothing half-made is
         left on disk.
     """
-    if name not in _BUILDERS:
-        raise InputError(f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}")
-    module, builder_class = _BUILDERS[name]
-    create = getattr(importlib.import_module(f"danet_jax.data.builders.{module}"), builder_class)
-    builder = create(data_dir=data_dir, root=root, class_names=class_names, options=options)
+    builder = dataset_builder(name, root=root, data_dir=data_dir, class_names=class_names, options=options)
     builder.prepare()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     return Dataset(name, builder.classes, splits, str(builder.data_dir))
