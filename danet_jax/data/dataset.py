@@ -7,10 +7,13 @@ import functools
 import importlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from danet_jax.data.builders.base import PairsBuilder
 
 _BUILDERS = {
     "ade20k": ("ade20k", "Ade20k"),
