@@ -1,0 +1,86 @@
+"""The embedded data set: street scenes drawn on the spot, in which a traffic light far away decides a label.
+
+Labels are those of `danet_jax.data.scenes.labels`. A network can tell `road (green light)` from `road (red
+light)` only by relating the road to the lamp at the top of the picture.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pathlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from danet_jax.data.builders import base
+from danet_jax.data.decode import encode_label
+from danet_jax.data.scenes.labels import CLASSES
+from danet_jax.data.scenes.picture import draw_scene
+from danet_jax.errors import InputError
+
+_DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0}
+_SMALLEST = {"height": 32, "width": 32, "train": 1, "val": 1, "seed": 0}
+
+
+class Scenes(base.PairsBuilder):
+    """Procedural street scenes, the same for the same options on every machine."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    name = "scenes"
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | pathlib.Path,
+        root: str | pathlib.Path | None = None,
+        class_names: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ):
+        """Check the options.
+
+        Args:
+          data_dir: The directory of all prepared data.
+          root: Not used: scenes are drawn, not read.
+          class_names: Must be empty: scenes have their own classes.
+          options: `height` and `width` of the pictures in pixels, the number of pictures in the splits
+            `train` and `val`, and `seed`.
+
+        Raises:
+          InputError: An option does not exist or is out of range.
+        """
+        del root
+        if class_names:
+            raise InputError("dataset.class_names: scenes have their own classes; leave it empty")
+        self._options = base.checked_options("scenes", options, _DEFAULTS)
+        for key, smallest in _SMALLEST.items():
+            if self._options[key] < smallest:
+                raise InputError(
+                    f"dataset.options.{key}: must be at least {smallest}, not {self._options[key]}"
+                )
+        variant = "{height}x{width}-{train}-{val}-seed{seed}".format(**self._options)
+        super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
+
+    def pairs(self) -> dict[str, list[Callable[[], base.Pair]]]:
+        """Return functions that draw."""
+        height, width, seed = (self._options[key] for key in ("height", "width", "seed"))
+        return {
+            split: [
+                functools.partial(_draw, height, width, seed, split, index)
+                for index in range(self._options[split])
+            ]
+            for split in ("train", "val")
+        }
+
+
+def _draw(height: int, width: int, seed: int, split: str, index: int) -> base.Pair:
+    rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
+    image, label = draw_scene(height, width, rng)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    name = f"{split}_{index:05d}"
+    return base.Pair(name, file.getvalue(), encode_label(label), image_file=name, label_file=name)

@@ -1,0 +1,171 @@
+"""One picture of a street: what is where, drawn from far to near, seen through a camera."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from danet_jax.classes import IGNORE_LABEL
+from danet_jax.data.scenes import labels
+from danet_jax.data.scenes.canvas import Camera, Canvas, ellipse_points
+from danet_jax.data.scenes.light import Light, draw_light, rgb
+from danet_jax.data.scenes.street import Street, draw_street_plan, paint_street
+from danet_jax.data.scenes.things import Person, Tree, draw_person, draw_tree
+from danet_jax.data.scenes.vehicles import Vehicle, draw_bus, draw_car
+
+Thing = Vehicle | Person | Tree
+
+
+def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a street scene.
+
+    A traffic light hangs over the street, high up on one side. The whole road is labelled by its lamp: `road
+    (green light)` or `road (red light)`. Nothing else in the picture, least of all the road, tells which.
+
+    Args:
+      height: Rows of the picture.
+      width: Columns of the picture.
+      rng: Decides everything.
+
+    Returns:
+      The picture, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`; what belongs to no
+      class (the arm of the traffic light, the hood of the camera's own car) is 255.
+    """
+    light, street = draw_light(rng), draw_street_plan(rng)
+    camera = Camera(
+        focal=0.8 * max(width, 1.2 * height),
+        centre=width * rng.uniform(0.42, 0.58),
+        horizon=height * rng.uniform(0.40, 0.48),
+        height=rng.uniform(1.8, 2.6),
+    )
+    green = bool(rng.random() < 0.5)
+    canvas = Canvas(height, width)
+    ground = paint_street(canvas, camera, light, street, labels.ROAD_GREEN if green else labels.ROAD_RED, rng)
+    things = _place_things(street, rng)
+    _shadows(canvas, camera, light, things, ground)
+    for thing in sorted(things, key=lambda thing: -thing.z):
+        thing.draw(canvas, camera, light, rng)
+    _traffic_light(canvas, light, height, width, green, rng)
+    if rng.random() < 0.35:
+        _hood(canvas, light, height, width, rng)
+    image, label = canvas.reduced()
+    return _expose(image, rng), label
+
+
+def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
+    things: list[Thing] = []
+    lane = street.road / 2
+    # Parked cars along the curbs, traffic in both lanes. Keep right.
+    for side in (-1, 1):
+        curb = street.middle + side * (street.road - 1.05)
+        if rng.random() < 0.6:
+            z = rng.uniform(4.5, 14)
+            while z < 45:
+                if rng.random() < 0.6:
+                    things.append(draw_car(rng, curb, z, coming=side < 0))
+                z += rng.uniform(5.6, 8)
+        middle = street.middle + side * (lane - 0.4)
+        z = rng.uniform(7, 22)
+        while z < 60:
+            draw = draw_bus if rng.random() < 0.3 else draw_car
+            if not any(abs(other.x - middle) < 2.4 and abs(other.z - z) < 13 for other in things):
+                things.append(draw(rng, middle, z, coming=side < 0))
+            z += rng.uniform(16, 34)
+        walk = street.middle + side * (street.road + rng.uniform(0.5, 0.8))
+        if rng.random() < 0.5:
+            z, step = rng.uniform(6, 15), rng.uniform(7, 12)
+            while z < 60:
+                things.append(draw_tree(rng, walk, z))
+                z += step
+        for _ in range(rng.integers(1, 5)):
+            x = street.middle + side * (street.road + street.sidewalk * rng.uniform(0.25, 0.9))
+            things.append(draw_person(rng, x, rng.uniform(4.0, 13.0)))
+    if rng.random() < 0.4:
+        z = street.crossing + 1.5 if street.crossing else rng.uniform(5, 11)
+        for _ in range(rng.integers(1, 3)):
+            x = street.middle + street.road * rng.uniform(-0.8, 0.8)
+            if not any(
+                isinstance(other, Vehicle) and abs(other.x - x) < 1.6 and -0.6 < z - other.z < 5
+                for other in things
+            ):
+                things.append(draw_person(rng, x, z))
+    return things
+
+
+def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], ground: np.ndarray) -> None:
+    """Darken the ground under things and, on a sunny day, beside them."""
+    under = canvas.mask([camera.project(thing.footprint()) for thing in things], softness=0.6)
+    beside = []
+    for thing in things:
+        ring = thing.footprint()
+        reach = -light.sun_side * (2.2 if isinstance(thing, Tree) else 0.9)
+        both = np.concatenate([ring, ring + np.array([reach, 0, 0])])
+        hull = cv2.convexHull(both[:, [0, 2]].astype(np.float32), returnPoints=False)
+        beside.append(camera.project(both[hull[:, 0]]))
+    cast = canvas.mask(beside, softness=0.4) * (0.7 * light.sun.mean() / (light.sun + light.ambient).mean())
+    factor = (1 - under * np.float32(0.55 / 255)) * (1 - cast * np.float32(1 / 255))
+    canvas.image *= np.where(ground, factor, 1)[..., None].astype(np.float32)
+
+
+def _traffic_light(
+    canvas: Canvas, light: Light, height: int, width: int, green: bool, rng: np.random.Generator
+) -> None:
+    """Hang a three-lamp traffic light from an arm that comes in from the nearer edge of the picture."""
+    right = bool(rng.random() < 0.5)
+    x = width * rng.uniform(0.07, 0.30)
+    top = height * rng.uniform(0.02, 0.08)
+    long = height * rng.uniform(0.24, 0.31)
+    wide = 0.42 * long
+    x = width - x if right else x
+    steel = light.lit(rgb(74, 78, 80), 0.4)
+    outer = width + 2 if right else -2
+    arm = top + 0.22 * long
+    canvas.polygon(_box(min(x, outer), arm, max(x, outer), arm + 0.035 * height), steel, IGNORE_LABEL)
+    board = _box(x - wide / 2, top, x + wide / 2, top + long)
+    canvas.polygon(board, light.lit(rgb(40, 44, 42), 0.5), labels.TRAFFIC_LIGHT)
+    canvas.polygon(
+        _box(x - wide / 2 + 0.08 * wide, top + 0.03 * long, x + 0.42 * wide, top + 0.97 * long),
+        light.lit(rgb(22, 24, 24), 0.4),
+        None,
+    )
+    radius = 0.135 * long
+    for place, (unlit, lit) in enumerate(
+        (
+            (rgb(70, 22, 20), rgb(255, 44, 30)),
+            (rgb(72, 56, 20), rgb(255, 190, 40)),
+            (rgb(16, 58, 40), rgb(40, 255, 150)),
+        )
+    ):
+        centre = np.array([x, top + long * (0.195 + 0.305 * place)])
+        on = place == (2 if green else 0)
+        canvas.polygon(ellipse_points(centre, (radius, radius)), lit if on else light.lit(unlit, 0.3), None)
+        if on:
+            core = 0.55 * radius
+            canvas.polygon(ellipse_points(centre, (core, core)), np.minimum(lit + 0.35, 1.0), None)
+            canvas.glow(centre, 1.7 * radius, (0.45 if light.dark else 0.25) * lit)
+
+
+def _hood(canvas: Canvas, light: Light, height: int, width: int, rng: np.random.Generator) -> None:
+    """Let the camera's own car be seen at the bottom: no class, as in many recordings."""
+    centre = np.array([width * rng.uniform(0.45, 0.55), height * 1.06])
+    radii = (0.62 * width, height * rng.uniform(0.13, 0.17))
+    canvas.polygon(ellipse_points(centre, radii, 60), light.lit(rgb(36, 38, 44), 0.4), IGNORE_LABEL)
+    shine = ellipse_points(centre + np.array([0, 0.02 * height]), (0.5 * radii[0], 0.8 * radii[1]), 60)
+    canvas.polygon(shine, light.lit(rgb(58, 62, 70), 0.5) + 0.06 * light.zenith, None)
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn light into a camera's 8-bit picture: contrast, vignette, a little blur, sensor noise."""
+    height, width = image.shape[:2]
+    image = np.clip(image, 0, None) * rng.uniform(0.9, 1.15)
+    image = image * (1 + 0.18 * image) / (1 + 0.28 * image)  # bright parts roll off, as on film
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    image = image * (1 - 0.10 * (x**2 + y**2))[..., None]
+    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.3, 0.5))
+    noise = rng.normal(0, 1, image.shape) * 0.6 + rng.normal(0, 1, (height, width, 1))
+    image = image + noise * rng.uniform(0.006, 0.016)
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,272 @@
+"""The street itself: sky, houses, pavements, road, computed per pixel from where its ray ends."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from danet_jax.data.scenes import labels
+from danet_jax.data.scenes.canvas import Camera, Canvas
+from danet_jax.data.scenes.light import Grain, Light, cloud_noise, rgb
+
+_WALLS = (
+    rgb(176, 152, 128),
+    rgb(150, 84, 66),
+    rgb(206, 192, 164),
+    rgb(134, 124, 116),
+    rgb(196, 160, 120),
+    rgb(168, 104, 80),
+    rgb(214, 208, 200),
+    rgb(146, 150, 158),
+)
+_AWNINGS = (rgb(150, 40, 40), rgb(40, 90, 60), rgb(50, 70, 130), rgb(190, 150, 60), rgb(90, 60, 50))
+
+
+@dataclasses.dataclass(frozen=True)
+class Street:
+    """The measures of a street, in metres, X from the camera.
+
+    Attributes:
+      middle: X of the road's middle.
+      road: Half the road's width.
+      sidewalk: Width of each sidewalk; houses begin behind it.
+      end: Z of the house that closes the street.
+      crossing: Z of a zebra crossing, None if there is none.
+    """
+
+    middle: float
+    road: float
+    sidewalk: float
+    end: float
+    crossing: float | None
+
+
+def draw_street_plan(rng: np.random.Generator) -> Street:
+    """Draw the measures of a street."""
+    road = rng.uniform(3.0, 4.4)
+    return Street(
+        middle=rng.uniform(-0.45, 0.45) * road,
+        road=road,
+        sidewalk=rng.uniform(2.2, 3.8),
+        end=rng.uniform(50, 130),
+        crossing=rng.uniform(6, 12) if rng.random() < 0.35 else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """The houses along one side, arrays with one value per house (`[n]` or `[n, 3]`)."""
+
+    start: np.ndarray
+    height: np.ndarray
+    wall: np.ndarray
+    glass: np.ndarray
+    awning: np.ndarray
+    spacing: np.ndarray
+    storey: np.ndarray
+    garden: np.ndarray
+
+
+def paint_street(
+    canvas: Canvas,
+    camera: Camera,
+    light: Light,
+    street: Street,
+    road_label: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Paint sky, houses, sidewalks and road over the whole canvas.
+
+    Returns:
+      Which samples are ground, bool `[S*H, S*W]`: shadows fall there.
+    """
+    x, y = canvas.grid()
+    grain = Grain(rng)
+    edge = street.road + street.sidewalk
+    rows = [_draw_row(rng, street.end) for _ in range(2)]
+    canvas.image[...], canvas.label[...] = _sky(x, y, camera, light, rng), labels.SKY
+
+    # A ray ends at the ground, at the houses on its side or at the house that closes the street.
+    slope = x - camera.centre
+    slope = np.where(np.abs(slope) < 1e-3, np.float32(1e-3), slope)
+    z_side = (camera.focal * (street.middle + edge * np.sign(slope)) / slope).astype(np.float32)
+    z_side[z_side < 0] = np.inf
+    middle = np.flatnonzero(z_side[0] >= street.end)
+    left, right = slice(0, int(middle[0])), slice(int(middle[-1]) + 1, None)
+    between = slice(left.stop, right.start)
+
+    across = slope[:, between] * (street.end / camera.focal)
+    up = camera.height - (y - camera.horizon) * (street.end / camera.focal)
+    _put(canvas, slice(None), between, _end(across, up, light, grain, street, rng))
+    for columns, row, side in ((left, rows[0], -1), (right, rows[1], 1)):
+        z = z_side[:, columns]
+        up = camera.height - (y - camera.horizon) * (z / camera.focal)
+        facing = 0.9 if side * light.sun_side < 0 else 0.0
+        _put(canvas, slice(None), columns, _houses(z, up, row, light, facing, grain, rng))
+
+    below = slice(int(np.searchsorted(y[:, 0], camera.horizon + 0.1)), None)
+    z = (camera.focal * camera.height / (y[below] - camera.horizon)).astype(np.float32)
+    colour, ground_label = _ground(x, z, camera, light, street, rows, grain, road_label)
+    seen = z < np.minimum(z_side, street.end)
+    _put(canvas, below, slice(None), (colour, seen, ground_label))
+    ground = np.zeros(canvas.label.shape, bool)
+    ground[below] = seen
+    return ground
+
+
+def _put(
+    canvas: Canvas, rows: slice, columns: slice, surface: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    """Put a surface (colour, where it is, label), each of the size of the window, on the canvas."""
+    colour, where, label = surface
+    np.copyto(canvas.image[rows, columns], colour, where=where[..., None])
+    np.copyto(canvas.label[rows, columns], label.astype(np.uint8), where=where)
+
+
+def _sky(x: np.ndarray, y: np.ndarray, camera: Camera, light: Light, rng: np.random.Generator) -> np.ndarray:
+    height, width = y.shape[0], x.shape[1]
+    rise = np.clip(1 - y / camera.horizon, 0, 1)[..., None] ** 0.8
+    sky = light.haze * (1 - rise) + light.zenith * rise
+    sky = np.repeat(sky.astype(np.float32), width, axis=1)
+    clouds = np.clip(cloud_noise(rng, height, width) * 1.6 + rng.uniform(-0.8, 0.3), 0, 1)[..., None]
+    bright = np.minimum(light.haze * 1.12 + 0.03, 1.0)
+    return sky + clouds * 0.7 * (bright - sky)
+
+
+def _draw_row(rng: np.random.Generator, end: float) -> _Row:
+    lengths = rng.uniform(7, 18, 40)
+    starts = np.cumsum(lengths) - rng.uniform(4, 16)
+    count = int(np.searchsorted(starts, end)) + 1
+    tall = rng.uniform(5.5, 14)
+    pick = rng.permuted(np.arange(count) % len(_WALLS))
+    wall = np.stack(_WALLS)[pick] * rng.uniform(0.8, 1.15, (count, 1))
+    return _Row(
+        start=np.concatenate([[-1e3], starts[: count - 1]]),
+        height=tall + rng.uniform(-2, 4.5, count),
+        wall=np.clip(wall + rng.uniform(-0.03, 0.03, (count, 3)), 0, 0.95).astype(np.float32),
+        glass=np.outer(rng.uniform(0.6, 1.3, count), rgb(58, 74, 92)).astype(np.float32),
+        awning=np.stack(_AWNINGS)[rng.integers(0, len(_AWNINGS), count)],
+        spacing=rng.uniform(1.9, 3.2, count),
+        storey=rng.uniform(2.8, 3.5, count),
+        garden=rng.random(count) < 0.16,
+    )
+
+
+def _houses(
+    z: np.ndarray,
+    up: np.ndarray,
+    row: _Row,
+    light: Light,
+    facing: float,
+    grain: Grain,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return colour, where there is something, and label of a row seen at `z` `[1, W]`, `up` `[H, W]`."""
+    z, up = z.astype(np.float32), up.astype(np.float32)
+    house = np.searchsorted(row.start, z[0], side="right") - 1
+    along = z - row.start[house]
+    height, storey = row.height[house][None], row.storey[house][None]
+    speckle = grain.at(np.broadcast_to(z, up.shape), up, 9)
+    wall = row.wall[house][None] * (1 + 0.05 * speckle[..., None])
+
+    # Windows: a grid of panes above the ground floor, with light frames and sills.
+    column, row_of = along / row.spacing[house][None], (up - 3.6) / storey
+    inside_x, inside_y = np.mod(column, 1) - 0.5, np.mod(row_of, 1) - 0.5
+    upper = (up > 3.6) & (up < height - 0.7)
+    frame = upper & (np.abs(inside_x) < 0.27) & (np.abs(inside_y) < 0.34)
+    pane = upper & (np.abs(inside_x) < 0.21) & (np.abs(inside_y) < 0.29)
+    wall = np.where(frame[..., None], wall * 0.55 + 0.4, wall)
+    table = rng.random(257).astype(np.float32)
+    chance = table[(np.floor(column) * 7 + np.floor(row_of) * 31 + house * 13).astype(int) % 257]
+
+    # The ground floor: shop windows between piers, under awnings.
+    shop = (up > 0.5) & (up < 2.5) & (np.abs(np.mod(along / 3.4, 1) - 0.5) < 0.4)
+    awning = (up > 2.5) & (up < 3.15)
+    wall = np.where((up < 0.5)[..., None], wall * 0.8, wall)
+    wall = np.where(awning[..., None], row.awning[house][None], wall)
+    wall = np.where(((up > height - 0.5) & (up < height - 0.1))[..., None], wall * 0.75, wall)
+    wall = np.where((along < 0.12)[..., None], wall * 0.6, wall)
+    distance = np.broadcast_to(z, up.shape)
+    colour = light.lit(wall, facing, distance)
+
+    reflection = row.glass[house][None] + (0.14 + 0.3 * chance[..., None]) * light.haze * (0.5 + 0.5 * facing)
+    glass = light.lit(reflection, 0.25, distance)
+    if light.dark:
+        lamp = rgb(255, 205, 130) * np.float32(0.95)
+        glass = np.where((chance > 0.62)[..., None], lamp * (0.6 + 0.4 * chance[..., None]), glass)
+        glass = np.where((shop & (table[house % 257] > 0.4)[None])[..., None], lamp, glass)
+    colour = np.where((pane | shop)[..., None], glass, colour)
+
+    # A garden instead of a house: a hedge.
+    garden = row.garden[house][None]
+    ragged = 2.3 + 0.35 * grain.at(z, 0 * z, 1.5) + 0.25 * speckle
+    leaves = rgb(62, 92, 40) * (0.8 + 0.22 * speckle[..., None] + 0.1 * np.clip(up, 0, 3)[..., None])
+    hedge = light.lit(leaves, 0.8 * facing, distance)
+    colour = np.where(garden[..., None], hedge, colour)
+    solid = np.where(garden, up < ragged, up < height)
+    return colour, solid, np.broadcast_to(np.where(garden, labels.VEGETATION, labels.BUILDING), up.shape)
+
+
+def _end(
+    across: np.ndarray, up: np.ndarray, light: Light, grain: Grain, street: Street, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the same of what closes the street, seen at `across` `[1, W]`, `up` `[H, 1]`: houses or trees."""
+    across, up = np.broadcast_arrays(across.astype(np.float32), up.astype(np.float32))
+    speckle = grain.at(across, up, 2.0)
+    if rng.random() < 0.4:
+        crown = rng.uniform(6, 13) + 1.8 * grain.at(across, up * 0, 0.5) + 0.6 * speckle
+        colour = light.lit(rgb(66, 92, 48) * (1 + 0.2 * speckle[..., None]), 0.5, street.end)
+        return colour, up < crown, np.full(up.shape, labels.VEGETATION)
+    height = rng.uniform(7, 18) + 3.0 * np.sign(np.sin(across * rng.uniform(0.15, 0.5) + rng.uniform(0, 6)))
+    wall = _WALLS[rng.integers(len(_WALLS))] * (1 + 0.05 * speckle[..., None])
+    window = (np.abs(np.mod(across / 3, 1) - 0.5) < 0.24) & (np.abs(np.mod(up / 3.3, 1) - 0.5) < 0.28)
+    wall = np.where((window & (up < height - 1))[..., None], rgb(70, 84, 100), wall)
+    return light.lit(wall, 0.5, street.end), up < height, np.full(up.shape, labels.BUILDING)
+
+
+def _ground(
+    x: np.ndarray,
+    z: np.ndarray,
+    camera: Camera,
+    light: Light,
+    street: Street,
+    rows: list[_Row],
+    grain: Grain,
+    road_label: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return colour and label of the ground seen in column `x` `[1, W]` at `z` `[H, 1]`."""
+    across = (x - camera.centre) * z / camera.focal - street.middle
+    along = np.broadcast_to(z, across.shape)
+    fade = np.minimum(1, 9 / z)  # texture finer than a sample would only flicker
+    speckle, patches = grain.at(across, along, 14) * fade, grain.at(across, along, 0.8)
+    beside = np.abs(across)
+    on_road = beside < street.road
+
+    asphalt = rgb(92, 92, 96) * (1 + 0.09 * speckle + 0.07 * patches)[..., None]
+    tracks = np.exp(-(((np.abs(beside - street.road / 2) - 0.75) / 0.28) ** 2)) * 0.10
+    asphalt = asphalt * (1 - tracks[..., None])
+    white = rgb(214, 214, 206) * (1 + 0.06 * speckle)[..., None]
+    dashes = (beside < 0.075) & (np.mod(along, 6) < 3)
+    edges = np.abs(beside - street.road + 0.35) < 0.06
+    marks = dashes | edges
+    if street.crossing is not None:
+        zebra = (along > street.crossing) & (along < street.crossing + 3)
+        marks = np.where(zebra, (np.mod(across, 1.0) < 0.5) & (beside < street.road - 0.2), marks)
+    worn = 0.85 - 0.12 * np.clip(patches, -1, 1)
+    asphalt = np.where(marks[..., None], asphalt + (white - asphalt) * worn[..., None], asphalt)
+
+    slabs = rgb(168, 162, 154) * (1 + 0.05 * speckle + 0.05 * patches)[..., None]
+    joints = (np.mod(beside - street.road, 0.9) < 0.05) | (np.mod(along, 0.9) < 0.05)
+    slabs = np.where((joints & (z < 14))[..., None], slabs * 0.84, slabs)
+    curb = beside < street.road + 0.22
+    slabs = np.where(curb[..., None], rgb(190, 188, 182) * (1 + 0.05 * speckle)[..., None], slabs)
+
+    # The houses on the sun's side throw their shadow across.
+    row = rows[0] if light.sun_side < 0 else rows[1]
+    house = np.searchsorted(row.start, z[:, 0], side="right") - 1
+    reach = np.where(row.garden, 2.0, row.height)[house][:, None] * (0.75 if light.dark else 0.5)
+    from_wall = street.road + street.sidewalk - light.sun_side * across
+    facing = np.clip((from_wall - reach) / (0.03 * z) + 0.5, 0, 1)[..., None]
+    colour = light.lit(np.where(on_road[..., None], asphalt, slabs), facing, along)
+    return colour, np.where(on_road, road_label, labels.SIDEWALK)
