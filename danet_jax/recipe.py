@@ -19,6 +19,8 @@ from danet_jax.models.options import ModelOptions
 if typing.TYPE_CHECKING:
     import ml_collections
 
+    from danet_jax.inference.protocol import Protocol
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetOptions:
@@ -72,6 +74,18 @@ class EvaluationOptions:
     edge: str | None = None
     merge: str | None = None
     align_corners: bool | None = None
+    image_resize: str | None = None
+
+    def build(self, dataset: str) -> Protocol:
+        """The protocol, for a dataset by name (presets differ by dataset)."""
+        from danet_jax.inference.protocol import Protocol
+
+        changes = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "protocol" and getattr(self, field.name) is not None
+        }
+        return Protocol.preset(self.protocol, dataset).replace(**changes)
 
 
 @dataclasses.dataclass(frozen=True)

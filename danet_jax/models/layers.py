@@ -71,7 +71,9 @@ def batch_norm(x: jax.Array, name: str, *, train: bool, dtype: Any) -> jax.Array
     Under `jit` a batch sharded over a mesh is still one batch, so these are the statistics over every
     device, torch's SyncBN. The running variance is the biased one; torch keeps the unbiased.
     """
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)(x)
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    # Statistics and normalisation are in float32 whatever the compute dtype; only the result is rounded to it.
+    return norm(x.astype(jnp.float32))
 
 
 class ConvBNReLU(nn.Module):

@@ -12,7 +12,6 @@ from danet_jax.data.dataset import Dataset, open_dataset
 from danet_jax.data.pipeline import evaluation_examples, training_batches
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
-from danet_jax.inference.protocol import Protocol
 from danet_jax.recipe import Recipe
 from danet_jax.training.loop import train
 from danet_jax.training.mesh import make_mesh
@@ -55,7 +54,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         head_multiplier=options.head_multiplier,
     )
     state = create_state(model, optimizer, recipe.seed, mesh)
-    protocol = Protocol.from_options(recipe.evaluation, dataset=recipe.dataset.name)
+    protocol = recipe.evaluation.build(recipe.dataset.name)
     evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 
     def evaluate(variables: Mapping[str, Any]) -> dict[str, float]:

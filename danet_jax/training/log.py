@@ -11,6 +11,9 @@ from typing import Self
 import rich.console
 import rich.progress
 
+# On the terminal; files hold all.
+_SHOWN = ("loss", "learning_rate", "alpha", "beta", "images_per_second", "waiting_for_data")
+
 
 class TrainingLog:
     """Scalars by step. In a terminal a progress bar; otherwise plain lines, as a file or a cluster's log wants.
@@ -65,13 +68,12 @@ class TrainingLog:
         self._stream.flush()
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
-        text = " ".join(f"{name}={value:.4g}" for name, value in values.items())
+        shown = _SHOWN if prefix == "train" else values
+        text = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)
         if self._progress is not None and prefix == "train":
-            shown = ("loss", "images_per_second")
-            status = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)
-            self._progress.update(self._task, completed=step, status=status)
+            self._progress.update(self._task, completed=step, status=text)
         else:
-            self.say(f"step {step}/{self._steps} {text}")
+            self.say(f"step {step}/{self._steps} {'' if prefix == 'train' else prefix + ' '}{text}")
 
     def __enter__(self) -> Self:
         return self

@@ -128,8 +128,8 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
-        metrics["parameter_norm"] = optax.global_norm(params)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        metrics["parameter_norm"] = optax.tree.norm(params)
         head = params["head"]
         if "position_attention" in head:
             metrics["alpha"] = head["position_attention"]["alpha"]

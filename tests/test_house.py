@@ -1,0 +1,61 @@
+"""The plan of the house: which room may use which, and what importing the package costs."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import danet_jax
+
+PACKAGE = pathlib.Path(danet_jax.__file__).parent
+# Each room may use those before it. Modules without a room serve all of them.
+ROOMS = ["ops", "models", "weights", "inference", "data", "evaluation", "training", "visual", "modes"]
+EVERYWHERE = {"errors", "classes"}
+ABOVE_ALL = {"recipe"}  # knows the options of the rooms; only the modes and run.py read it
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name.split(".")[1] for name in found if name.startswith("danet_jax.")}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_uses_only_rooms_above_it(room):
+    allowed = EVERYWHERE | set(ROOMS[: ROOMS.index(room) + 1])
+    if room == "modes":
+        allowed |= ABOVE_ALL
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | set(ROOMS)
+    for path in (PACKAGE / room).rglob("*.py"):
+        wrong = (imports_of(path) & modules) - allowed
+        assert not wrong, f"{path.relative_to(PACKAGE)} uses {', '.join(sorted(wrong))}"
+
+
+def test_no_module_reads_a_command_line_flag():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "flags.DEFINE" not in text, path
+        assert "sys.argv[" not in text, path
+
+
+def test_every_public_name_exists():
+    for name in danet_jax.__all__:
+        assert getattr(danet_jax, name) is not None
+    with pytest.raises(AttributeError, match="DANet"):
+        danet_jax.Danet  # noqa: B018
+
+
+def test_importing_the_network_brings_neither_data_nor_checkpoint_libraries():
+    code = (
+        "import sys, danet_jax; danet_jax.DANet; danet_jax.position_attention;"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'grain', 'orbax.checkpoint', 'cv2', 'torch', 'clu', 'PIL'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,37 @@
+"""SGD and its schedule against torch's."""
+
+import jax
+import numpy as np
+import optax
+import torch
+
+from danet_jax.training.optimizer import poly_schedule, sgd
+
+
+def test_twenty_steps_equal_torch_with_two_parameter_groups(rng):
+    steps, learning_rate = 20, 0.1
+    initial = {"backbone": {"w": rng.standard_normal((3, 4))}, "head": {"alpha": rng.standard_normal(())}}
+    gradients = [jax.tree.map(lambda x: rng.standard_normal(x.shape), initial) for _ in range(steps)]
+
+    weights = torch.tensor(initial["backbone"]["w"], requires_grad=True)
+    alpha = torch.tensor(initial["head"]["alpha"], requires_grad=True)
+    theirs = torch.optim.SGD(
+        [{"params": [weights]}, {"params": [alpha], "lr": 10 * learning_rate}],
+        lr=learning_rate,
+        momentum=0.9,
+        weight_decay=1e-4,
+    )
+    params = jax.tree.map(np.float32, initial)
+    ours = sgd(poly_schedule(learning_rate, steps), momentum=0.9, weight_decay=1e-4, head_multiplier=10.0)
+    state = ours.init(params)
+    for step, gradient in enumerate(gradients):
+        for group, multiplier in zip(theirs.param_groups, (1, 10), strict=True):
+            group["lr"] = multiplier * learning_rate * (1 - step / steps) ** 0.9
+        weights.grad = torch.tensor(gradient["backbone"]["w"])
+        alpha.grad = torch.tensor(gradient["head"]["alpha"])
+        theirs.step()
+        updates, state = ours.update(jax.tree.map(np.float32, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["backbone"]["w"], weights.detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["head"]["alpha"], alpha.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert float(poly_schedule(learning_rate, steps)(steps)) == 0
