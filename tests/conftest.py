@@ -51,3 +51,15 @@ def imagenet_weights():
 def photos():
     """A folder of ordinary photos."""
     return _shared("photos")
+
+
+@pytest.fixture
+def ade20k_sample():
+    """The folder of three real ADE20K images with their annotations."""
+    return _shared("data/ade20k_sample")
+
+
+@pytest.fixture
+def published_labels():
+    """The folder of the publishers' lists of classes."""
+    return _shared("labels")

@@ -74,7 +74,9 @@ class EncodedSource(Sequence[EncodedExample]):
         return self._length
 
     def __getitem__(self, index: int) -> EncodedExample:  # type: ignore[override]  # no slices, as in Grain
-        record = self._records[index]
+        if not -len(self) <= index < len(self):  # array_record raises ValueError, which ends no loop
+            raise IndexError(f"example {index} of {len(self)}")
+        record = self._records[index % len(self)]
         return {"name": record["name"].decode(), "image": record["image"], "label": record["label"] or None}
 
     @functools.cached_property
