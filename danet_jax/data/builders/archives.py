@@ -216,12 +216,16 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.L
 
 
 def _of_tar(place: pathlib.Path, source: Source) -> Iterator[_Member]:
+    end = 0
     with tarfile.open(place, "r:") as archive:
         for info in archive:
+            end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
             name = _name_below(info.name, source)
             if name and info.isreg():
                 read = functools.partial(_read_range_of, place, info.offset_data, info.size)
                 yield _Member(name, info.name, info.size, read)
+    if any(_read_range_of(place, end, 512)):  # tarfile does not mind if the empty block at the end is missing
+        raise tarfile.ReadError("unexpected end of data")
 
 
 def _of_tgz(place: pathlib.Path, source: Source, spool: IO[bytes]) -> Iterator[_Member]:
