@@ -64,7 +64,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
     dropped = tuple(key for key in unused if _is_droppable(key, recognised))
     unknown = sorted(set(unused) - set(dropped))
     problems = [
-        f"{what}: {_listed(names)}"
+        f"{what}: {listed(names)}"
         for what, names in (("missing", missing), ("wrong shape", misshaped), ("unknown", unknown))
         if names
     ]
@@ -119,7 +119,7 @@ def recognise(state_dict: Mapping[str, Any]) -> Recognised:
         raise InputError(
             "no weights of a DANet or a ResNet: the names are neither the authors' (pretrained.*, head.*), "
             "mmsegmentation's (backbone.*, decode_head.*) nor a ResNet's (conv1.weight, layer1.0.*, ...); "
-            f"there are {_listed(sorted(state_dict), 3) or 'none'}"
+            f"there are {listed(sorted(state_dict), 3) or 'none'}"
         )
     bottleneck = "layer1.0.conv3.weight" in keys
     backbones = [b for b in BLOCKS if BLOCKS[b] == counts and is_bottleneck(b) == bottleneck]
@@ -209,6 +209,6 @@ def _length(state_dict: Mapping[str, Any], key: str) -> int:
     return shape[0] if shape else 0
 
 
-def _listed(names: list[str], most: int = 8) -> str:
+def listed(names: list[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -89,9 +89,18 @@ class Recognised:
 
 
 class Tensor(NamedTuple):
+    """A tensor's name and shape in the state dict, and its path in the variables."""
+
     key: str
     path: tuple[str, ...]
-    shape: tuple[int, ...]  # as in the state dict
+    shape: tuple[int, ...]
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """Its shape in the variables."""
+        if self.path[-1] in ("alpha", "beta"):
+            return ()
+        return tuple(self.shape[axis] for axis in (2, 3, 1, 0)) if len(self.shape) == 4 else self.shape
 
 
 def tensors(recognised: Recognised) -> Iterator[Tensor]:

@@ -1,0 +1,43 @@
+"""`--mode=zoo`: the published checkpoints that are known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from danet_jax.errors import InputError
+from danet_jax.recipe import Recipe
+from danet_jax.weights.download import cache_directory, cached_path
+from danet_jax.weights.zoo import ZOO, Entry
+
+_HEADINGS = ("name", "trained on", "crop", "steps", "mIoU", "several scales", "")
+
+
+def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
+    """Prints the table: what `--checkpoint` and `--config.init.from` take, and its published mIoU in %."""
+    if arguments:
+        raise InputError(f"{arguments[0]}: --mode=zoo takes no arguments after the flags")
+    rows = [_HEADINGS, *(_row(entry) for entry in ZOO)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for row in rows:
+        cells = [
+            text.ljust(width) if column < 3 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    print(f"\nDownloaded at first use into {cache_directory()} (DANET_JAX_CACHE is another place).")
+    return 0
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    return (
+        entry.name,
+        entry.dataset,
+        f"{entry.crop[0]}x{entry.crop[1]}" if entry.crop else "",
+        f"{entry.iterations:,}" if entry.iterations else "",
+        number(entry.miou),
+        number(entry.miou_multi_scale),
+        "downloaded" if cached_path(entry.url).exists() else "",
+    )

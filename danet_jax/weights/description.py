@@ -1,0 +1,75 @@
+"""What a file of weights says about itself in JSON, so that it can be used without its run's directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.models.options import ModelOptions
+
+KEY = "danet_jax"
+"""Under which a description is kept: in the metadata of safetensors and ONNX, beside the `state_dict` in PyTorch's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A network's options, its classes where they are known, and the recipe of the run that it comes from."""
+
+    num_classes: int
+    model: ModelOptions
+    classes: Classes | None = None
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: DANet, classes: Classes | None, config: Mapping[str, Any]) -> Description:
+        """The description of a network."""
+        options = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelOptions)}
+        options |= {"multi_grid": tuple(model.multi_grid or ()), "dtype": jnp.dtype(model.dtype).name}
+        return cls(model.num_classes, ModelOptions(**options), classes, config)
+
+    def to_json(self) -> str:
+        """As text on one line."""
+        classes = None if self.classes is None else dataclasses.asdict(self.classes)
+        return json.dumps(
+            {
+                "num_classes": self.num_classes,
+                "model": dataclasses.asdict(self.model),
+                "classes": classes,
+                "config": self.config,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """The inverse of `to_json`.
+
+        Raises:
+          InputError: `text` is no description.
+        """
+        try:
+            content = json.loads(text)
+            options = content["model"] | {"multi_grid": tuple(content["model"]["multi_grid"])}
+            classes = content["classes"]
+            return cls(
+                int(content["num_classes"]),
+                ModelOptions(**options),
+                None if classes is None else make_classes(classes["names"], classes["colours"]),
+                content["config"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"its description of itself cannot be read: {error!r}") from error
+
+
+def make_classes(names: Any, colours: Any) -> Classes:
+    """Classes from lists; colours are chosen where there are none. Raises ValueError or TypeError."""
+    names = tuple(str(name) for name in names)
+    if not colours:
+        return Classes.named(names)
+    return Classes(names, tuple((int(red), int(green), int(blue)) for red, green, blue in colours))

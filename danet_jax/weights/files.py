@@ -1,0 +1,165 @@
+"""Files of weights: what they hold as numpy arrays, read without running anything that they carry.
+
+A file is told apart by its first bytes, not by its name: safetensors, or PyTorch's (a zip archive, or the bare
+pickle of before 2020). PyTorch's are read by torch itself with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401, lets numpy know bfloat16
+import numpy as np
+
+from danet_jax.errors import InputError
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_MAX_HEADER = 100_000_000  # bytes of a safetensors header, by its specification
+
+# Keys under which training code keeps a state dict beside optimizer, epoch and the like.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+# Bookkeeping that mmengine and others save beside the weights. It is not needed: in its place the reader puts
+# `_Ignored`, so that neither the library that made it must be installed nor any of its code is run.
+_BOOKKEEPING = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """Tensors by name, and what else the file says: text in safetensors, plain values in PyTorch's."""
+
+    tensors: Mapping[str, np.ndarray]
+    metadata: Mapping[str, Any]
+
+
+class _Ignored:
+    """What stands for an object that the reader does not need."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """The tensors of a `.safetensors`, `.pth`, `.pth.tar` or `.pt` file, whatever it is called.
+
+    Raises:
+      InputError: it cannot be read, is no file of weights, is truncated, holds other objects than tensors, or
+        is PyTorch's and torch is not installed; one line that names the file.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if start.startswith(_ZIP) or (start.startswith(_PICKLE) and start[1:2] in b"\x02\x03\x04\x05"):
+        return _read_torch(path)
+    header = int.from_bytes(start[:8], "little")
+    if len(start) == 9 and header <= _MAX_HEADER and start[8:] == b"{":
+        return _read_safetensors(path)
+    raise InputError(f"{path}: no file of weights (neither safetensors nor PyTorch's)")
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return WeightsFile(
+                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 (not a dict)
+                file.metadata() or {},
+            )
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a whole safetensors file: {_first_sentence(error)}") from error
+
+
+def _read_torch(path: Path) -> WeightsFile:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path}: PyTorch's files are read by torch, which is not installed: pip install torch"
+        ) from None
+    stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
+    try:
+        with torch.serialization.safe_globals(stand_ins), _quiet():
+            content = _load(torch, path)
+    except Exception as error:  # a damaged pickle can make its reader raise anything
+        raise InputError(f"{path}: {_reason(error)}") from error
+    wrapped = content if isinstance(content, Mapping) else {}
+    state_dict = next((wrapped[k] for k in _WRAPPERS if isinstance(wrapped.get(k), Mapping)), wrapped)
+    tensors = {}
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{path}: no state dict: {name!r} is of type {type(value).__name__}, not a tensor"
+            )
+        try:
+            value = value.detach()
+            tensors[str(name)] = (value.float() if value.is_floating_point() else value).numpy()
+        except (RuntimeError, TypeError) as error:  # sparse, quantised, on no device
+            raise InputError(f"{path}: {name!r} is no plain tensor: {_first_sentence(error)}") from error
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors")
+    return WeightsFile(tensors, _plain({k: v for k, v in wrapped.items() if v is not state_dict}))
+
+
+def _load(torch: Any, path: Path) -> Any:
+    try:  # mapped, so that tensors that are not needed (the optimizer's) are not read at all
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about how old files were written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    objects = re.search(r"(?:GLOBAL|class) ([\w.]+)", text)
+    if objects or "weights_only" in text or "Weights only" in text:
+        what = f" ({objects[1]})" if objects else ""
+        return (
+            f"holds other objects than tensors{what}, which could run code and are not read; "
+            "save its state_dict() alone with torch.save"
+        )
+    return f"not a whole PyTorch file: {_first_sentence(error)}"
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0] if lines else type(error).__name__
+
+
+def _plain(value: Any) -> Any:
+    """What of a value is numbers and text; of other things, None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool)) else None
