@@ -311,7 +311,7 @@ def server(tmp_path):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
-        thread = threading.Thread(target=web.serve_forever)
+        thread = threading.Thread(target=web.serve_forever, args=(0.05,))
         thread.start()
         yield f"http://127.0.0.1:{web.server_port}"
         web.shutdown()
@@ -362,8 +362,8 @@ def test_a_killed_preparation_goes_on_where_it_was(rng, tmp_path):
         root, data, kill = sys.argv[1:]
         base._SHARD_BYTES = 1  # a shard of every example
         original, read = base._checked, []
-        def checked(reader, count):
-            pair = original(reader, count)
+        def checked(count, reader):
+            pair = original(count, reader)
             read.append(pair.name)
             if pair.name == kill:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -9,8 +9,6 @@ after an interruption the shards that were finished serve the next attempt. Tens
 from __future__ import annotations
 
 import abc
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
@@ -33,11 +31,11 @@ from tensorflow_datasets.core import writer
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
+from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError
 
 _SHARD_BYTES = 256 * 2**20
 _TYPICAL_BYTES = 2**19  # of an example whose reader does not know
-_MAX_THREADS = 16  # bounds the memory: a thread holds one decoded picture, some tens of MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +117,9 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         are stored in the order of the functions. A `Reader` also tells the size of its example.
         """
 
+    def close(self) -> None:
+        """Close what `pairs` opened; its functions cannot be called any more."""
+
     def source_state(self) -> Any:
         """Return what changes when the source does (JSON values), unless the variant tells that already.
 
@@ -135,13 +136,13 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         Raises:
           InputError: Something about the user's files is wrong; nothing is left behind.
         """
-        if self._is_whole():
+        if self.is_prepared():
             return
         top = pathlib.Path(self.data_dir_root)
         with _locked(top), _quiet():
             for stale in top.glob("*/*/incomplete.*"):  # of killed preparations: we hold the lock
                 shutil.rmtree(stale, ignore_errors=True)
-            if self._is_whole():
+            if self.is_prepared():
                 return
             shutil.rmtree(self.data_dir, ignore_errors=True)  # if somebody removed some of its files
             logging.info("preparing the dataset %s in %s", self.name, self.data_dir)
@@ -152,11 +153,13 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 self._forget_unfinished()
                 raise
             finally:
+                self.close()
                 for empty in (pathlib.Path(self.data_dir).parent, pathlib.Path(self.data_dir).parent.parent):
                     with contextlib.suppress(OSError):  # not empty when all went well
                         empty.rmdir()
 
-    def _is_whole(self) -> bool:
+    def is_prepared(self) -> bool:
+        """Whether all files of the prepared data are there."""
         # The directory appears under this name by one renaming, when everything is in it.
         splits = self.info.splits.values() if pathlib.Path(self.data_dir).is_dir() else ()
         files = [path for split in splits for path in split.filepaths]
@@ -213,7 +216,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         if self._writer.has(shard):  # then TFDS only counts
             yield from (("", {}) for _ in readers)
             return
-        pairs = _read_and_check(readers, len(self.classes))
+        pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
         progress = {"desc": f"Preparing {self.name}, {title}", "unit": " images", "leave": False}
         for pair in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
             yield (
@@ -308,27 +311,7 @@ def checked_options(
     return {**defaults, **given}
 
 
-def _read_and_check(readers: Sequence[Callable[[], Pair]], class_count: int) -> Iterator[Pair]:
-    """Yield the checked examples in order, reading ahead on all cores.
-
-    Threads are enough: decompression, which is nearly all of the work, runs without Python's lock.
-    """
-    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        pending: collections.deque[concurrent.futures.Future[Pair]] = collections.deque()
-        try:
-            for read in readers:
-                pending.append(pool.submit(_checked, read, class_count))
-                if len(pending) > 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _checked(read: Callable[[], Pair], class_count: int) -> Pair:
+def _checked(class_count: int, read: Callable[[], Pair]) -> Pair:
     pair = read()
     check_pair(pair, class_count)
     return pair

@@ -67,6 +67,7 @@ class PublishedBuilder(base.PairsBuilder):
             raise InputError(f"dataset.class_names: {self.name} has its own classes; leave it empty")
         self.options = base.checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
         self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
+        self._opened = contextlib.ExitStack()
         variant = self.variant()
         if self.options["allow_partial"]:
             variant += f"_partial_{base.fingerprint(self.source_state())}"
@@ -88,26 +89,22 @@ class PublishedBuilder(base.PairsBuilder):
         """Return the readers of each split from the opened `sources`."""
         raise NotImplementedError
 
-    def prepare(self) -> None:
-        """Prepare the data unless they are prepared already; the sources are needed only if not.
-
-        Raises:
-          InputError: A source is missing, damaged or incomplete; nothing is left behind.
-        """
-        with contextlib.ExitStack() as self._opened:
-            super().prepare()
-
     def pairs(self) -> Mapping[str, list[base.Reader]]:
         """Find the sources and return readers of what they hold."""
-        places = self._places()
+        scratch = pathlib.Path(self.data_dir_root)
+        scratch.mkdir(parents=True, exist_ok=True)
         files = []
-        for source, place in zip(self.sources(), places, strict=True):
-            files.append(Files(place, source, pathlib.Path(self.data_dir).parent))
+        for source, place in zip(self.sources(), self._places(), strict=True):
+            files.append(Files(place, source, scratch))
             self._opened.callback(files[-1].close)
         splits = self.read(*files)
         if not self.options["allow_partial"]:
             self._check_counts({split: len(readers) for split, readers in splits.items()})
         return splits
+
+    def close(self) -> None:
+        """Close the archives."""
+        self._opened.close()
 
     def source_state(self) -> Any:
         """Return what changes when an archive does."""

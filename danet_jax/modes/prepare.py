@@ -1,0 +1,50 @@
+"""`--mode=prepare`: brings a recipe's dataset into the form that training reads, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from danet_jax.data.builders.base import PairsBuilder
+from danet_jax.data.builders.published import PublishedBuilder
+from danet_jax.data.dataset import dataset_builder
+from danet_jax.errors import InputError
+from danet_jax.recipe import Recipe
+
+
+def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
+    """Prepares the dataset unless that has been done; says what it needs, what it found and where it is."""
+    del workdir
+    if arguments:
+        raise InputError(f"{arguments[0]}: --mode=prepare takes no arguments after the flags")
+    builder = recipe_builder(recipe)
+    if not builder.is_prepared() and isinstance(builder, PublishedBuilder):
+        print(f"{builder.TITLE}: {builder.LICENCE}.")
+        for line in builder.source_report():
+            print(f"  {line}")
+    builder.prepare()
+    print(describe(builder))
+    return 0
+
+
+def recipe_builder(recipe: Recipe) -> PairsBuilder:
+    """The builder of a recipe's dataset."""
+    options = recipe.dataset
+    return dataset_builder(
+        options.name,
+        root=options.root or None,
+        data_dir=options.data_dir,
+        class_names=options.class_names,
+        options=options.options,
+    )
+
+
+def describe(builder: PairsBuilder) -> str:
+    """One line about prepared data: how many examples, how large, where."""
+    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
+    files = [path for path in Path(builder.data_dir).iterdir() if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    shards = sum(len(info.filenames) for info in builder.info.splits.values())
+    return (
+        f"{builder.name}: {counts}; {len(builder.classes)} classes; {size / 1e9:.2f} GB in {shards} shards in "
+        f"{builder.data_dir}"
+    )
