@@ -78,7 +78,8 @@ def parse(argv: list[str]) -> list[str]:
         arguments = FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         raise InputError(" ".join(str(error).split())) from error
-    logging.set_verbosity(logging.WARNING)
+    # Orbax warns of what is in order.
+    logging.set_verbosity(logging.ERROR)
     return arguments
 
 

@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from danet_jax.errors import InputError
+from danet_jax.inference.options import EvaluationOptions
 from danet_jax.models.options import ModelOptions
 
 if typing.TYPE_CHECKING:
     import ml_collections
-
-    from danet_jax.inference.protocol import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,33 +58,6 @@ class TrainingOptions:
     checkpoint_every: int | None = None
     log_every: int = 20
     resume_anyway: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationOptions:
-    """A named protocol, and any field of it replaced; None leaves the protocol's own value."""
-
-    protocol: str = "whole"
-    scales: tuple[float, ...] | None = None
-    flip: bool | None = None
-    window: tuple[int, ...] | None = None
-    stride: tuple[int, ...] | None = None
-    base_size: int | None = None
-    edge: str | None = None
-    merge: str | None = None
-    align_corners: bool | None = None
-    image_resize: str | None = None
-
-    def build(self, dataset: str) -> Protocol:
-        """The protocol, for a dataset by name (presets differ by dataset)."""
-        from danet_jax.inference.protocol import Protocol
-
-        changes = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "protocol" and getattr(self, field.name) is not None
-        }
-        return Protocol.preset(self.protocol, dataset).replace(**changes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import collections
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.inference.options import EvaluationOptions
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.whole import whole_logits
+from danet_jax.inference.scoring import LABELS, SCORES, Wanted
+from danet_jax.inference.sliding import SlidingWindows
+from danet_jax.inference.whole import WholeImages
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
+
+AHEAD = 2
+"""Results that the device may be ahead of the host that fetches them."""
 
 
 class Segmenter:
     """Segments images: `segmenter(images)` are labels, `segmenter.scores(images)` the scores behind them.
 
-    Each shape of images is compiled once.
+    As a whole, each size of images is compiled once; windows are compiled once for all sizes. Labels of
+    an image of any size need little memory: scores are merged, and forgotten, tile by tile.
 
     Args:
       model: the network.
       variables: its parameters and batch statistics.
       protocol: how it is applied to an image; None is the whole image at once.
       classes: names and colours, kept for whoever draws the result.
+      mesh: devices of this host to work on; None is the first.
     """
 
     def __init__(
@@ -37,19 +46,22 @@ class Segmenter:
         variables: Mapping[str, Any],
         protocol: Protocol | None = None,
         classes: Classes | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         self.model = model
-        self.variables = jax.device_put(variables)
         self.protocol = protocol or Protocol.whole()
         self.classes = classes
+        devices = jax.local_devices()[:1] if mesh is None else mesh.local_devices
+        mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
+        self.variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+        applied: type[SlidingWindows | WholeImages]
+        applied = WholeImages if self.protocol.window is None else SlidingWindows
+        self._applied: Any = applied(model, self.protocol, mesh)
 
-        def labels(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-            return jnp.argmax(whole_logits(model, variables, images), -1).astype(jnp.int32)
-
-        def scores(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-            return jax.nn.softmax(whole_logits(model, variables, images))
-
-        self._labels, self._scores = jax.jit(labels), jax.jit(scores)
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.model.num_classes
 
     def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray:
         """Labels, int32 `[B, H, W]`, of images uint8 `[B, H, W, 3]` RGB of any size.
@@ -57,36 +69,77 @@ class Segmenter:
         Raises:
           InputError: `images` are not such an array.
         """
-        _check(images)
-        return np.asarray(self._labels(self.variables, images))
+        images = _checked(images)
+        labels = np.empty(images.shape[:3], np.int32)
+        for index, rows, columns, part in self._parts(images, LABELS):
+            labels[index, rows, columns] = part
+        return labels
 
     def scores(self, images: np.ndarray | jax.Array) -> np.ndarray:
-        """Scores by class, float32 `[B, H, W, K]`; of the whole-image protocol, class probabilities.
+        """Scores of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.
+
+        With "softmax" they are class probabilities, with "logits" logits. With "exp" they are the authors' sums
+        of exponentials, without any normalisation over classes. Those may be of any magnitude: in a pixel
+        whose largest score is not between exp(-80) and exp(80), all scores are divided by one factor that brings
+        it there, so that they neither overflow nor vanish, and their order and ratios are right.
 
         Raises:
           InputError: `images` are not uint8 `[B, H, W, 3]`.
         """
-        _check(images)
-        return np.asarray(self._scores(self.variables, images))
+        images = _checked(images)
+        scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
+        for index, rows, columns, part in self._parts(images, SCORES):
+            scores[index, rows, columns] = part
+        return scores
+
+    def _parts(self, images: np.ndarray, wanted: Wanted) -> Iterator[tuple[int, slice, slice, np.ndarray]]:
+        """Results and where they belong, fetched while the device works on the next."""
+        height, width = images.shape[1:3]
+        group = self._applied.group(height, width)
+        waiting: collections.deque[Any] = collections.deque()
+
+        def fetched() -> Iterator[tuple[int, slice, slice, np.ndarray]]:
+            regions, result = waiting.popleft()
+            for region, part in zip(regions, np.asarray(result), strict=False):
+                rows = slice(region.top, min(region.top + part.shape[0], height))
+                columns = slice(region.left, min(region.left + part.shape[1], width))
+                yield (
+                    region.image,
+                    rows,
+                    columns,
+                    part[: rows.stop - rows.start, : columns.stop - columns.start],
+                )
+
+        for regions_and_result in self._applied.run(self.variables, group, list(images), wanted):
+            waiting.append(regions_and_result)
+            if len(waiting) > AHEAD:
+                yield from fetched()
+        while waiting:
+            yield from fetched()
 
 
 def load_segmenter(path: str | os.PathLike[str], protocol: Protocol | None = None) -> Segmenter:
-    """A segmenter of a trained run, for example `load_segmenter("runs/quickstart")`.
+    """A segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
 
     Args:
-      path: the run's directory; its best checkpoint is used.
-      protocol: None is the whole image at once.
+      path: a run's directory, of which the best checkpoint is used; a checkpoint's file; or a name in the zoo.
+      protocol: None is the one that the run was evaluated with, for other checkpoints the whole image at once.
 
     Raises:
-      InputError: there is no trained run at `path`.
+      InputError: there is no trained network at `path`, or it is a backbone alone.
     """
-    from danet_jax.weights.run_directory import read_run
+    from danet_jax.weights.checkpoint import load_checkpoint
 
-    run = read_run(path)
-    return Segmenter(run.model, run.variables, protocol, run.classes)
+    checkpoint = load_checkpoint(path)
+    if checkpoint.is_backbone:
+        raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
+    if protocol is None and "evaluation" in checkpoint.config:
+        options = EvaluationOptions.from_dict(checkpoint.config["evaluation"])
+        protocol = options.build(checkpoint.config["dataset"]["name"])
+    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
 
 
-def _check(images: Any) -> None:
+def _checked(images: Any) -> np.ndarray:
     shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     if shape is None or len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
         hint = "; one image is images[None]" if shape is not None and len(shape) == 3 else ""
@@ -94,3 +147,4 @@ def _check(images: Any) -> None:
         raise InputError(f"images must be uint8 [B, H, W, 3] RGB, not {found}{hint}")
     if 0 in shape:
         raise InputError(f"images are empty: {list(shape)}")
+    return np.asarray(images)

@@ -17,6 +17,8 @@ from danet_jax.training.loop import train
 from danet_jax.training.mesh import make_mesh
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import create_state, make_train_step
+from danet_jax.weights.checkpoint import load_checkpoint
+from danet_jax.weights.initialize import initialize_from
 from danet_jax.weights.run_directory import is_run, read_config, write_description
 
 # Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out.
@@ -67,6 +69,12 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         result = evaluator(variables, examples)
         return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
 
+    if recipe.init.source and not (workdir / "checkpoints").is_dir():
+        checkpoint = load_checkpoint(recipe.init.source)
+        variables, report = initialize_from(checkpoint, model, state.variables)
+        state = state.replace(**variables)
+        if jax.process_index() == 0:
+            print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")
     if jax.process_index() == 0:
         write_description(workdir, recipe.as_dict(), dataset.classes)
     batches = training_batches(

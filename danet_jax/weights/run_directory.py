@@ -133,26 +133,31 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def _restore_variables(path: Path, which: str) -> tuple[Mapping[str, Any], int]:
+    import jax
+    import numpy as np
     import orbax.checkpoint as ocp
 
     folder = path.absolute() / "checkpoints"
-    if not folder.is_dir():
+    step = None
+    if folder.is_dir():
+        options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["miou"])
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            step = manager.best_step() if which == "best" else None
+            step = manager.latest_step() if step is None else step
+    if step is None:
         raise InputError(f"{path}: the run has no checkpoint yet; train it further")
-    options = ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics["miou"], read_only=True, create=False
-    )
-    with ocp.CheckpointManager(
-        folder, options=options, item_handlers={"variables": ocp.PyTreeCheckpointHandler()}
-    ) as manager:
-        step = manager.best_step() if which == "best" else None
-        step = manager.latest_step() if step is None else step
-        if step is None:
-            raise InputError(f"{path}: the run has no checkpoint yet; train it further")
-        try:
-            restored = manager.restore(step, args=ocp.args.Composite(variables=ocp.args.PyTreeRestore()))
-        except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{folder / str(step)}: the checkpoint cannot be read, delete this folder to use an older one: {reason}"
-            ) from error
-    return restored["variables"], step
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            item = folder / str(step) / "variables"
+            # As numpy: whatever the devices that it was written from, any others can take it from here.
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                checkpointer.metadata(item).item_metadata.tree,
+            )
+            variables = checkpointer.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{folder / str(step)}: the checkpoint cannot be read, delete this folder to use another one: {reason}"
+        ) from error
+    return variables, step
