@@ -24,5 +24,5 @@ def get_config(backbone: str = "resnet18"):
     config.training.epochs = 40.0
     config.training.learning_rate = 0.02
     config.training.head_multiplier = 1.0
-    config.evaluation.base_size = 240
+    config.evaluation.base_size = (240,)
     return config

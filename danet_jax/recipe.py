@@ -85,7 +85,7 @@ class Recipe:
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     dataset: DatasetOptions = dataclasses.field(default_factory=DatasetOptions)
     training: TrainingOptions = TrainingOptions()
-    evaluation: EvaluationOptions = EvaluationOptions()
+    evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
     init: InitOptions = InitOptions()
     mesh: MeshOptions = MeshOptions()
 
@@ -138,6 +138,7 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
     for axis, devices in (("data", recipe.mesh.data), ("space", recipe.mesh.space)):
         if devices == 0 or devices < -1:
             raise InputError(f"config.mesh.{axis}={devices} must be a number of devices, or -1 for all left")
+    recipe.evaluation.build(recipe.dataset.name)  # refuses what makes no sense
     return recipe
 
 

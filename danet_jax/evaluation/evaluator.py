@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,25 +13,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.errors import InputError
-from danet_jax.evaluation.confusion import ConfusionMatrix
+from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.scoring import Wanted
 from danet_jax.inference.shapes import Shapes
-from danet_jax.inference.whole import whole_logits
+from danet_jax.inference.sliding import SlidingWindows
+from danet_jax.inference.whole import WholeImages
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 IN_FLIGHT = 4
-"""Batches that the host may be ahead of the devices: enough to keep them busy, few enough for their memory."""
+"""Results that the host may be ahead of the devices: enough to keep them busy, few enough for their memory."""
 
 
 class Evaluator:
     """Evaluates a network: `Evaluator(model, classes, protocol, mesh)(variables, examples)` is a `Result`.
 
-    Every host evaluates its own examples on its own devices, one image on each, and only the confusion
-    matrices are added up between hosts: shares may be of any size, and nothing is counted twice.
-    Call it on every host.
+    Every host evaluates its own examples on its own devices, and only the confusion matrices are added up
+    between hosts: shares may be of any size, and nothing is counted twice. Call it on every host.
 
     Args:
       model: the network.
@@ -51,20 +52,27 @@ class Evaluator:
                 f"the network tells {model.num_classes} classes apart, but the data have {len(classes)} "
                 f"({', '.join(classes.names[:3])}, ...); evaluate on data of the network's classes"
             )
-        self.model, self.classes = model, classes
+        self.classes = classes
         self.protocol = protocol or Protocol.whole()
         devices = jax.local_devices() if mesh is None else mesh.local_devices
         self._mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
-        self._shapes = Shapes()
+        self._applied: Any
+        if self.protocol.window is None:
+            self._applied = WholeImages(model, self.protocol, self._mesh, Shapes())
+        else:
+            self._applied = SlidingWindows(model, self.protocol, self._mesh)
         metric = ConfusionMatrix.of(len(classes))
         replicated = NamedSharding(self._mesh, PartitionSpec())
         self._empty = jax.jit(metric.empty, out_shardings=replicated)
 
-        def count(variables: Any, confusion: Any, images: jax.Array, labels: jax.Array, sizes: Any) -> Any:
-            predictions = jnp.argmax(whole_logits(model, variables, images, sizes), -1)
-            return confusion.merge(metric.from_model_output(labels=labels, predictions=predictions))
+        def counted(scores: jax.Array, truth: jax.Array) -> jax.Array:
+            return count_pairs(truth, jnp.argmax(scores, -1), len(classes))
 
-        self._count = jax.jit(count, out_shardings=replicated)
+        def add(confusion: ConfusionMatrix, counts: jax.Array) -> ConfusionMatrix:
+            return confusion.merge(metric(low=counts, high=jnp.zeros_like(counts)))
+
+        self._counted = Wanted(counted, ranking=True, summed=True)
+        self._add = jax.jit(add)
 
     def __call__(self, variables: Mapping[str, Any], examples: Iterable[Mapping[str, Any]]) -> Result:
         """The result over `examples` of all hosts.
@@ -78,34 +86,31 @@ class Evaluator:
             value that is neither a class nor 255; the message names it.
         """
         variables = _replicated(variables, self._mesh)
-        batch_size = self._mesh.size
         confusion = self._empty()
-        queues: dict[tuple[tuple[int, int], bool], list[tuple[np.ndarray, np.ndarray]]] = {}
+        # Images that can go through the devices together wait for each other.
+        waiting: dict[Hashable, list[tuple[np.ndarray, np.ndarray]]] = {}
         in_flight: collections.deque[jax.Array] = collections.deque()
         images = 0
 
-        def flush(
-            shape: tuple[int, int], padded: bool, batch: Sequence[tuple[np.ndarray, np.ndarray]]
-        ) -> Any:
-            arrays = _batch(batch, batch_size, shape)
-            sharding = NamedSharding(self._mesh, PartitionSpec("data"))
-            image, label, sizes = (jax.device_put(array, sharding) for array in arrays)
-            in_flight.append(confusion.low)
-            if len(in_flight) > IN_FLIGHT:
-                in_flight.popleft().block_until_ready()
-            return self._count(variables, confusion, image, label, sizes if padded else None)
+        def count(group: Hashable, confusion: ConfusionMatrix) -> ConfusionMatrix:
+            pictures, labels = zip(*waiting.pop(group), strict=True)
+            for _, counts in self._applied.run(variables, group, pictures, self._counted, labels):
+                confusion = self._add(confusion, counts)
+                in_flight.append(confusion.low)
+                if len(in_flight) > IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+            return confusion
 
         for example in examples:
             image, label = checked_example(example, self.classes)
-            shape = self._shapes.fit(*label.shape)
-            # An image that fills its shape needs no masks, whichever images come before it.
-            key = (shape, label.shape != shape)
-            queues.setdefault(key, []).append((image, label))
             images += 1
-            if len(queues[key]) == batch_size:
-                confusion = flush(*key, queues.pop(key))
-        for key, batch in queues.items():
-            confusion = flush(*key, batch)
+            group = self._applied.group(*label.shape)
+            queue = waiting.setdefault(group, [])
+            queue.append((image, label))
+            if self._applied.enough(group, [label.shape for _, label in queue]):
+                confusion = count(group, confusion)
+        for group in list(waiting):
+            confusion = count(group, confusion)
         counts, total = _summed_over_hosts(confusion.compute(), images)
         if total == 0:
             raise InputError("there is no image to evaluate; choose another split or data set")
@@ -132,20 +137,6 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
             f"{name}: label {label[strange][0]} is neither a class (0 to {len(classes) - 1}) nor {IGNORE_LABEL}"
         )
     return image, label
-
-
-def _batch(
-    examples: Sequence[tuple[np.ndarray, np.ndarray]], batch_size: int, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, labels and sizes, padded to `shape` and filled up to `batch_size` with what is not counted."""
-    images = np.zeros((batch_size, *shape, 3), np.uint8)
-    labels = np.full((batch_size, *shape), IGNORE_LABEL, np.uint8)
-    sizes = np.ones((batch_size, 2), np.int32)
-    for index, (image, label) in enumerate(examples):
-        height, width = label.shape
-        images[index, :height, :width], labels[index, :height, :width] = image, label
-        sizes[index] = height, width
-    return images, labels, sizes
 
 
 def _replicated(variables: Any, mesh: Mesh) -> Any:

@@ -6,34 +6,51 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
+from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-    """A named protocol, and any field of it replaced; None leaves the protocol's own value."""
+    """A named protocol, and any field of it replaced; see `Protocol`.
+
+    None leaves the protocol's own value, `()` takes a window, a stride or a base size away. A `base_size` of
+    one number is the length of the long side, of two the size of a box.
+    """
 
     protocol: str = "whole"
     scales: tuple[float, ...] | None = None
     flip: bool | None = None
     window: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
-    base_size: int | None = None
+    base_size: tuple[int, ...] | None = None
     edge: str | None = None
     merge: str | None = None
     align_corners: bool | None = None
     image_resize: str | None = None
 
     def build(self, dataset: str) -> Protocol:
-        """The protocol, for a dataset by name (presets differ by dataset)."""
-        changes = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "protocol" and getattr(self, field.name) is not None
-        }
-        return Protocol.preset(self.protocol, dataset).replace(**changes)
+        """The protocol, for a dataset by name (presets differ by dataset).
+
+        Raises:
+          InputError: a value that does not exist or makes no sense; the message gives the config's key.
+        """
+        changes = dataclasses.asdict(self)
+        name = changes.pop("protocol")
+        changes = {key: value for key, value in changes.items() if value is not None}
+        for key in {"window", "stride", "base_size"} & changes.keys():
+            changes[key] = changes[key] or None
+        if self.base_size and len(self.base_size) == 1:
+            [changes["base_size"]] = self.base_size
+        if "window" in changes and changes["window"] is None:
+            changes["stride"] = None
+        try:
+            return Protocol.preset(name, dataset).replace(**changes)
+        except InputError as error:
+            raise InputError(f"config.evaluation.{error}") from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The options that a run's config.json holds."""
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)

@@ -128,10 +128,11 @@ def load_segmenter(path: str | os.PathLike[str], protocol: Protocol | None = Non
     Raises:
       InputError: there is no trained network at `path`, or it is a backbone alone.
     """
+    from danet_jax.models.danet import DANet
     from danet_jax.weights.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    if checkpoint.is_backbone:
+    if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
     if protocol is None and "evaluation" in checkpoint.config:
         options = EvaluationOptions.from_dict(checkpoint.config["evaluation"])

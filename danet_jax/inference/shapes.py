@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+Sizes = tuple[tuple[int, int], ...]
+"""(height, width) of an image, and of what it is scaled to."""
+
 
 class Shapes:
     """Shapes that have been given out; each new one costs a compilation.
 
-    The first is exactly the size of the first image, so that images of one size are not padded at all. A later
+    The first is exactly that of the first image, so that images of one size are not padded at all. A later
     image goes into a shape in which it fills at least half of the pixels, else gets one of its own, rounded
     up to `multiple`. After `limit` shapes it goes into whichever holds it, and only if none does, one more is
-    made: twice as large as need be, so that this seldom happens.
+    made: rounded up to powers of two, so that this seldom happens.
     """
 
     def __init__(self, limit: int = 6, multiple: int = 32) -> None:
         self._limit, self._multiple = limit, multiple
-        self._shapes: list[tuple[int, int]] = []
+        self._shapes: list[Sizes] = []
 
-    def fit(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) of the shape for an image of that size."""
-        holding = [s for s in self._shapes if s[0] >= height and s[1] >= width]
-        best = min(holding, key=lambda s: s[0] * s[1], default=None)
+    def fit(self, sizes: Sizes) -> Sizes:
+        """The shape for an image of `sizes`, each at least as large."""
+        best = min((shape for shape in self._shapes if _holds(shape, sizes)), key=_area, default=None)
         full = len(self._shapes) >= self._limit
-        if best is not None and (full or best[0] * best[1] <= 2 * height * width):
+        if best is not None and (full or _area(best) <= 2 * _area(sizes)):
             return best
         if not self._shapes:
-            shape = (height, width)
+            shape = sizes
         elif full:
-            heights, widths = zip(*self._shapes, strict=True)
-            shape = (_power_of_two(max(height, *heights)), _power_of_two(max(width, *widths)))
+            everything = (sizes, *self._shapes)
+            shape = tuple(
+                (_power_of_two(max(h for h, _ in same)), _power_of_two(max(w for _, w in same)))
+                for same in zip(*everything, strict=True)
+            )
         else:
-            shape = (self._rounded(height), self._rounded(width))
+            shape = tuple((self._rounded(height), self._rounded(width)) for height, width in sizes)
         self._shapes.append(shape)
         return shape
 
     def _rounded(self, size: int) -> int:
         return -(-size // self._multiple) * self._multiple
+
+
+def _holds(shape: Sizes, sizes: Sizes) -> bool:
+    return all(s[0] >= size[0] and s[1] >= size[1] for s, size in zip(shape, sizes, strict=True))
+
+
+def _area(sizes: Sizes) -> int:
+    return sum(height * width for height, width in sizes)
 
 
 def _power_of_two(size: int) -> int:
