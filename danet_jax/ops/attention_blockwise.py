@@ -1,0 +1,178 @@
+"""Exact attention tile by tile in plain XLA operations: any device, memory linear in the number of positions.
+
+The running maximum and sum of the rows make one pass over the keys enough (online softmax; Milakov and
+Gimelshein 2018, Rabe and Staats 2021); the backward pass recomputes each tile from the rows' logsumexp (Dao
+et al. 2022). Nothing of size N x M exists, a tile is small enough to stay in a core's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from danet_jax.ops.attention_padding import blocks, pad_keys, pad_rows
+
+
+class Tile(NamedTuple):
+    """How much is computed at a time: `rows` queries by `columns` keys, multiplied as `dtype` (None: as given)."""
+
+    rows: int
+    columns: int
+    dtype: Any = None
+
+
+CPU_TILE = Tile(512, 512, jnp.float32)
+"""One MiB of float32, in the second-level cache of today's cores; CPUs multiply bfloat16 slower than float32."""
+
+ACCELERATOR_TILE = Tile(1024, 2048)
+"""Matrix products large enough to fill a GPU or a TPU."""
+
+
+def forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, tile: Tile = CPU_TILE
+) -> tuple[jax.Array, jax.Array]:
+    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row, float32 `[B, N]`."""
+    (places, _), (keys, _) = query.shape[1:], key.shape[1:]
+    row_blocks, rows = blocks(places, tile.rows, 16)
+    column_blocks, columns = blocks(keys, tile.columns, 16)
+    query, key, value = pad_keys(query, key, value, column_blocks * columns)
+    query = pad_rows(query, row_blocks * rows)
+
+    def image(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        keys, values = (_split(x, column_blocks) for x in (key, value))
+
+        def row_block(query: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def column_block(carry: tuple[jax.Array, ...], inputs: tuple[jax.Array, jax.Array]):
+                maximum, total, weighted = carry
+                key, value = inputs
+                logits = _dot(query, key, 1, 1)
+                new_maximum = jnp.maximum(maximum, jnp.max(logits, axis=1))
+                shrink = jnp.exp(maximum - new_maximum)
+                weights = jnp.exp(logits - new_maximum[:, None])
+                total = total * shrink + jnp.sum(weights, axis=1)
+                weighted = weighted * shrink[:, None] + _dot(weights.astype(value.dtype), value, 1, 0)
+                return (new_maximum, total, weighted), None
+
+            start = (
+                jnp.full((rows,), -jnp.inf, jnp.float32),
+                jnp.zeros((rows,), jnp.float32),
+                jnp.zeros((rows, value.shape[1]), jnp.float32),
+            )
+            (maximum, total, weighted), _ = lax.scan(column_block, start, (keys, values))
+            return weighted / total[:, None], maximum + jnp.log(total)
+
+        output, logsumexp = lax.map(row_block, _split(query, row_blocks))
+        return _join(output), _join(logsumexp)
+
+    group = _group(query.shape[0], row_blocks * rows * column_blocks * columns, tile)
+    output, logsumexp = _over_images(image, group, *_cast(tile, query, key, value))
+    return output[:, :places].astype(value.dtype), logsumexp[:, :places]
+
+
+def backward(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    output: jax.Array,
+    logsumexp: jax.Array,
+    cotangent: jax.Array,
+    *,
+    tile: Tile = CPU_TILE,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of query, key and value, from those of the output `[B, N, Cv]`."""
+    dtypes = query.dtype, key.dtype, value.dtype
+    places, keys = query.shape[1], key.shape[1]
+    channels = query.shape[2]
+    row_blocks, rows = blocks(places, tile.rows, 16)
+    column_blocks, columns = blocks(keys, tile.columns, 16)
+    # sum_j dP_ij P_ij of the softmax's derivative, without P.
+    projection = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=2)
+    query, key, value = pad_keys(query, key, value, column_blocks * columns)
+    query, cotangent, logsumexp, projection = (
+        pad_rows(x, row_blocks * rows) for x in (query, cotangent, logsumexp, projection)
+    )
+
+    def image(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        cotangent: jax.Array,
+        logsumexp: jax.Array,
+        projection: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        by_rows = tuple(_split(x, row_blocks) for x in (query, cotangent, logsumexp, projection))
+
+        # Tiles are transposed, keys by queries, and so is dquery: no product then has to transpose a tile.
+        def column_block(dquery: jax.Array, inputs: tuple[jax.Array, jax.Array]):
+            key, value = inputs
+
+            def row_block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, ...]):
+                dkey, dvalue = carry
+                query, cotangent, logsumexp, projection = inputs
+                weights = jnp.exp(_dot(key, query, 1, 1) - logsumexp[None, :])
+                dvalue = dvalue + _dot(weights.astype(cotangent.dtype), cotangent, 1, 0)
+                dlogits = weights * (_dot(value, cotangent, 1, 1) - projection[None, :])
+                dlogits = dlogits.astype(query.dtype)
+                dkey = dkey + _dot(dlogits, query, 1, 0)
+                return (dkey, dvalue), _dot(key, dlogits, 0, 0)
+
+            start = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
+            gradients, dquery_part = lax.scan(row_block, start, by_rows)
+            return dquery + dquery_part, gradients
+
+        start = jnp.zeros((row_blocks, query.shape[1], rows), jnp.float32)
+        dquery, (dkey, dvalue) = lax.scan(
+            column_block, start, (_split(key, column_blocks), _split(value, column_blocks))
+        )
+        return _join(jnp.swapaxes(dquery, 1, 2)), _join(dkey), _join(dvalue)
+
+    group = _group(query.shape[0], row_blocks * rows * column_blocks * columns, tile)
+    gradients = _over_images(image, group, *_cast(tile, query, key, value, cotangent), logsumexp, projection)
+    lengths = places, keys, keys
+    widths = channels, channels, value.shape[2]
+    dquery, dkey, dvalue = (
+        x[:, :length, :width].astype(dtype)
+        for x, length, width, dtype in zip(gradients, lengths, widths, dtypes, strict=True)
+    )
+    return dquery, dkey, dvalue
+
+
+def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+    """Product of two matrices over the given axes, in and to float32 if they are float32, else only to float32."""
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.dot_general(
+        a, b, (((a_axis,), (b_axis,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )
+
+
+def _cast(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    return arrays if tile.dtype is None else tuple(x.astype(tile.dtype) for x in arrays)
+
+
+def _split(x: jax.Array, count: int) -> jax.Array:
+    return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+
+
+def _join(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _group(batch: int, size: int, tile: Tile) -> int:
+    """How many images at a time: as many as fit a tile's worth of logits, of the divisors of `batch`."""
+    return max(
+        n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * size <= tile.rows * tile.columns)
+    )
+
+
+def _over_images(function: Callable[..., Any], group: int, *arrays: jax.Array) -> Any:
+    """`function` of every image of the batch, `group` of them at a time."""
+    batched = jax.vmap(function)
+    if group == arrays[0].shape[0]:
+        return batched(*arrays)
+    count = arrays[0].shape[0] // group
+    results = lax.map(lambda parts: batched(*parts), tuple(_split(x, count) for x in arrays))
+    return jax.tree.map(_join, results)
