@@ -65,20 +65,40 @@ def fetch(url: str, sha256: str) -> Path:
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # a second process waits here until the first has the file
-            if path.exists():
-                return path
-            _download(url, file)
-        _check(part, url, sha256)
-        part.replace(path)
+        with _locked(part) as file:
+            if not path.exists():
+                _download(url, file)
+                _check(part, url, sha256)
+                part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        _delete(part)
         raise InputError(f"{part}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if path.exists() or (part.exists() and part.stat().st_size == 0):
-            part.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[IO[bytes]]:
+    """`part` opened to append to; a second process waits here until the first is done. Never left empty."""
+    while True:
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(part, file):  # renamed or deleted by the one that was waited for
+                continue
+            try:
+                yield file
+            finally:
+                if _is_at(part, file) and part.stat().st_size == 0:
+                    _delete(part)
+            return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _download(url: str, file: IO[bytes]) -> None:
@@ -139,7 +159,7 @@ def _check(part: Path, url: str, sha256: str) -> None:
     with part.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(sha256):
-        part.unlink()
+        _delete(part)
         raise InputError(
             f"{url}: the download has SHA-256 {found[: len(sha256)]}... and not {sha256}...: changed or damaged; "
             "it is deleted, try again"

@@ -37,7 +37,7 @@ def initialize_from(
         here, there = getattr(model, option), getattr(found, option)
         if here != there:
             raise InputError(f"the checkpoint has {option} {there}, the network has {here}")
-    fresh: _Flat = flatten_dict(variables)
+    fresh: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     loaded: _Flat = flatten_dict(checkpoint.variables)
     if isinstance(found, ResNet):
         loaded = {(collection, "backbone", *rest): leaf for (collection, *rest), leaf in loaded.items()}
