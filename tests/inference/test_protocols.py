@@ -1,0 +1,97 @@
+"""Scores under every protocol against PyTorch, which goes through the windows one by one."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from danet_jax import DANet
+from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
+from danet_jax.inference.segmenter import Segmenter
+from danet_jax.weights.convert import convert
+from tests.reference import torch_danet
+from tests.reference.small_network import small_networks
+from tests.reference.torch_evaluation import authors_scores, mmseg_scores
+
+CROP = 48
+torch.set_num_threads(1)  # for windows this small, threads cost more than they bring
+# Odd, smaller than the window, equal to it, one pixel more, upright, and so narrow that a scale is one pixel.
+SIZES = [(97, 129), (31, 40), (CROP, CROP), (CROP + 1, CROP + 1), (129, 50), (3, 61)]
+
+
+def authors(base_size, multi_scale, flip=True):
+    stride = CROP // 2 if multi_scale else int(CROP * 2 / 3)
+    protocol = Protocol.authors(multi_scale=multi_scale).replace(
+        base_size=base_size, window=(CROP, CROP), stride=(stride, stride), flip=flip
+    )
+    options = {
+        "base_size": base_size,
+        "crop": CROP,
+        "stride": stride,
+        "scales": AUTHORS_SCALES if multi_scale else (1.0,),
+        "flip": flip,
+    }
+    return protocol, options
+
+
+def picture(rng, size):
+    """Not only noise: structures larger than a pixel, so that resizing matters."""
+    coarse = rng.integers(0, 256, (size[0] // 9 + 2, size[1] // 9 + 2, 3)).repeat(9, 0).repeat(9, 1)
+    noise = rng.integers(-30, 31, (*size, 3))
+    return np.clip(coarse[: size[0], : size[1]] + noise, 0, 255).astype(np.uint8)
+
+
+def assert_close(ours, expected):
+    assert ours.dtype == np.float32
+    assert ours.shape == (1, *expected.shape)
+    # Relative to the scores of the pixel: exp gives each its own magnitude.
+    error = np.abs(ours[0] - expected) / np.abs(expected).max(-1, keepdims=True)
+    assert error.max() < 1e-4
+
+
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_authors(multi_scale, rng):
+    model, variables, network = small_networks(rng)
+    protocol, options = authors(60 if multi_scale else 110, multi_scale)
+    segment = Segmenter(model, variables, protocol)
+    for size in SIZES:
+        image = picture(rng, size)
+        expected = authors_scores(network, image, **options, dtype=torch.float64)
+        assert_close(segment.scores(image[None]), expected)
+        clear = np.sort(expected)[..., -1] > 1.0001 * np.sort(expected)[..., -2]
+        labels = segment(image[None])
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(labels[0][clear], expected.argmax(-1)[clear])
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_mmseg_windows(multi_scale, align_corners, rng):
+    model, variables, network = small_networks(rng, align_corners=align_corners)
+    changes = {"base_size": None, "window": (CROP, CROP), "stride": (31, 33), "align_corners": align_corners}
+    protocol = Protocol.mmseg(multi_scale=multi_scale).replace(**changes)
+    segment = Segmenter(model, variables, protocol)
+    for size in SIZES:
+        image = picture(rng, size)
+        scales = MMSEG_SCALES if multi_scale else (1.0,)
+        expected = mmseg_scores(
+            network, image, scales=scales, flip=multi_scale, **changes, dtype=torch.float64
+        )
+        assert_close(segment.scores(image[None]), expected)
+
+
+def test_mmseg_whole_in_a_box(rng):
+    model, variables, network = small_networks(rng, align_corners=False)
+    protocol = Protocol.mmseg("ade20k", multi_scale=True, whole=True).replace(
+        base_size=(120, 50), scales=(0.5, 1.25)
+    )
+    segment = Segmenter(model, variables, protocol)
+    for size in [(97, 129), (61, 34)]:
+        images = np.stack([picture(rng, size) for _ in range(2)])
+        scores = segment.scores(images)
+        for image, ours in zip(images, scores, strict=True):
+            options = {"window": None, "stride": None, "base_size": (120, 50), "align_corners": False}
+            expected = mmseg_scores(
+                network, image, scales=(0.5, 1.25), flip=True, **options, dtype=torch.float64
+            )
+            assert_close(ours[None], expected)
