@@ -14,10 +14,10 @@ import rich.table
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.builders.base import Pair, PairsBuilder
-from danet_jax.data.dataset import EncodedSource, open_dataset
+from danet_jax.data.dataset import EncodedSource
 from danet_jax.data.inspection import Findings, inspect
 from danet_jax.errors import InputError
-from danet_jax.modes.prepare import describe, recipe_builder
+from danet_jax.modes.prepare import describe, recipe_builder, recipe_dataset
 from danet_jax.recipe import Recipe
 
 _NAMES_SHOWN = 5
@@ -47,14 +47,7 @@ def _readers(recipe: Recipe, builder: PairsBuilder) -> Mapping[str, Sequence[Cal
         print(f"{builder.name}: not prepared yet; checking the source files")
         return builder.pairs()
     print(describe(builder))
-    options = recipe.dataset
-    dataset = open_dataset(
-        options.name,
-        root=options.root or None,
-        data_dir=options.data_dir,
-        class_names=options.class_names,
-        options=options.options,
-    )
+    dataset = recipe_dataset(recipe)
     return {
         split: [functools.partial(_stored, source, index, split) for index in range(len(source))]
         for split, source in ((split, dataset.source(split)) for split in dataset.splits)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.published import PublishedBuilder
-from danet_jax.data.dataset import dataset_builder
+from danet_jax.data.dataset import Dataset, dataset_builder, open_dataset
 from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe
 
@@ -27,15 +28,23 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
 
 def recipe_builder(recipe: Recipe) -> PairsBuilder:
-    """The builder of a recipe's dataset."""
+    """The builder of a recipe's dataset, which has prepared nothing yet."""
+    return dataset_builder(recipe.dataset.name, **_places(recipe))
+
+
+def recipe_dataset(recipe: Recipe) -> Dataset:
+    """The dataset of a recipe, prepared if it was not yet."""
+    return open_dataset(recipe.dataset.name, **_places(recipe))
+
+
+def _places(recipe: Recipe) -> dict[str, Any]:
     options = recipe.dataset
-    return dataset_builder(
-        options.name,
-        root=options.root or None,
-        data_dir=options.data_dir,
-        class_names=options.class_names,
-        options=options.options,
-    )
+    return {
+        "root": options.root or None,
+        "data_dir": options.data_dir,
+        "class_names": options.class_names,
+        "options": options.options,
+    }
 
 
 def describe(builder: PairsBuilder) -> str:

@@ -134,7 +134,10 @@ class PublishedBuilder(base.PairsBuilder):
         return [place for source in self.sources() if (place := find(self.root, source))]
 
     def _missing(self, missing: Sequence[Source]) -> str:
-        wanted = " and ".join(f"{source} from {source.url}" for source in missing)
+        urls = dict.fromkeys(source.url for source in missing)
+        wanted = "; ".join(
+            f"{' and '.join(str(source) for source in missing if source.url == url)} from {url}" for url in urls
+        )
         total = sum(source.gigabytes for source in self.sources())
         fetch = (
             ", or set dataset.options.download=True"

@@ -1,0 +1,69 @@
+"""`--mode=submit`: predicts a test split and writes the zip that its server wants."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from danet_jax.classes import Classes
+from danet_jax.data.dataset import Dataset, EncodedExample
+from danet_jax.data.decode import decode_image
+from danet_jax.errors import InputError
+from danet_jax.evaluation.submissions import test_server, write_submission
+from danet_jax.inference.segmenter import Segmenter, load_segmenter
+from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.recipe import Recipe
+
+
+def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
+    """Segments the recipe's test split by its protocol and writes `workdir/submission_DATASET_SPLIT.zip`.
+
+    With `--config.dataset.test_split=val` it writes the validation split in the same form, which the
+    publishers' own evaluation scripts can score.
+    """
+    if arguments:
+        raise InputError(f"{arguments[0]}: --mode=submit takes no arguments after the flags")
+    name, split = recipe.dataset.name, recipe.dataset.test_split
+    server = test_server(name)
+    protocol = recipe.evaluation.build(name)
+    segmenter = load_segmenter(checkpoint or workdir, protocol)
+    dataset = _dataset(recipe)
+    check_classes(segmenter, dataset.classes)
+    path = workdir / f"submission_{name}_{split}.zip"
+    count = write_submission(server, _predictions(segmenter, dataset.source(split)), path)
+    print(
+        f"{path}: {count} predictions of {name}, {split}, by the protocol {protocol.name}; upload it to {server.upload}"
+    )
+    return 0
+
+
+def check_classes(segmenter: Segmenter, classes: Classes) -> None:
+    """Raises InputError unless the network tells the dataset's classes apart, in the dataset's order."""
+    count = segmenter.model.num_classes
+    if count != len(classes):
+        raise InputError(f"the network tells {count} classes apart, the dataset has {len(classes)}")
+    names = segmenter.classes.names if segmenter.classes else classes.names
+    for index, (theirs, ours) in enumerate(zip(names, classes.names, strict=True)):
+        if theirs != ours:
+            raise InputError(f"class {index} of the network is {theirs!r}, of the dataset {ours!r}")
+
+
+def _dataset(recipe: Recipe) -> Dataset:
+    options, split = recipe.dataset, recipe.dataset.test_split
+    dataset = recipe_dataset(recipe)
+    if split not in dataset.splits and options.options.get("test") is False:
+        raise InputError(
+            f"{options.name}: no split {split!r} was prepared; set --config.dataset.options.test=True"
+        )
+    return dataset
+
+
+def _predictions(segmenter: Segmenter, source: Sequence[EncodedExample]) -> Iterator[tuple[str, np.ndarray]]:
+    for index, example in enumerate(source):
+        image = decode_image(example["image"], example["name"])
+        yield example["name"], segmenter(image[None])[0].astype(np.uint8)
+        if (index + 1) % 100 == 0:
+            print(f"{index + 1} of {len(source)}", file=sys.stderr)

@@ -1,0 +1,39 @@
+"""Work in order on all cores."""
+
+import threading
+import time
+
+import pytest
+
+from danet_jax.data.threads import in_order
+
+
+def test_results_come_in_order(rng):
+    delays = rng.uniform(0, 0.01, 50)
+
+    def work(index):
+        time.sleep(delays[index])
+        return index
+
+    assert list(in_order(work, range(50))) == list(range(50))
+
+
+def test_it_works_ahead_but_not_without_bound():
+    begun = []
+    results = in_order(begun.append, range(10**6))
+    next(results)
+    results.close()
+    assert 1 < len(begun) < 100
+
+
+def test_an_exception_comes_when_its_turn_does():
+    def work(index):
+        if index == 3:
+            raise KeyError(index)
+        return index
+
+    results = in_order(work, range(100))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError):
+        next(results)
+    assert threading.active_count() < 50

@@ -1,0 +1,172 @@
+"""Test-server files: named and coded as the servers want them, and worth the same as our own numbers."""
+
+import io
+import json
+import warnings
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from danet_jax.classes import Classes
+from danet_jax.data.dataset import open_dataset
+from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
+from danet_jax.data.pipeline import evaluation_examples
+from danet_jax.errors import InputError
+from danet_jax.evaluation.evaluator import Evaluator
+from danet_jax.evaluation.submissions import SERVERS, test_server, write_submission
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import Segmenter
+from danet_jax.models.danet import DANet
+from danet_jax.modes import submit
+from danet_jax.recipe import defaults, read_recipe
+from tests.reference import publishers
+
+test_server.__test__ = False  # a function of the package, not a test
+
+
+def read_back(path):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+
+
+def test_cityscapes(rng, tmp_path):
+    labels = rng.integers(0, 19, (20, 30), dtype=np.uint8)
+    name = "berlin_000123_000019"
+    assert write_submission(SERVERS["cityscapes"], [(name, labels)], tmp_path / "a.zip") == 1
+    [(file, picture)] = read_back(tmp_path / "a.zip").items()
+    # The server finds a prediction by CITY_SEQ_FRAME*.png and reads regular label ids from it.
+    assert file.startswith(name)
+    assert file.endswith(".png")
+    assert picture.mode == "L"
+    ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    np.testing.assert_array_equal(np.array(picture), np.array(ids)[labels])
+
+
+def test_pascal_voc(rng, tmp_path):
+    labels = rng.integers(0, 21, (20, 30), dtype=np.uint8)
+    write_submission(SERVERS["pascal_voc_aug"], [("2008_000006", labels)], tmp_path / "a.zip")
+    [(file, picture)] = read_back(tmp_path / "a.zip").items()
+    assert file == "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png"
+    assert picture.mode == "P"
+    np.testing.assert_array_equal(np.array(picture), labels)
+    colours = np.array(pascal_voc.MAPPING.classes.colours)
+    np.testing.assert_array_equal(np.array(picture.convert("RGB")), colours[labels])
+    assert picture.getpalette()[255 * 3 :] == [224, 224, 192]  # of the void border in VOC's own files
+
+
+def test_ade20k(rng, tmp_path):
+    labels = rng.integers(0, 150, (20, 30), dtype=np.uint8)
+    write_submission(SERVERS["ade20k"], [("ADE_test_00000001", labels)], tmp_path / "a.zip")
+    [(file, picture)] = read_back(tmp_path / "a.zip").items()
+    assert file == "ADE_test_00000001.png"
+    assert picture.mode == "L"
+    np.testing.assert_array_equal(np.array(picture), labels + 1)
+
+
+def test_the_same_predictions_give_the_same_zip(rng, tmp_path):
+    predictions = [(f"{index}", rng.integers(0, 19, (5, 6), dtype=np.uint8)) for index in range(3)]
+    for name in ("a.zip", "b.zip"):
+        write_submission(SERVERS["cityscapes"], predictions, tmp_path / name)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_nothing_is_left_of_a_submission_that_failed(tmp_path):
+    def predictions():
+        yield "a", np.zeros((3, 3), np.uint8)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        write_submission(SERVERS["ade20k"], predictions(), tmp_path / "a.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_that_are_no_class_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not one of 19 classes"):
+        write_submission(SERVERS["cityscapes"], [("a", np.full((3, 3), 255, np.uint8))], tmp_path / "a.zip")
+
+
+def test_datasets_without_a_server():
+    with pytest.raises(InputError, match="coco_stuff10k: there is no test server; there are for: ade20k"):
+        test_server("coco_stuff10k")
+
+
+@pytest.fixture
+def model(rng):
+    """A small network with random weights, filled in without compiling its initialisation."""
+    model = DANet(num_classes=19, backbone="resnet18")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+    def fill(leaf):
+        if leaf.ndim < 2:
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return rng.normal(0, spread, leaf.shape).astype(np.float32)
+
+    return model, jax.tree.map(fill, shapes)
+
+
+def score_with_cityscapesscripts(zipped, ground_truth, tmp_path):
+    """The class mIoU that the publisher's evaluation gives to the files in a zip."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it runs without its C part
+        evaluation = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    with zipfile.ZipFile(zipped) as archive:
+        archive.extractall(tmp_path / "unzipped")
+    evaluation.args.predictionPath = str(tmp_path / "unzipped")
+    evaluation.args.predictionWalk = None
+    evaluation.args.evalInstLevelScore = False
+    evaluation.args.quiet = True
+    evaluation.args.JSONOutput = True
+    evaluation.args.exportFile = str(tmp_path / "scores.json")
+    predictions = [evaluation.getPrediction(evaluation.args, str(path)) for path in ground_truth]
+    evaluation.evaluateImgLists(predictions, [str(path) for path in ground_truth], evaluation.args)
+    return json.loads((tmp_path / "scores.json").read_text())
+
+
+def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypatch, capsys):
+    """The whole mode on Cityscapes' validation split, scored by the publisher's own scripts."""
+    network, variables = model
+    tree, _ = publishers.cityscapes(rng)
+    root = publishers.write(tree, tmp_path / "in", "folder")
+    config = defaults()
+    config.dataset.name, config.dataset.root = "cityscapes", str(root)
+    config.dataset.data_dir, config.dataset.test_split = str(tmp_path / "data"), "val"
+    config.dataset.options.allow_partial = True
+    recipe = read_recipe(config.to_dict())
+    classes = cityscapes.MAPPING.classes
+
+    def load_segmenter(path, protocol):
+        assert path == tmp_path / "run"
+        return Segmenter(network, variables, protocol, classes)
+
+    monkeypatch.setattr(submit, "load_segmenter", load_segmenter)
+    assert submit.run(recipe, tmp_path / "run", []) == 0
+    zipped = tmp_path / "run" / "submission_cityscapes_val.zip"
+    assert str(zipped) in capsys.readouterr().out
+
+    scores = score_with_cityscapesscripts(
+        zipped, sorted(root.glob("gtFine/val/*/[!.]*_labelIds.png")), tmp_path
+    )
+    dataset = open_dataset(
+        "cityscapes", root=root, data_dir=tmp_path / "data", options={"allow_partial": True}
+    )
+    examples = evaluation_examples(dataset.source("val"))
+    result = Evaluator(network, classes, Protocol.whole())(variables, examples)
+    assert (result.confusion.sum(0) > 0).sum() > 1  # it does tell classes apart
+    assert abs(result.miou - scores["averageScoreClasses"]) < 1e-6
+    for name, iou in zip(classes.names, result.iou, strict=True):
+        np.testing.assert_allclose(iou, scores["classScores"][name], atol=1e-6)
+
+
+def test_submit_refuses_a_network_of_other_classes():
+    network = DANet(num_classes=19, backbone="resnet18")
+    segmenter = Segmenter(network, {}, None, Classes.named([f"class {i}" for i in range(19)]))
+    with pytest.raises(InputError, match="class 0 of the network is 'class 0', of the dataset 'road'"):
+        submit.check_classes(segmenter, cityscapes.MAPPING.classes)
+    with pytest.raises(InputError, match="tells 19 classes apart, the dataset has 150"):
+        submit.check_classes(segmenter, ade20k.CLASSES)

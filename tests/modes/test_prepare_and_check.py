@@ -1,0 +1,121 @@
+"""The modes prepare and check, as `run.py` calls them."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danet_jax.errors import InputError
+from danet_jax.modes import check, prepare
+from danet_jax.recipe import defaults, read_recipe
+from tests.reference import publishers
+
+
+def recipe_of(name, root, tmp_path, **options):
+    config = defaults()
+    config.dataset.name, config.dataset.root = name, str(root)
+    config.dataset.data_dir = str(tmp_path / "data")
+    config.dataset.options.update(options)
+    return read_recipe(config.to_dict())
+
+
+def folder(rng, root):
+    """A user's own folder: eight training and two validation images of two sizes, two classes."""
+    for split, count in (("train", 8), ("val", 2)):
+        for index in range(count):
+            size = (10, 12) if index else (20, 22)
+            for kind in ("images", "labels"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            label = np.zeros(size, np.uint8)
+            label[: size[0] // 2] = 1
+            label[0] = 255
+            Image.fromarray(image).save(root / "images" / split / f"{index}.png")
+            Image.fromarray(label).save(root / "labels" / split / f"{index}.png")
+    (root / "classes.csv").write_text("id,name\n0,ground\n1,thing\n")
+    return root
+
+
+def test_prepare_says_what_it_needs_and_what_it_made(rng, tmp_path, capsys):
+    tree, _ = publishers.cityscapes(rng)
+    root = publishers.write(tree, tmp_path / "in", "archive")
+    recipe = recipe_of("cityscapes", root, tmp_path, allow_partial=True)
+    assert prepare.run(recipe, tmp_path / "run", []) == 0
+    said = capsys.readouterr().out
+    assert "leftImg8bit_trainvaltest.zip (11.6 GB): found" in said
+    assert "6 train, 4 val, 2 test; 19 classes" in said
+    assert prepare.run(recipe, tmp_path / "run", []) == 0  # nothing to do
+    assert capsys.readouterr().out.count("\n") == 1
+    with pytest.raises(InputError, match="takes no arguments"):
+        prepare.run(recipe, tmp_path / "run", ["photo.jpg"])
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_check_of_good_data(rng, tmp_path, capsys, prepared):
+    recipe = recipe_of("folder", folder(rng, tmp_path / "in"), tmp_path)
+    if prepared:
+        prepare.run(recipe, tmp_path, [])
+    assert check.run(recipe, tmp_path, []) == 0
+    said = capsys.readouterr().out
+    assert ("not prepared yet" in said) is not prepared
+    assert "all 10 examples are right" in said
+    rows = [line.replace("│", " ").split() for line in said.splitlines()]
+    assert ["train", "8", "8", "2", "10x12", "20x22", "10x12", "(7)"] in rows
+    # Of 12 columns: 5 rows of things less the ignored one, 5 of ground; in the large image 9 and 10 of 22.
+    things, ground = 7 * 12 * 4 + 22 * 9, 7 * 12 * 5 + 22 * 10
+    share = f"{100 * things / (things + ground):.3f}"
+    [row] = [row for row in rows if row[1:2] == ["thing"]]
+    assert row[:5] == ["1", "thing", share, "%", "8"]
+
+
+def test_check_lists_everything_that_is_wrong(rng, tmp_path, capsys):
+    root = folder(rng, tmp_path / "in")
+    (root / "images/train/1.png").write_bytes((root / "images/train/1.png").read_bytes()[:100])
+    Image.fromarray(np.zeros((10, 11), np.uint8)).save(root / "labels/train/2.png")
+    Image.fromarray(np.full((10, 12), 7, np.uint8)).save(root / "labels/train/3.png")
+    Image.fromarray(np.full((10, 12), 255, np.uint8)).save(root / "labels/train/4.png")
+    shutil.copy(root / "images/train/5.png", root / "images/val/1.png")
+    assert check.run(recipe_of("folder", root, tmp_path), tmp_path, []) == 1
+    said = capsys.readouterr().out
+    wrong = [line for line in said.splitlines() if line.startswith("WRONG")]
+    assert len(wrong) == 3
+    assert "images/train/1.png: damaged or cut short" in wrong[0]
+    assert "labels/train/2.png: the label is 11x10" in wrong[1]
+    assert "labels/train/3.png: label value 7 (120 pixels)" in wrong[2]
+    assert "3 of 10 examples are wrong" in said
+    assert "train: 1 images of which every pixel is ignored: 4" in said
+    assert "1 images are in train as well as in val" in said
+    with pytest.raises(InputError, match=r"1\.png"):  # preparing refuses what check lists
+        prepare.run(recipe_of("folder", root, tmp_path), tmp_path, [])
+
+
+def test_check_of_archives_without_preparing(rng, tmp_path, capsys):
+    tree, lists, _ = publishers.pascal_voc_aug(rng)
+    bad = f"benchmark_RELEASE/dataset/cls/{lists['sbd_train'][2]}.mat"
+    tree["benchmark.tgz"][bad] = b"MATLAB 5.0"
+    root = publishers.write(tree, tmp_path / "in", "archive")
+    recipe = recipe_of("pascal_voc_aug", root, tmp_path, allow_partial=True, test=True)
+    assert check.run(recipe, tmp_path, []) == 1
+    said = capsys.readouterr().out
+    assert f"{bad}: cannot be read as this dataset's .mat" in said
+    assert "1 of 12 examples are wrong" in said
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def test_check_of_damaged_prepared_data(rng, tmp_path, capsys):
+    recipe = recipe_of("folder", folder(rng, tmp_path / "in"), tmp_path)
+    prepare.run(recipe, tmp_path, [])
+    [shard] = (tmp_path / "data").rglob("folder-train.array_record*")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    assert check.run(recipe, tmp_path, []) == 1
+    assert "WRONG  train" in capsys.readouterr().out
+
+
+def test_classes_that_never_occur_are_named(rng, tmp_path, capsys):
+    tree, _, _ = publishers.coco_stuff10k(rng)
+    root = publishers.write(tree, tmp_path / "in", "folder")
+    assert check.run(recipe_of("coco_stuff10k", root, tmp_path, allow_partial=True), tmp_path, []) == 0
+    assert "classes without a pixel" in capsys.readouterr().out
