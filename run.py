@@ -77,7 +77,8 @@ def parse(argv: list[str]) -> list[str]:
     try:
         arguments = FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        # A recipe that refuses its variant comes with the traceback of reading it.
+        raise InputError(" ".join(str(error).rpartition("errors.InputError: ")[2].split())) from error
     # Orbax warns of what is in order.
     logging.set_verbosity(logging.ERROR)
     return arguments
