@@ -79,6 +79,16 @@ def encode_label(label: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def plain_label(data: bytes, name: str) -> bytes:
+    """Return a label map as 8-bit single-channel PNG, which every reader reads alike; `data` if it is one.
+
+    Raises:
+      InputError: As `decode_label` does.
+    """
+    plain = len(data) > _COLOUR_TYPE and (data[_BIT_DEPTH], data[_COLOUR_TYPE]) == (8, 0)
+    return data if plain else encode_label(decode_label(data, name))
+
+
 def _load(data: bytes, name: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data))

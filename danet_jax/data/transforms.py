@@ -84,7 +84,7 @@ def apply_view(image: np.ndarray, label: np.ndarray, view: View) -> tuple[np.nda
 
     Returns:
       uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit what Pillow gives when the whole image
-      is scaled first and then padded at the right and bottom and cropped.
+      is scaled first, columns and then rows, then padded at the right and bottom, then cropped.
     """
     picture, labels = Image.fromarray(image), Image.fromarray(label)
     if view.flip:
@@ -104,10 +104,11 @@ def apply_view(image: np.ndarray, label: np.ndarray, view: View) -> tuple[np.nda
 def _scaled_part(picture: Image.Image, view: View, rows: int, columns: int) -> Image.Image:
     """Return `picture.resize((view.width, view.height), BILINEAR)` cropped to the view, without the rest.
 
-    Pillow resamples columns first and rows second, each pass rounding to 8 bits, and each pass treats every
-    row (column) alone. So the first pass is run on the rows that the view depends on and the second on the
-    columns that it keeps. (`resize(box=...)` would be quicker still but differs by up to 2 levels: it takes
-    the box as float32.)
+    Pillow resamples in two passes, columns and rows, each rounding to 8 bits and treating every row (column)
+    alone. So the first pass is run on the rows that the view depends on, the second on the columns that it
+    keeps. Pillow 11 always did the columns first, and so do we; later ones choose the cheaper order, which
+    can differ by one level. (`resize(box=...)` would be quicker still but differs by two: it takes the box as
+    float32.)
     """
     scale = picture.height / view.height
     reach = max(scale, 1.0) + 1.0  # how far the bilinear filter looks, in source rows, and one to spare

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.data.builders import base
+from danet_jax.data.decode import plain_label
 from danet_jax.errors import InputError
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -80,9 +81,10 @@ class Folder(base.PairsBuilder):
 
 def _read(name: str, image: pathlib.Path, label: pathlib.Path) -> base.Pair:
     try:
-        return base.Pair(name, image.read_bytes(), label.read_bytes(), str(image), str(label))
+        data, label_data = image.read_bytes(), label.read_bytes()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return base.Pair(name, data, plain_label(label_data, str(label)), str(image), str(label))
 
 
 def _find_pairs(root: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path, pathlib.Path]]]:

@@ -13,12 +13,9 @@ _TABLE = (
     ("sky", (70, 130, 180)),
     ("traffic light", (250, 170, 30)),
     ("person", (220, 20, 60)),
-    ("car", (0, 0, 142)),
-    ("bus", (0, 60, 100)),
+    ("vehicle", (0, 0, 142)),
 )
 
 CLASSES = Classes(tuple(name for name, _ in _TABLE), tuple(colour for _, colour in _TABLE))
 
-ROAD_GREEN, ROAD_RED, SIDEWALK, BUILDING, VEGETATION, SKY, TRAFFIC_LIGHT, PERSON, CAR, BUS = range(
-    len(_TABLE)
-)
+ROAD_GREEN, ROAD_RED, SIDEWALK, BUILDING, VEGETATION, SKY, TRAFFIC_LIGHT, PERSON, VEHICLE = range(len(_TABLE))

@@ -31,6 +31,7 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.nd
       The picture, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`; what belongs to no
       class (the arm of the traffic light, the hood of the camera's own car) is 255.
     """
+    green = bool(rng.random() < 0.5)
     light, street = draw_light(rng), draw_street_plan(rng)
     camera = Camera(
         focal=0.8 * max(width, 1.2 * height),
@@ -38,7 +39,6 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.nd
         horizon=height * rng.uniform(0.40, 0.48),
         height=rng.uniform(1.8, 2.6),
     )
-    green = bool(rng.random() < 0.5)
     canvas = Canvas(height, width)
     ground = paint_street(canvas, camera, light, street, labels.ROAD_GREEN if green else labels.ROAD_RED, rng)
     things = _place_things(street, rng)
@@ -68,7 +68,7 @@ def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
         z = rng.uniform(7, 22)
         while z < 60:
             draw = draw_bus if rng.random() < 0.3 else draw_car
-            if not any(abs(other.x - middle) < 2.4 and abs(other.z - z) < 13 for other in things):
+            if not any(abs(thing.x - middle) < 2.3 and abs(thing.z - z) < 13 for thing in things):
                 things.append(draw(rng, middle, z, coming=side < 0))
             z += rng.uniform(16, 34)
         walk = street.middle + side * (street.road + rng.uniform(0.5, 0.8))
@@ -77,19 +77,23 @@ def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
             while z < 60:
                 things.append(draw_tree(rng, walk, z))
                 z += step
-        for _ in range(rng.integers(1, 5)):
-            x = street.middle + side * (street.road + street.sidewalk * rng.uniform(0.25, 0.9))
-            things.append(draw_person(rng, x, rng.uniform(4.0, 13.0)))
-    if rng.random() < 0.4:
-        z = street.crossing + 1.5 if street.crossing else rng.uniform(5, 11)
-        for _ in range(rng.integers(1, 3)):
+        for _ in range(rng.integers(1, 4)):
+            x = street.middle + side * (street.road + street.sidewalk * rng.uniform(0.25, 0.85))
+            z = rng.uniform(4.5, 11.0)
+            things.append(draw_person(rng, x, z))
+            if rng.random() < 0.5:  # in company
+                things.append(draw_person(rng, x + rng.uniform(0.38, 0.5), z + 0.05))
+    if rng.random() < 0.5:
+        z = street.crossing + 1.5 if street.crossing else rng.uniform(3.8, 8)
+        for _ in range(rng.integers(1, 4)):
             x = street.middle + street.road * rng.uniform(-0.8, 0.8)
-            if not any(
-                isinstance(other, Vehicle) and abs(other.x - x) < 1.6 and -0.6 < z - other.z < 5
-                for other in things
-            ):
+            if not any(_would_touch(x, z, thing) for thing in things):
                 things.append(draw_person(rng, x, z))
     return things
+
+
+def _would_touch(x: float, z: float, thing: Thing) -> bool:
+    return isinstance(thing, Vehicle) and abs(thing.x - x) < 1.5 and -0.6 < z - thing.z < thing.size[2] + 0.6
 
 
 def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], ground: np.ndarray) -> None:
@@ -167,5 +171,5 @@ def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = image * (1 - 0.10 * (x**2 + y**2))[..., None]
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.3, 0.5))
     noise = rng.normal(0, 1, image.shape) * 0.6 + rng.normal(0, 1, (height, width, 1))
-    image = image + noise * rng.uniform(0.006, 0.016)
+    image = image + noise * rng.uniform(0.004, 0.012)
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -44,11 +44,11 @@ class Street:
 
 def draw_street_plan(rng: np.random.Generator) -> Street:
     """Draw the measures of a street."""
-    road = rng.uniform(3.0, 4.4)
+    road = rng.uniform(2.7, 3.8)
     return Street(
         middle=rng.uniform(-0.45, 0.45) * road,
         road=road,
-        sidewalk=rng.uniform(2.2, 3.8),
+        sidewalk=rng.uniform(1.9, 3.2),
         end=rng.uniform(50, 130),
         crossing=rng.uniform(6, 12) if rng.random() < 0.35 else None,
     )

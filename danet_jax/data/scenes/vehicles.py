@@ -68,7 +68,6 @@ class Vehicle:
       size: Width, height and length in metres.
       paint: Its colour.
       outline: Its side view, one of the tables above.
-      label: Its class.
     """
 
     x: float
@@ -77,7 +76,6 @@ class Vehicle:
     size: tuple[float, float, float]
     paint: Colour
     outline: tuple[tuple[float, float, str], ...]
-    label: int
 
     def footprint(self) -> np.ndarray:
         """Return the corners of its shadow on the ground, `[n, 3]`."""
@@ -121,12 +119,12 @@ class Vehicle:
         for distance, corners, kind, normal in sorted(faces, key=lambda face: -face[0]):
             if kind == "s":
                 colour = light.lit(self.paint, sun_on_side, distance)
-                canvas.polygon(camera.project(corners), colour, self.label)
+                canvas.polygon(camera.project(corners), colour, labels.VEHICLE)
                 self._side_windows(canvas, camera, light, near_side, glass_side)
                 continue
             facing = 0.25 + 0.75 * max(float(normal[1]), 0.0)
             colour = light.lit(self.paint if kind != "g" else _GLASS + 0.25 * light.zenith, facing, distance)
-            canvas.polygon(camera.project(corners), colour, self.label)
+            canvas.polygon(camera.project(corners), colour, labels.VEHICLE)
             if kind == "g":
                 canvas.polygon(camera.project(_inset(corners, 0.08)), colour * 0.75, None)
             if kind == "l":
@@ -137,7 +135,7 @@ class Vehicle:
         self, canvas: Canvas, camera: Camera, light: Light, side: float, glass: np.ndarray
     ) -> None:
         _, height, length = self.size
-        if self.label == labels.BUS:
+        if self.outline is _BUS:
             starts = np.arange(0.04, 0.95, 0.118)
             quads = [((s, 0.48), (s + 0.1, 0.48), (s + 0.1, 0.86), (s, 0.86)) for s in starts]
         else:
@@ -156,7 +154,7 @@ class Vehicle:
                 ((middle + 0.015, base), (end[0] - 0.06, base), (last[0], top), (middle + 0.015, top)),
             ]
         colour = light.lit(_GLASS + 0.2 * light.zenith, 0.3, self.z)
-        if light.dark and self.label == labels.BUS:
+        if light.dark and self.outline is _BUS:
             colour = rgb(250, 226, 170) * np.float32(0.9)
         for quad in quads:
             z = np.array([point[0] for point in quad])
@@ -182,13 +180,13 @@ class Vehicle:
         y = low + (high - low) * np.array([-0.35, -0.35, 0.05, 0.05])
         x = self.x + self.size[0] * (np.array([0.03, 0.97, 0.97, 0.03]) - 0.5)
         corners = np.stack([x, y, np.full(4, face[:, 2].min() - 0.01)], axis=-1)
-        canvas.polygon(camera.project(corners), light.lit(rgb(48, 48, 50), 0.2, self.z), self.label)
+        canvas.polygon(camera.project(corners), light.lit(rgb(48, 48, 50), 0.2, self.z), labels.VEHICLE)
 
     def _wheels(
         self, canvas: Canvas, camera: Camera, light: Light, side: float, visible_only: bool = False
     ) -> None:
         width, _, length = self.size
-        radius = 0.34 if self.label == labels.CAR else 0.5
+        radius = 0.5 if self.outline is _BUS else 0.34
         angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         sides = (side,) if visible_only else (2 * self.x - side, side)
         for x in sides:
@@ -206,12 +204,12 @@ class Vehicle:
                         axis=-1,
                     )
                     rim[:, 2] = np.maximum(rim[:, 2], 0.3)
-                    canvas.polygon(camera.project(rim), light.lit(colour, 0.2, z), self.label)
+                    canvas.polygon(camera.project(rim), light.lit(colour, 0.2, z), labels.VEHICLE)
         if not visible_only:  # the tyres as seen from the end
             for x in (self.x - width / 2 + 0.02, self.x + width / 2 - 0.24):
                 z = self.z + 0.19 * length - radius
                 corners = np.array([[x, 0, z], [x + 0.22, 0, z], [x + 0.22, 0.5, z], [x, 0.5, z]])
-                canvas.polygon(camera.project(corners), light.lit(_RUBBER, 0.1, z), self.label)
+                canvas.polygon(camera.project(corners), light.lit(_RUBBER, 0.1, z), labels.VEHICLE)
 
 
 def draw_car(rng: np.random.Generator, x: float, z: float, coming: bool) -> Vehicle:
@@ -223,14 +221,14 @@ def draw_car(rng: np.random.Generator, x: float, z: float, coming: bool) -> Vehi
         rng.uniform(4.2, 4.8) if saloon else rng.uniform(3.7, 4.3),
     )
     paint = _PAINTS[rng.integers(len(_PAINTS))] * np.float32(rng.uniform(0.85, 1.1))
-    return Vehicle(x, z, coming, size, paint, _SALOON if saloon else _HATCHBACK, labels.CAR)
+    return Vehicle(x, z, coming, size, paint, _SALOON if saloon else _HATCHBACK)
 
 
 def draw_bus(rng: np.random.Generator, x: float, z: float, coming: bool) -> Vehicle:
     """Draw a bus."""
     paint = (rgb(176, 34, 36), rgb(210, 170, 60), rgb(52, 106, 150), rgb(92, 140, 84))[rng.integers(4)]
     size = (2.5, rng.uniform(2.9, 3.3), rng.uniform(9, 12))
-    return Vehicle(x, z, coming, size, paint, _BUS, labels.BUS)
+    return Vehicle(x, z, coming, size, paint, _BUS)
 
 
 def _inset(corners: np.ndarray, part: float) -> np.ndarray:

@@ -1,0 +1,212 @@
+"""The stream of batches: complete, repeatable, resumable, the same however it is divided."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from danet_jax.data.decode import encode_label
+from danet_jax.data.pipeline import evaluation_examples, to_device, training_batches
+from danet_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def plain_source(count, labels=True):
+    """Examples that can be told by their colour, whatever the augmentation does to them."""
+    return [
+        {
+            "name": f"n{index}",
+            "image": encode_label(np.full((20 + index % 3, 30, 3), 10 + index, np.uint8)),
+            "label": encode_label(np.full((20 + index % 3, 30), index, np.uint8)) if labels else None,
+        }
+        for index in range(count)
+    ]
+
+
+@pytest.fixture
+def textured_source(rng):
+    return [
+        {
+            "name": f"n{index}",
+            "image": encode_label(rng.integers(0, 256, (24, 36, 3), dtype=np.uint8)),
+            "label": encode_label(rng.integers(0, 9, (24, 36), dtype=np.uint8)),
+        }
+        for index in range(7)
+    ]
+
+
+def stream(source, *, seed=1, batch_size=1, crop_size=8, **options):
+    return training_batches(
+        source, batch_size=batch_size, base_size=16, crop_size=crop_size, seed=seed, **options
+    )
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def identities(batches, count):
+    """Which example each of `count` batches of one holds, told by image and by label."""
+    found = []
+    for batch in take(batches, count):
+        assert batch["image"][0, 0, 0, 0] - 10 == batch["label"][0, 0, 0]
+        found.append(int(batch["label"][0, 0, 0]))
+    return found
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_every_epoch_has_every_example_once_in_another_order(rng):
+    count = int(rng.integers(5, 20))
+    found = identities(stream(plain_source(count), seed=int(rng.integers(1000))), 4 * count)
+    epochs = [found[start : start + count] for start in range(0, 4 * count, count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_batches_are_uint8_of_the_crops_size_and_need_no_full_epoch(textured_source):
+    batches = stream(textured_source, batch_size=10, crop_size=13)  # of 7 examples
+    for batch in take(batches, 3):
+        assert batch["image"].shape == (10, 13, 13, 3)
+        assert batch["label"].shape == (10, 13, 13)
+        assert batch["image"].dtype == batch["label"].dtype == np.uint8
+    padded = next(stream(textured_source, crop_size=60))
+    assert (padded["label"][0, 33:] == 255).all()
+    assert (padded["image"][0, 33:] == 0).all()
+
+
+def test_augmentation_differs_between_epochs_and_seeds(textured_source):
+    source = textured_source[:1]
+    first, second = take(stream(source), 2)
+    assert (first["image"] != second["image"]).any()
+    assert (next(stream(source, seed=2))["image"] != first["image"]).any()
+    fixed = take(stream(source, random_scale=False, crop_size=40), 8)
+    assert all((batch["label"][0, :16, :24] < 255).all() for batch in fixed)
+    assert all((batch["label"][0, 16:] == 255).all() for batch in fixed)
+
+
+def test_a_resumed_stream_goes_on_bit_for_bit_whatever_the_workers(textured_source):
+    whole = take(stream(textured_source, batch_size=2), 9)
+    for workers_before, workers_after in ((0, 2), (2, 0)):
+        before = stream(textured_source, batch_size=2, workers=workers_before)
+        assert_equal(take(before, 4), whole[:4])
+        state = json.loads(json.dumps(before.get_state()))
+        assert_equal(take(before, 2), whole[4:6])  # taking the state disturbs nothing
+        before.close()
+        after = stream(textured_source, batch_size=2, workers=workers_after)
+        after.set_state(state)
+        assert after.get_state() == state
+        assert_equal(take(after, 5), whole[4:])
+        after.close()
+
+
+def test_a_stream_can_be_set_back(textured_source):
+    batches = stream(textured_source)
+    state = batches.get_state()
+    first = take(batches, 3)
+    batches.set_state(state)
+    assert_equal(take(batches, 3), first)
+
+
+def test_hosts_share_one_stream(textured_source):
+    whole = take(stream(textured_source), 12)
+    for hosts in (2, 3):
+        for host in range(hosts):
+            share = take(stream(textured_source, shard_index=host, shard_count=hosts), 12 // hosts)
+            assert_equal(share, whole[host::hosts])
+
+
+def test_evaluation_sees_each_example_once_in_order(rng):
+    count = 7
+    source = plain_source(count)
+    for shards, workers in ((1, 2), (2, 0), (3, 0), (9, 0)):
+        names = []
+        for shard in range(shards):
+            examples = list(
+                evaluation_examples(source, shard_index=shard, shard_count=shards, workers=workers)
+            )
+            names.append([example["name"] for example in examples])
+            assert names[-1] == [f"n{index}" for index in range(count)[shard::shards]]
+            for example in examples:
+                index = int(example["name"][1:])
+                assert example["image"].shape == (20 + index % 3, 30, 3)
+                assert (example["image"] == 10 + index).all()
+                assert (example["label"] == index).all()
+        assert sorted(name for part in names for name in part) == sorted(f"n{index}" for index in range(count))
+
+
+def test_a_split_without_labels_can_be_predicted_but_not_trained_on():
+    source = plain_source(3, labels=False)
+    assert [example["label"] for example in evaluation_examples(source)] == [None] * 3
+    with pytest.raises(InputError, match="no labels"):
+        stream(source)
+    with pytest.raises(InputError, match="no examples"):
+        stream([])
+
+
+@pytest.mark.parametrize(("data", "space"), [(8, 1), (4, 2), (2, 4), (1, 1)])
+def test_to_device(data, space, rng):
+    mesh = Mesh(np.array(jax.devices()[: data * space]).reshape(data, space), ("data", "space"))
+    batch = {
+        "image": rng.integers(0, 256, (8, 16, 12, 3), dtype=np.uint8),
+        "label": rng.integers(0, 256, (8, 16, 12), dtype=np.uint8),
+    }
+    placed = to_device(batch, mesh)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)
+        shards = {shard.device: shard.data.shape for shard in placed[name].addressable_shards}
+        assert len(shards) == data * space
+        assert set(shards.values()) == {(8 // data, 16 // space, *array.shape[2:])}
+
+
+def test_to_device_names_the_setting_that_does_not_fit():
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "space"))
+    with pytest.raises(InputError, match=r"training\.batch_size"):
+        to_device({"image": np.zeros((6, 16, 8, 3), np.uint8)}, mesh)
+    with pytest.raises(InputError, match=r"dataset\.crop_size"):
+        to_device({"image": np.zeros((8, 17, 8, 3), np.uint8)}, mesh)
+
+
+def test_a_program_may_end_in_the_middle(tmp_path):
+    # A script of its own, because worker processes import the main module.
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            from danet_jax.data.pipeline import evaluation_examples, training_batches
+            from danet_jax.data.dataset import open_dataset
+
+            if __name__ == "__main__":
+                options = {"height": 32, "width": 40, "train": 3, "val": 3}
+                dataset = open_dataset("scenes", data_dir=sys.argv[1], options=options)
+                settings = dict(batch_size=2, base_size=32, crop_size=32, seed=0)
+                batches = training_batches(dataset.source("train"), workers=2, **settings)
+                kept = [next(batches) for _ in range(3)]
+                examples = evaluation_examples(dataset.source("val"), workers=1)
+                print(next(examples)["name"], kept[0]["image"].shape, "tensorflow" in sys.modules)
+            """
+        )
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(script), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "val_00000 (2, 32, 32, 3) False\n", "")
