@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +87,14 @@ class Result:
             "protocol": self.protocol.as_dict(),
         }
 
-    def write(self, folder: Path) -> None:
-        """Writes `evaluation.json` and `confusion.csv` (rows are labels, columns predictions, in pixels)."""
-        write_json(folder / "evaluation.json", self.as_dict())
+    def write(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
+        """Writes `evaluation.json` and `confusion.csv` (rows are labels, columns predictions, in pixels).
+
+        Args:
+          folder: where to.
+          about: what else `evaluation.json` shall say, of what was evaluated.
+        """
+        write_json(folder / "evaluation.json", self.as_dict() | dict(about or {}))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["label \\ predicted", *self.classes.names])

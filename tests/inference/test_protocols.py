@@ -1,15 +1,11 @@
 """Scores under every protocol against PyTorch, which goes through the windows one by one."""
 
-import jax
 import numpy as np
 import pytest
 import torch
 
-from danet_jax import DANet
 from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
 from danet_jax.inference.segmenter import Segmenter
-from danet_jax.weights.convert import convert
-from tests.reference import torch_danet
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores, mmseg_scores
 

@@ -95,7 +95,7 @@ def authors_scores(
 
 
 def _log_resize(x: Tensor, height: int, width: int) -> Tensor:
-    """log of the bilinear resizing (align_corners) of exp(x)."""
+    """Log of the bilinear resizing (align_corners) of exp(x)."""
     for axis, size in ((2, height), (3, width)):
         old = x.shape[axis]
         position = torch.arange(size, dtype=torch.float64) * ((old - 1) / max(size - 1, 1))
@@ -133,10 +133,7 @@ def mmseg_scores(
         scaled = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
         for flipped in (False, True) if flip else (False,):
             x = normalised(scaled[:, ::-1] if flipped else scaled, dtype)
-            if window is None:
-                logits = network(x)
-            else:
-                logits = _slide(network, x, window, stride)
+            logits = network(x) if window is None else _slide(network, x, window, stride)
             logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=align_corners)
             probabilities = logits.softmax(1)
             total = total + (probabilities.flip(3) if flipped else probabilities)

@@ -1,0 +1,45 @@
+"""How far an evaluation is: a bar in a terminal, otherwise a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def watched(examples: Iterable[T], total: int, *, enabled: bool = True) -> Iterator[T]:
+    """Yields `examples`, and shows on stderr how many of `total` there were and how many a second."""
+    import rich.console
+    import rich.progress
+
+    if not enabled:
+        yield from examples
+        return
+    console = rich.console.Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    start = time.perf_counter()
+    done = 0
+    if console.is_terminal:
+        with rich.progress.Progress(
+            rich.progress.TextColumn("{task.completed}/{task.total} images"),
+            rich.progress.BarColumn(),
+            rich.progress.TextColumn("{task.fields[rate]:.2f} images/s,"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("left"),
+            console=console,
+        ) as progress:
+            task = progress.add_task("evaluate", total=total, rate=0.0)
+            for done, example in enumerate(examples, start=1):
+                yield example
+                progress.update(task, completed=done, rate=done / (time.perf_counter() - start))
+        return
+    shown = start
+    for done, example in enumerate(examples, start=1):
+        yield example
+        now = time.perf_counter()
+        if now - shown >= SECONDS_BETWEEN_LINES or done == total:
+            console.print(f"{done}/{total} images, {done / (now - start):.2f} images/s", markup=False)
+            shown = now

@@ -1,0 +1,122 @@
+"""`--mode=evaluate`: mIoU of a trained network, or of several side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import rich.console
+
+from danet_jax.classes import Classes
+from danet_jax.data.pipeline import evaluation_examples
+from danet_jax.errors import InputError
+from danet_jax.evaluation.evaluator import Evaluator
+from danet_jax.evaluation.progress import watched
+from danet_jax.evaluation.result import Result, comparison_table
+from danet_jax.models.danet import DANet
+from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.recipe import Recipe
+from danet_jax.training.mesh import make_mesh
+from danet_jax.weights.checkpoint import load_checkpoint
+from danet_jax.weights.run_directory import library_versions
+
+
+def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
+    """Evaluates the run in `workdir`, or `checkpoint`, on the recipe's validation split.
+
+    Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are
+    runs' directories, checkpoint files or names in the zoo, it evaluates each of them under the same protocol,
+    prints one table of all, and writes their files into `workdir/comparison/NAME`.
+    """
+    if arguments and checkpoint:
+        raise InputError("give either --checkpoint or checkpoints after the flags, not both")
+    dataset = recipe_dataset(recipe)
+    split = recipe.dataset.validation_split
+    source = dataset.source(split)
+    mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
+    protocol = recipe.evaluation.build(recipe.dataset.name)
+    evaluators: list[tuple[DANet, Evaluator]] = []
+    first = jax.process_index() == 0
+
+    def evaluate(path: str | Path) -> Result:
+        found = load_checkpoint(path)
+        if not isinstance(found.model, DANet):
+            raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
+        check_order(path, found.classes, dataset.classes)
+        # Networks that are built alike share what is compiled.
+        evaluator = next((e for model, e in evaluators if model == found.model), None)
+        if evaluator is None:
+            evaluator = Evaluator(found.model, dataset.classes, protocol, mesh)
+            evaluators.append((found.model, evaluator))
+        if first:
+            print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
+        examples = evaluation_examples(
+            source,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+            workers=recipe.dataset.workers,
+        )
+        share = len(range(len(source))[jax.process_index() :: jax.process_count()])
+        return evaluator(found.variables, watched(examples, share, enabled=first))
+
+    def about(path: str | Path) -> dict[str, Any]:
+        return {
+            "checkpoint": str(path),
+            "dataset": recipe.dataset.name,
+            "split": split,
+            "config": recipe.as_dict(),
+            "versions": library_versions(),
+        }
+
+    title = f"{recipe.dataset.name} {split}"
+    results = {}
+    if not arguments:
+        path = checkpoint or workdir
+        result = evaluate(path)
+        if first:
+            result.write(workdir, about(path))
+            show(result.table(title))
+            print(
+                f"mIoU {100 * result.miou:.2f} %: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}"
+            )
+        return 0
+    for name, argument in named_apart(arguments).items():
+        results[name] = evaluate(argument)
+        if first:
+            results[name].write(workdir / "comparison" / name, about(argument))
+    if first:
+        show(comparison_table(results, title))
+        print(f"{workdir / 'comparison'}: evaluation.json and confusion.csv of each")
+    return 0
+
+
+def check_order(path: str | Path, theirs: Classes | None, ours: Classes) -> None:
+    """Raises InputError if a network knows the same classes as the data, in another order."""
+    if theirs and theirs.names != ours.names and sorted(theirs.names) == sorted(ours.names):
+        raise InputError(
+            f"{path}: its classes are those of the data in another order ({', '.join(theirs.names[:4])}, ... "
+            f"and {', '.join(ours.names[:4])}, ...); order the data's as the network's"
+        )
+
+
+def named_apart(paths: list[str]) -> dict[str, str]:
+    """A short name for each path, no two the same."""
+    names: dict[str, str] = {}
+    for path in paths:
+        stem = Path(path).name if Path(path).is_dir() else Path(path).stem
+        name, count = stem or path, 1
+        while name in names:
+            count += 1
+            name = f"{stem}_{count}"
+        names[name] = path
+    return names
+
+
+def show(table: Any) -> None:
+    """Prints a table, in full width where the output is no terminal."""
+    console = rich.console.Console()
+    if not console.is_terminal:
+        console = rich.console.Console(width=max(console.measure(table).maximum, 1))
+    console.print(table)
