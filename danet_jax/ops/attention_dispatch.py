@@ -8,15 +8,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax._src import dispatch
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
+from jax.sharding import AbstractMesh
 
 from danet_jax.errors import InputError
 from danet_jax.ops import attention_blockwise
-from danet_jax.ops.attention_partition import BACKWARD_RULE, FORWARD_RULE, partitioned
+from danet_jax.ops.attention_partition import BACKWARD_RULE, FORWARD_RULE, divided
 
 KERNELS = ("auto", "blockwise", "cudnn", "splash")
+
+RULES = {"forward": FORWARD_RULE, "backward": BACKWARD_RULE}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -43,24 +47,15 @@ _forward_p = Primitive("position_attention")
 _backward_p = Primitive("position_attention_backward")
 
 
-@functools.cache
-def _operation(primitive: Primitive, rule: str, backend: str) -> Any:
-    return partitioned(functools.partial(_bind, primitive, backend), rule)
-
-
-def _bind(primitive: Primitive, backend: str, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(primitive.bind(*arrays, backend=backend))
-
-
 # Compiled as a whole also when called by itself, so that arrays that are spread over devices stay so.
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(backend: str, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    return _operation(_forward_p, FORWARD_RULE, backend)(*arrays)
+def _forward(backend: str, *arrays: jax.Array) -> list[jax.Array]:
+    return _forward_p.bind(*arrays, backend=backend)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _backward(backend: str, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    return _operation(_backward_p, BACKWARD_RULE, backend)(*arrays)
+    return tuple(_backward_p.bind(*arrays, backend=backend))
 
 
 def _kernel(platform: str, backend: str, query: jax.Array, value: jax.Array) -> Any:
@@ -87,8 +82,29 @@ def _kernel(platform: str, backend: str, query: jax.Array, value: jax.Array) -> 
     )
 
 
-def _compute(direction: str, platform: str, *arrays: jax.Array, backend: str) -> tuple[jax.Array, ...]:
-    return getattr(_kernel(platform, backend, arrays[0], arrays[2]), direction)(*arrays)
+def _compute(
+    direction: str, platform: str, mesh: AbstractMesh | None, *arrays: jax.Array, backend: str
+) -> tuple[jax.Array, ...]:
+    function = getattr(_kernel(platform, backend, arrays[0], arrays[2]), direction)
+    return divided(function, RULES[direction], mesh)(*arrays)
+
+
+def _lower(direction: str, platform: str, ctx: Any, *arrays: Any, backend: str) -> Any:
+    mesh = getattr(ctx.module_context.axis_context, "abstract_mesh", None)
+    compute = functools.partial(_compute, direction, platform, mesh, backend=backend)
+    return mlir.lower_fun(compute, multiple_results=True)(ctx, *arrays)
+
+
+def _batch(primitive: Primitive, arrays: Any, mapped: Any, *, backend: str) -> Any:
+    """Under vmap: the mapped axis becomes part of the batch."""
+    size = next(x.shape[axis] for x, axis in zip(arrays, mapped, strict=True) if axis is not None)
+
+    def merged(x: jax.Array, axis: int | None) -> jax.Array:
+        x = jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        return x.reshape(-1, *x.shape[2:])
+
+    results = primitive.bind(*map(merged, arrays, mapped), backend=backend)
+    return [x.reshape(size, -1, *x.shape[1:]) for x in results], [0] * len(results)
 
 
 def _forward_shapes(query: Any, key: Any, value: Any, *, backend: str) -> tuple[ShapedArray, ...]:
@@ -110,13 +126,11 @@ for _primitive, _direction, _shapes in (
     _primitive.def_abstract_eval(_shapes)
     # Reached under jax.disable_jit only.
     _primitive.def_impl(
-        lambda *arrays, d=_direction, **p: list(_compute(d, jax.default_backend(), *arrays, **p))
+        lambda *arrays, d=_direction, **kw: list(_compute(d, jax.default_backend(), None, *arrays, **kw))
     )
     for _platform in ("cpu", "cuda", "tpu", None):
-        mlir.register_lowering(
-            _primitive,
-            mlir.lower_fun(
-                functools.partial(_compute, _direction, _platform or "this platform"), multiple_results=True
-            ),
-            platform=_platform,
-        )
+        _rule = functools.partial(_lower, _direction, _platform or "this platform")
+        mlir.register_lowering(_primitive, _rule, platform=_platform)
+    batching.primitive_batchers[_primitive] = functools.partial(_batch, _primitive)
+    # The lowering rules are told the mesh only of primitives that say they need it.
+    dispatch.prim_requires_devices_during_lowering.add(_primitive)

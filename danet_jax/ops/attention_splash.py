@@ -55,11 +55,10 @@ def _prepare(
     query: jax.Array, key: jax.Array, value: jax.Array, interpret: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array, splash_attention_kernel.SplashAttentionKernel]:
     """The arrays padded to whole blocks, and the kernel for them; images stand where it expects heads."""
-    lengths, sizes = zip(*(_padded(x.shape[1]) for x in (query, key)), strict=True)
-    query, key, value = pad_keys(query, key, value, lengths[1])
-    query = pad_rows(query, lengths[0])
-    kernel = _kernel(query.shape[0], *lengths, *sizes, interpret)
-    return query, key, value, kernel
+    (places, rows), (keys, columns) = _padded(query.shape[1]), _padded(key.shape[1])
+    query, key, value = pad_keys(query, key, value, keys)
+    kernel = _kernel(query.shape[0], places, keys, rows, columns, interpret)
+    return pad_rows(query, places), key, value, kernel
 
 
 def _padded(length: int) -> tuple[int, int]:
