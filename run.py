@@ -28,6 +28,11 @@ MODES = {
     "zoo": (),
 }
 WITHOUT_RECIPE = ("predict", "export", "zoo")
+# What a wrong flag, or a config file that does not run, makes absl and ml_collections raise.
+CONFIG_ERRORS = (
+    *(flags.Error, AttributeError, ImportError, KeyError, NameError),
+    *(OSError, SyntaxError, TypeError, ValueError),
+)
 
 FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
@@ -51,6 +56,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> int:
     """Picks the mode and hands over; the status of the process."""
+    if "--help" in argv or "-h" in argv:
+        print(__doc__, FLAGS.get_help(), sep="\n")
+        return 0
     try:
         arguments = parse(argv)
         mode = _MODE.value
@@ -74,14 +82,33 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; what is left are the arguments. Raises InputError in one line."""
+    check_names(argv)
     try:
         arguments = FLAGS(argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        # A recipe that refuses its variant comes with the traceback of reading it.
-        raise InputError(" ".join(str(error).rpartition("errors.InputError: ")[2].split())) from error
+        if _CONFIG.value is not None:
+            _CONFIG.value.to_dict()  # a file that cannot be loaded is found out only when it is used
+    except CONFIG_ERRORS as error:
+        raise InputError(" ".join(str(error).split())) from error
     # Orbax warns of what is in order.
     logging.set_verbosity(logging.ERROR)
     return arguments
+
+
+def check_names(argv: list[str]) -> None:
+    """Raises InputError for a --config.GROUP.NAME that does not exist, with the names that do."""
+    from danet_jax.recipe import defaults
+
+    for argument in argv:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        group = defaults().to_dict()
+        path = "config"
+        for name in argument.partition("=")[0].split(".")[1:]:
+            if name not in group:
+                raise InputError(f"--{path}.{name} does not exist; {path} has: {', '.join(group)}")
+            group, path = group[name], f"{path}.{name}"
+            if path == "config.dataset.options" or not isinstance(group, dict):
+                break  # options are those of the data set, which checks them
 
 
 def recipe_and_workdir(mode: str):

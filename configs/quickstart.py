@@ -15,6 +15,7 @@ def get_config(variant: str = "danet"):
     base.set_attention(config, variant)
     config.model.backbone = "resnet18"
     config.dataset.name = "scenes"
+    config.dataset.options = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0}
     config.dataset.base_size = 96
     config.dataset.crop_size = 96
     config.dataset.workers = 1

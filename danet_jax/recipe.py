@@ -135,6 +135,14 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
         )
     if not 0 <= model.dropout_rate < 1:
         raise InputError(f"config.model.dropout_rate={model.dropout_rate} must be in [0, 1)")
+    try:
+        model.build(num_classes=1)
+    except InputError as error:
+        raise InputError(f"config.model.{error}") from error
+    try:
+        recipe.evaluation.build(dataset.name)
+    except InputError as error:
+        raise InputError(f"config.evaluation.{error}") from error
     for axis, devices in (("data", recipe.mesh.data), ("space", recipe.mesh.space)):
         if devices == 0 or devices < -1:
             raise InputError(f"config.mesh.{axis}={devices} must be a number of devices, or -1 for all left")

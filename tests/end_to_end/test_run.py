@@ -1,0 +1,174 @@
+"""`run.py` as its users meet it: the whole way on tiny scenes, and everything that they can get wrong."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# How ml_collections reads a config file.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+    "--config.dataset.options.height=32",
+    "--config.dataset.options.width=48",
+    "--config.dataset.options.train=6",
+    "--config.dataset.options.val=2",
+    "--config.dataset.base_size=32",
+    "--config.dataset.crop_size=32",
+    "--config.dataset.workers=0",
+    "--config.training.batch_size=2",
+    "--config.training.evaluate_every=2",
+    "--config.mesh.data=2",
+    "--config.model.output_stride=32",
+)
+
+
+def run(*arguments, cwd):
+    """`python run.py` in a process of its own, in an empty folder."""
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path):
+    """`run.py`'s main in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        spec = importlib.util.spec_from_file_location("run_py", ROOT / "run.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, arguments)])  # ml_collections looks there, too
+        return module.main(sys.argv)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which tiny scenes were trained for two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = f"--config={ROOT / 'configs/quickstart.py'}"
+    result = run(recipe, *TINY, "--config.training.steps=2", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, recipe, result
+
+
+def test_train_evaluate_predict(trained):
+    folder, recipe, result = trained
+    assert "step 2/2" in result.stdout
+    assert "miou" in result.stdout
+    workdir = folder / "runs/quickstart"
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["training"]["steps"] == 2
+    assert config["dataset"]["crop_size"] == 32
+    assert "jax" in json.loads((workdir / "versions.json").read_text())
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    names = set().union(*logged)
+    for name in ("loss", "alpha", "beta", "learning_rate", "learning_rate_head", "gradient_norm"):
+        assert f"train/{name}" in names
+    for name in ("parameter_norm", "images_per_second", "waiting_for_data"):
+        assert f"train/{name}" in names
+
+    flags = (*TINY, "--config.training.steps=2")
+    result = run(recipe, *flags, "--mode=evaluate", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "road (red light)" in result.stdout
+    evaluation = json.loads((workdir / "evaluation.json").read_text())
+    assert evaluation["images"] == 2
+    assert 0 <= evaluation["miou"] <= 1
+    assert 0 <= evaluation["pixel_accuracy"] <= 1
+    assert 0 <= evaluation["mean_accuracy"] <= 1
+    assert len(evaluation["iou"]) == 9
+    [last] = [line for line in logged if line.get("validation/miou") is not None and line["step"] == 2]
+    # One evaluator: the number of the training and the final one are the same.
+    assert evaluation["miou"] == pytest.approx(last["validation/miou"], abs=1e-6)
+
+    pictures = folder / "my pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 50, 4), np.uint8)).save(pictures / "with alpha.png")
+    Image.fromarray(rng.integers(0, 256, (37, 41), np.uint8)).save(pictures / "grey.jpg")
+    (pictures / "broken.jpg").write_bytes((pictures / "grey.jpg").read_bytes()[:300])
+    # Without --config: the run knows what it was made with.
+    result = run("--workdir=runs/quickstart", "--mode=predict", pictures, "missing.png", cwd=folder)
+    assert result.returncode == 1
+    assert "broken.jpg" in result.stderr
+    assert "missing.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    with Image.open(workdir / "predictions/with alpha_labels.png") as labels:
+        assert labels.mode == "P"
+        assert labels.size == (50, 40)
+        assert np.asarray(labels).max() < 9
+    with Image.open(workdir / "predictions/grey_overlay.png") as overlay:
+        assert overlay.width >= 41
+
+    result = run(recipe, *flags, "--mode=predict", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "predictions/val_00000_overlay.png").is_file()
+
+
+def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):
+    folder, recipe, _ = trained
+    monkeypatch.chdir(folder)
+    assert main(recipe, *TINY, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
+    error = capsys.readouterr().err
+    assert "training.learning_rate was 0.02, is 0.5" in error
+    assert "resume_anyway" in error
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
+    folder, _, _ = trained
+    shutil.copytree(folder / "runs/quickstart", tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:100])
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    result = run("--workdir=run", "--mode=predict", "x.png", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "checkpoints/2: the checkpoint cannot be read" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "needs --config"),
+        (["--config=nowhere.py"], "nowhere.py"),
+        ([CAMVID, "--mode=dance"], "train, evaluate, predict"),
+        ([CAMVID, "--config.training.learnig_rate=1"], "learning_rate, log_every"),
+        ([CAMVID, "--config.trainig.steps=1"], "dataset, evaluation"),
+        ([CAMVID, "--confg.trainig.steps=1"], "confg"),
+        ([CAMVID, "--config.training.batch_size=many"], "batch_size"),
+        ([CAMVID, "--config.model.backbone=resnet5"], "resnet18, resnet34, resnet50, resnet101"),
+        ([CAMVID + ":resnet5"], "resnet18, resnet34, resnet50, resnet101"),
+        ([CAMVID, "--config.model.dtype=float8"], "float32, bfloat16"),
+        ([CAMVID, "--config.dataset.name=camvid"], "cityscapes"),
+        ([CAMVID, "--config.evaluation.protocol=mine"], "whole, authors"),
+        ([CAMVID, "--config.training.batch_size=0"], "config.training.batch_size=0"),
+        ([CAMVID, "--config.training.batch_size=9", "--config.mesh.data=2"], "must divide over 2 devices"),
+        ([CAMVID, "--config.mesh.data=3", "--config.mesh.space=-1"], "mesh"),
+        ([CAMVID, "--config.dataset.root=nowhere"], "nowhere"),
+        ([CAMVID, "--format=onnx"], "--format is not for --mode=train"),
+        (["--mode=predict"], "runs/danet"),
+        (["--mode=predict", "--checkpoint=nothing.pth", "x.png"], "nothing.pth"),
+        ([f"--config={ROOT / 'configs/cityscapes.py'}"], "leftImg8bit_trainvaltest.zip"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_answered_in_one_line(arguments, expected, main, capsys):
+    assert main(*arguments) == 1
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1, error
+    assert not pathlib.Path("runs").exists()
