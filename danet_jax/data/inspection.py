@@ -12,7 +12,7 @@ import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
-from danet_jax.data.builders.base import Pair, check_pair
+from danet_jax.data.builders.pair import Pair, check_pair
 from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError
 

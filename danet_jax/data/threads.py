@@ -20,7 +20,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     Threads are enough for decoding, checking and encoding: decompression, nearly all of the work, runs without
     Python's lock. An exception in `function` is raised when its turn comes.
     """
-    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    threads = min(_MAX_THREADS, _cores())
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
         try:
@@ -33,3 +33,10 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS does not tell

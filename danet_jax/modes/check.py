@@ -13,7 +13,8 @@ import rich.console
 import rich.table
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.data.builders.base import Pair, PairsBuilder
+from danet_jax.data.builders.base import PairsBuilder
+from danet_jax.data.builders.pair import Pair
 from danet_jax.data.dataset import EncodedSource
 from danet_jax.data.inspection import Findings, inspect
 from danet_jax.errors import InputError

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import unicodedata
 
 import numpy as np
 import pytest
@@ -156,6 +157,30 @@ def test_ade20k(rng, tmp_path, form, test):
             else:
                 expected = truth[name].astype(int) - 1
                 np.testing.assert_array_equal(label, np.where(expected < 0, 255, expected))
+
+
+@pytest.mark.parametrize("way", ["not declared", "decomposed"])
+def test_names_as_macos_writes_them(rng, tmp_path, way):
+    """Zips made there hold UTF-8 without saying so, or letters and their accents apart."""
+    tree, truth = publishers.cityscapes(rng)
+    if way == "decomposed":
+        fine = tree["gtFine_trainvaltest.zip"]
+        tree["gtFine_trainvaltest.zip"] = {
+            unicodedata.normalize("NFD", path): content for path, content in fine.items()
+        }
+    root = publishers.write(tree, tmp_path / "in", "archive")
+    path = root / "leftImg8bit_trainvaltest.zip"
+    if way == "not declared":
+        content = path.read_bytes()
+        declared = content.count(b"PK\x01\x02\x14\x03\x14\x00\x00\x08")
+        assert declared
+        for start in (b"PK\x03\x04\x14\x00", b"PK\x01\x02\x14\x03\x14\x00"):
+            content = content.replace(start + b"\x00\x08", start + b"\x00\x00")
+        path.write_bytes(content)
+    dataset = prepare("cityscapes", root, tmp_path)
+    names = {example["name"] for split in dataset.splits for example in dataset.source(split)}
+    assert names == set(truth)
+    assert any("zürich (alt)" in name for name in names)
 
 
 def test_ade20k_real_pairs(ade20k_sample, tmp_path):

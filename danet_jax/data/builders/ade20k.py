@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.conversion import mapped_png
 from danet_jax.data.labels.ade20k import MAPPING
 
 _URL = "http://data.csail.mit.edu/places/ADEchallenge"
@@ -79,7 +80,7 @@ def _labelled(archive: Files, folder: str) -> list[base.Reader]:
     images = published.below(archive, f"images/{folder}", ".jpg")
     labels = f"annotations/{folder}"
     published.check_no_orphans(images, published.below(archive, labels, ".png"), archive)
-    convert = functools.partial(published.mapped_png, MAPPING)
+    convert = functools.partial(mapped_png, MAPPING)
     return [
         published.pair_reader(name, archive, path, archive, f"{labels}/{name}.png", convert)
         for name, path in images.items()

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import hashlib
-import itertools
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -24,50 +21,17 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core import writer
 
-from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.data import decode
+from danet_jax.classes import Classes
+from danet_jax.data.builders.pair import Pair, Reader, check_pair
+from danet_jax.data.builders.shards import KeepingWriter, shard_ranges
 from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError
 
-_SHARD_BYTES = 256 * 2**20
 _TYPICAL_BYTES = 2**19  # of an example whose reader does not know
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One example to be prepared.
-
-    Attributes:
-      name: The example's name, unique in its split; predictions are saved under it.
-      image: The encoded image.
-      label: The encoded label map, 8-bit single-channel or palette PNG of train ids with 255 = ignore; None
-        in a split without labels.
-      image_file: Where the image comes from, for error messages.
-      label_file: Where the label comes from, for error messages.
-    """
-
-    name: str
-    image: bytes
-    label: bytes | None
-    image_file: str
-    label_file: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """A function that reads one example, and about how many bytes it will have."""
-
-    read: Callable[[], Pair]
-    size: int
-
-    def __call__(self) -> Pair:
-        """Read the example."""
-        return self.read()
 
 
 class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -103,7 +67,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
           classes: The classes that label values stand for.
         """
         self.classes = classes
-        self._writer = _KeepingWriter()
+        self._writer = KeepingWriter()
         with _quiet():
             super().__init__(
                 data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant), file_format="array_record"
@@ -197,7 +161,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         for split, readers in pairs.items():
             if not readers:
                 raise InputError(f"{self.name}: the split {split!r} has no images")
-            ranges = _shard_ranges(sizes[split])
+            ranges = shard_ranges(sizes[split])
             template = self._get_filename_template(split)
             shards[split] = [
                 functools.partial(
@@ -252,32 +216,6 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """Say nothing, for the same reason."""
 
 
-def check_pair(pair: Pair, class_count: int) -> None:
-    """Decode both pictures of `pair` completely and compare them.
-
-    Raises:
-      InputError: A picture cannot be decoded, the sizes differ or a label is neither a class nor 255.
-    """
-    image = decode.decode_image(pair.image, pair.image_file)
-    if pair.label is None:
-        return
-    label = decode.decode_label(pair.label, pair.label_file)
-    if image.shape[:2] != label.shape:
-        raise InputError(
-            f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
-            f"{image.shape[1]}x{image.shape[0]}; make them the same size"
-        )
-    counts = np.bincount(label.ravel(), minlength=256)
-    strange = [int(value) for value in np.flatnonzero(counts) if class_count <= value != IGNORE_LABEL]
-    if strange:
-        raise InputError(
-            f"{pair.label_file}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
-            f"(0 to {class_count - 1}) nor {IGNORE_LABEL} (ignore)"
-            + (f"; so are {strange[1:6]}" if strange[1:] else "")
-            + "; correct the label or the list of classes"
-        )
-
-
 def fingerprint(*parts: Any) -> str:
     """Return 12 hexadecimal digits that change when any of `parts` (JSON values) does."""
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -319,41 +257,6 @@ def _checked(class_count: int, read: Callable[[], Pair]) -> Pair:
 
 def _size(reader: Callable[[], Pair]) -> int:
     return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
-
-
-def _shard_ranges(sizes: Sequence[int]) -> list[range]:
-    """Return runs of examples of about equal size, as many as make `_SHARD_BYTES` each."""
-    if not sizes:
-        return []
-    ends = np.cumsum(np.maximum(sizes, 1))
-    count = min(len(sizes), round(int(ends[-1]) / _SHARD_BYTES) or 1)
-    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
-    edges = sorted({0, *(int(cut) + 1 for cut in cuts), len(sizes)})
-    return [range(*pair) for pair in itertools.pairwise(edges)]
-
-
-class _KeepingWriter(writer.ExampleWriter):
-    """Writes shards where an interruption does not reach them, then links them to where TFDS wants them."""
-
-    folder: pathlib.Path
-
-    def __init__(self) -> None:
-        super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
-
-    def has(self, shard: str) -> bool:
-        return (self.folder / shard).exists()
-
-    def write(self, path: Any, examples: Any) -> None:
-        kept = self.folder / pathlib.Path(path).name
-        if not kept.exists():
-            self.folder.mkdir(exist_ok=True)
-            half = kept.with_name(kept.name + ".half")
-            super().write(half, examples)
-            half.rename(kept)
-        try:
-            os.link(kept, path)
-        except OSError:  # a file system without links
-            shutil.copyfile(kept, path)
 
 
 class _ReadOnce:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.conversion import mapped_png
 from danet_jax.data.labels.cityscapes import MAPPING
 
 _PAGE = "https://www.cityscapes-dataset.com/downloads (free registration)"
@@ -82,7 +83,7 @@ def _labelled(images: Files, labels: Files, split: str, kind: str) -> list[base.
     suffix = f"_{kind}_labelIds.png"
     found = published.below(images, split, "_leftImg8bit.png")
     published.check_no_orphans(found, published.below(labels, split, suffix), labels)
-    convert = functools.partial(published.mapped_png, MAPPING)
+    convert = functools.partial(mapped_png, MAPPING)
     return [
         published.pair_reader(
             name.rpartition("/")[2], images, path, labels, f"{split}/{name}{suffix}", convert

@@ -14,6 +14,7 @@ from typing import ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.conversion import mapped_mat
 from danet_jax.data.labels.coco_stuff import MAPPING
 
 _LISTS = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}
@@ -52,7 +53,7 @@ class CocoStuff10k(published.PublishedBuilder):
     def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
         """Return the readers of both splits."""
         [archive] = files
-        convert = functools.partial(published.mapped_mat, MAPPING, ("S",))
+        convert = functools.partial(mapped_mat, MAPPING, ("S",))
         return {
             split: [
                 published.pair_reader(

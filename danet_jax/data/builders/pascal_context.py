@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.conversion import mapped_mat
 from danet_jax.data.labels import pascal_context
 from danet_jax.errors import InputError
 
@@ -84,7 +85,7 @@ class PascalContext(published.PublishedBuilder):
         voc, context = files
         if "labels.txt" in context:
             _check_categories(context)
-        convert = functools.partial(published.mapped_mat, self._mapping, ("LabelMap",))
+        convert = functools.partial(mapped_mat, self._mapping, ("LabelMap",))
         return {
             split: [
                 published.pair_reader(

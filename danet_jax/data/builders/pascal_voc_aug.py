@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.conversion import mapped_mat
 from danet_jax.data.labels.pascal_voc import MAPPING
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
@@ -112,5 +113,5 @@ def _of_voc(voc: Files, name: str) -> base.Reader:
 
 
 def _of_sbd(voc: Files, sbd: Files, name: str) -> base.Reader:
-    convert = functools.partial(published.mapped_mat, MAPPING, ("GTcls", "Segmentation"))
+    convert = functools.partial(mapped_mat, MAPPING, ("GTcls", "Segmentation"))
     return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", sbd, f"cls/{name}.mat", convert)
