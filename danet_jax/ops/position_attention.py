@@ -9,8 +9,9 @@ from jax import lax
 from danet_jax.errors import InputError
 from danet_jax.ops.attention_dispatch import KERNELS, attention
 from danet_jax.ops.attention_padding import exclude_keys
+from danet_jax.ops.attention_rows import attention_by_rows
 
-BACKENDS = (*KERNELS, "reference")
+BACKENDS = (*KERNELS, "rows", "reference")
 """The ways to compute position attention, see `position_attention`."""
 
 
@@ -36,8 +37,9 @@ def position_attention(
         are missing gets zeros.
       backend: `"auto"` takes the best of the following for the platform that the program is lowered for.
         `"blockwise"`: tiles in plain XLA, any device. `"splash"`: JAX's TPU kernel. `"cudnn"`: flash attention
-        of cuDNN on NVIDIA GPUs since Ampere, bfloat16 or float16. `"reference"`: the plain form, N x M in memory;
-        the only one with second derivatives.
+        of cuDNN on NVIDIA GPUs since Ampere, bfloat16 or float16. `"rows"`: some queries at a time, in operations
+        that every exporter knows; sizes that are symbolic (`jax.export`) are always computed so.
+        `"reference"`: the plain form, N x M in memory, with second derivatives.
 
     Returns:
       `[B, N, Cv]` of the dtype of `value`.
@@ -56,6 +58,8 @@ def position_attention(
     _check_shapes(query, key, value, key_mask)
     if key_mask is not None:
         query, key, value = exclude_keys(query, key, value, key_mask)
+    if backend == "rows" or not all(isinstance(n, int) for n in (*query.shape[:2], key.shape[1])):
+        return attention_by_rows(query, key, value)
     if backend != "reference":
         return attention(backend, query, key, value)
     weights = jax.nn.softmax(_logits(query, key), axis=-1)

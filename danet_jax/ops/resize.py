@@ -66,7 +66,7 @@ def resize_bilinear(
 
     Args:
       x: float32 or bfloat16.
-      shape: H and W, Python integers.
+      shape: H and W; they and the size of `x` may be symbolic dimensions of `jax.export`.
       align_corners: whether the centres of the corner pixels coincide (the authors' code), or their edges.
       input_sizes: int32 `[B, 2]`, heights and widths of the images within `x`, which are padded at the right
         and the bottom; None is all of `x`.
@@ -77,8 +77,17 @@ def resize_bilinear(
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
     """
     batch, height, width, _ = x.shape
-    new_height, new_width = (int(n) for n in shape)
-    if input_sizes is None and output_sizes is None:
+    new_height, new_width = shape
+    if not all(isinstance(n, (int, np.integer)) for n in (height, width, new_height, new_width)):
+        # Symbolic dimensions of `jax.export`: positions are computed when the program runs.
+        rows, columns = (
+            traced_bilinear_weights(
+                jnp.asarray(old), jnp.asarray(new), (new, old), align_corners=align_corners
+            )
+            for old, new in ((height, new_height), (width, new_width))
+        )
+        pattern = ("Ww,bhwc->bhWc", "Hh,bhWc->bHWc")
+    elif input_sizes is None and output_sizes is None:
         rows = jnp.asarray(bilinear_weights(height, new_height, align_corners=align_corners))
         columns = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
         pattern = ("Ww,bhwc->bhWc", "Hh,bhWc->bHWc")
