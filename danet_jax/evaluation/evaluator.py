@@ -66,7 +66,7 @@ class Evaluator:
         self._empty = jax.jit(metric.empty, out_shardings=replicated)
 
         def counted(scores: jax.Array, truth: jax.Array) -> jax.Array:
-            return count_pairs(truth, jnp.argmax(scores, -1), len(classes))
+            return count_pairs(truth, jnp.argmax(scores, 1), len(classes))
 
         def add(confusion: ConfusionMatrix, counts: jax.Array) -> ConfusionMatrix:
             return confusion.merge(metric(low=counts, high=jnp.zeros_like(counts)))

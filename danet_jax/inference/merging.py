@@ -8,6 +8,7 @@ scaled image: there every pixel carries its own exponent, so that nothing overfl
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,9 @@ from danet_jax.inference.cutting import Grid, Windows, samples
 
 NOTHING = -1e30
 """The exponent of a pixel to which no window has contributed yet."""
+
+RATIOS = (1, 2, 4, None)
+"""Enlargements of a scaled image for which a tile needs ever larger parts of a window; None needs all."""
 
 LARGEST = 80.0
 """Scores up to exp(80) fit in float32, with room for what is added up."""
@@ -59,12 +63,12 @@ class Tile(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """Sums so far, over the pixels `[T, S]` of a tile.
+    """Sums so far, over the `T` x `S` pixels of a tile; S is innermost, so that no product needs a transposition.
 
     Attributes:
-      scores: float32 `[T, S, K]`; of "exp", the true scores divided by exp(shift).
-      view: float32 `[T, S, K]`, mean logits of the view that is being summed up; unused by "exp".
-      shift: float32 `[T, S]`, used by "exp" only.
+      scores: float32 `[T, K, S]`; of "exp", the true scores divided by exp(shift).
+      view: float32 `[T, K, S]`, mean logits of the view that is being summed up; used by "softmax" only.
+      shift: float32 `[T, 1, S]`, used by "exp" only.
     """
 
     scores: jax.Array
@@ -72,12 +76,24 @@ class Merged(NamedTuple):
     shift: jax.Array
 
 
+class Taps(NamedTuple):
+    """Of `n` pixels of a tile along one axis, the two pixels of a window that are mixed.
+
+    Attributes:
+      pixels: int32 `[2, n]`, in the window.
+      weights: float32 `[2, n]`; 0 where the window does not reach, divided by the number of windows that do.
+    """
+
+    pixels: jax.Array
+    weights: jax.Array
+
+
 def nothing_merged(shape: tuple[int, int], num_classes: int, merge: str) -> Merged:
     """The sums over a tile before the first window."""
-    zeros = jnp.zeros((*shape, num_classes), jnp.float32)
-    return Merged(
-        zeros, zeros if merge == "softmax" else jnp.zeros(()), jnp.full(shape, NOTHING, jnp.float32)
-    )
+    height, width = shape
+    zeros = jnp.zeros((height, num_classes, width), jnp.float32)
+    shift = jnp.full((height, 1, width), NOTHING, jnp.float32)
+    return Merged(zeros, zeros if merge == "softmax" else jnp.zeros(()), shift)
 
 
 def merge_windows(merged: Merged, logits: jax.Array, windows: Windows, tile: Tile, how: Merging) -> Merged:
@@ -85,28 +101,31 @@ def merge_windows(merged: Merged, logits: jax.Array, windows: Windows, tile: Til
 
     Args:
       merged: sums over the tile.
-      logits: float32 `[n, h', w', K]` of all windows, at the network's output stride.
+      logits: float32 `[n, h', K, w']` of all windows, at the network's output stride.
       windows: `[n]`, of `logits`.
       tile: which of them, and where.
       how: see `Merging`.
     """
-    rows = tile.top + jnp.arange(merged.scores.shape[0], dtype=jnp.int32)
-    columns = tile.left + jnp.arange(merged.scores.shape[1], dtype=jnp.int32)
+    height, _, width = merged.scores.shape
+    rows = tile.top + jnp.arange(height, dtype=jnp.int32)
+    columns = tile.left + jnp.arange(width, dtype=jnp.int32)
 
     def add(index: jax.Array, merged: Merged) -> Merged:
         slot = tile.slots[index]
         window = jax.tree.map(lambda x: x[slot], windows)
         low = lax.dynamic_index_in_dim(logits, slot, keepdims=False)
+        vertical = _taps(rows, window.rows, jnp.zeros((), bool), how)
+        horizontal = _taps(columns, window.columns, window.flip > 0, how)
         if how.merge == "exp":
-            return _add_exp(merged, low, window, rows, columns, how)
-        resized = _resized(low, window, rows, columns, how)
+            return _add_exp(merged, low, window, vertical, horizontal, how)
+        mean = _mixed_logits(low, window, vertical, horizontal, how)
         if how.merge == "logits":
-            return merged._replace(scores=merged.scores + resized / how.views)
-        view = merged.view + resized
+            return merged._replace(scores=merged.scores + mean / how.views)
+        view = merged.view + mean
         return lax.cond(
             tile.last[index],
             lambda: merged._replace(
-                scores=merged.scores + jax.nn.softmax(view) / how.views, view=jnp.zeros_like(view)
+                scores=merged.scores + jax.nn.softmax(view, axis=1) / how.views, view=jnp.zeros_like(view)
             ),
             lambda: merged._replace(view=view),
         )
@@ -115,7 +134,7 @@ def merge_windows(merged: Merged, logits: jax.Array, windows: Windows, tile: Til
 
 
 def scores_of(merged: Merged, merge: str) -> jax.Array:
-    """Scores `[T, S, K]` that fit in float32, from sums.
+    """Scores `[T, K, S]` that fit in float32, from sums.
 
     Those of "exp" are sums of exponentials and may be of any magnitude. Where the largest of a pixel lies between
     exp(-80) and exp(80) they are given as they are; elsewhere the scores of that pixel are divided by one
@@ -123,29 +142,20 @@ def scores_of(merged: Merged, merge: str) -> jax.Array:
     """
     if merge != "exp":
         return merged.scores
-    largest = jnp.max(merged.scores, -1)
+    largest = jnp.max(merged.scores, 1, keepdims=True)
     peak = jnp.where(largest > 0, jnp.log(jnp.maximum(largest, 1e-37)), 0.0) + merged.shift
-    exponent = merged.shift + (jnp.clip(peak, -LARGEST, LARGEST) - peak)
-    return merged.scores * jnp.exp(exponent)[..., None]
+    return merged.scores * jnp.exp(merged.shift + (jnp.clip(peak, -LARGEST, LARGEST) - peak))
 
 
-def _weights(
-    index: jax.Array, grid: Grid, *, align_corners: bool, mirrored: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Of pixels `index` of the image: the two pixels of the window that are mixed, and their weights.
-
-    A weight is 0 where the window does not reach, and divided by the number of windows that do.
-    """
-    low, high, fraction = samples(index, grid.scaled, grid.image, align_corners=align_corners)
-
-    def one(sample: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-        sample = jnp.where(mirrored, grid.scaled - 1 - sample, sample)
-        inside = sample - grid.start
-        reached = (inside >= 0) & (inside < grid.window)
-        weight = jnp.where(reached, weight / _windows_over(sample, grid).astype(jnp.float32), 0.0)
-        return jnp.clip(inside, 0, grid.window - 1), weight
-
-    return *one(low, 1.0 - fraction), *one(high, fraction)
+def _taps(index: jax.Array, grid: Grid, mirrored: jax.Array, how: Merging) -> Taps:
+    """Where pixels `index` of the image, int32 `[n]`, come from."""
+    low, high, fraction = samples(index, grid.scaled, grid.image, align_corners=how.align_corners)
+    sample = jnp.stack([low, high])
+    sample = jnp.where(mirrored, grid.scaled - 1 - sample, sample)
+    pixels = sample - grid.start
+    reached = (pixels >= 0) & (pixels < grid.window)
+    weights = jnp.stack([1.0 - fraction, fraction]) / _windows_over(sample, grid).astype(jnp.float32)
+    return Taps(jnp.clip(pixels, 0, grid.window - 1), jnp.where(reached, weights, 0.0))
 
 
 def _windows_over(sample: jax.Array, grid: Grid) -> jax.Array:
@@ -156,72 +166,101 @@ def _windows_over(sample: jax.Array, grid: Grid) -> jax.Array:
     return jnp.maximum(jnp.maximum(last - first + 1, 0) + final.astype(jnp.int32), 1)
 
 
-def _upsampling(index: jax.Array, window: jax.Array, extent: int, how: Merging) -> jax.Array:
-    """Float32 `[n, extent]`: the weights that take a window's logits to its pixels `index`."""
-    low_size = window
-    for _ in range(how.output_stride.bit_length() - 1):
-        low_size = (low_size + 1) // 2
-    low, high, fraction = samples(index, low_size, window, align_corners=how.upsampling_align_corners)
-    place = jnp.arange(extent, dtype=jnp.int32)[None, :]
-    weights = jnp.where(place == low[:, None], (1.0 - fraction)[:, None], 0.0)
-    return weights + jnp.where(place == high[:, None], fraction[:, None], 0.0)
+def _mixed_logits(
+    low: jax.Array, window: Windows, vertical: Taps, horizontal: Taps, how: Merging
+) -> jax.Array:
+    """A window's share in the mean logits of its view, `[T, K, S]`: a linear map of its logits."""
 
+    def mixed(taps: Taps, grid: Grid, extent: int, ratio: int | None) -> tuple[jax.Array, jax.Array]:
+        weights, start = _upsampling(taps.pixels, grid, extent, ratio, how)
+        return (taps.weights[..., None] * weights).sum(0), start
 
-def _product(rows: jax.Array, low: jax.Array, columns: jax.Array) -> jax.Array:
-    """`[T, h'] x [h', w', K] x [S, w']` to `[T, S, K]`."""
-    x = jnp.einsum("th,hwk->twk", rows, low, precision=lax.Precision.HIGHEST)
-    return jnp.einsum("sw,twk->tsk", columns, x, precision=lax.Precision.HIGHEST)
-
-
-def _resized(low: jax.Array, window: Windows, rows: jax.Array, columns: jax.Array, how: Merging) -> jax.Array:
-    """A window's share of the mean logits of a view, at the pixels of a tile."""
-
-    def weights(index: jax.Array, grid: Grid, extent: int, mirrored: jax.Array) -> jax.Array:
-        first, a, second, b = _weights(index, grid, align_corners=how.align_corners, mirrored=mirrored)
-        return a[:, None] * _upsampling(first, grid.window, extent, how) + b[:, None] * _upsampling(
-            second, grid.window, extent, how
+    def within(ratio: int | None) -> jax.Array:
+        return _product(
+            low,
+            *mixed(vertical, window.rows, low.shape[0], ratio),
+            *mixed(horizontal, window.columns, low.shape[2], ratio),
         )
 
-    upright = jnp.zeros((), bool)
-    return _product(
-        weights(rows, window.rows, low.shape[0], upright),
-        low,
-        weights(columns, window.columns, low.shape[1], window.flip > 0),
-    )
+    return lax.switch(_ratio_index(window), [partial(within, ratio) for ratio in RATIOS])
 
 
 def _add_exp(
-    merged: Merged, low: jax.Array, window: Windows, rows: jax.Array, columns: jax.Array, how: Merging
+    merged: Merged, low: jax.Array, window: Windows, vertical: Taps, horizontal: Taps, how: Merging
 ) -> Merged:
     """Adds exp(logits) of a window: the exponentials are mixed by the resizing, not the logits."""
-    upright = jnp.zeros((), bool)
-    top, a, bottom, b = _weights(rows, window.rows, align_corners=how.align_corners, mirrored=upright)
-    left, c, right, d = _weights(
-        columns, window.columns, align_corners=how.align_corners, mirrored=window.flip > 0
-    )
 
-    def add(row_samples: list[jax.Array], row_weights: list[jax.Array], *column: list[jax.Array]) -> Merged:
-        column_samples, column_weights = column
+    def add(ratio: int | None, taps: int) -> Merged:
+        def upsampling(pixels: jax.Array, grid: Grid, extent: int) -> tuple[jax.Array, jax.Array]:
+            weights, start = _upsampling(pixels[:taps], grid, extent, ratio, how)
+            return weights.reshape(-1, weights.shape[-1]), start
+
         logits = _product(
-            _upsampling(jnp.concatenate(row_samples), window.rows.window, low.shape[0], how),
             low,
-            _upsampling(jnp.concatenate(column_samples), window.columns.window, low.shape[1], how),
+            *upsampling(vertical.pixels, window.rows, low.shape[0]),
+            *upsampling(horizontal.pixels, window.columns, low.shape[2]),
         )
-        weights = jnp.concatenate(row_weights)[:, None] * jnp.concatenate(column_weights)[None, :]
-        n, m = len(row_samples), len(column_samples)
-        logits = logits.reshape(n, len(rows), m, len(columns), -1)
-        weights = weights.reshape(n, len(rows), m, len(columns))
-        peak = jnp.where(weights > 0, logits.max(-1), NOTHING).max((0, 2))
+        height, classes, width = merged.scores.shape
+        logits = logits.reshape(taps, height, classes, taps, width)
+        weights = vertical.weights[:taps].reshape(taps, height, 1, 1, 1) * horizontal.weights[:taps].reshape(
+            1, 1, 1, taps, width
+        )
+        reached = weights > 0
+        peak = jnp.where(reached, logits.max(2, keepdims=True), NOTHING).max((0, 3))
         shift = jnp.maximum(merged.shift, peak)
-        mixed = weights[..., None] * jnp.exp(logits - shift[None, :, None, :, None])
-        # Where nothing has weight the exponential may be infinite, and 0 times infinity is no number.
-        mixed = jnp.where(weights[..., None] > 0, mixed, 0.0).sum((0, 2))
-        scores = merged.scores * jnp.exp(merged.shift - shift)[..., None] + mixed
-        return merged._replace(scores=scores, shift=shift)
+        mixed = weights * jnp.exp(logits - shift[None, :, :, None, :])
+        # Where a window does not reach, the exponential may be infinite, and 0 times infinity is no number.
+        mixed = jnp.where(reached, mixed, 0.0).sum((0, 3))
+        return merged._replace(scores=merged.scores * jnp.exp(merged.shift - shift) + mixed, shift=shift)
 
+    # At scale 1 there is one pixel to take, not four to mix.
     same = (window.rows.image == window.rows.scaled) & (window.columns.image == window.columns.scaled)
-    return lax.cond(
-        same,
-        lambda: add([top], [a], [left], [c]),
-        lambda: add([top, bottom], [a, b], [left, right], [c, d]),
+    cases = [partial(add, 1, 1), *(partial(add, ratio, 2) for ratio in RATIOS)]
+    return lax.switch(jnp.where(same, 0, 1 + _ratio_index(window)), cases)
+
+
+def _ratio_index(window: Windows) -> jax.Array:
+    """Index of the first of `RATIOS` by which the image is not enlarged more."""
+
+    def exceeds(grid: Grid, ratio: int) -> jax.Array:
+        return (grid.scaled > ratio * grid.image) | (grid.scaled - 1 > ratio * (grid.image - 1))
+
+    larger = [exceeds(window.rows, ratio) | exceeds(window.columns, ratio) for ratio in RATIOS if ratio]
+    return jnp.stack(larger).sum(dtype=jnp.int32)
+
+
+def _upsampling(
+    pixels: jax.Array, grid: Grid, extent: int, ratio: int | None, how: Merging
+) -> tuple[jax.Array, jax.Array]:
+    """The weights that take a window's logits to its `pixels`, `[..., m]`, and the first of the m samples.
+
+    Args:
+      pixels: int32 `[..., n]`, in the window: of n neighbouring pixels of the image.
+      grid: of the window.
+      extent: of the array of logits.
+      ratio: by how much the scaled image is at most larger than the image, so that m can be less than `extent`.
+      how: see `Merging`.
+    """
+    size = grid.window
+    for _ in range(how.output_stride.bit_length() - 1):
+        size = (size + 1) // 2
+    low, high, fraction = samples(pixels, size, grid.window, align_corners=how.upsampling_align_corners)
+    count, start = extent, jnp.zeros((), jnp.int32)
+    if ratio is not None:
+        # n pixels span n * ratio + 2 of the window, and those, at the stride, a few samples more than their share.
+        count = min(extent, (pixels.shape[-1] * ratio + 2) // how.output_stride + 5)
+        start = jnp.clip(low.min(), 0, extent - count)
+    place = start + jnp.arange(count, dtype=jnp.int32).reshape((1,) * pixels.ndim + (count,))
+    weights = jnp.where(place == low[..., None], (1.0 - fraction)[..., None], 0.0)
+    return weights + jnp.where(place == high[..., None], fraction[..., None], 0.0), start
+
+
+def _product(
+    low: jax.Array, rows: jax.Array, top: jax.Array, columns: jax.Array, left: jax.Array
+) -> jax.Array:
+    """`[T, h] x [h, K, w] x [S, w]` to `[T, K, S]`, from the part of `low` that begins at `top` and `left`."""
+    part = lax.dynamic_slice(
+        low, (top, jnp.zeros((), jnp.int32), left), (rows.shape[1], low.shape[1], columns.shape[1])
     )
+    part = jnp.einsum("hkw,sw->hks", part, columns, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("th,hks->tks", rows, part, precision=lax.Precision.HIGHEST)

@@ -120,17 +120,20 @@ class Protocol:
 
     @classmethod
     def mmseg(
-        cls, dataset: str = "cityscapes", *, multi_scale: bool = False, whole: bool = False
+        cls, dataset: str = "cityscapes", *, multi_scale: bool = False, whole: bool | None = None
     ) -> Protocol:
         """The evaluation of mmsegmentation.
 
         Args:
-          dataset: "cityscapes", "ade20k" and "voc" have a base size; others are taken at their own size.
+          dataset: published data sets have a base size; others are taken at their own size.
           multi_scale: six scales, and flips.
-          whole: as the models trained on crops of 512x1024 (and those of ADE20K and VOC) are evaluated;
-            otherwise as those of 769x769, in windows.
+          whole: True as Cityscapes' models trained on crops of 512x1024 are evaluated, False as those of
+            769x769, in windows. None is True for ADE20K, PASCAL VOC and COCO Stuff, whose models always see
+            whole images, and False for others.
         """
-        base_sizes = {"cityscapes": (2048, 1024), "ade20k": (2048, 512), "voc": (2048, 512)}
+        seen_whole = {"ade20k": (2048, 512), "pascal_voc_aug": (2048, 512), "coco_stuff10k": (2048, 512)}
+        base_sizes = {"cityscapes": (2048, 1024), "pascal_context": (520, 520), **seen_whole}
+        whole = dataset in seen_whole if whole is None else whole
         return cls(
             scales=MMSEG_SCALES if multi_scale else (1.0,),
             flip=multi_scale,
@@ -158,7 +161,9 @@ class Protocol:
             return cls.whole()
         if kind == "authors":
             return cls.authors(dataset, multi_scale=variant == "ms")
-        return cls.mmseg(dataset, multi_scale=variant.endswith("ms"), whole=variant.startswith("whole"))
+        return cls.mmseg(
+            dataset, multi_scale=variant.endswith("ms"), whole=variant.startswith("whole") or None
+        )
 
     def replace(self, **changes: Any) -> Protocol:
         """The protocol with fields changed, which its name says.

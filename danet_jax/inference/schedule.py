@@ -9,9 +9,6 @@ import numpy as np
 
 from danet_jax.inference.windows import Window
 
-TILE = (64, 256)
-"""Rows and columns of the tiles in which windows are merged."""
-
 
 class Job(NamedTuple):
     """A window to be scored: of which image, and the (offset, pitch, height, width) of what it is cut from."""
@@ -38,18 +35,18 @@ class TileRow(NamedTuple):
 
 
 def tile_rows(
-    jobs: Sequence[Job], sizes: Sequence[tuple[int, int]], *, align_corners: bool
+    jobs: Sequence[Job], sizes: Sequence[tuple[int, int]], tile: tuple[int, int], *, align_corners: bool
 ) -> Iterator[TileRow]:
-    """All tiles of images of `sizes`, from top to bottom, one image after the other."""
+    """All tiles (of `tile` rows and columns) of images of `sizes`, from top to bottom, image by image."""
     image_of = np.array([job.image for job in jobs])
     rows = np.array([job.window.output_rows(align_corners) for job in jobs])
     columns = np.array([job.window.output_columns(align_corners) for job in jobs])
     for image, (height, width) in enumerate(sizes):
-        for top in range(0, height, TILE[0]):
-            in_row = (image_of == image) & (rows[:, 0] < top + TILE[0]) & (rows[:, 1] > top)
+        for top in range(0, height, tile[0]):
+            in_row = (image_of == image) & (rows[:, 0] < top + tile[0]) & (rows[:, 1] > top)
             tiles = []
-            for left in range(0, width, TILE[1]):
-                needed = in_row & (columns[:, 0] < left + TILE[1]) & (columns[:, 1] > left)
+            for left in range(0, width, tile[1]):
+                needed = in_row & (columns[:, 0] < left + tile[1]) & (columns[:, 1] > left)
                 tiles.append(Tile(image, top, left, tuple(np.flatnonzero(needed).tolist())))
             yield TileRow(tuple(tiles), tuple(np.flatnonzero(in_row).tolist()))
 

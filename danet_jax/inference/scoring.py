@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
     """What is made of the scores of a tile, on the device.
 
     Attributes:
-      function: from scores float32 `[T, S, K]` and truth uint8 `[T, S]` (255 if there is none, and past the
+      function: from scores float32 `[T, K, S]` and truth uint8 `[T, S]` (255 if there is none, and past the
         image) to an array.
       ranking: whether only the order of the classes in each pixel matters to it.
       summed: whether its results are summed over tiles, images and devices; otherwise they are stacked.
@@ -43,11 +43,11 @@ class Wanted(NamedTuple):
     summed: bool = False
 
 
-LABELS = Wanted(lambda scores, _: jnp.argmax(scores, -1).astype(jnp.uint8), ranking=True)
+LABELS = Wanted(lambda scores, _: jnp.argmax(scores, 1).astype(jnp.uint8), ranking=True)
 """The best class of each pixel, uint8 `[T, S]`."""
 
-SCORES = Wanted(lambda scores, _: scores, ranking=False)
-"""The scores themselves."""
+SCORES = Wanted(lambda scores, _: jnp.swapaxes(scores, 1, 2), ranking=False)
+"""The scores themselves, float32 `[T, S, K]`."""
 
 
 def merging_of(model: DANet, protocol: Protocol, wanted: Wanted) -> Merging:
@@ -68,7 +68,7 @@ def window_logits(
     *,
     masked: bool,
 ) -> jax.Array:
-    """Logits of windows, float32 `[n, h', w', K]`, at the network's output stride.
+    """Logits of windows, float32 `[n, h', K, w']`, at the network's output stride.
 
     With "exp" and flip, the sum of those of the window and of its flip, un-flipped: up-sampling is linear
     and the same from both sides.
@@ -90,11 +90,11 @@ def window_logits(
         return logits.fusion
 
     if not (protocol.flip and protocol.merge == "exp"):
-        return logits_of(images, sizes)
+        return jnp.swapaxes(logits_of(images, sizes), 2, 3)
     both = jnp.concatenate([images, _flipped(images, sizes)])
     upright, flipped = jnp.split(logits_of(both, None if sizes is None else jnp.tile(sizes, (2, 1))), 2)
     low_sizes = None if sizes is None else _at_stride(sizes, model.output_stride)
-    return upright + _flipped(flipped, low_sizes)
+    return jnp.swapaxes(upright + _flipped(flipped, low_sizes), 2, 3)
 
 
 def stored_images(protocol: Protocol, image: np.ndarray) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ from danet_jax.classes import IGNORE_LABEL
 from danet_jax.inference import merging, schedule
 from danet_jax.inference.cutting import Windows, as_arrays
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.schedule import TILE, Job
+from danet_jax.inference.schedule import Job
 from danet_jax.inference.scoring import (
     Region,
     Wanted,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 TILES_AT_ONCE = 16
-"""Per device."""
+"""Tiles per device that one call merges."""
 
 LOGITS_BYTES = 1 << 30
 """Of the logits that are kept at a time, on each device; those of one row of tiles are kept, whatever they take."""
@@ -67,6 +67,8 @@ class SlidingWindows:
         self._model, self._protocol, self._mesh = model, protocol, mesh
         self._shape = protocol.window
         on_cpu = mesh.devices.flat[0].platform == "cpu"
+        # Small enough for a CPU's cache, large enough for an accelerator's many cores.
+        self._tile = (64, 128) if on_cpu else (256, 512)
         at_once = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
         self._logits: jax.Array | None = None
@@ -108,7 +110,7 @@ class SlidingWindows:
         pixels = self._pixels.put(stored)
         labels, label_offsets = self._labels.put(truths), _offsets(truths)
         sizes = [image.shape[:2] for image in images]
-        rows = list(schedule.tile_rows(jobs, sizes, align_corners=self._protocol.align_corners))
+        rows = list(schedule.tile_rows(jobs, sizes, self._tile, align_corners=self._protocol.align_corners))
         self._reserve(variables, len(jobs), max(len(row.jobs) for row in rows))
         slots = schedule.Slots(self._capacity)
         for band, needed in schedule.bands(rows, self._capacity):
@@ -153,7 +155,8 @@ class SlidingWindows:
         if self._logits is None or capacity > self._capacity:
             self._capacity = max(capacity, self._capacity)
             # One slot more, for the windows that fill up a batch.
-            shape = (self._capacity + 1, *low.shape[1:])
+            _, height, width, classes = low.shape
+            shape = (self._capacity + 1, height, classes, width)
             self._logits = None
             self._logits = jnp.zeros(shape, jnp.float32, device=NamedSharding(self._mesh, PartitionSpec()))
 
@@ -212,10 +215,10 @@ class SlidingWindows:
         how = merging_of(self._model, self._protocol, wanted)
 
         def one(logits: jax.Array, windows: Windows, tile: TileArrays, labels: jax.Array) -> jax.Array:
-            merged = merging.nothing_merged(TILE, self._model.num_classes, how.merge)
+            merged = merging.nothing_merged(self._tile, self._model.num_classes, how.merge)
             merged = merging.merge_windows(merged, logits, windows, tile.merged_from, how)
             scores = merged.scores if wanted.ranking else merging.scores_of(merged, how.merge)
-            return wanted.function(scores, _truth(tile, labels))
+            return wanted.function(scores, _truth(tile, labels, self._tile))
 
         def on_a_device(
             logits: jax.Array, windows: Windows, tiles: TileArrays, labels: jax.Array
@@ -280,10 +283,10 @@ def _arrays(jobs: Sequence[Job | None]) -> Windows:
     )
 
 
-def _truth(tile: TileArrays, labels: jax.Array) -> jax.Array:
+def _truth(tile: TileArrays, labels: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """The labels of a tile, uint8 `[T, S]`, 255 past the image."""
-    rows = (tile.merged_from.top + jnp.arange(TILE[0], dtype=jnp.int32))[:, None]
-    columns = (tile.merged_from.left + jnp.arange(TILE[1], dtype=jnp.int32))[None, :]
+    rows = (tile.merged_from.top + jnp.arange(shape[0], dtype=jnp.int32))[:, None]
+    columns = (tile.merged_from.left + jnp.arange(shape[1], dtype=jnp.int32))[None, :]
     inside = (rows < tile.height) & (columns < tile.width)
     place = tile.offset + rows * tile.width + columns
     return jnp.where(inside, labels.at[place, 0].get(mode="clip"), jnp.uint8(IGNORE_LABEL))
