@@ -70,6 +70,15 @@ class Checkpoint:
         """Whether it holds a backbone alone, which can start a training but segments nothing."""
         return isinstance(self.model, ResNet)
 
+    @property
+    def network(self) -> DANet:
+        """The model, if it is a whole network; raises InputError if it is a backbone alone."""
+        if not isinstance(self.model, DANet):
+            raise InputError(
+                "holds a backbone alone, which segments nothing; train it with --config.init.from"
+            )
+        return self.model
+
 
 def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> Checkpoint:
     """The network and the weights of any checkpoint of DANet, or of a ResNet.

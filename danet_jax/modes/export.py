@@ -1,0 +1,59 @@
+"""`--mode=export`: a trained network in a format that others read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from danet_jax.errors import InputError
+from danet_jax.recipe import Recipe
+from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
+from danet_jax.weights.export_files import export_safetensors, export_torch
+from danet_jax.weights.export_onnx import export_onnx
+from danet_jax.weights.export_stablehlo import Size, export_stablehlo
+
+# Format -> suffix of the file.
+FORMATS = {"safetensors": ".safetensors", "torch": ".pth", "stablehlo": ".stablehlo.zip", "onnx": ".onnx"}
+
+
+def run(
+    recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoint: str = "", format: str = ""
+) -> int:
+    """Writes `workdir/export/model.SUFFIX` of the run, or of `checkpoint`, and checks it by reading it back.
+
+    An argument HEIGHTxWIDTH is the size of the images: ONNX must know it (512x512 if not said), StableHLO may.
+    """
+    if format not in FORMATS:
+        raise InputError(f"--format={format} does not exist; there are: {', '.join(FORMATS)}")
+    size = _size(arguments)
+    if size and format in ("safetensors", "torch"):
+        raise InputError(f"{arguments[0]}: --format={format} holds weights, for images of any size")
+    loaded = load_checkpoint(checkpoint or workdir)
+    if loaded.is_backbone:
+        raise InputError(f"{checkpoint}: a backbone alone has no classes; train it with --config.init.from")
+    path = workdir / "export" / f"model{FORMATS[format]}"
+    _export(loaded, path, format, size)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, read back and equal ({loaded.description})")
+    return 0
+
+
+def _export(checkpoint: Checkpoint, path: Path, format: str, size: Size | None) -> None:
+    if format == "safetensors":
+        export_safetensors(checkpoint, path)
+    elif format == "torch":
+        export_torch(checkpoint, path)
+    elif format == "stablehlo":
+        export_stablehlo(checkpoint, path, size)
+    else:
+        export_onnx(checkpoint, path, size or (512, 512))
+
+
+def _size(arguments: list[str]) -> Size | None:
+    if not arguments:
+        return None
+    matched = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arguments[0])
+    if matched is None or len(arguments) > 1:
+        raise InputError(
+            f"{' '.join(arguments)}: --mode=export takes one argument, a size of images such as 512x1024"
+        )
+    return int(matched[1]), int(matched[2])

@@ -1,0 +1,98 @@
+"""Trained weights as files that others read: safetensors, and PyTorch's in the layout of the authors' code.
+
+Both are written beside their place, read back and compared, and only then put there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from danet_jax.errors import InputError
+from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
+from danet_jax.weights.convert import to_state_dict
+from danet_jax.weights.description import KEY, Description
+
+
+def export_safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    """Every variable under its path (`params/head/...`), the description as metadata.
+
+    `load_checkpoint` gives the same network again, exactly.
+    """
+    from safetensors.numpy import save_file
+
+    with replacing(path) as partial:
+        save_file(flat(checkpoint.variables), partial, {KEY: description(checkpoint)})
+        _check_equal(checkpoint, partial, path)
+
+
+def export_torch(checkpoint: Checkpoint, path: Path) -> None:
+    """`{"state_dict": ...}` with the names of the authors' code, and the description beside it.
+
+    Their network has ImageNet's classifier too, `pretrained.fc`, which it does not use: load with `strict=False`.
+
+    Raises:
+      InputError: torch is not installed.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError("--format=torch needs torch: pip install torch") from None
+    state_dict = to_state_dict(vars(checkpoint.network), checkpoint.variables, "authors")
+    content = {
+        "state_dict": {name: torch.tensor(array) for name, array in state_dict.items()},
+        KEY: description(checkpoint),
+    }
+    with replacing(path) as partial:
+        torch.save(content, partial)
+        _check_equal(checkpoint, partial, path)
+
+
+def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Variables by their path, `params/backbone/...` and `batch_stats/backbone/...`, in contiguous float32."""
+    return {
+        name: np.ascontiguousarray(leaf, np.float32).reshape(np.shape(leaf))
+        for name, leaf in flatten_dict(variables, sep="/").items()
+    }
+
+
+def description(checkpoint: Checkpoint) -> str:
+    """What the file says about the network, in JSON."""
+    return Description.of(checkpoint.network, checkpoint.classes, checkpoint.config).to_json()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; what is there in the end becomes `path`, and after an error nothing does."""
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:
+    again = load_checkpoint(partial)
+    expected, found = flat(checkpoint.variables), flat(again.variables)
+    same = expected.keys() == found.keys() and all(
+        np.array_equal(found[name], expected[name], equal_nan=True) for name in expected
+    )
+    if not same or description(again) != description(checkpoint):
+        raise InputError(f"{path}: read back, it is not what was to be written; it is not kept")
+
+
+def abstract(tree: Any) -> Any:
+    """Shapes and dtypes of a tree of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)

@@ -1,0 +1,106 @@
+"""The inference function as an ONNX graph, by jax2onnx: images of one size, any number of them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from danet_jax.errors import InputError
+from danet_jax.weights.checkpoint import Checkpoint
+from danet_jax.weights.description import KEY
+from danet_jax.weights.export_files import description, flat, replacing
+from danet_jax.weights.export_stablehlo import Size, check, probabilities
+
+# Calls in a jaxpr that can be replaced by what they call, when no gradient is asked for.
+_CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
+
+
+def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
+    """Writes `images` uint8 `[batch, H, W, 3]` RGB -> `probabilities` float32 `[batch, H, W, num_classes]`.
+
+    The file is run in onnxruntime and compared before it is put in place. Its metadata hold the description.
+
+    Args:
+      checkpoint: of a whole network.
+      path: of the file.
+      size: height and width of the images.
+
+    Raises:
+      InputError: jax2onnx or onnxruntime is not installed, or the result differs.
+    """
+    try:
+        import jax2onnx
+        import onnx
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise InputError(f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime") from None
+    # Position attention in plain operations; whatever the platform's kernel is, ONNX has none for it.
+    model = checkpoint.network.clone(attention_backend="rows")
+    weights, function = flat(checkpoint.variables), probabilities(model)
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
+    jaxpr = jax.make_jaxpr(lambda images: function(weights, images))(images)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every constant without a type
+    graph = jax2onnx.to_onnx(
+        lambda images: _in_plain_operations(jaxpr.jaxpr, jaxpr.consts, images)[0],
+        [images],
+        model_name="DANet",
+        input_names=["images"],
+        output_names=["probabilities"],
+    )
+    onnx.helper.set_model_props(graph, {KEY: description(checkpoint)})
+    with replacing(path) as partial:
+        onnx.save(graph, partial)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(partial, options, providers=["CPUExecutionProvider"])
+        check(checkpoint, lambda images: session.run(None, {"images": images})[0], [size], path)
+
+
+def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[Any]:
+    """Evaluates a jaxpr with its calls opened, and max-pooling as maxima of slices.
+
+    jax2onnx 0.17 makes of a max-pooling in NHWC one over four dimensions, which onnxruntime does not have, and
+    mixes up layouts when it sees Flax's own functions instead of primitives.
+    """
+    from jax.extend.core import Literal
+
+    values: dict[Any, Any] = {}
+
+    def value(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    values.update(zip(jaxpr.constvars, constants, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+    for equation in jaxpr.eqns:
+        inputs = [value(atom) for atom in equation.invars]
+        called = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+        if equation.primitive.name in _CALLS:
+            outputs = _in_plain_operations(called.jaxpr, called.consts, *inputs)
+        elif equation.primitive.name == "reduce_window_max":
+            outputs = [_max_pool(inputs[0], equation.params)]
+        else:
+            outputs = equation.primitive.bind(*inputs, **equation.params)
+            outputs = outputs if equation.primitive.multiple_results else [outputs]
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [value(atom) for atom in jaxpr.outvars]
+
+
+def _max_pool(x: jax.Array, params: dict[str, Any]) -> jax.Array:
+    """Axis by axis. Repeating the edge is the same to a maximum as padding it, where a window reaches over it."""
+    axes = zip(params["window_dimensions"], params["window_strides"], params["padding"], strict=True)
+    for axis, (window, stride, (before, after)) in enumerate(axes):
+        if window == 1:
+            continue
+        first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, x.shape[axis] - 1))
+        x = lax.concatenate([*[first] * before, x, *[last] * after], axis)
+        reach = (x.shape[axis] - window) // stride * stride + 1
+        parts = [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]
+        x = functools.reduce(lax.max, parts)
+    return x

@@ -1,0 +1,103 @@
+"""The inference function as a StableHLO program beside its weights, in one file; JAX alone runs it.
+
+    import jax, zipfile
+    from safetensors.numpy import load
+    with zipfile.ZipFile("model.stablehlo.zip") as file:
+        program = jax.export.deserialize(bytearray(file.read("program")))
+        weights = load(file.read("weights.safetensors"))
+    probabilities = program.call(weights, images)  # uint8 [B, H, W, 3] RGB -> float32 [B, H, W, num_classes]
+
+It is lowered for CPU, CUDA and TPU at once. Weights are arguments of the program, not constants in it: they
+would be compiled with it, which takes long, and makes XLA's CPU compiler of JAX 0.10.2 crash in attention.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.ops.normalize import normalize
+from danet_jax.weights.checkpoint import Checkpoint
+from danet_jax.weights.export_files import abstract, description, flat, replacing
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+TOLERANCE = 1e-4
+"""Of probabilities, between an exported program and the one that it was made of."""
+
+Size = tuple[int, int]
+
+
+def probabilities(model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    """What is exported: `(weights by path, images uint8 [B, H, W, 3])` to float32 `[B, H, W, num_classes]`."""
+
+    def function(weights: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        logits: Any = model.apply(unflatten_dict(dict(weights), sep="/"), normalize(images))
+        return jax.nn.softmax(logits.fusion, axis=-1)
+
+    return function
+
+
+def export_stablehlo(checkpoint: Checkpoint, path: Path, size: Size | None = None) -> None:
+    """Writes the program and the weights, after running them once more as they are read back.
+
+    Args:
+      checkpoint: of a whole network.
+      path: of the zip archive.
+      size: height and width of the images. None leaves them open, for the price of slower attention on TPUs
+        and, in bfloat16, on GPUs: their kernels must know the size.
+
+    Raises:
+      InputError: `flatbuffers`, which serialising needs, is not installed, or the result differs.
+    """
+    from safetensors.numpy import load, save
+
+    try:
+        import flatbuffers  # noqa: F401
+    except ModuleNotFoundError:
+        raise InputError("--format=stablehlo needs flatbuffers: pip install flatbuffers") from None
+    from jax import export
+
+    if size is None:
+        shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
+    else:
+        shape = export.symbolic_shape(f"batch, {size[0]}, {size[1]}, 3")
+    weights, function = flat(checkpoint.variables), probabilities(checkpoint.network)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    exported = export.export(jax.jit(function), platforms=PLATFORMS)(abstract(weights), images)
+    with replacing(path) as partial:
+        with zipfile.ZipFile(partial, "w") as file:
+            file.writestr("program", bytes(exported.serialize()))
+            file.writestr("weights.safetensors", save(weights, {"danet_jax": description(checkpoint)}))
+        with zipfile.ZipFile(partial) as file:
+            program = export.deserialize(bytearray(file.read("program")))
+            stored = load(file.read("weights.safetensors"))
+        check(
+            checkpoint,
+            lambda images: program.call(stored, images),
+            [size] if size else [(65, 97), (48, 40)],
+            path,
+        )
+
+
+def check(checkpoint: Checkpoint, run: Callable[[np.ndarray], Any], sizes: list[Size], path: Path) -> None:
+    """Raises InputError unless `run` gives the network's probabilities, for batches of one and of two images."""
+    expected_of = jax.jit(probabilities(checkpoint.network))
+    weights = flat(checkpoint.variables)
+    rng = np.random.default_rng(0)
+    for batch, size in enumerate(sizes + sizes[:1] * (len(sizes) == 1), start=1):
+        images = rng.integers(0, 256, (batch, *size, 3), np.uint8)
+        expected, found = np.asarray(expected_of(weights, images)), np.asarray(run(images))
+        difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"{path}: read back, its probabilities differ by {difference:.2g}; it is not kept"
+            )

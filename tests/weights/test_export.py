@@ -1,0 +1,164 @@
+"""What is exported is read back, by other libraries too, and gives the same network."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.models.resnet import ResNet
+from danet_jax.modes import export as mode
+from danet_jax.ops.normalize import normalize
+from danet_jax.weights import export_files
+from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
+from danet_jax.weights.convert import convert
+from danet_jax.weights.export_files import export_safetensors, export_torch
+from danet_jax.weights.export_stablehlo import export_stablehlo
+from tests.reference import torch_danet
+
+CLASSES = Classes(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))
+VARIANTS = {
+    "all of it": {"multi_grid": (4, 8, 16), "auxiliary": True},
+    "position only, deep stem": {"channel_attention": False, "stem": "v1s", "align_corners": False},
+    "FCN": {"position_attention": False, "channel_attention": False, "output_stride": 16},
+}
+
+
+def make_checkpoint(rng, **options) -> tuple[Checkpoint, torch.nn.Module]:
+    network = torch_danet.randomise(torch_danet.DANet(3, backbone="resnet18", **options), rng)
+    variables = convert({name: tensor.numpy() for name, tensor in network.state_dict().items()}).variables
+    model = DANet(3, backbone="resnet18", **options)
+    config = {"dataset": {"name": "folder"}, "evaluation": {"protocol": "whole"}}
+    checkpoint = Checkpoint(model, jax.tree.map(jnp.array, variables), CLASSES, "made here", config=config)
+    return checkpoint, network
+
+
+def same(a: Checkpoint, b: Checkpoint) -> None:
+    assert a.model == b.model
+    assert a.classes == b.classes
+    assert a.config == b.config
+    jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_weights_go_out_and_come_in_unchanged(tmp_path, rng, options):
+    checkpoint, network = make_checkpoint(rng, **options)
+    export_safetensors(checkpoint, tmp_path / "folder" / "model.safetensors")
+    same(load_checkpoint(tmp_path / "folder" / "model.safetensors"), checkpoint)
+    with safe_open(tmp_path / "folder" / "model.safetensors", "numpy") as file:
+        described = json.loads(file.metadata()["danet_jax"])
+        assert file.get_tensor("params/backbone/layer4_1/conv2/kernel").shape == (3, 3, 512, 512)
+    assert described["classes"]["names"] == ["road", "car", "sky"]
+    assert described["config"]["evaluation"] == {"protocol": "whole"}
+    assert described["model"]["output_stride"] == options.get("output_stride", 8)
+
+    export_torch(checkpoint, tmp_path / "model.pth")
+    same(load_checkpoint(tmp_path / "model.pth"), checkpoint)
+    state_dict = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
+    other = torch_danet.DANet(3, backbone="resnet18", **options)
+    other.load_state_dict(state_dict, strict=True)
+    images = torch.from_numpy(rng.normal(size=(1, 3, 33, 41)).astype(np.float32))
+    with torch.no_grad():
+        for ours, theirs in zip(other.eval()(images), network(images), strict=True):
+            assert ours is theirs is None or torch.equal(ours, theirs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "model.pth"]
+
+
+LOADER = """
+import sys
+import numpy as np
+import jax, zipfile
+from safetensors.numpy import load
+with zipfile.ZipFile("model.stablehlo.zip") as file:
+    program = jax.export.deserialize(bytearray(file.read("program")))
+    weights = load(file.read("weights.safetensors"))
+for name in sys.argv[1:]:
+    images = np.load(name + ".npy")
+    probabilities = program.call(weights, images)
+    np.save(name + "_out.npy", probabilities)
+assert not any(name.startswith(("danet_jax", "flax")) for name in sys.modules)
+print(program.platforms)
+"""
+
+
+def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng)
+    export_stablehlo(checkpoint, tmp_path / "model.stablehlo.zip")
+    sizes = {"a": (1, 33, 41), "b": (2, 50, 24)}
+    for name, (batch, height, width) in sizes.items():
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (batch, height, width, 3), np.uint8))
+    run = subprocess.run(
+        [sys.executable, "-c", LOADER, *sizes], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "('cpu', 'cuda', 'tpu')"
+    apply = jax.jit(checkpoint.model.apply)
+    for name in sizes:
+        images = np.load(tmp_path / f"{name}.npy")
+        expected = jax.nn.softmax(apply(checkpoint.variables, normalize(jnp.asarray(images))).fusion)
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}_out.npy"), expected, atol=1e-5)
+
+
+def test_stablehlo_of_one_size_is_bound_to_it(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    path = tmp_path / "model.stablehlo.zip"
+    export_stablehlo(checkpoint, path, (33, 41))
+    with zipfile.ZipFile(path) as file:
+        program = jax.export.deserialize(bytearray(file.read("program")))
+    assert str(program.in_avals[-1].shape) == "(batch, 33, 41, 3)"
+
+
+def test_a_file_that_does_not_read_back_equal_is_not_kept(tmp_path, rng, monkeypatch):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    wrong = jax.tree.map(lambda x: x + 1, checkpoint.variables)
+    monkeypatch.setattr(export_files, "load_checkpoint", lambda path: load_with(path, wrong))
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match=rf"{path}: read back, it is not what was to be written"):
+        export_safetensors(checkpoint, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def load_with(path, variables):
+    loaded = load_checkpoint(path)
+    return Checkpoint(loaded.model, variables, loaded.classes, loaded.description, config=loaded.config)
+
+
+def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypatch):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    export_safetensors(checkpoint, tmp_path / "in.safetensors")
+    source = str(tmp_path / "in.safetensors")
+    for name, suffix in (("safetensors", "safetensors"), ("torch", "pth")):
+        assert mode.run(None, tmp_path / "run", [], checkpoint=source, format=name) == 0
+        same(load_checkpoint(tmp_path / "run" / "export" / f"model.{suffix}"), checkpoint)
+    assert "read back and equal (exported from a run here: resnet18" in capsys.readouterr().out
+    for arguments, checked, format_, message in (
+        ([], source, "", "--format= does not exist; there are: safetensors, torch, stablehlo, onnx"),
+        ([], source, "pickle", "--format=pickle does not exist"),
+        (["512"], source, "onnx", "512: --mode=export takes one argument, a size"),
+        (["512x512", "x"], source, "onnx", "512x512 x: --mode=export takes one argument"),
+        (["512x512"], source, "torch", "512x512: --format=torch holds weights, for images of any size"),
+        ([], "", "torch", "a run"),
+        ([], "nothing.pth", "torch", "nothing.pth: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            mode.run(None, tmp_path / "run", arguments, checkpoint=checked, format=format_)
+    backbone = Checkpoint(ResNet("resnet18"), {}, None, "a backbone")
+    monkeypatch.setattr(mode, "load_checkpoint", lambda _: backbone)
+    with pytest.raises(InputError, match="a backbone alone has no classes"):
+        mode.run(None, tmp_path / "run", [], checkpoint="x", format="torch")
+
+
+def test_a_place_that_cannot_be_written(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be written"):
+        export_safetensors(checkpoint, tmp_path / "file" / "model.safetensors")
