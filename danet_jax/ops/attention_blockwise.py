@@ -68,8 +68,8 @@ def forward(
         output, logsumexp = lax.map(row_block, _split(query, row_blocks))
         return _join(output), _join(logsumexp)
 
-    group = _group(query.shape[0], row_blocks * rows * column_blocks * columns, tile)
-    output, logsumexp = _over_images(image, group, *_cast(tile, query, key, value))
+    size = row_blocks * rows * column_blocks * columns
+    output, logsumexp = _over_images(image, size, tile, *_cast(tile, query, key, value))
     return output[:, :places].astype(value.dtype), logsumexp[:, :places]
 
 
@@ -130,8 +130,10 @@ def backward(
         )
         return _join(jnp.swapaxes(dquery, 1, 2)), _join(dkey), _join(dvalue)
 
-    group = _group(query.shape[0], row_blocks * rows * column_blocks * columns, tile)
-    gradients = _over_images(image, group, *_cast(tile, query, key, value, cotangent), logsumexp, projection)
+    size = row_blocks * rows * column_blocks * columns
+    gradients = _over_images(
+        image, size, tile, *_cast(tile, query, key, value, cotangent), logsumexp, projection
+    )
     lengths = places, keys, keys
     widths = channels, channels, value.shape[2]
     dquery, dkey, dvalue = (
@@ -161,18 +163,8 @@ def _join(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def _group(batch: int, size: int, tile: Tile) -> int:
-    """How many images at a time: as many as fit a tile's worth of logits, of the divisors of `batch`."""
-    return max(
-        n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * size <= tile.rows * tile.columns)
-    )
-
-
-def _over_images(function: Callable[..., Any], group: int, *arrays: jax.Array) -> Any:
-    """`function` of every image of the batch, `group` of them at a time."""
-    batched = jax.vmap(function)
-    if group == arrays[0].shape[0]:
-        return batched(*arrays)
-    count = arrays[0].shape[0] // group
-    results = lax.map(lambda parts: batched(*parts), tuple(_split(x, count) for x in arrays))
-    return jax.tree.map(_join, results)
+def _over_images(function: Callable[..., Any], size: int, tile: Tile, *arrays: jax.Array) -> Any:
+    """`function` of every image of the batch: all at once if their maps of `size` fit a tile, else one by one."""
+    if arrays[0].shape[0] * size <= tile.rows * tile.columns:
+        return jax.vmap(function)(*arrays)
+    return lax.map(lambda image: function(*image), arrays)

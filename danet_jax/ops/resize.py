@@ -76,21 +76,21 @@ def resize_bilinear(
     Returns:
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
     """
-    batch, height, width, _ = x.shape
+    batch, height, width, channels = x.shape
     new_height, new_width = shape
-    if not all(isinstance(n, (int, np.integer)) for n in (height, width, new_height, new_width)):
-        # Symbolic dimensions of `jax.export`: positions are computed when the program runs.
-        rows, columns = (
-            traced_bilinear_weights(
-                jnp.asarray(old), jnp.asarray(new), (new, old), align_corners=align_corners
+    if input_sizes is None and output_sizes is None:
+        if all(isinstance(n, (int, np.integer)) for n in (height, width, new_height, new_width)):
+            rows = jnp.asarray(bilinear_weights(height, new_height, align_corners=align_corners))
+            columns = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
+        else:  # symbolic dimensions of `jax.export`: positions are computed when the program runs
+            rows, columns = (
+                traced_bilinear_weights(
+                    jnp.asarray(old), jnp.asarray(new), (new, old), align_corners=align_corners
+                )
+                for old, new in ((height, new_height), (width, new_width))
             )
-            for old, new in ((height, new_height), (width, new_width))
-        )
-        pattern = ("Ww,bhwc->bhWc", "Hh,bhWc->bHWc")
-    elif input_sizes is None and output_sizes is None:
-        rows = jnp.asarray(bilinear_weights(height, new_height, align_corners=align_corners))
-        columns = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
-        pattern = ("Ww,bhwc->bhWc", "Hh,bhWc->bHWc")
+        rows = jnp.broadcast_to(rows, (batch, new_height, height))
+        columns = jnp.broadcast_to(columns, (batch, new_width, width))
     else:
         if input_sizes is None:
             input_sizes = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (batch, 2))
@@ -105,12 +105,16 @@ def resize_bilinear(
             )(input_sizes[:, axis], output_sizes[:, axis])
 
         rows, columns = weights(0, (new_height, height)), weights(1, (new_width, width))
-        pattern = ("bWw,bhwc->bhWc", "bHh,bhWc->bHWc")
 
-    def product(pattern: str, weights: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            pattern, weights, x, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-        )
+    # Columns first: the rows, the larger product, are then one matrix product per image. Weights are repeated
+    # for what is alike, images and rows, since a product over a batch needs no transposed copies around it.
+    columns = jnp.broadcast_to(columns[:, None], (batch, height, new_width, width))
+    x32 = _product("bhvw,bhwc->bhvc", columns, x.astype(jnp.float32))
+    x32 = _product("buh,bhn->bun", rows, x32.reshape(batch, height, new_width * channels))
+    return x32.reshape(batch, new_height, new_width, channels).astype(x.dtype)
 
-    # Columns first: the rows, the larger product, are then one matrix product per image.
-    return product(pattern[1], rows, product(pattern[0], columns, x.astype(jnp.float32))).astype(x.dtype)
+
+def _product(pattern: str, weights: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.einsum(
+        pattern, weights, x, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )
