@@ -82,6 +82,9 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; what is left are the arguments. Raises InputError in one line."""
+    # `from` is the word for it, but to ml_collections, which looks in sys.argv, a syntax error.
+    argv = [argument.replace("--config.init.from", "--config.init.source", 1) for argument in argv]
+    sys.argv[:] = argv
     check_names(argv)
     try:
         arguments = FLAGS(argv)[1:]

@@ -62,10 +62,12 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class InitOptions:
-    """Where training starts: a checkpoint's file or its name in the zoo; empty is from nothing."""
+    """Where training starts: a checkpoint's file or its name in the zoo; empty is from nothing.
 
-    # `from` is a Python keyword, but it is the word that a user expects: --config.init.from=FILE
-    source: str = dataclasses.field(default="", metadata={"key": "from"})
+    `run.py` takes it as `--config.init.from`.
+    """
+
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +155,7 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
 def _as_dict(value: Any) -> Any:
     if not dataclasses.is_dataclass(value):
         return list(value) if isinstance(value, tuple) else value
-    return {
-        field.metadata.get("key", field.name): _as_dict(getattr(value, field.name))
-        for field in dataclasses.fields(value)
-    }
+    return {field.name: _as_dict(getattr(value, field.name)) for field in dataclasses.fields(value)}
 
 
 def _with_placeholders(options: Any) -> dict[str, Any]:
@@ -165,28 +164,24 @@ def _with_placeholders(options: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(type(options))
     result: dict[str, Any] = {}
     for field in dataclasses.fields(options):
-        value, key = getattr(options, field.name), field.metadata.get("key", field.name)
+        value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             value = _with_placeholders(value)
         elif value is None:
             # A placeholder knows its type, so that a flag can still set it.
             [kind] = (t for t in typing.get_args(hints[field.name]) if t is not types.NoneType)
             value = config_dict.placeholder(typing.get_origin(kind) or kind)
-        result[key] = value
+        result[field.name] = value
     return result
 
 
 def _read(kind: type, values: Mapping[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(kind)
-    fields = {field.metadata.get("key", field.name): field for field in dataclasses.fields(kind)}
+    fields = [field.name for field in dataclasses.fields(kind)]
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise InputError(f"{path}.{unknown[0]} does not exist; {path} has: {', '.join(fields)}")
-    arguments = {
-        fields[key].name: _checked(value, hints[fields[key].name], f"{path}.{key}")
-        for key, value in values.items()
-    }
-    return kind(**arguments)
+    return kind(**{key: _checked(value, hints[key], f"{path}.{key}") for key, value in values.items()})
 
 
 def _checked(value: Any, hint: Any, path: str) -> Any:

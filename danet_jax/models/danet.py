@@ -196,16 +196,20 @@ class DANet(nn.Module):
         if not upsample:
             return logits
 
-        def up(x: jax.Array | None, feature_sizes: jax.Array | None) -> jax.Array | None:
-            if x is None:
-                return None
+        def up(x: jax.Array, feature_sizes: jax.Array | None) -> jax.Array:
             return resize_bilinear(
                 x,
-                images.shape[1:3],
+                (images.shape[1], images.shape[2]),
                 align_corners=self.align_corners,
                 input_sizes=feature_sizes,
                 output_sizes=sizes,
             )
 
-        *main, on_layer3 = logits
-        return Logits(*(up(x, features.sizes4) for x in main), up(on_layer3, features.sizes3))
+        sizes_of = {"auxiliary": features.sizes3}
+        return logits._replace(
+            **{
+                name: up(x, sizes_of.get(name, features.sizes4))
+                for name, x in logits._asdict().items()
+                if x is not None
+            }
+        )

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from danet_jax.classes import Classes
-from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
+from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 
@@ -50,15 +50,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoin
 
 
 def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, folder: Path) -> None:
-    options = recipe.dataset
-    dataset = open_dataset(
-        options.name,
-        root=options.root or None,
-        data_dir=options.data_dir,
-        class_names=options.class_names,
-        options=options.options,
-    )
-    source = dataset.source(options.validation_split)
+    source = recipe_dataset(recipe).source(recipe.dataset.validation_split)
     for index in range(min(_EXAMPLES, len(source))):
         example = source[index]
         name = example["name"].replace("/", "_")

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 
-from danet_jax.data.dataset import Dataset, open_dataset
 from danet_jax.data.pipeline import evaluation_examples, training_batches
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
+from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.training.loop import train
 from danet_jax.training.mesh import make_mesh
@@ -40,7 +40,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         refuse_other_recipe(read_config(workdir), recipe.as_dict(), workdir)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     check_divisibility(recipe, mesh.shape)
-    dataset = open_recipe_dataset(recipe)
+    dataset = recipe_dataset(recipe)
     options, hosts = recipe.training, jax.process_count()
     source = dataset.source(recipe.dataset.train_split)
     validation = dataset.source(recipe.dataset.validation_split)
@@ -77,6 +77,9 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
             print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")
     if jax.process_index() == 0:
         write_description(workdir, recipe.as_dict(), dataset.classes)
+        print(
+            f"{len(source)} examples, {steps} steps; validation by the protocol {protocol.name!r}", flush=True
+        )
     batches = training_batches(
         source,
         batch_size=options.batch_size // hosts,
@@ -109,18 +112,6 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         log_every=options.log_every,
     )
     return 0
-
-
-def open_recipe_dataset(recipe: Recipe) -> Dataset:
-    """The dataset of a recipe, prepared if it was not yet."""
-    options = recipe.dataset
-    return open_dataset(
-        options.name,
-        root=options.root or None,
-        data_dir=options.data_dir,
-        class_names=options.class_names,
-        options=options.options,
-    )
 
 
 def check_divisibility(recipe: Recipe, mesh: Mapping[str, int]) -> None:

@@ -21,7 +21,7 @@ def multi_loss(
     pixels: jax.Array,
     *,
     align_corners: bool,
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sum over the network's classifiers of weight x cross-entropy / `pixels`, and each cross-entropy by name.

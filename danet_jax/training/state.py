@@ -18,8 +18,7 @@ from danet_jax.training.losses import multi_loss, valid_pixels
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a step reads and writes. `rng` is the data of a key; each step folds its number into it."""
 
     step: jax.Array
@@ -58,7 +57,7 @@ def make_train_step(
     model: DANet,
     optimizer: optax.GradientTransformation,
     *,
-    loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
     accumulation: int = 1,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
