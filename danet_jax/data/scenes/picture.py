@@ -46,7 +46,7 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.nd
     for thing in sorted(things, key=lambda thing: -thing.z):
         thing.draw(canvas, camera, light, rng)
     _traffic_light(canvas, light, height, width, green, rng)
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         _hood(canvas, light, height, width, rng)
     image, label = canvas.reduced()
     return _expose(image, rng), label
@@ -54,46 +54,45 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.nd
 
 def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
     things: list[Thing] = []
-    lane = street.road / 2
-    # Parked cars along the curbs, traffic in both lanes. Keep right.
+    # Keep right: a car or a bus in each lane, parked cars along the curbs, trees and people behind them.
     for side in (-1, 1):
-        curb = street.middle + side * (street.road - 1.05)
-        if rng.random() < 0.6:
-            z = rng.uniform(4.5, 14)
-            while z < 45:
-                if rng.random() < 0.6:
-                    things.append(draw_car(rng, curb, z, coming=side < 0))
-                z += rng.uniform(5.6, 8)
-        middle = street.middle + side * (lane - 0.4)
-        z = rng.uniform(7, 22)
-        while z < 60:
+        lane = street.middle + side * (0.5 * street.road - 0.3)
+        if rng.random() < 0.7:
             draw = draw_bus if rng.random() < 0.3 else draw_car
-            if not any(abs(thing.x - middle) < 2.3 and abs(thing.z - z) < 13 for thing in things):
-                things.append(draw(rng, middle, z, coming=side < 0))
-            z += rng.uniform(16, 34)
-        walk = street.middle + side * (street.road + rng.uniform(0.5, 0.8))
+            things.append(draw(rng, lane, rng.uniform(6.5, 18), coming=side < 0))
         if rng.random() < 0.5:
-            z, step = rng.uniform(6, 15), rng.uniform(7, 12)
-            while z < 60:
-                things.append(draw_tree(rng, walk, z))
-                z += step
-        for _ in range(rng.integers(1, 4)):
-            x = street.middle + side * (street.road + street.sidewalk * rng.uniform(0.25, 0.85))
-            z = rng.uniform(4.5, 11.0)
-            things.append(draw_person(rng, x, z))
-            if rng.random() < 0.5:  # in company
-                things.append(draw_person(rng, x + rng.uniform(0.38, 0.5), z + 0.05))
-    if rng.random() < 0.5:
-        z = street.crossing + 1.5 if street.crossing else rng.uniform(3.8, 8)
-        for _ in range(rng.integers(1, 4)):
-            x = street.middle + street.road * rng.uniform(-0.8, 0.8)
-            if not any(_would_touch(x, z, thing) for thing in things):
-                things.append(draw_person(rng, x, z))
+            curb, z = street.middle + side * (street.road - 1.05), rng.uniform(4.5, 9)
+            for _ in range(rng.integers(1, 4)):
+                car = draw_car(rng, curb, z, coming=side < 0)
+                if not any(
+                    _would_touch(curb, z, thing) or _would_touch(lane, thing.z, car) for thing in things
+                ):
+                    things.append(car)
+                z += rng.uniform(5.5, 7)
+        if rng.random() < 0.45:
+            walk = street.middle + side * (street.road + rng.uniform(0.6, 0.9))
+            for z in rng.uniform(6, 11) + rng.uniform(8, 12) * np.arange(rng.integers(1, 4)):
+                things.append(draw_tree(rng, walk, float(z)))
+        if rng.random() < 0.75:
+            x = street.middle + side * (street.road + street.sidewalk * rng.uniform(0.2, 0.5))
+            things += _draw_group(rng, x, rng.uniform(4.0, 7.5), int(rng.integers(1, 4)))
+    if rng.random() < 0.6:
+        z = street.crossing + 1.0 if street.crossing else rng.uniform(3.3, 6)
+        x = street.middle + street.road * rng.uniform(-0.7, 0.5)
+        group = _draw_group(rng, x, z, int(rng.integers(1, 3)))
+        if not any(_would_touch(person.x, z, thing) for person in group for thing in things):
+            things += group
     return things
 
 
+def _draw_group(rng: np.random.Generator, x: float, z: float, count: int) -> list[Thing]:
+    """Draw people who walk side by side."""
+    steps = np.cumsum(rng.uniform(0.38, 0.5, count))
+    return [draw_person(rng, x + float(step), z + 0.03 * index) for index, step in enumerate(steps)]
+
+
 def _would_touch(x: float, z: float, thing: Thing) -> bool:
-    return isinstance(thing, Vehicle) and abs(thing.x - x) < 1.5 and -0.6 < z - thing.z < thing.size[2] + 0.6
+    return isinstance(thing, Vehicle) and abs(thing.x - x) < 1.5 and -0.6 < z - thing.z < thing.length + 0.6
 
 
 def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], ground: np.ndarray) -> None:
@@ -116,10 +115,10 @@ def _traffic_light(
 ) -> None:
     """Hang a three-lamp traffic light from an arm that comes in from the nearer edge of the picture."""
     right = bool(rng.random() < 0.5)
-    x = width * rng.uniform(0.07, 0.30)
+    x = width * rng.uniform(0.10, 0.28)
     top = height * rng.uniform(0.02, 0.08)
-    long = height * rng.uniform(0.24, 0.31)
-    wide = 0.42 * long
+    long = height * rng.uniform(0.30, 0.36)
+    wide = 0.46 * long
     x = width - x if right else x
     steel = light.lit(rgb(74, 78, 80), 0.4)
     outer = width + 2 if right else -2

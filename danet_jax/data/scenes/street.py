@@ -44,13 +44,13 @@ class Street:
 
 def draw_street_plan(rng: np.random.Generator) -> Street:
     """Draw the measures of a street."""
-    road = rng.uniform(2.7, 3.8)
+    road = rng.uniform(2.7, 3.6)
     return Street(
         middle=rng.uniform(-0.45, 0.45) * road,
         road=road,
-        sidewalk=rng.uniform(1.9, 3.2),
-        end=rng.uniform(50, 130),
-        crossing=rng.uniform(6, 12) if rng.random() < 0.35 else None,
+        sidewalk=rng.uniform(2.6, 4.2),
+        end=rng.uniform(35, 90),
+        crossing=rng.uniform(4.5, 9) if rng.random() < 0.35 else None,
     )
 
 
@@ -138,18 +138,18 @@ def _draw_row(rng: np.random.Generator, end: float) -> _Row:
     lengths = rng.uniform(7, 18, 40)
     starts = np.cumsum(lengths) - rng.uniform(4, 16)
     count = int(np.searchsorted(starts, end)) + 1
-    tall = rng.uniform(5.5, 14)
+    tall = rng.uniform(6, 13)
     pick = rng.permuted(np.arange(count) % len(_WALLS))
     wall = np.stack(_WALLS)[pick] * rng.uniform(0.8, 1.15, (count, 1))
     return _Row(
         start=np.concatenate([[-1e3], starts[: count - 1]]),
-        height=tall + rng.uniform(-2, 4.5, count),
+        height=tall + rng.uniform(-1.2, 1.8, count),
         wall=np.clip(wall + rng.uniform(-0.03, 0.03, (count, 3)), 0, 0.95).astype(np.float32),
         glass=np.outer(rng.uniform(0.6, 1.3, count), rgb(58, 74, 92)).astype(np.float32),
         awning=np.stack(_AWNINGS)[rng.integers(0, len(_AWNINGS), count)],
         spacing=rng.uniform(1.9, 3.2, count),
         storey=rng.uniform(2.8, 3.5, count),
-        garden=rng.random(count) < 0.16,
+        garden=rng.random(count) < 0.1,
     )
 
 

@@ -182,7 +182,7 @@ def draw_tree(rng: np.random.Generator, x: float, z: float) -> Tree:
     return Tree(
         x,
         z,
-        height=float(rng.uniform(4.2, 7.5)),
-        spread=float(rng.uniform(1.3, 2.3)),
+        height=float(rng.uniform(4.8, 7.5)),
+        spread=float(rng.uniform(1.7, 2.6)),
         leaves=leaves * np.float32(rng.uniform(0.85, 1.1)),
     )
