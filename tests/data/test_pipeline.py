@@ -146,7 +146,9 @@ def test_evaluation_sees_each_example_once_in_order(rng):
                 assert example["image"].shape == (20 + index % 3, 30, 3)
                 assert (example["image"] == 10 + index).all()
                 assert (example["label"] == index).all()
-        assert sorted(name for part in names for name in part) == sorted(f"n{index}" for index in range(count))
+        assert sorted(name for part in names for name in part) == sorted(
+            f"n{index}" for index in range(count)
+        )
 
 
 def test_a_split_without_labels_can_be_predicted_but_not_trained_on():
