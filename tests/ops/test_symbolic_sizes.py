@@ -1,4 +1,4 @@
-"""Attention by rows: equal to the plain form, at sizes that are known and at those that are not."""
+"""Sizes that are symbolic dimensions of `jax.export`; and attention by rows, which they are computed by."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from jax import export
 
 from danet_jax.ops import attention_rows
+from danet_jax.ops.convolution import convolution
 from danet_jax.ops.position_attention import position_attention
 from danet_jax.ops.resize import resize_bilinear
 
@@ -57,3 +58,18 @@ def test_resizing_to_sizes_known_only_when_it_runs(rng, align_corners):
     for size in ((1, 1), (5, 7), (9, 2)):
         x = rng.normal(size=(2, *size, 3)).astype(np.float32)
         np.testing.assert_allclose(exported.call(x), enlarge(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("geometry", [(1, 1, 1), (2, 1, 1), (1, 4, 4)])
+def test_convolution_of_sizes_known_only_when_it_runs(rng, geometry):
+    stride, padding, dilation = geometry
+    kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+
+    def convolve(x):
+        return convolution(x, jnp.asarray(kernel), stride=stride, padding=padding, dilation=dilation)
+
+    spec = jax.ShapeDtypeStruct((*export.symbolic_shape("b, h, w"), 2), jnp.float32)
+    exported = export.export(jax.jit(convolve), platforms=("cpu", "cuda", "tpu"))(spec)
+    for size in ((1, 1, 1), (2, 9, 6)):
+        x = rng.normal(size=(*size, 2)).astype(np.float32)
+        np.testing.assert_allclose(exported.call(x), convolve(x), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,72 @@
+"""The ONNX file, run by onnxruntime."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+from danet_jax.models import resnet
+from danet_jax.models.danet import DANet
+from danet_jax.ops.normalize import normalize
+from danet_jax.weights.checkpoint import Checkpoint
+from danet_jax.weights.export_onnx import export_onnx
+
+SIZE = 33, 41
+
+
+@pytest.fixture
+def checkpoint(rng, monkeypatch):
+    monkeypatch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
+    model = DANet(3, backbone="resnet18")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+    def random(path, leaf):
+        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) == 4 else 1
+        values = (
+            rng.uniform(0.5, 1.0, leaf.shape) if path[-1].key in ("var", "scale", "alpha", "beta") else None
+        )
+        values = rng.normal(size=leaf.shape) / np.sqrt(fan_in) if values is None else values
+        return jnp.asarray(values, jnp.float32)
+
+    variables = {
+        collection: jax.tree_util.tree_map_with_path(random, shapes[collection])
+        for collection in ("params", "batch_stats")
+    }
+    classes = Classes.named(["road", "car", "sky"])
+    return Checkpoint(model, variables, classes, "made here", config={})
+
+
+def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng, checkpoint):
+    for library in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(library, reason=f"needs {library}: pip install -e .[onnx]")
+    import onnxruntime
+
+    path = tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' own
+        export_onnx(checkpoint, path, SIZE)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (image_input,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (image_input.name, image_input.shape) == ("images", ["batch", *SIZE, 3])
+    assert image_input.type == "tensor(uint8)"
+    assert (output.name, output.shape) == ("probabilities", ["batch", *SIZE, 3])
+    apply = jax.jit(checkpoint.model.apply)
+    for batch in (1, 3):
+        images = rng.integers(0, 256, (batch, *SIZE, 3), np.uint8)
+        (found,) = session.run(None, {"images": images})
+        expected = jax.nn.softmax(apply(checkpoint.variables, normalize(jnp.asarray(images))).fusion)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    described = json.loads(session.get_modelmeta().custom_metadata_map["danet_jax"])
+    assert described["classes"]["names"] == ["road", "car", "sky"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_without_the_libraries_it_says_what_to_install(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
+    with pytest.raises(InputError, match="--format=onnx needs jax2onnx: pip install jax2onnx onnxruntime"):
+        export_onnx(checkpoint, tmp_path / "model.onnx", SIZE)
