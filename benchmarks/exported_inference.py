@@ -1,0 +1,137 @@
+"""Inference time of the exported programs beside the jit-compiled function that they are made of.
+
+    python benchmarks/exported_inference.py [--backbone resnet50] [--size 256] [--repeats 5] [--rounds 3]
+
+One image, uint8 in and probabilities out, float32. Each program runs in a process of its own, several rounds in
+turn; the table has the best times. ONNX is left out, saying so, where jax2onnx or onnxruntime is not installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAMS = ("jit", "stablehlo, open size", "stablehlo, one size", "onnx")
+
+
+def make_checkpoint(options):
+    """A network with random weights."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from danet_jax import DANet
+    from danet_jax.weights.checkpoint import Checkpoint
+
+    rng = np.random.default_rng(0)
+    model = DANet(19, backbone=options.backbone)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.01, 0.02, leaf.shape), jnp.float32),
+        {collection: shapes[collection] for collection in ("params", "batch_stats")},
+    )
+    return Checkpoint(model, variables, None, "random")
+
+
+def export(folder, options):
+    """Writes every program that can be written."""
+    from danet_jax.weights.export_stablehlo import export_stablehlo
+
+    checkpoint, size = make_checkpoint(options), (options.size, options.size)
+    export_stablehlo(checkpoint, folder / "stablehlo, open size", None)
+    export_stablehlo(checkpoint, folder / "stablehlo, one size", size)
+    if importlib.util.find_spec("jax2onnx") and importlib.util.find_spec("onnxruntime"):
+        from danet_jax.weights.export_onnx import export_onnx
+
+        export_onnx(checkpoint, folder / "onnx", size)
+
+
+def load(folder, name, options):
+    """A function from images to probabilities."""
+    if name == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        return lambda images: session.run(None, {"images": images})[0]
+    import jax
+
+    if name == "jit":
+        from danet_jax.weights.export_files import flat
+        from danet_jax.weights.export_stablehlo import probabilities
+
+        checkpoint = make_checkpoint(options)
+        function, weights = jax.jit(probabilities(checkpoint.model)), flat(checkpoint.variables)
+    else:
+        import zipfile
+
+        from safetensors.numpy import load
+
+        with zipfile.ZipFile(folder / name) as file:
+            program = jax.export.deserialize(bytearray(file.read("program")))
+            weights = load(file.read("weights.safetensors"))
+        function = jax.jit(program.call)
+    weights = jax.device_put(weights)
+    return lambda images: function(weights, images).block_until_ready()
+
+
+def main():
+    """Exports, runs the programs in turn, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    sys.path.insert(0, str(ROOT))
+    if options.only:
+        folder = pathlib.Path(options.folder)
+        if options.only == "export":
+            export(folder, options)
+            return
+        import numpy as np
+
+        start = time.perf_counter()
+        run = load(folder, options.only, options)
+        images = np.random.default_rng(1).integers(0, 256, (1, options.size, options.size, 3), np.uint8)
+        run(images)
+        ready, times = time.perf_counter() - start, []
+        for _ in range(options.repeats):
+            start = time.perf_counter()
+            run(images)
+            times.append(time.perf_counter() - start)
+        print(json.dumps({"ready": ready, "time": min(times)}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+
+        def child(what):
+            command = [sys.executable, __file__, *sys.argv[1:], "--only", what, "--folder", folder]
+            return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+        child("export")
+        names = [name for name in PROGRAMS if name == "jit" or pathlib.Path(folder, name).exists()]
+        results = {name: [] for name in names}
+        for _ in range(options.rounds):
+            for name in names:
+                results[name].append(json.loads(child(name).splitlines()[-1]))
+        sizes = {name: pathlib.Path(folder, name).stat().st_size / 1e6 for name in names if name != "jit"}
+    print(f"{options.backbone} DANet, one image {options.size}x{options.size}, float32, CPU")
+    print(f"{'':24}{'file, MB':>10}{'ready, s':>10}{'image, s':>10}{'jit / it':>10}")
+    jit = min(result["time"] for result in results["jit"])
+    for name in names:
+        ready, best = (min(result[key] for result in results[name]) for key in ("ready", "time"))
+        print(f"{name:24}{sizes.get(name, 0):10.1f}{ready:10.2f}{best:10.3f}{jit / best:10.2f}")
+    if "onnx" not in names:
+        print("onnx: left out, needs pip install jax2onnx onnxruntime")
+
+
+if __name__ == "__main__":
+    main()
