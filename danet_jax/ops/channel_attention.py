@@ -35,19 +35,32 @@ def channel_attention(
         raise ValueError(f"energy={energy!r} does not exist; there are: {', '.join(ENERGIES)}")
     if mask is not None:
         features = jnp.where(mask[..., None], features, jnp.zeros((), features.dtype))
-    gram = lax.dot_general(
-        features,
-        features,
-        (((1,), (1,)), ((0,), (0,))),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    gram = _gram(features)
     attention = jax.nn.softmax(gram if energy == "paper" else -gram, axis=-1)
-    attended = lax.dot_general(
-        features,
-        attention.astype(features.dtype),
-        (((2,), (2,)), ((0,), (0,))),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-    return attended.astype(features.dtype)
+    return _product(features, attention.astype(features.dtype), 2, 2).astype(features.dtype)
+
+
+@jax.custom_vjp
+def _gram(x: jax.Array) -> jax.Array:
+    """`X X^T` of every image, float32 `[B, C, C]`, of `x` `[B, N, C]`."""
+    return _product(x, x, 1, 1)
+
+
+def _gram_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _gram(x), x
+
+
+def _gram_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    # One product with the sum, where the rules of differentiation would make two, and transpose their results.
+    symmetric = cotangent + jnp.swapaxes(cotangent, 1, 2)
+    return (_product(x, symmetric.astype(x.dtype), 2, 1).astype(x.dtype),)
+
+
+_gram.defvjp(_gram_forward, _gram_backward)
+
+
+def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+    """Batched matrix product over the given axes, summed in float32, of float32 factors in full precision."""
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    dimensions = (((a_axis,), (b_axis,)), ((0,), (0,)))
+    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
