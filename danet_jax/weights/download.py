@@ -93,7 +93,10 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
 
 
 def _is_at(path: Path, file: IO[bytes]) -> bool:
-    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _delete(path: Path) -> None:
