@@ -43,12 +43,11 @@ test-all: $(VENV)/installed-test
 test-wheel: $(VENV)/installed-test
 	rm -rf build/wheel && mkdir -p build/wheel/away
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
-	$(PYTHON) -m venv build/wheel/venv
-	echo "$$(cd $(VENV)/lib/python3*/site-packages && pwd)" > "$$(echo build/wheel/venv/lib/python3*/site-packages)/libraries.pth"
-	build/wheel/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-installed build/wheel/*.whl
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/wheel/site build/wheel/*.whl
 	cp -r tests configs run.py pyproject.toml build/wheel/away/
-	cd build/wheel/away && ../venv/bin/python -c "import danet_jax; print('testing', danet_jax.__file__)" \
-	  && ../venv/bin/python -m pytest -n 2 -m "not slow" -p no:cacheprovider
+	cd build/wheel/away && export PYTHONPATH="$(CURDIR)/build/wheel/site" DANET_SHARED="$(abspath ../shared)" \
+	  && "$(abspath $(BIN))/python" -c "import danet_jax; print('testing', danet_jax.__file__)" \
+	  && "$(abspath $(BIN))/python" -m pytest -n 2 -m "not slow" -p no:cacheprovider
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
