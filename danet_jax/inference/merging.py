@@ -23,8 +23,8 @@ NOTHING = -1e30
 RATIOS = (1, 2, 4, None)
 """Enlargements of a scaled image for which a tile needs ever larger parts of a window; None needs all."""
 
-LARGEST = 80.0
-"""Scores up to exp(80) fit in float32, with room for what is added up."""
+REPRESENTABLE = (-60.0, 80.0)
+"""Logarithms of a pixel's largest score between which all its scores fit in float32: exp(-87) to exp(88)."""
 
 
 class Merging(NamedTuple):
@@ -137,14 +137,16 @@ def scores_of(merged: Merged, merge: str) -> jax.Array:
     """Scores `[T, K, S]` that fit in float32, from sums.
 
     Those of "exp" are sums of exponentials and may be of any magnitude. Where the largest of a pixel lies between
-    exp(-80) and exp(80) they are given as they are; elsewhere the scores of that pixel are divided by one
-    common factor that brings the largest to exp(80), or exp(-80).
+    exp(-60) and exp(80) they are given as they are; elsewhere the scores of that pixel are divided by one
+    common factor that brings the largest there.
     """
     if merge != "exp":
         return merged.scores
     largest = jnp.max(merged.scores, 1, keepdims=True)
     peak = jnp.where(largest > 0, jnp.log(jnp.maximum(largest, 1e-37)), 0.0) + merged.shift
-    return merged.scores * jnp.exp(merged.shift + (jnp.clip(peak, -LARGEST, LARGEST) - peak))
+    # In two steps, since a score may be small because its weights are, and the factor alone overflow.
+    root = jnp.exp((merged.shift + (jnp.clip(peak, *REPRESENTABLE) - peak)) / 2)
+    return merged.scores * root * root
 
 
 def _taps(index: jax.Array, grid: Grid, mirrored: jax.Array, how: Merging) -> Taps:

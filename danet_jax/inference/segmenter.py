@@ -80,7 +80,7 @@ class Segmenter:
 
         With "softmax" they are class probabilities, with "logits" logits. With "exp" they are the authors' sums
         of exponentials, without any normalisation over classes. Those may be of any magnitude: in a pixel
-        whose largest score is not between exp(-80) and exp(80), all scores are divided by one factor that brings
+        whose largest score is not between exp(-60) and exp(80), all scores are divided by one factor that brings
         it there, so that they neither overflow nor vanish, and their order and ratios are right.
 
         Raises:

@@ -48,13 +48,17 @@ class SmallNetwork(nn.Module):
         return Logits(x)
 
 
-def small_networks(rng, num_classes=5, align_corners=True, gain=2.0):
-    """The Flax network, its variables, and the same in PyTorch (of the floating type of its input)."""
+def small_networks(rng, num_classes=5, align_corners=True, gain=2.0, common=0.0):
+    """The Flax network, its variables, and the same in PyTorch (of the floating type of its input).
+
+    `gain` is how far apart logits are, `common` how far those of all classes go up and down together.
+    """
     params = {
         f"kernel{layer}": rng.standard_normal((3, 3, 3 if layer == 0 else WIDTH, WIDTH), np.float32) * 0.3
         for layer in range(3)
     }
     params["classifier"] = rng.standard_normal((WIDTH, num_classes), np.float32) * gain
+    params["classifier"] += rng.standard_normal((WIDTH, 1), np.float32) * common
 
     def in_torch(x: torch.Tensor) -> torch.Tensor:
         size = x.shape[2:]

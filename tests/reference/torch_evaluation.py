@@ -98,9 +98,10 @@ def _log_resize(x: Tensor, height: int, width: int) -> Tensor:
     """Log of the bilinear resizing (align_corners) of exp(x)."""
     for axis, size in ((2, height), (3, width)):
         old = x.shape[axis]
-        position = torch.arange(size, dtype=torch.float64) * ((old - 1) / max(size - 1, 1))
-        low = position.floor().long().clamp(max=old - 1)
-        fraction = position - low
+        # Fractions of integers: a weight of 1e-16 in the place of 0 counts beside exponentials.
+        numerator, denominator = torch.arange(size) * (old - 1), max(size - 1, 1)
+        low = numerator // denominator
+        fraction = (numerator - low * denominator).to(torch.float64) / denominator
         shape = [1, 1, 1, 1]
         shape[axis] = size
         a = x.index_select(axis, low) + (1 - fraction).log().reshape(shape)

@@ -1,0 +1,138 @@
+"""What holds for every protocol: one window is the whole image, padding and overflow change nothing, bad input."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from danet_jax import DANet, InputError
+from danet_jax.inference import sliding
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import Segmenter
+from danet_jax.weights.convert import convert
+from tests.reference import torch_danet
+from tests.reference.small_network import small_networks
+from tests.reference.torch_evaluation import authors_scores, normalised
+
+
+@pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
+def test_one_window_over_the_image_is_the_whole_image(merge, rng):
+    model, variables, _ = small_networks(rng)
+    whole = Protocol.whole().replace(merge=merge, flip=True)
+    window = whole.replace(window=(41, 57), edge="pad")
+    larger = whole.replace(window=(64, 64), edge="shift")
+    images = rng.integers(0, 256, (2, 41, 57, 3), dtype=np.uint8)
+    expected = Segmenter(model, variables, whole).scores(images)
+    for protocol in (window, larger):
+        segment = Segmenter(model, variables, protocol)
+        np.testing.assert_allclose(segment.scores(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_danet_as_the_authors_and_as_a_whole(rng):
+    options = {"backbone": "resnet18"}
+    network = torch_danet.randomise(torch_danet.DANet(5, **options), rng)
+    variables = convert({name: tensor.numpy() for name, tensor in network.state_dict().items()}).variables
+    model = DANet(5, **options)
+    image = rng.integers(0, 256, (97, 129, 3), dtype=np.uint8)
+    protocol = Protocol.authors().replace(base_size=129, window=(65, 65), stride=(43, 43))
+    segment = Segmenter(model, variables, protocol)
+    expected = authors_scores(
+        lambda x: network(x)[0], image, base_size=129, crop=65, stride=43, scales=(1.0,)
+    )
+    scores = segment.scores(image[None])[0]
+    assert np.abs(scores - expected).max() < 1e-4 * np.abs(expected).max()
+
+    segment = Segmenter(model, variables)
+    with torch.no_grad():
+        expected = network(normalised(image))[0].softmax(1)[0].permute(1, 2, 0).numpy()
+    scores = segment.scores(image[None])
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-5)
+    labels = segment(image[None])
+    assert labels.shape == (1, 97, 129)
+    assert labels.dtype == np.int32
+    clear = np.sort(expected)[..., -1] > np.sort(expected)[..., -2] + 1e-4
+    np.testing.assert_array_equal(labels[0][clear], expected.argmax(-1)[clear])
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.5)])
+def test_exponentials_neither_overflow_nor_vanish(scales, rng):
+    # Sums of two logits of several hundred: exp overflows float32 past 88, and vanishes as far below.
+    model, variables, network = small_networks(rng, gain=20.0, common=200.0)
+    protocol = Protocol.authors().replace(base_size=80, window=(48, 48), stride=(32, 32), scales=scales)
+    segment = Segmenter(model, variables, protocol)
+    coarse = rng.integers(0, 256, (8, 10, 3)).repeat(10, 0).repeat(8, 1)
+    image = coarse.astype(np.uint8)
+    options = {"base_size": 80, "crop": 48, "stride": 32, "scales": scales}
+    log = authors_scores(network, image, **options, dtype=torch.float64, log=True)
+    assert log.max(-1).max() > 100
+    assert log.max(-1).min() < -100
+    scores = segment.scores(image[None])[0].astype(np.float64)
+    assert np.isfinite(scores).all()
+    best = log.max(-1, keepdims=True)
+    # Logits of hundreds are themselves known to a few 1e-5 only.
+    relative = scores / scores.max(-1, keepdims=True)
+    np.testing.assert_allclose(relative, np.exp(log - best), rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(np.log(scores.max(-1)), np.clip(best[..., 0], -60, 80), atol=2e-3)
+    clear = np.sort(log)[..., -1] > np.sort(log)[..., -2] + 1e-2
+    np.testing.assert_array_equal(segment(image[None])[0][clear], log.argmax(-1)[clear])
+
+
+def test_an_image_whose_windows_do_not_fit_goes_through_in_bands(rng, monkeypatch):
+    model, variables, _ = small_networks(rng)
+    protocol = Protocol.mmseg("other").replace(window=(48, 48), stride=(20, 31), flip=True, scales=(0.7, 1.0))
+    image = rng.integers(0, 256, (1, 333, 140, 3), dtype=np.uint8)
+    expected = Segmenter(model, variables, protocol).scores(image)
+    monkeypatch.setattr(sliding, "LOGITS_BYTES", 1)
+    segment = Segmenter(model, variables, protocol)
+    np.testing.assert_array_equal(segment.scores(image), expected)
+    windows = 2 * (10 * 3 + 15 * 4)  # both flips of both scales
+    assert segment._applied._capacity < windows
+
+
+def test_a_mesh_of_devices_gives_the_same_scores(rng):
+    model, variables, _ = small_networks(rng)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "space"))
+    images = rng.integers(0, 256, (3, 70, 91, 3), dtype=np.uint8)
+    for protocol in (
+        Protocol.whole(),
+        Protocol.authors().replace(base_size=80, window=(48, 48), stride=(32, 32)),
+    ):
+        one = Segmenter(model, variables, protocol)
+        many = Segmenter(model, variables, protocol, mesh=mesh)
+        np.testing.assert_array_equal(many.scores(images), one.scores(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((4, 5, 3), np.uint8), r"uint8 \[B, H, W, 3\].*images\[None\]"),
+        (np.zeros((1, 4, 5, 3), np.float32), "not float32"),
+        (np.zeros((1, 4, 5), np.uint8), r"not uint8 \[1, 4, 5\]"),
+        (np.zeros((0, 4, 5, 3), np.uint8), "empty"),
+        ("photo.jpg", "not str"),
+    ],
+)
+def test_other_inputs_are_refused(images, words, rng):
+    model, variables, _ = small_networks(rng)
+    with pytest.raises(InputError, match=words):
+        Segmenter(model, variables)(images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"edge": "mirror"}, "edge='mirror' does not exist; there are: pad, shift"),
+        ({"merge": "max"}, "exp, softmax, logits"),
+        ({"image_resize": "pil"}, "float, uint8"),
+        ({"scales": ()}, r"scales=\(\)"),
+        ({"scales": (1.0, -1.0)}, "greater than 0"),
+        ({"window": (0, 5)}, "at least 1"),
+        ({"window": (5,)}, "two numbers"),
+        ({"stride": (5, 5)}, "needs a window"),
+        ({"window": (5, 5), "stride": (5, 6)}, "gaps"),
+    ],
+)
+def test_a_protocol_that_makes_no_sense_is_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        Protocol.whole().replace(**changes)
