@@ -32,7 +32,7 @@ _SOURCES = {
 # What tensors do not say. The authors trained and tested every network that they released with multi-grid.
 _DEFAULTS: Mapping[str, dict[str, Any]] = {
     "authors": {"align_corners": True, "multi_grid": (4, 8, 16)},
-    "mmseg": {"align_corners": False, "multi_grid": None},
+    "mmseg": {"align_corners": False},
     "backbone": {"output_stride": 32},
 }
 _READ_FROM_TENSORS = (

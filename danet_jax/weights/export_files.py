@@ -26,10 +26,10 @@ def export_safetensors(checkpoint: Checkpoint, path: Path) -> None:
 
     `load_checkpoint` gives the same network again, exactly.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     with replacing(path) as partial:
-        save_file(flat(checkpoint.variables), partial, {KEY: description(checkpoint)})
+        partial.write_bytes(save(flat(checkpoint.variables), {KEY: description(checkpoint)}))
         _check_equal(checkpoint, partial, path)
 
 

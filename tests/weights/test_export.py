@@ -1,5 +1,6 @@
 """What is exported is read back, by other libraries too, and gives the same network."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from danet_jax.ops.normalize import normalize
 from danet_jax.weights import export_files
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import convert
+from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_stablehlo import export_stablehlo
+from danet_jax.weights.run_directory import write_description
 from tests.reference import torch_danet
 
 CLASSES = Classes(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))
@@ -147,14 +150,16 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
     for name, suffix in (("safetensors", "safetensors"), ("torch", "pth")):
         assert mode.run(None, tmp_path / "run", [], checkpoint=source, format=name) == 0
         same(load_checkpoint(tmp_path / "run" / "export" / f"model.{suffix}"), checkpoint)
-    assert "read back and equal (exported from a run here: resnet18" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "exported from a run here: resnet18" in out
+    assert "MB, read back and equal" in out
     for arguments, checked, format_, message in (
         ([], source, "", "--format= does not exist; there are: safetensors, torch, stablehlo, onnx"),
         ([], source, "pickle", "--format=pickle does not exist"),
         (["512"], source, "onnx", "512: --mode=export takes one argument, a size"),
         (["512x512", "x"], source, "onnx", "512x512 x: --mode=export takes one argument"),
         (["512x512"], source, "torch", "512x512: --format=torch holds weights, for images of any size"),
-        ([], "", "torch", "a run"),
+        ([], "", "torch", "no run here; say which with --workdir or --checkpoint"),
         ([], "nothing.pth", "torch", "nothing.pth: no such file"),
     ):
         with pytest.raises(InputError, match=message):
@@ -163,6 +168,29 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
     monkeypatch.setattr(mode, "load_checkpoint", lambda _: backbone)
     with pytest.raises(InputError, match="a backbone alone has no classes"):
         mode.run(None, tmp_path / "run", [], checkpoint="x", format="torch")
+
+
+def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
+    import orbax.checkpoint as ocp
+
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    run = tmp_path / "run"
+    model = dataclasses.asdict(Description.of(checkpoint.network, CLASSES, {}).model)
+    config = {**checkpoint.config, "model": model}
+    write_description(run, config, CLASSES)
+    with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
+        manager.save(7, args=ocp.args.Composite(variables=ocp.args.StandardSave(dict(checkpoint.variables))))
+    loaded = load_checkpoint(run)
+    same(loaded, dataclasses.replace(checkpoint, config=loaded.config))
+    assert loaded.config["evaluation"] == {"protocol": "whole"}
+    assert loaded.description.startswith(
+        "of a run here, step 7: resnet18 with stem v1, no attention, 3 classes"
+    )
+    assert load_checkpoint(run, align_corners=False).model.align_corners is False
+
+    assert mode.run(None, run, [], format="safetensors") == 0
+    exported = load_checkpoint(run / "export" / "model.safetensors")
+    same(exported, loaded)
 
 
 def test_a_place_that_cannot_be_written(tmp_path, rng):
