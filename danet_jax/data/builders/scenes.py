@@ -30,7 +30,7 @@ _SMALLEST = {"height": 32, "width": 32, "train": 1, "val": 1, "seed": 0}
 class Scenes(base.PairsBuilder):
     """Procedural street scenes, the same for the same options on every machine."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.0.1")
     name = "scenes"
 
     def __init__(

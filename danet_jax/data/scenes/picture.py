@@ -64,9 +64,7 @@ def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
             curb, z = street.middle + side * (street.road - 1.05), rng.uniform(4.5, 9)
             for _ in range(rng.integers(1, 4)):
                 car = draw_car(rng, curb, z, coming=side < 0)
-                if not any(
-                    _would_touch(curb, z, thing) or _would_touch(lane, thing.z, car) for thing in things
-                ):
+                if _is_free(things, curb, z, car.width, car.length):
                     things.append(car)
                 z += rng.uniform(5.5, 7)
         if rng.random() < 0.45:
@@ -80,7 +78,7 @@ def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
         z = street.crossing + 1.0 if street.crossing else rng.uniform(3.3, 6)
         x = street.middle + street.road * rng.uniform(-0.7, 0.5)
         group = _draw_group(rng, x, z, int(rng.integers(1, 3)))
-        if not any(_would_touch(person.x, z, thing) for person in group for thing in things):
+        if all(_is_free(things, person.x, z, 0.6, 0.6) for person in group):
             things += group
     return things
 
@@ -91,8 +89,13 @@ def _draw_group(rng: np.random.Generator, x: float, z: float, count: int) -> lis
     return [draw_person(rng, x + float(step), z + 0.03 * index) for index, step in enumerate(steps)]
 
 
-def _would_touch(x: float, z: float, thing: Thing) -> bool:
-    return isinstance(thing, Vehicle) and abs(thing.x - x) < 1.5 and -0.6 < z - thing.z < thing.length + 0.6
+def _is_free(things: list[Thing], x: float, z: float, width: float, length: float) -> bool:
+    """Return whether no vehicle is where something of this size, with its near end at `z`, would be."""
+    return not any(
+        abs(thing.x - x) < (thing.width + width) / 2 and z - thing.length - 0.5 < thing.z < z + length + 0.5
+        for thing in things
+        if isinstance(thing, Vehicle)
+    )
 
 
 def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], ground: np.ndarray) -> None:
