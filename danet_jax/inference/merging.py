@@ -20,8 +20,8 @@ from danet_jax.inference.cutting import Grid, Windows, samples
 NOTHING = -1e30
 """The exponent of a pixel to which no window has contributed yet."""
 
-RATIOS = (1, 2, 4, None)
-"""Enlargements of a scaled image for which a tile needs ever larger parts of a window; None needs all."""
+RATIOS = (1, 2, 4)
+"""Enlargements of a scaled image up to which a tile needs a part of a window only, each of another size."""
 
 REPRESENTABLE = (-60.0, 80.0)
 """Logarithms of a pixel's largest score between which all its scores fit in float32: exp(-87) to exp(88)."""
@@ -184,7 +184,8 @@ def _mixed_logits(
             *mixed(horizontal, window.columns, low.shape[2], ratio),
         )
 
-    return lax.switch(_ratio_index(window), [partial(within, ratio) for ratio in RATIOS])
+    ratios = _useful_ratios(vertical, horizontal, low, how)
+    return lax.switch(_case(window, ratios), [partial(within, ratio) for ratio in (*ratios, None)])
 
 
 def _add_exp(
@@ -217,18 +218,37 @@ def _add_exp(
 
     # At scale 1 there is one pixel to take, not four to mix.
     same = (window.rows.image == window.rows.scaled) & (window.columns.image == window.columns.scaled)
-    cases = [partial(add, 1, 1), *(partial(add, ratio, 2) for ratio in RATIOS)]
-    return lax.switch(jnp.where(same, 0, 1 + _ratio_index(window)), cases)
+    ratios = _useful_ratios(vertical, horizontal, low, how)
+    cases = [partial(add, 1, 1), *(partial(add, ratio, 2) for ratio in (*ratios, None))]
+    return lax.switch(jnp.where(same, 0, 1 + _case(window, ratios)), cases)
 
 
-def _ratio_index(window: Windows) -> jax.Array:
-    """Index of the first of `RATIOS` by which the image is not enlarged more."""
+def _useful_ratios(vertical: Taps, horizontal: Taps, low: jax.Array, how: Merging) -> list[int]:
+    """Those of `RATIOS` for which less than all of a window is needed."""
+    axes = ((vertical, low.shape[0]), (horizontal, low.shape[2]))
+    return [
+        ratio
+        for ratio in RATIOS
+        if any(_span(taps.pixels.shape[1], ratio, how) < extent for taps, extent in axes)
+    ]
+
+
+def _case(window: Windows, ratios: list[int]) -> jax.Array:
+    """Index of the first of `ratios` (or past the last) by which the image is not enlarged more."""
 
     def exceeds(grid: Grid, ratio: int) -> jax.Array:
         return (grid.scaled > ratio * grid.image) | (grid.scaled - 1 > ratio * (grid.image - 1))
 
-    larger = [exceeds(window.rows, ratio) | exceeds(window.columns, ratio) for ratio in RATIOS if ratio]
-    return jnp.stack(larger).sum(dtype=jnp.int32)
+    larger = [exceeds(window.rows, ratio) | exceeds(window.columns, ratio) for ratio in ratios]
+    return sum((case.astype(jnp.int32) for case in larger), jnp.zeros((), jnp.int32))
+
+
+def _span(pixels: int, ratio: int, how: Merging) -> int:
+    """Samples, at the network's output stride, that so many neighbouring pixels of the image may come from.
+
+    They come from pixels * ratio + 2 of the window, and those from a few samples more than their share.
+    """
+    return (pixels * ratio + 2) // how.output_stride + 5
 
 
 def _upsampling(
@@ -249,8 +269,7 @@ def _upsampling(
     low, high, fraction = samples(pixels, size, grid.window, align_corners=how.upsampling_align_corners)
     count, start = extent, jnp.zeros((), jnp.int32)
     if ratio is not None:
-        # n pixels span n * ratio + 2 of the window, and those, at the stride, a few samples more than their share.
-        count = min(extent, (pixels.shape[-1] * ratio + 2) // how.output_stride + 5)
+        count = min(extent, _span(pixels.shape[-1], ratio, how))
         start = jnp.clip(low.min(), 0, extent - count)
     place = start + jnp.arange(count, dtype=jnp.int32).reshape((1,) * pixels.ndim + (count,))
     weights = jnp.where(place == low[..., None], (1.0 - fraction)[..., None], 0.0)

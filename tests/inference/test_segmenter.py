@@ -78,6 +78,19 @@ def test_exponentials_neither_overflow_nor_vanish(scales, rng):
     np.testing.assert_array_equal(segment(image[None])[0][clear], log.argmax(-1)[clear])
 
 
+@pytest.mark.parametrize("merge", ["exp", "logits"])
+def test_a_tile_finds_its_part_of_a_window(merge, rng):
+    # Small tiles of large windows, at scales on both sides of each step, need parts of different sizes.
+    model, variables, _ = small_networks(rng)
+    protocol = Protocol.authors().replace(
+        base_size=None, window=(104, 120), stride=(90, 60), merge=merge, scales=(0.4, 1.0, 1.1, 2.0, 2.1, 4.1)
+    )
+    image = rng.integers(0, 256, (1, 45, 70, 3), dtype=np.uint8)
+    large, small = (Segmenter(model, variables, protocol) for _ in range(2))
+    small._applied._tile = (8, 16)
+    np.testing.assert_allclose(small.scores(image), large.scores(image), rtol=2e-5, atol=1e-5)
+
+
 def test_an_image_whose_windows_do_not_fit_goes_through_in_bands(rng, monkeypatch):
     model, variables, _ = small_networks(rng)
     protocol = Protocol.mmseg("other").replace(window=(48, 48), stride=(20, 31), flip=True, scales=(0.7, 1.0))

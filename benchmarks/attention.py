@@ -1,0 +1,220 @@
+"""Position attention beside the plain form and beside PyTorch: time and scratch memory, one table.
+
+    python benchmarks/attention.py [--places 1024 4096 9216] [--dtype bfloat16] [--repeats 5]
+
+All run on the same device with the same numbers, in turns, so that a slow moment hits all of them; the best of
+the repeats counts. On a GPU, PyTorch with CUDA is needed beside JAX with CUDA. Forms:
+
+  ours             danet_jax.ops.position_attention, backend "auto"
+  plain            the same, backend "reference": JAX's softmax of the whole map
+  torch bmm        the authors' code: bmm, softmax, bmm
+  torch sdpa       torch's scaled_dot_product_attention(scale=1) as it is
+  torch sdpa, 64s  the same with 64 channels of the values per head and queries and keys repeated, which its
+                   flash kernel takes; it computes the logits once per head
+
+Scratch memory is, for JAX, what the compiler reserves beside arguments and results, and for torch the growth of
+the process (CPU) or the allocator (GPU) at its peak, results included. Forms whose maps would not fit into half of
+the memory are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+KEY_CHANNELS, VALUE_CHANNELS = 64, 512
+TORCH_FORMS = ("torch bmm", "torch sdpa", "torch sdpa, 64s")
+MAPS = {"plain": (1, 2), "torch bmm": (2, 4), "torch sdpa": (2, 4)}
+"""How many N x N maps a form holds at its peak, forward and with the gradient."""
+
+
+def flops(places: int, gradient: bool) -> float:
+    """Multiplications and additions of the matrix products, the recomputed logits included."""
+    forward = 2 * places**2 * (KEY_CHANNELS + VALUE_CHANNELS)
+    return forward + 2 * places**2 * (3 * KEY_CHANNELS + 2 * VALUE_CHANNELS) if gradient else forward
+
+
+def inputs(places: int) -> list[Any]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    channels = KEY_CHANNELS, KEY_CHANNELS, VALUE_CHANNELS, VALUE_CHANNELS
+    return [0.5 * rng.standard_normal((1, places, c), np.float32) for c in channels]
+
+
+def jax_form(backend: str, places: int, dtype: str, gradient: bool) -> tuple[Callable[[], None], float]:
+    """A call that waits for the result, and MiB of scratch memory."""
+    import jax
+    import jax.numpy as jnp
+
+    from danet_jax.ops.position_attention import position_attention
+
+    def forward(query: Any, key: Any, value: Any, _: Any) -> Any:
+        return position_attention(query, key, value, backend=backend)
+
+    def with_gradient(query: Any, key: Any, value: Any, cotangent: Any) -> Any:
+        output, vjp = jax.vjp(lambda *x: forward(*x, None), query, key, value)
+        return output, vjp(cotangent)
+
+    arrays = [jnp.asarray(x, dtype) for x in inputs(places)]
+    compiled = jax.jit(with_gradient if gradient else forward).lower(*arrays).compile()
+    scratch = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    return lambda: jax.block_until_ready(compiled(*arrays)), scratch
+
+
+def torch_form(form: str, places: int, dtype: str, gradient: bool) -> Callable[[], None]:
+    import torch
+    import torch.nn.functional as functional
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    *arrays, cotangent = (torch.tensor(x).to(device, getattr(torch, dtype)) for x in inputs(places))
+    if form == "torch bmm":  # the authors' layout: channels before places
+        arrays = [x.transpose(1, 2).contiguous() for x in arrays]
+        cotangent = cotangent.transpose(1, 2).contiguous()
+
+    def attention(query: Any, key: Any, value: Any) -> Any:
+        if form == "torch bmm":
+            weights = torch.softmax(torch.bmm(query.transpose(1, 2), key), dim=-1)
+            return torch.bmm(value, weights.transpose(1, 2))
+        heads = VALUE_CHANNELS // 64 if "64" in form else 1
+        query, key = (x[:, None].expand(-1, heads, -1, -1) for x in (query, key))
+        value = value.unflatten(2, (heads, -1)).transpose(1, 2)
+        output = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return output.transpose(1, 2).flatten(2)
+
+    def run() -> None:
+        if gradient:
+            leaves = [x.detach().requires_grad_() for x in arrays]
+            attention(*leaves).backward(cotangent)
+        else:
+            with torch.no_grad():
+                attention(*arrays)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def torch_scratch(form: str, places: int, dtype: str, gradient: bool, connection: Any) -> None:
+    """Sends MiB; runs in a process of its own, whose peak is then this form's."""
+    import torch
+
+    run = torch_form(form, places, dtype, gradient)
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        run()
+        connection.send((torch.cuda.max_memory_allocated() - before) / 2**20)
+    else:
+        torch_form(form, 64, dtype, gradient)()  # what libraries allocate once
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        run()
+        connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def in_own_process(*arguments: Any) -> float:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=torch_scratch, args=(*arguments, sender))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"{arguments} ended with status {process.exitcode}")
+    return receiver.recv()
+
+
+def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """The best time of each, taken in turns."""
+    best = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def matmul_rates(dtype: str) -> str:
+    """What both libraries reach on a large square matrix product."""
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = jnp.ones((size, size), dtype)
+    theirs = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+    multiply = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
+
+    def torch_multiply() -> None:
+        theirs @ theirs
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    best = seconds({"jax": lambda: multiply(ours).block_until_ready(), "torch": torch_multiply}, 10)
+    rates = {name: 2 * size**3 / time / 1e9 for name, time in best.items()}
+    return f"matrix product {size}^3: jax {rates['jax']:.0f}, torch {rates['torch']:.0f} GFLOP/s"
+
+
+def memory() -> float:
+    """MiB, of the device that JAX uses."""
+    import jax
+
+    statistics = jax.devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] / 2**20
+    with open("/proc/meminfo") as file:
+        return int(file.readline().split()[1]) / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--places", type=int, nargs="+", default=[1024, 4096, 9216, 16384, 32768], help="N")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--forms", nargs="+", default=["ours", "plain", *TORCH_FORMS])
+    options = parser.parse_args()
+    import jax
+
+    print(f"{jax.devices()[0].device_kind}, {options.dtype}, {matmul_rates(options.dtype)}\n")
+    print("| N | form | forward s | with gradient s | GFLOP/s | scratch MiB | with gradient MiB |")
+    print("|---|---|---|---|---|---|---|")
+    for places in options.places:
+        times: list[dict[str, float]] = []
+        scratch: list[dict[str, float]] = []
+        for gradient in (False, True):
+            runs: dict[str, Callable[[], None]] = {}
+            megabytes: dict[str, float] = {}
+            for form in options.forms:
+                maps = MAPS.get(form, (0, 0))[gradient]
+                if maps * places**2 * 4 / 2**20 > memory() / 2:
+                    continue
+                if form in TORCH_FORMS:
+                    runs[form] = torch_form(form, places, options.dtype, gradient)
+                    megabytes[form] = in_own_process(form, places, options.dtype, gradient)
+                else:
+                    backend = "auto" if form == "ours" else "reference"
+                    runs[form], megabytes[form] = jax_form(backend, places, options.dtype, gradient)
+            times.append(seconds(runs, options.repeats if places < 16384 else 1))
+            scratch.append(megabytes)
+        for form in options.forms:
+
+            def cell(table: dict[str, float], digits: int, form: str = form) -> str:
+                return f"{table[form]:.{digits}f}" if form in table else "-"
+
+            rate = "-"
+            if form in times[1]:
+                rate = f"{flops(places, True) / times[1][form] / 1e9:.0f}"
+            row = [cell(times[0], 4), cell(times[1], 4), rate, cell(scratch[0], 1), cell(scratch[1], 1)]
+            print(f"| {places} | {form} | {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Seconds per image of the authors' protocol, beside PyTorch going through the same windows one by one.
+
+    python -m benchmarks.evaluation [--backbone=resnet50] [--images=1]
+
+Images are 512x1024, half of Cityscapes', and so are base size and windows: single scale (windows of 384, stride
+256, flip) and multi-scale (eight scales, windows of 512, stride 256, flip). Both networks have the same weights;
+the largest difference of labels is printed. Wall time and, for machines that do other things, too, CPU time.
+Then: how often something is compiled over 100 images of 40 sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import jax
+import numpy as np
+import rich
+import rich.table
+import torch
+from jax import monitoring
+
+from danet_jax import DANet, Protocol, Segmenter
+from danet_jax.classes import Classes
+from danet_jax.evaluation.evaluator import Evaluator
+from danet_jax.weights.convert import convert
+from tests.reference import torch_danet
+from tests.reference.small_network import small_networks
+from tests.reference.torch_evaluation import authors_scores
+
+SIZE = (512, 1024)
+CLASSES = 19
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--images", type=int, default=1)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (options.images, *SIZE, 3), dtype=np.uint8)
+    network = torch_danet.randomise(torch_danet.DANet(CLASSES, backbone=options.backbone), rng)
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    model, variables = DANet(CLASSES, backbone=options.backbone), convert(state).variables
+    table = rich.table.Table(
+        title=f"{options.backbone}, one {SIZE[0]}x{SIZE[1]} image, {torch.get_num_threads()} threads"
+    )
+    for column in (
+        "protocol",
+        "PyTorch s (CPU s)",
+        "danet_jax s (CPU s)",
+        "ratio wall",
+        "CPU",
+        "labels that differ",
+    ):
+        table.add_column(column)
+    for multi_scale in (False, True):
+        protocol = Protocol.authors(multi_scale=multi_scale)
+        window, stride = protocol.window[0] // 2, protocol.stride[0] // 2
+        protocol = protocol.replace(
+            base_size=SIZE[1], window=(window, window), stride=(stride, stride), name=protocol.name
+        )
+        segment = Segmenter(model, variables, protocol)
+        segment(images[:1])  # compiles
+        labels, ours = timed(lambda: [segment(image[None])[0] for image in images])
+        expected, theirs = timed(
+            lambda: [
+                authors_scores(
+                    lambda x: network(x)[0],
+                    image,
+                    base_size=SIZE[1],
+                    crop=window,
+                    stride=stride,
+                    scales=protocol.scales,
+                ).argmax(-1)
+                for image in images
+            ]
+        )
+        row = [f"{seconds / len(images):.2f} ({cpu / len(images):.2f})" for seconds, cpu in (theirs, ours)]
+        ratios = [f"{theirs[kind] / ours[kind]:.2f}" for kind in (0, 1)]
+        table.add_row(protocol.name, *row, *ratios, f"{np.mean(np.stack(labels) != np.stack(expected)):.1e}")
+    rich.print(table)
+    print_compilations(rng)
+
+
+def timed(function):
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function()
+    return result, (time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def print_compilations(rng: np.random.Generator) -> None:
+    """What is compiled does not depend on the network; a small one makes it quick."""
+    sizes = [tuple(rng.integers(200, 700, 2)) for _ in range(40)]
+    model, variables, _ = small_networks(rng, CLASSES)
+    table = rich.table.Table(title="compilations over 100 images of 40 sizes, sides of 200 to 700")
+    for column in ("protocol", "compilations", "images/s"):
+        table.add_column(column)
+    compiled: list[float] = []
+
+    def count(event: str, seconds: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    monitoring.register_event_duration_secs_listener(count)
+    for protocol in (
+        Protocol.whole(),
+        Protocol.authors("ade20k"),
+        Protocol.authors("ade20k", multi_scale=True).replace(
+            scales=(0.5, 1.0, 1.5), name="authors, 3 scales"
+        ),
+        Protocol.mmseg("other"),
+    ):
+        compiled.clear()
+        start = time.perf_counter()
+        examples = (
+            {
+                "name": str(index),
+                "image": rng.integers(0, 256, (*sizes[index % 40], 3), dtype=np.uint8),
+                "label": rng.integers(0, CLASSES, sizes[index % 40], dtype=np.uint8),
+            }
+            for index in range(100)
+        )
+        evaluate = Evaluator(model, Classes.named([str(index) for index in range(CLASSES)]), protocol)
+        evaluate(variables, examples)
+        table.add_row(protocol.name, str(len(compiled)), f"{100 / (time.perf_counter() - start):.1f}")
+    rich.print(table)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    main()

@@ -1,0 +1,95 @@
+"""The evaluator against labels counted one image at a time, on one device and on many."""
+
+import jax
+import numpy as np
+import pytest
+from jax import monitoring
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+from danet_jax.evaluation.evaluator import Evaluator
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import Segmenter
+from tests.reference.small_network import small_networks
+
+CLASSES = Classes.named(list("abcde"))
+AUTHORS = Protocol.authors().replace(base_size=70, window=(48, 48), stride=(32, 32))
+MULTI_SCALE = Protocol.mmseg("other", multi_scale=True).replace(
+    window=(48, 48), stride=(33, 33), scales=(0.75, 1.0)
+)
+LONG_SIDE = Protocol.whole().replace(base_size=48)
+
+
+def example(rng, index, size):
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    label = rng.integers(0, len(CLASSES), size, dtype=np.uint8)
+    label[rng.random(size) < 0.1] = 255
+    return {"name": f"image {index}", "image": image, "label": label}
+
+
+def mesh_of(count):
+    return jax.sharding.Mesh(np.asarray(jax.devices()[:count]).reshape(-1, 1), ("data", "space"))
+
+
+def one_by_one(model, variables, protocol, examples):
+    segment = Segmenter(model, variables, protocol)
+    confusion = np.zeros((5, 5), np.int64)
+    for e in examples:
+        keep = e["label"] != 255
+        np.add.at(confusion, (e["label"][keep], segment(e["image"][None])[0][keep]), 1)
+    return confusion
+
+
+@pytest.mark.parametrize(
+    "protocol", [Protocol.whole(), LONG_SIDE, AUTHORS, MULTI_SCALE], ids=lambda p: p.name[:12]
+)
+def test_eight_devices_equal_one_and_images_one_by_one(protocol, rng):
+    model, variables, _ = small_networks(rng)
+    sizes = [(40, 56)] * 6 + [(61, 33)] * 3  # nine images on eight devices, of two sizes
+    examples = [example(rng, index, size) for index, size in enumerate(sizes)]
+    one = Evaluator(model, CLASSES, protocol, mesh_of(1))(variables, iter(examples))
+    np.testing.assert_array_equal(one.confusion, one_by_one(model, variables, protocol, examples))
+    eight = Evaluator(model, CLASSES, protocol, mesh_of(8))(variables, iter(examples))
+    np.testing.assert_array_equal(eight.confusion, one.confusion)
+    assert eight.images == one.images == 9
+    assert eight.protocol == protocol
+
+
+@pytest.mark.parametrize("protocol", [Protocol.whole(), AUTHORS], ids=lambda p: p.name[:12])
+def test_forty_sizes_compile_little(protocol, rng):
+    model, variables, _ = small_networks(rng)
+    sizes = [tuple(rng.integers(20, 70, 2)) for _ in range(40)]
+    examples = [example(rng, index, sizes[index % 40]) for index in range(100)]
+    compiled = []
+
+    def count(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    monitoring.register_event_duration_secs_listener(count)
+    try:
+        result = Evaluator(model, CLASSES, protocol, mesh_of(1))(variables, iter(examples))
+    finally:
+        monitoring.unregister_event_duration_listener(count)
+    assert result.images == 100
+    assert result.confusion.sum() == sum((e["label"] != 255).sum() for e in examples)
+    print(f"{len(compiled)} compilations")
+    assert len(compiled) <= 8 + 2  # the empty matrix and adding counts to it are compiled, too
+
+
+def test_wrong_examples_are_refused_by_name(rng):
+    model, variables, _ = small_networks(rng)
+    evaluate = Evaluator(model, CLASSES, Protocol.whole(), mesh_of(1))
+    good = example(rng, 0, (24, 24))
+    with pytest.raises(InputError, match="no image"):
+        evaluate(variables, iter(()))
+    with pytest.raises(InputError, match="image 1: the image has no label"):
+        evaluate(variables, iter([good, {**example(rng, 1, (24, 24)), "label": None}]))
+    with pytest.raises(InputError, match="image 2: the image is 24x24, but its label 23x24"):
+        evaluate(variables, iter([{**example(rng, 2, (24, 24)), "label": good["label"][1:]}]))
+    strange = example(rng, 3, (24, 24))
+    strange["label"][5, 5] = 77
+    with pytest.raises(InputError, match=r"image 3: label 77 is neither a class \(0 to 4\) nor 255"):
+        evaluate(variables, iter([strange]))
+    with pytest.raises(InputError, match="5 classes apart, but the data have 3"):
+        Evaluator(model, Classes.named(["a", "b", "c"]))

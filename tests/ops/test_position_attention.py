@@ -1,0 +1,280 @@
+"""Position attention: values, gradients, masks, memory and division over devices, against float64 formulas."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from danet_jax.errors import InputError
+from danet_jax.ops import attention_blockwise
+from danet_jax.ops.attention_blockwise import Tile
+from danet_jax.ops.attention_partition import division
+from danet_jax.ops.position_attention import (
+    attention_column,
+    attention_row,
+    position_attention,
+    row_logsumexp,
+)
+from tests.reference.float64_attention import attention_and_gradients, relative_error, softmax
+
+BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}
+
+
+def inputs(rng, batch, queries, keys, key_channels, value_channels, dtype=jnp.float32, spread=1.0):
+    """Query, key, value, and a cotangent; logits have a standard deviation of about `spread * sqrt(Ck)`."""
+    shapes = (
+        (batch, queries, key_channels),
+        (batch, keys, key_channels),
+        (batch, keys, value_channels),
+        (batch, queries, value_channels),
+    )
+    scales = (spread**0.5, spread**0.5, 1.0, 1.0)
+    return [
+        jnp.asarray(scale * rng.standard_normal(shape), dtype)
+        for shape, scale in zip(shapes, scales, strict=True)
+    ]
+
+
+def value_and_gradients(function):
+    def compute(query, key, value, cotangent):
+        output, vjp = jax.vjp(function, query, key, value)
+        return output, *vjp(cotangent)
+
+    return compute
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 8, 16), (2, 7, 3, 8, 16), (3, 289, 289, 16, 24), (1, 1100, 700, 64, 80)], ids=str
+)
+def test_values_and_gradients(rng, shape, dtype):
+    arrays = inputs(rng, *shape, dtype)
+    actual = jax.jit(value_and_gradients(position_attention))(*arrays)
+    for result, expected, array in zip(
+        actual, attention_and_gradients(*arrays), (arrays[3], *arrays[:3]), strict=True
+    ):
+        assert result.dtype == dtype
+        assert result.shape == array.shape
+        if shape[2] > 1:  # a softmax over one key has no gradient: nothing to be relative to
+            assert relative_error(result, expected) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("tile", [Tile(16, 16, jnp.float32), Tile(16, 48, None), Tile(64, 32, None)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 53, 101, 8, 12), (1, 64, 97, 8, 4)], ids=str)
+def test_tiles_of_any_size_beside_positions_of_any_number(rng, tile, shape):
+    query, key, value, cotangent = inputs(rng, *shape)
+    output, logsumexp = attention_blockwise.forward(query, key, value, tile=tile)
+    gradients = attention_blockwise.backward(query, key, value, output, logsumexp, cotangent, tile=tile)
+    expected = attention_and_gradients(query, key, value, cotangent)
+    for result, wanted in zip((output, *gradients), expected, strict=True):
+        assert relative_error(result, wanted) < 1e-5
+
+
+def test_sharp_softmaxes(rng):
+    """Logits of +-60: one key takes nearly all, and exp(60) squared would overflow."""
+    query, key, value, cotangent = inputs(rng, 1, 200, 600, 64, 16)
+    logits = np.einsum("bnc,bmc->bnm", query, key)
+    query = query * (60 / np.abs(logits).max())
+    actual = jax.jit(value_and_gradients(position_attention))(query, key, value, cotangent)
+    for result, expected in zip(actual, attention_and_gradients(query, key, value, cotangent), strict=True):
+        assert relative_error(result, expected) < 1e-5
+
+
+def test_logits_beyond_the_range_of_exp(rng):
+    query, key, value, _ = inputs(rng, 1, 20, 30, 8, 4, spread=1000.0)
+    output = position_attention(query, key, value)
+    weights = softmax(np.einsum("bnc,bmc->bnm", *(np.asarray(x, np.float64) for x in (query, key))))
+    assert (
+        relative_error(output, weights @ np.asarray(value, np.float64)) < 1e-2
+    )  # exp(x) of x in the thousands
+    assert np.isfinite(output).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("places", [65 * 129, 97 * 97])
+def test_the_numbers_of_places_of_real_feature_maps(rng, places):
+    """Some rows and columns of the 65 x 129 and 97 x 97 places that 513 x 1025 and 769 x 769 images have."""
+    query, key, value, cotangent = inputs(rng, 1, places, places, 64, 64)
+    output, dquery, dkey, dvalue = jax.jit(value_and_gradients(position_attention))(
+        query, key, value, cotangent
+    )
+    rows = rng.integers(0, places, 16)
+    q, k, v, d = (np.asarray(x[0], np.float64) for x in (query, key, value, cotangent))
+    expected = attention_and_gradients(q[None, rows], k[None], v[None], d[None, rows])
+    assert relative_error(output[0, rows], expected[0][0]) < 1e-5
+    assert relative_error(dquery[0, rows], expected[1][0]) < 1e-5
+    logits = q @ k.T
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    assert relative_error(dvalue[0], weights.T @ d) < 1e-5
+    projection = (np.asarray(output[0], np.float64) * d).sum(1)
+    dlogits = weights[:, rows] * (d @ v[rows].T - projection[:, None])
+    assert relative_error(dkey[0, rows], dlogits.T @ q) < 2e-5
+
+
+@pytest.mark.parametrize("backend", ["auto", "rows", "reference"])
+def test_keys_that_do_not_exist(rng, backend):
+    """As if they were cut off: whatever they hold, and without a gradient."""
+    query, key, value, cotangent = inputs(rng, 3, 40, 50, 8, 12)
+    counts = np.array([50, 33, 0])
+    mask = jnp.asarray(np.arange(50) < counts[:, None])
+    rubbish = [jnp.where(mask[..., None], x, jnp.nan) for x in (key, value)]
+
+    def masked(query, key, value):
+        return position_attention(query, key, value, key_mask=mask, backend=backend)
+
+    results = jax.jit(value_and_gradients(masked))(query, *rubbish, cotangent)
+    for i, count in enumerate(counts):
+        arrays = [x[i : i + 1] for x in (query, key[:, :count], value[:, :count], cotangent)]
+        if count:
+            for result, expected in zip(results, attention_and_gradients(*arrays), strict=True):
+                existing = result[i : i + 1, : expected.shape[1]]
+                assert relative_error(existing, expected) < 1e-5
+                np.testing.assert_array_equal(result[i, expected.shape[1] :], 0)
+        else:
+            assert all((np.asarray(result[i]) == 0).all() for result in results)
+
+
+@pytest.mark.parametrize("backend", ["auto", "rows", "reference"])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_nan_stays_nan(rng, backend, which):
+    arrays = inputs(rng, 1, 600, 700, 8, 4)
+    query, key, value = (x.at[0, 5, 2].set(jnp.nan) if i == which else x for i, x in enumerate(arrays[:3]))
+    output = np.asarray(position_attention(query, key, value, backend=backend))
+    touched = [output[0, 5], output, output[..., 2]][which]
+    assert np.isnan(touched).all()
+
+
+def test_backends_that_do_not_exist_or_cannot_run_here(rng):
+    query, key, value, _ = inputs(rng, 1, 4, 4, 8, 8)
+    with pytest.raises(InputError, match="'flash' does not exist; there are: auto, blockwise, cudnn, splash"):
+        position_attention(query, key, value, backend="flash")
+    with pytest.raises(InputError, match="'splash' is for TPUs, not for cpu; use 'auto'"):
+        position_attention(query, key, value, backend="splash")
+    with pytest.raises(InputError, match="'cudnn' is for NVIDIA GPUs, not for cpu; use 'auto'"):
+        position_attention(query, key, value, backend="cudnn")
+    with pytest.raises(TypeError, match="one dtype, not float32, float32, bfloat16"):
+        position_attention(query, key, value.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match=r"got \(1, 4, 8\), \(1, 3, 8\), \(1, 4, 8\)"):
+        position_attention(query, key[:, :3], value)
+
+
+def test_under_vmap_and_remat(rng):
+    query, key, value, _ = (x.reshape(2, 3, *x.shape[1:]) for x in inputs(rng, 6, 10, 12, 8, 4))
+
+    def loss(query, key, value):
+        return jnp.sum(jnp.sin(position_attention(query, key, value)))
+
+    one_by_one = [jax.grad(loss)(query[i], key[0], value[i]) for i in range(2)]
+    mapped = jax.vmap(jax.grad(jax.checkpoint(loss)), in_axes=(0, None, 0))(query, key[0], value)
+    np.testing.assert_allclose(mapped, jnp.stack(one_by_one), rtol=1e-5, atol=1e-6)
+    inner = jax.vmap(jax.vmap(position_attention, in_axes=2, out_axes=2), in_axes=0)
+    moved = [jnp.moveaxis(x[:, None], 1, 3) for x in (query, key, value)]
+    np.testing.assert_allclose(
+        inner(*moved)[:, :, :, 0], jax.vmap(position_attention)(query, key, value), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_without_jit(rng):
+    arrays = inputs(rng, 1, 5, 6, 8, 4)
+    with jax.disable_jit():
+        actual = value_and_gradients(position_attention)(*arrays)
+    for result, expected in zip(actual, attention_and_gradients(*arrays), strict=True):
+        assert relative_error(result, expected) < 1e-5
+
+
+def test_the_reference_has_second_derivatives(rng):
+    query, key, value, _ = inputs(rng, 1, 3, 4, 2, 2)
+
+    def loss(query):
+        return jnp.sum(position_attention(query, key, value, backend="reference") ** 2)
+
+    check_grads(loss, (query,), order=2, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+def largest_array(text):
+    """Elements of the largest array that a StableHLO text or a compiled HLO text names."""
+    shapes = re.findall(r"tensor<([\dx]+)x[a-z]", text) + re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
+    return max(int(np.prod([int(n) for n in re.split("[x,]", shape)])) for shape in shapes)
+
+
+def test_no_array_of_queries_by_keys_exists():
+    places = 4096
+    specs = [jax.ShapeDtypeStruct((1, places, channels), jnp.float32) for channels in (64, 64, 512, 512)]
+    lowered = jax.jit(value_and_gradients(position_attention)).lower(*specs)
+    for text in (lowered.as_text(), lowered.compile().as_text()):
+        assert places * 512 <= largest_array(text) < places * places / 4
+    plain = value_and_gradients(lambda *x: position_attention(*x, backend="reference"))
+    assert largest_array(jax.jit(plain).lower(*specs).as_text()) >= places * places
+
+
+def test_scratch_memory_is_linear():
+    """At 1024 x 2048 under 5% of the plain form's, and at most 2.1 times that of half as many places."""
+
+    def scratch(places, backend):
+        function = value_and_gradients(lambda *x: position_attention(*x, backend=backend))
+        specs = [jax.ShapeDtypeStruct((1, places, channels), jnp.float32) for channels in (64, 64, 512, 512)]
+        return jax.jit(function).lower(*specs).compile().memory_analysis().temp_size_in_bytes
+
+    whole, half = scratch(32768, "blockwise"), scratch(16384, "blockwise")
+    assert whole < 0.05 * scratch(32768, "reference")
+    assert whole <= 2.1 * half
+
+
+@pytest.mark.parametrize("devices", [(4, 2), (1, 8), (8, 1)], ids=str)
+def test_divided_over_devices(rng, devices):
+    """Sharded as in the model, images over `data` and rows over `space`: the same, without a large transfer."""
+    mesh = Mesh(np.array(jax.devices()[:8]).reshape(devices), ("data", "space"))
+    batch, height, width = 8, 16, 20
+    x = jnp.asarray(rng.standard_normal((batch, height, width, 6)), jnp.float32)
+    weights = [jnp.asarray(rng.standard_normal((6, c)), jnp.float32) for c in (8, 8, 12)]
+
+    def loss(x, *weights):
+        query, key, value = ((x @ w).reshape(batch, height * width, -1) for w in weights)
+        return jnp.mean(jnp.sin(position_attention(query, key, value)))
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    expected = function(x, *weights)
+    x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data", "space")))
+    weights = [jax.device_put(w, NamedSharding(mesh, PartitionSpec())) for w in weights]
+    actual = function(x, *weights)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert relative_error(one, other) < 1e-5
+    text = function.lower(x, *weights).compile().as_text()
+    transfers = [
+        line
+        for line in text.splitlines()
+        if re.search(r" (all-gather|all-reduce|all-to-all)(-start)?\(", line)
+    ]
+    assert transfers
+    assert max(map(largest_array, transfers)) <= batch * height * width * 12 < (height * width) ** 2
+
+
+def test_axes_of_the_mesh_go_to_images_first():
+    mesh = {"data": 4, "space": 2}
+    assert division(mesh, 4, 100) == {"b": ("data",), "n": ("space",)}
+    assert division(mesh, 8, 100) == {"b": ("data", "space"), "n": ()}
+    assert division(mesh, 1, 100) == {"b": (), "n": ("data",)}
+    assert division(mesh, 3, 25) == {"b": (), "n": ()}
+
+
+def test_rows_and_columns_of_the_map(rng):
+    query, key, _, _ = inputs(rng, 2, 30, 40, 8, 4)
+    mask = jnp.asarray(np.arange(40) < np.array([[40], [25]]))
+    logits = np.einsum("bnc,bmc->bnm", *(np.asarray(x, np.float64) for x in (query, key)))
+    for key_mask in (None, mask):
+        attention = softmax(logits if key_mask is None else np.where(mask[:, None], logits, -np.inf))
+        index = jnp.asarray(rng.integers(0, 25, (2, 3)))
+        rows = attention_row(query, key, index, key_mask=key_mask)
+        np.testing.assert_allclose(
+            rows, np.take_along_axis(attention, np.asarray(index)[..., None], 1), rtol=1e-4, atol=1e-7
+        )
+        normaliser = row_logsumexp(query, key, key_mask=key_mask, rows=7)
+        columns = attention_column(query, key, normaliser, index)
+        np.testing.assert_allclose(
+            columns, np.take_along_axis(attention, np.asarray(index)[:, None], 2), rtol=1e-4, atol=1e-7
+        )

@@ -1,0 +1,152 @@
+"""The loss by rows: the value and gradient of torch's up-sampling and cross-entropy, in less memory."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from danet_jax.ops.resize import resize_bilinear
+from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy
+
+
+def example(rng, batch, size, classes, new_size, ignored=0.2, dtype=np.uint8):
+    logits = jnp.asarray(3 * rng.standard_normal((batch, *size, classes)), jnp.float32)
+    labels = rng.integers(0, classes, (batch, *new_size)).astype(dtype)
+    labels[rng.random(labels.shape) < ignored] = 255
+    return logits, jnp.asarray(labels)
+
+
+def published(logits, labels, align_corners):
+    planes = torch.tensor(np.asarray(logits, np.float64)).permute(0, 3, 1, 2).requires_grad_()
+    up = torch.nn.functional.interpolate(
+        planes, size=labels.shape[1:], mode="bilinear", align_corners=align_corners
+    )
+    target = torch.tensor(np.asarray(labels)).long()
+    loss = torch.nn.functional.cross_entropy(up, target, ignore_index=255, reduction="sum")
+    loss.backward()
+    return loss.item(), planes.grad.permute(0, 2, 3, 1).numpy()
+
+
+def loss_sum(logits, labels, **options):
+    return upsampled_cross_entropy(logits, labels, **{"align_corners": True} | options)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(
+    ("size", "classes", "new_size", "dtype"),
+    [
+        ((5, 7), 3, (33, 49), np.uint8),
+        ((9, 4), 7, (65, 30), np.int32),
+        ((1, 1), 2, (8, 8), np.uint8),
+        ((12, 9), 150, (5, 20), np.int64 if jax.config.jax_enable_x64 else np.int16),
+    ],
+    ids=str,
+)
+def test_value_and_gradient(rng, size, classes, new_size, dtype, align_corners):
+    logits, labels = example(rng, 2, size, classes, new_size, dtype=dtype)
+    function = jax.value_and_grad(lambda x: loss_sum(x, labels, align_corners=align_corners), has_aux=True)
+    (loss, count), gradient = jax.jit(function)(logits)
+    expected, expected_gradient = published(logits, labels, align_corners)
+    assert count == np.sum(np.asarray(labels) != 255)
+    assert (loss.dtype, count.dtype, gradient.dtype) == (jnp.float32, jnp.int32, jnp.float32)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5 * np.abs(expected_gradient).max())
+    np.testing.assert_allclose(loss_sum(logits, labels, align_corners=align_corners)[0], loss, rtol=1e-6)
+
+
+def test_the_gradient_scales_with_that_of_the_loss(rng):
+    logits, labels = example(rng, 1, (4, 5), 3, (20, 20))
+    whole = jax.grad(lambda x: loss_sum(x, labels)[0])(logits)
+    mean = jax.grad(
+        lambda x: (lambda loss, count: 0.5 * loss / count.astype(jnp.float32))(*loss_sum(x, labels))
+    )(logits)
+    np.testing.assert_allclose(mean, 0.5 * np.asarray(whole) / np.sum(np.asarray(labels) != 255), rtol=1e-5)
+
+
+def test_ignored_pixels_do_not_count_whatever_is_there(rng):
+    logits, labels = example(rng, 2, (4, 5), 3, (20, 20))
+    labels = labels.at[1].set(255)
+    broken = logits.at[1].set(jnp.nan)
+    (loss, count), gradient = jax.value_and_grad(lambda x: loss_sum(x, labels), has_aux=True)(broken)
+    np.testing.assert_allclose(loss, loss_sum(logits[:1], labels[:1])[0], rtol=1e-6)
+    assert count == np.sum(np.asarray(labels[0]) != 255)
+    np.testing.assert_array_equal(gradient[1], 0)
+    nothing = loss_sum(logits, jnp.full_like(labels, 255))
+    assert (float(nothing[0]), int(nothing[1])) == (0.0, 0)
+    other = loss_sum(logits, jnp.where(labels == 255, 77, labels), ignore_label=77)
+    np.testing.assert_allclose(other[0], loss_sum(logits, labels)[0], rtol=1e-6)
+
+
+def test_nan_under_valid_pixels_stays_nan(rng):
+    logits, labels = example(rng, 1, (4, 5), 3, (20, 20), ignored=0)
+    assert np.isnan(loss_sum(logits.at[0, 2, 2, 1].set(jnp.nan), labels)[0])
+
+
+def test_huge_logits_do_not_overflow(rng):
+    logits, labels = example(rng, 1, (4, 5), 3, (20, 20))
+    loss, _ = loss_sum(300 * logits, labels)
+    np.testing.assert_allclose(loss, published(300 * logits, labels, True)[0], rtol=1e-5)
+
+
+def test_bfloat16_logits(rng):
+    logits, labels = example(rng, 1, (4, 5), 3, (20, 20))
+    logits = logits.astype(jnp.bfloat16)
+    loss, gradient = jax.value_and_grad(lambda x: loss_sum(x, labels)[0])(logits)
+    expected, expected_gradient = published(logits, labels, True)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(gradient, np.float64), expected_gradient, atol=1e-2 * np.abs(expected_gradient).max()
+    )
+
+
+def test_wrong_shapes_are_refused(rng):
+    logits, labels = example(rng, 2, (4, 5), 3, (20, 20))
+    with pytest.raises(ValueError, match=r"got \(2, 4, 5, 3\) and \(1, 20, 20\)"):
+        loss_sum(logits, labels[:1])
+
+
+def test_scratch_memory_is_a_tenth_of_the_plain_form(rng):
+    def plain(logits, labels):
+        up = resize_bilinear(logits, labels.shape[1:], align_corners=True)
+        valid = labels != 255
+        loss = optax.softmax_cross_entropy_with_integer_labels(
+            up, jnp.where(valid, labels, 0).astype(jnp.int32)
+        )
+        return jnp.sum(jnp.where(valid, loss, 0.0))
+
+    specs = (
+        jax.ShapeDtypeStruct((1, 96, 96, 19), jnp.float32),
+        jax.ShapeDtypeStruct((1, 768, 768), jnp.uint8),
+    )
+    scratch = [
+        jax.jit(jax.value_and_grad(function)).lower(*specs).compile().memory_analysis().temp_size_in_bytes
+        for function in (lambda x, y: loss_sum(x, y)[0], plain)
+    ]
+    assert scratch[0] < 0.1 * scratch[1]
+
+
+@pytest.mark.parametrize("devices", [(4, 2), (1, 8)], ids=str)
+def test_divided_over_devices(rng, devices):
+    """Images over `data`, rows over `space`: the same, and nothing at full resolution travels."""
+    logits, labels = example(rng, 4, (8, 9), 5, (64, 70))
+    function = jax.jit(jax.value_and_grad(loss_sum, has_aux=True))
+    expected = function(logits, labels)
+    mesh = Mesh(np.array(jax.devices()[:8]).reshape(devices), ("data", "space"))
+    sharding = NamedSharding(mesh, PartitionSpec("data", "space"))
+    arrays = jax.device_put((logits, labels), sharding)
+    for one, other in zip(jax.tree.leaves(function(*arrays)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    text = function.lower(*arrays).compile().as_text()
+    transfers = [
+        line for line in text.splitlines() if re.search(r" (all-\w+|collective-permute)(-start)?\(", line)
+    ]
+    assert transfers
+    for line in transfers:
+        for shape in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", line):
+            assert np.prod([int(n) for n in shape.split(",")]) <= logits.size
