@@ -62,16 +62,16 @@ def main() -> None:
         )
         segment = Segmenter(model, variables, protocol)
         segment(images[:1])  # compiles
-        labels, ours = timed(lambda: [segment(image[None])[0] for image in images])
+        labels, ours = timed(lambda: [segment(image[None])[0] for image in images])  # noqa: B023
         expected, theirs = timed(
             lambda: [
                 authors_scores(
                     lambda x: network(x)[0],
                     image,
                     base_size=SIZE[1],
-                    crop=window,
-                    stride=stride,
-                    scales=protocol.scales,
+                    crop=window,  # noqa: B023
+                    stride=stride,  # noqa: B023
+                    scales=protocol.scales,  # noqa: B023
                 ).argmax(-1)
                 for image in images
             ]
