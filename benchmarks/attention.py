@@ -1,6 +1,6 @@
 """Position attention beside the plain form and beside PyTorch: time and scratch memory, one table.
 
-    python benchmarks/attention.py [--places 1024 4096 9216] [--dtype bfloat16] [--repeats 5]
+    python -m benchmarks.attention [--places 1024 4096 9216] [--dtype bfloat16] [--repeats 5]
 
 All run on the same device with the same numbers, in turns, so that a slow moment hits all of them; the best of
 the repeats counts. On a GPU, PyTorch with CUDA is needed beside JAX with CUDA. Forms:
@@ -20,11 +20,10 @@ the memory are left out.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
-import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.measuring import seconds, torch_scratch
 
 KEY_CHANNELS, VALUE_CHANNELS = 64, 512
 TORCH_FORMS = ("torch bmm", "torch sdpa", "torch sdpa, 64s")
@@ -99,46 +98,6 @@ def torch_form(form: str, places: int, dtype: str, gradient: bool) -> Callable[[
     return run
 
 
-def torch_scratch(form: str, places: int, dtype: str, gradient: bool, connection: Any) -> None:
-    """Sends MiB; runs in a process of its own, whose peak is then this form's."""
-    import torch
-
-    run = torch_form(form, places, dtype, gradient)
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        run()
-        connection.send((torch.cuda.max_memory_allocated() - before) / 2**20)
-    else:
-        torch_form(form, 64, dtype, gradient)()  # what libraries allocate once
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        run()
-        connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
-
-
-def in_own_process(*arguments: Any) -> float:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=torch_scratch, args=(*arguments, sender))
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"{arguments} ended with status {process.exitcode}")
-    return receiver.recv()
-
-
-def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """The best time of each, taken in turns."""
-    best = dict.fromkeys(runs, float("inf"))
-    for run in runs.values():
-        run()
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
 def matmul_rates(dtype: str) -> str:
     """What both libraries reach on a large square matrix product."""
     import jax
@@ -198,7 +157,7 @@ def main() -> None:
                     continue
                 if form in TORCH_FORMS:
                     runs[form] = torch_form(form, places, options.dtype, gradient)
-                    megabytes[form] = in_own_process(form, places, options.dtype, gradient)
+                    megabytes[form] = torch_scratch(torch_form, form, places, options.dtype, gradient)
                 else:
                     backend = "auto" if form == "ours" else "reference"
                     runs[form], megabytes[form] = jax_form(backend, places, options.dtype, gradient)

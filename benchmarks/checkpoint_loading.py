@@ -1,6 +1,6 @@
 """Time and memory from a PyTorch checkpoint on disk to a network that is ready to predict, beside PyTorch.
 
-    python benchmarks/checkpoint_loading.py [--backbone resnet101] [--size 129] [--rounds 3]
+    python -m benchmarks.checkpoint_loading [--backbone resnet101] [--size 129] [--rounds 3]
 
 The file is a DANet of the authors' layout with random weights, as they save it: with the optimizer's state,
 which is as large as the weights. Each framework loads it in a process of its own. "import" is that of the libraries,

@@ -1,6 +1,6 @@
 """Inference time of the exported programs beside the jit-compiled function that they are made of.
 
-    python benchmarks/exported_inference.py [--backbone resnet50] [--size 256] [--repeats 5] [--rounds 3]
+    python -m benchmarks.exported_inference [--backbone resnet50] [--size 256] [--repeats 5] [--rounds 3]
 
 One image, uint8 in and probabilities out, float32. Each program runs in a process of its own, several rounds in
 turn; the table has the best times. ONNX is left out, saying so, where jax2onnx or onnxruntime is not installed.

@@ -1,6 +1,6 @@
 """How fast pictures of Cityscapes' size become augmented crops, beside PyTorch's DataLoader.
 
-    python benchmarks/input_pipeline.py [--images 16] [--seconds 20]
+    python -m benchmarks.input_pipeline [--images 16] [--seconds 20]
 
 Both sides read PNG files of 1024x2048 and do the paper's augmentation (flip, short side 768 to 2048, crop
 768) with Pillow. PyTorch's side does it as the authors' code does: it scales the whole image, then crops. Ours

@@ -1,6 +1,6 @@
 """The whole network beside PyTorch on the same cores: forward pass and training step.
 
-    python benchmarks/model.py [--backbone resnet50] [--size 256] [--batch 2] [--repeats 5]
+    python -m benchmarks.model [--backbone resnet50] [--size 256] [--batch 2] [--repeats 5]
 
 Each framework runs in a process of its own, several times in turn, float32, with the same weights; the table
 has the best times, their ratio (above 1: ours is faster), and the difference of the logits.

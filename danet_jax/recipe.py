@@ -148,7 +148,6 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
     for axis, devices in (("data", recipe.mesh.data), ("space", recipe.mesh.space)):
         if devices == 0 or devices < -1:
             raise InputError(f"config.mesh.{axis}={devices} must be a number of devices, or -1 for all left")
-    recipe.evaluation.build(recipe.dataset.name)  # refuses what makes no sense
     return recipe
 
 

@@ -12,6 +12,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from danet_jax.errors import InputError
 from danet_jax.training.state import TrainState
+from danet_jax.weights.run_directory import read_through
 
 
 def _miou(metrics: dict[str, float]) -> float:
@@ -73,6 +74,8 @@ class Checkpoints:
             data=grain.checkpoint.CheckpointRestore(batches),
         )
         try:
+            for item in ("variables", "training"):
+                read_through(self._folder / str(step) / item)
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or Grain raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -97,6 +97,23 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_json(Path(path), "config.json")
 
 
+def read_through(item: Path) -> None:
+    """Reads all that Orbax wrote to `item`, one value after another.
+
+    Orbax reads all at once; of the many reads that then fail in a damaged item, it waits for the first, and
+    the others each print a traceback after it.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{item}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    for key in store.list().result():
+        store.read(key).result()
+
+
 def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
     """The network of a run.
 
@@ -149,6 +166,7 @@ def _restore_variables(path: Path, which: str) -> tuple[Mapping[str, Any], int]:
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             item = folder / str(step) / "variables"
+            read_through(item)
             # As numpy: whatever the devices that it was written from, any others can take it from here.
             as_numpy = jax.tree.map(
                 lambda _: ocp.RestoreArgs(restore_type=np.ndarray),

@@ -1,6 +1,8 @@
 """One of two processes that evaluate together, with two devices each; run by test_processes.py."""
 
+import json
 import os
+import pathlib
 import sys
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -28,7 +30,7 @@ def examples(rng):
         yield {"name": str(index), "image": image, "label": label}
 
 
-def main(seed: int, address: str, process: int, processes: int) -> None:
+def main(seed: int, address: str, process: int, processes: int, output: str) -> None:
     if processes > 1:
         jax.distributed.initialize(address, processes, process)
     rng = np.random.default_rng(seed)
@@ -40,11 +42,13 @@ def main(seed: int, address: str, process: int, processes: int) -> None:
         lambda x: jax.make_array_from_process_local_data(replicated, x, x.shape), variables
     )
     everything = list(examples(rng))
+    results = {}
     for protocol in PROTOCOLS:
         evaluate = Evaluator(model, Classes.named(list("abcde")), protocol, mesh)
         result = evaluate(variables, everything[process::processes])
-        print(protocol.name, result.images, result.confusion.tolist(), flush=True)
+        results[protocol.name] = [result.images, result.confusion.tolist()]
+    pathlib.Path(output).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

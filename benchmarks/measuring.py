@@ -1,0 +1,50 @@
+"""Times of several functions in turns, and memory that a function of PyTorch takes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """The best time of each, taken in turns."""
+    best = dict.fromkeys(runs, float("inf"))
+    for run in runs.values():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def torch_scratch(make: Callable[..., Callable[[], None]], *arguments: Any) -> float:
+    """MiB that `make(*arguments)()` takes at its peak, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_growth, args=(sender, make, *arguments))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"{arguments} ended with status {process.exitcode}")
+    return receiver.recv()
+
+
+def _send_growth(connection: Any, make: Callable[..., Callable[[], None]], *arguments: Any) -> None:
+    import torch
+
+    run = make(*arguments)
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        run()
+        connection.send((torch.cuda.max_memory_allocated() - before) / 2**20)
+    else:
+        # What libraries allocate once does not count.
+        torch.ones(64, 64, requires_grad=True).mm(torch.ones(64, 64)).softmax(-1).sum().backward()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        run()
+        connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
