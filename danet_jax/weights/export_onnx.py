@@ -39,7 +39,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
         import onnx
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise InputError(f'--format=onnx needs {error.name}: pip install "danet-jax[onnx]"') from None
+        raise InputError(f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime") from None
     # Position attention in plain operations; whatever the platform's kernel is, ONNX has none for it.
     model = checkpoint.network.clone(attention_backend="rows")
     weights, function = flat(checkpoint.variables), probabilities(model)

@@ -1,0 +1,67 @@
+"""Host memory of evaluating large images, on a CPU, where the host's memory is the device's, too.
+
+    python -m benchmarks.evaluation_memory
+
+A small network is used, so that the memory is that of images, windows and scores. Each case runs in a process of
+its own; the memory is the growth of its peak from before the image exists to after it is segmented.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+CASES = (
+    ("authors_ms", (1024, 2048), 150, "labels"),
+    ("authors_ms", (1024, 2048), 150, "scores"),
+    ("mmseg", (8192, 8192), 19, "labels"),
+)
+
+
+def peak() -> float:
+    """GiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(name: str, size: tuple[int, int], classes: int, output: str) -> tuple[float, float]:
+    """Seconds, and GiB above those before the image."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from danet_jax import Protocol, Segmenter
+    from tests.reference.small_network import small_networks
+
+    rng = np.random.default_rng(0)
+    model, variables, _ = small_networks(rng, classes)
+    protocol = Protocol.authors(multi_scale=True) if name == "authors_ms" else Protocol.mmseg("other")
+    jnp.zeros(()).block_until_ready()  # starts the backend
+    before = peak()
+    start = time.perf_counter()
+    images = rng.integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    segment = Segmenter(model, variables, protocol)
+    jax.block_until_ready(segment(images) if output == "labels" else segment.scores(images))
+    return time.perf_counter() - start, peak() - before
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(*CASES[int(sys.argv[1])])))
+        return
+    print("| protocol | image | classes | output | seconds | GiB |")
+    print("|---|---|---|---|---|---|")
+    for index, (name, (height, width), classes, output) in enumerate(CASES):
+        command = [sys.executable, "-m", "benchmarks.evaluation_memory", str(index)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        seconds, gibibytes = json.loads(done.splitlines()[-1])
+        print(
+            f"| {name} | {height}x{width} | {classes} | {output} | {seconds:.0f} | {gibibytes:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
