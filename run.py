@@ -69,15 +69,31 @@ def main(argv: list[str]) -> int:
             if value and flag not in MODES[mode]:
                 raise InputError(f"--{flag} is not for --mode={mode}")
         if _DISTRIBUTED.value:
-            import jax
-
-            jax.distributed.initialize()
+            join_hosts()
         recipe, workdir = recipe_and_workdir(mode)
         module = importlib.import_module(f"danet_jax.modes.{mode}")
         return module.run(recipe, workdir, arguments, **{flag: given[flag] for flag in MODES[mode]})
     except InputError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a disk that is full, a folder that must not be written to
+        if error.filename is None:
+            raise
+        print(f"run.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def join_hosts() -> None:
+    """Waits for the other hosts of the cluster."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--distributed: the other hosts cannot be found or joined ({reason}); leave it out on one machine"
+        ) from error
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -97,11 +113,21 @@ def parse(argv: list[str]) -> list[str]:
     return arguments
 
 
+def check_file(path: str) -> None:
+    """Raises InputError if there is no recipe at `path`, with those that there are."""
+    recipes = sorted(pathlib.Path(__file__).parent.glob("configs/*.py"))
+    if not pathlib.Path(path).is_file():
+        names = ", ".join(f"configs/{recipe.name}" for recipe in recipes if recipe.stem != "base")
+        raise InputError(f"--config={path}: no such file; there are: {names}")
+
+
 def check_names(argv: list[str]) -> None:
     """Raises InputError for a --config.GROUP.NAME that does not exist, with the names that do."""
     from danet_jax.recipe import defaults
 
     for argument in argv:
+        if argument.startswith("--config="):
+            check_file(argument.removeprefix("--config=").partition(":")[0])
         if not argument.startswith(("--config.", "-config.")):
             continue
         group = defaults().to_dict()
@@ -127,6 +153,8 @@ def recipe_and_workdir(mode: str):
     elif mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")
     if _WORKDIR.value:
+        if "://" in _WORKDIR.value:
+            raise InputError(f"--workdir={_WORKDIR.value} must be a directory; mount the bucket (gcsfuse)")
         return recipe, pathlib.Path(_WORKDIR.value)
     return recipe, pathlib.Path("runs", recipe.name if recipe else "danet")
 

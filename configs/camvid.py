@@ -4,7 +4,7 @@
     python run.py --config=configs/camvid.py:resnet34 --config.init.from=resnet34.safetensors
 
 Without ImageNet weights the backbone must learn as fast as the heads:
-`--config.training.learning_rate=0.03 --config.training.head_multiplier=1`.
+`--config.training.learning_rate=0.02 --config.training.head_multiplier=1`.
 
 `root` holds images/{train,val}/NAME.jpg, labels/{train,val}/NAME.png and classes.csv; any data laid out
 like this can take CamVid's place.
@@ -29,5 +29,5 @@ def get_config(backbone: str = "resnet18"):
     config.training.steps = 2400
     config.training.learning_rate = 0.005
     config.training.evaluate_every = 600
-    config.evaluation.base_size = (400,)
+    config.evaluation.base_size = (4096, 300)  # the short side as in training, for all but panoramas
     return config

@@ -119,12 +119,16 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
         "training.accumulation": training.accumulation,
         "training.log_every": training.log_every,
         "training.learning_rate": training.learning_rate,
-        "training.epochs": training.epochs if training.steps is None else training.steps,
+        "training.epochs": training.epochs,
+        "training.steps": 1 if training.steps is None else training.steps,
         "training.evaluate_every": training.evaluate_every or 1,
         "training.checkpoint_every": training.checkpoint_every or 1,
     }.items():
         if value <= 0:
             raise InputError(f"config.{key}={value} must be greater than 0")
+    for key, value in {"seed": recipe.seed, "dataset.workers": dataset.workers}.items():
+        if value < 0:
+            raise InputError(f"config.{key}={value} must not be negative")
     if len(training.loss_weights) != 3:
         raise InputError(
             f"config.training.loss_weights={training.loss_weights} must be three numbers: "
@@ -141,10 +145,7 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
         model.build(num_classes=1)
     except InputError as error:
         raise InputError(f"config.model.{error}") from error
-    try:
-        recipe.evaluation.build(dataset.name)
-    except InputError as error:
-        raise InputError(f"config.evaluation.{error}") from error
+    recipe.evaluation.build(dataset.name)  # refuses what makes no sense
     for axis, devices in (("data", recipe.mesh.data), ("space", recipe.mesh.space)):
         if devices == 0 or devices < -1:
             raise InputError(f"config.mesh.{axis}={devices} must be a number of devices, or -1 for all left")

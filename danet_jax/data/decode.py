@@ -3,7 +3,7 @@
 Pillow decodes everything: it is as fast as OpenCV here (1024x2048 PNG: both about 48 ms) and, unlike
 OpenCV, it refuses a truncated file instead of filling the rest with grey.
 
-An orientation written in a JPEG's EXIF is not applied: labels are drawn on the pixels as stored.
+An orientation written in a JPEG's EXIF is applied only if asked for: labels are drawn on the pixels as stored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from danet_jax.errors import InputError
 
@@ -19,7 +19,7 @@ _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chu
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, *, upright: bool = False) -> np.ndarray:
     """Decode a JPEG or PNG (or anything else that Pillow reads) to RGB.
 
     Grey and palette pictures become RGB, an alpha channel is dropped (colours under transparent pixels
@@ -28,6 +28,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Args:
       data: The encoded file.
       name: The file's name, for the error message.
+      upright: Turn the picture as its EXIF says it is to be shown; cameras store it as the sensor lay.
 
     Returns:
       uint8 `[H, W, 3]`.
@@ -36,6 +37,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
       InputError: The file is no picture, is damaged or cut short, or has 32-bit pixels.
     """
     picture = _load(data, name)
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("I", "F"):
         raise InputError(f"{name}: a picture with 32-bit pixels; save it as 8-bit RGB")
     if picture.mode.startswith("I;16"):  # Pillow would clip the values at 255

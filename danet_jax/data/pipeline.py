@@ -167,7 +167,12 @@ def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
                 f"{array.shape[1]} rows of {name} cannot be divided among mesh.space={mesh.shape['space']}; "
                 "change dataset.crop_size"
             )
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(
+            sharding, array, (array.shape[0] * hosts, *array.shape[1:])
+        )
+        for name, array in batch.items()
+    }
 
 
 def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIterator[Any]:

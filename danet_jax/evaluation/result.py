@@ -114,7 +114,7 @@ def comparison_table(results: dict[str, Result], title: str = "") -> rich.table.
     first = next(iter(results.values()))
     protocols = list(dict.fromkeys(result.protocol.name for result in results.values()))
     images = list(dict.fromkeys(result.images for result in results.values()))
-    caption = f"protocol {' / '.join(protocols)}, {' / '.join(map(str, images))} images"
+    caption = f"{' / '.join(map(str, images))} images\nprotocol {' / '.join(protocols)}"
     table = rich.table.Table(
         title=title or None, caption=caption, title_justify="left", caption_justify="left"
     )

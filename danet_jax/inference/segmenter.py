@@ -16,6 +16,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.options import EvaluationOptions
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scoring import LABELS, SCORES, Wanted
+from danet_jax.inference.shapes import Shapes
 from danet_jax.inference.sliding import SlidingWindows
 from danet_jax.inference.whole import WholeImages
 
@@ -38,6 +39,8 @@ class Segmenter:
       protocol: how it is applied to an image; None is the whole image at once.
       classes: names and colours, kept for whoever draws the result.
       mesh: devices of this host to work on; None is the first.
+      shapes: that whole images are padded to, without a difference to the result, so that many sizes take
+        few compilations; None compiles each size for itself.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Segmenter:
         protocol: Protocol | None = None,
         classes: Classes | None = None,
         mesh: Mesh | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         self.model = model
         self.protocol = protocol or Protocol.whole()
@@ -54,9 +58,11 @@ class Segmenter:
         devices = jax.local_devices()[:1] if mesh is None else mesh.local_devices
         mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
         self.variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        applied: type[SlidingWindows | WholeImages]
-        applied = WholeImages if self.protocol.window is None else SlidingWindows
-        self._applied: Any = applied(model, self.protocol, mesh)
+        self._applied: Any
+        if self.protocol.window is None:
+            self._applied = WholeImages(model, self.protocol, mesh, shapes)
+        else:
+            self._applied = SlidingWindows(model, self.protocol, mesh)
 
     @property
     def num_classes(self) -> int:
@@ -101,6 +107,8 @@ class Segmenter:
         def fetched() -> Iterator[tuple[int, slice, slice, np.ndarray]]:
             regions, result = waiting.popleft()
             for region, part in zip(regions, np.asarray(result), strict=False):
+                if region.top >= height:  # of a padded image
+                    continue
                 rows = slice(region.top, min(region.top + part.shape[0], height))
                 columns = slice(region.left, min(region.left + part.shape[1], width))
                 yield (
@@ -118,12 +126,15 @@ class Segmenter:
             yield from fetched()
 
 
-def load_segmenter(path: str | os.PathLike[str], protocol: Protocol | None = None) -> Segmenter:
+def load_segmenter(
+    path: str | os.PathLike[str], protocol: Protocol | None = None, shapes: Shapes | None = None
+) -> Segmenter:
     """A segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
 
     Args:
       path: a run's directory, of which the best checkpoint is used; a checkpoint's file; or a name in the zoo.
       protocol: None is the one that the run was evaluated with, for other checkpoints the whole image at once.
+      shapes: see `Segmenter`.
 
     Raises:
       InputError: there is no trained network at `path`, or it is a backbone alone.
@@ -137,7 +148,7 @@ def load_segmenter(path: str | os.PathLike[str], protocol: Protocol | None = Non
     if protocol is None and "evaluation" in checkpoint.config:
         options = EvaluationOptions.from_dict(checkpoint.config["evaluation"])
         protocol = options.build(checkpoint.config["dataset"]["name"])
-    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
+    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes, shapes=shapes)
 
 
 def _checked(images: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
+from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
@@ -23,10 +24,12 @@ _EXAMPLES = 8
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
     """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
 
-    Writes `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no
-    picture is reported and the others are done; the status is 1 then.
+    By the protocol of the recipe's evaluation; without a recipe, by that of the checkpoint. Writes
+    `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no picture
+    is reported and the others are done; the status is 1 then.
     """
-    segmenter = load_segmenter(checkpoint or workdir)
+    protocol = recipe.evaluation.build(recipe.dataset.name) if recipe else None
+    segmenter = load_segmenter(checkpoint or workdir, protocol, shapes=Shapes())
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     folder = workdir / "predictions"
     if not arguments:
@@ -37,7 +40,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoin
     failures = 0
     for path, stem in _named_apart(list(_pictures(arguments))):
         try:
-            image = decode_image(_read(path), str(path))
+            image = decode_image(_read(path), str(path), upright=True)
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
@@ -74,24 +77,32 @@ def _pictures(arguments: list[str]) -> Iterator[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not found:
-                raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})")
-            yield from found
+            yield from sorted(p for p in path.rglob("*") if _is_picture(p)) or [path]
         else:
             yield path
 
 
+def _is_picture(path: Path) -> bool:
+    # macOS leaves ._NAME.jpg beside NAME.jpg on foreign disks.
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def _named_apart(paths: list[Path]) -> Iterator[tuple[Path, str]]:
     """Each path with a name for its results; a/x.png and b/x.png, x.png and x.jpg do not overwrite each other."""
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     for path in paths:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        yield path, path.stem if count == 1 else f"{path.stem}_{count}"
+        name, count = path.stem, 1
+        while name in taken:
+            count += 1
+            name = f"{path.stem}_{count}"
+        taken.add(name)
+        yield path, name
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except IsADirectoryError:
+        raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error

@@ -14,6 +14,7 @@ from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
+from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 
@@ -29,7 +30,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str 
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.evaluation.build(name)
-    segmenter = load_segmenter(checkpoint or workdir, protocol)
+    segmenter = load_segmenter(checkpoint or workdir, protocol, shapes=Shapes())
     dataset = _dataset(recipe)
     check_classes(segmenter, dataset.classes)
     path = workdir / f"submission_{name}_{split}.zip"

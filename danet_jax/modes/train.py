@@ -13,13 +13,14 @@ from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
+from danet_jax.training.checkpoints import has_checkpoint
 from danet_jax.training.loop import train
 from danet_jax.training.mesh import make_mesh
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import create_state, make_train_step
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
-from danet_jax.weights.run_directory import is_run, read_config, write_description
+from danet_jax.weights.run_directory import is_run, read_classes, read_config, write_description
 
 # Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out.
 _FREE = (
@@ -41,6 +42,11 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     check_divisibility(recipe, mesh.shape)
     dataset = recipe_dataset(recipe)
+    if is_run(workdir) and (names := read_classes(workdir).names) != dataset.classes.names:
+        raise InputError(
+            f"{workdir}: holds a run with other classes ({', '.join(names[:4])}, ... and now "
+            f"{', '.join(dataset.classes.names[:4])}, ...); choose another --workdir"
+        )
     options, hosts = recipe.training, jax.process_count()
     source = dataset.source(recipe.dataset.train_split)
     validation = dataset.source(recipe.dataset.validation_split)
@@ -69,17 +75,21 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         result = evaluator(variables, examples)
         return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
 
-    if recipe.init.source and not (workdir / "checkpoints").is_dir():
+    if recipe.init.source and not has_checkpoint(workdir / "checkpoints"):
         checkpoint = load_checkpoint(recipe.init.source)
         variables, report = initialize_from(checkpoint, model, state.variables)
         state = state.replace(**variables)
         if jax.process_index() == 0:
             print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")
-    if jax.process_index() == 0:
-        write_description(workdir, recipe.as_dict(), dataset.classes)
-        print(
-            f"{len(source)} examples, {steps} steps; validation by the protocol {protocol.name!r}", flush=True
-        )
+
+    def describe() -> None:
+        if jax.process_index() == 0:
+            write_description(workdir, recipe.as_dict(), dataset.classes)
+            print(
+                f"{len(source)} examples, {steps} steps; validation by the protocol {protocol.name!r}",
+                flush=True,
+            )
+
     batches = training_batches(
         source,
         batch_size=options.batch_size // hosts,
@@ -110,17 +120,25 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         evaluate_every=options.evaluate_every or steps_per_epoch,
         checkpoint_every=options.checkpoint_every or steps_per_epoch,
         log_every=options.log_every,
+        describe=describe,
     )
     return 0
 
 
 def check_divisibility(recipe: Recipe, mesh: Mapping[str, int]) -> None:
-    """Raises InputError unless batches divide over the devices."""
+    """Raises InputError unless batches divide over the devices, and images over those of a host."""
     batch_size, accumulation = recipe.training.batch_size, recipe.training.accumulation
     if batch_size // accumulation % mesh["data"] or batch_size % jax.process_count():
         raise InputError(
             f"config.training.batch_size={batch_size} (in {accumulation} parts) must divide over "
             f"{mesh['data']} devices; change it, or config.mesh.data"
+        )
+    if jax.process_count() > 1 and (
+        jax.local_device_count() % mesh["space"] or mesh["data"] * mesh["space"] != jax.device_count()
+    ):
+        raise InputError(
+            f"config.mesh.space={mesh['space']} must divide the {jax.local_device_count()} devices of each host, "
+            f"and config.mesh.data take all the others"
         )
     if recipe.dataset.crop_size % mesh["space"]:
         raise InputError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -19,12 +18,17 @@ def _miou(metrics: dict[str, float]) -> float:
     return metrics["miou"]
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint was completed in `folder`; Orbax makes the folder before the first."""
+    return any(path.name.isdigit() for path in folder.glob("*"))
+
+
 class Checkpoints:
     """Writes in the background, keeps the newest and the best, and restores into any topology.
 
     Each checkpoint has three items: `variables` (what inference needs), `training` (step, optimizer and
-    random state) and `data` (the position of each host's input). Orbax names a checkpoint only when all of
-    it is on disk, so that a killed run leaves none that is half-written.
+    random state) and `data` (the position in the stream of batches, which is the same on every host). Orbax
+    names a checkpoint only when all of it is on disk, so that a killed run leaves none that is half-written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,14 +48,17 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        batches: grain.DatasetIterator[Any],
+        position: dict[str, int],
         miou: float | None = None,
     ) -> None:
-        """Saves after `step` steps; `miou` (a fraction) enters the choice of the best."""
+        """Saves after `step` steps; `miou` (a fraction) enters the choice of the best.
+
+        `position` is that of the input, of which JSON is written.
+        """
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(state.variables),
             training=ocp.args.StandardSave(_training_part(state)),
-            data=grain.checkpoint.CheckpointSave(batches),
+            data=ocp.args.JsonSave(position),
         )
         metrics = None if miou is None else {"miou": miou}
         self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -60,8 +67,8 @@ class Checkpoints:
         """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def restore(self, state: TrainState, batches: grain.DatasetIterator[Any]) -> TrainState:
-        """The newest checkpoint, laid out over devices as `state` is; `batches` goes to where it was.
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, int]]:
+        """The newest checkpoint, laid out over devices as `state` is, and the position of the input.
 
         Raises:
           InputError: the checkpoint is damaged or belongs to another network; the message names its folder.
@@ -71,19 +78,19 @@ class Checkpoints:
         items = ocp.args.Composite(
             variables=ocp.args.StandardRestore(like.variables),
             training=ocp.args.StandardRestore(_training_part(like)),
-            data=grain.checkpoint.CheckpointRestore(batches),
+            data=ocp.args.JsonRestore(),
         )
         try:
             for item in ("variables", "training"):
                 read_through(self._folder / str(step) / item)
             restored = self._manager.restore(step, args=items)
-        except Exception as error:  # whatever a damaged file makes Orbax, TensorStore or Grain raise
+        except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"{self._folder / str(step)}: cannot be resumed from; delete this folder to go on from an older "
                 f"checkpoint, or choose another --workdir: {reason}"
             ) from error
-        return state.replace(**restored["variables"], **restored["training"])
+        return state.replace(**restored["variables"], **restored["training"]), restored["data"]
 
     def __enter__(self) -> Self:
         return self

@@ -35,6 +35,7 @@ def train(
     evaluate_every: int,
     checkpoint_every: int,
     log_every: int,
+    describe: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Trains to `steps`, going on from the newest checkpoint in `folder` if there is one.
 
@@ -53,14 +54,17 @@ def train(
       evaluate_every: steps between evaluations; each ends in a checkpoint. The last step is evaluated.
       checkpoint_every: steps between checkpoints.
       log_every: steps between lines of the log.
+      describe: called once, when the checkpoint that there was fits and nothing has been written yet.
 
     Raises:
-      InputError: the loss is not finite; the last good checkpoint is kept.
+      InputError: the loss, the gradients or the parameters are not finite; the last good checkpoint is kept.
     """
     with Checkpoints(folder / "checkpoints") as checkpoints:
         step = checkpoints.newest() or 0
         if step:
-            state = checkpoints.restore(state, batches)
+            state, position = checkpoints.restore(state)
+            batches.set_state(position)
+        describe()
         with TrainingLog(folder, steps=steps, start=step, enabled=jax.process_index() == 0) as log:
             if step:
                 log.say(f"going on from step {step} in {folder}")
@@ -85,7 +89,7 @@ def train(
                 if not (saving or step == first or step % log_every == 0):
                     continue
 
-                # Every loss since the last line is looked at, so that no bad state is ever saved.
+                # Every step since the last line is looked at, so that no bad state is ever saved.
                 values = _mean_of_finite(pending, step, checkpoints.newest(), folder)
                 elapsed = time.perf_counter() - since
                 learning_rate = float(schedule(step - 1))
@@ -99,9 +103,9 @@ def train(
                 if evaluating:
                     scores = evaluate(state.variables)
                     log.write(step, scores, prefix="validation")
-                    checkpoints.save(step, state, batches, scores["miou"])
+                    checkpoints.save(step, state, batches.get_state(), scores["miou"])
                 elif saving:
-                    checkpoints.save(step, state, batches)
+                    checkpoints.save(step, state, batches.get_state())
                 pending.clear()
                 images, waiting, since = 0, 0.0, time.perf_counter()
     return state
@@ -111,11 +115,13 @@ def _mean_of_finite(pending: list[Metrics], step: int, good: int | None, folder:
     """Means since the last line of the log (of the norms and scales, the last value)."""
     values = jax.device_get(pending)
     for index, metrics in enumerate(values, start=step - len(values) + 1):
-        if not np.isfinite(metrics["loss"]):
+        bad = [n for n in ("loss", "gradient_norm", "parameter_norm") if not np.isfinite(metrics.get(n, 0.0))]
+        if bad:
             kept = f"step {good} in {folder / 'checkpoints'} is kept" if good else "none was saved yet"
             raise InputError(
-                f"step {index}: the loss is {metrics['loss']}; lower config.training.learning_rate or look at the "
-                f"data with --mode=check; of the checkpoints, {kept}"
+                f"step {index}: the {bad[0].replace('_', ' ')} is {metrics[bad[0]]}; lower "
+                "config.training.learning_rate or look at the data with --mode=check; of the checkpoints, "
+                f"{kept}"
             )
     last = values[-1]
     return {

@@ -97,6 +97,19 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_json(Path(path), "config.json")
 
 
+def read_classes(path: str | os.PathLike[str]) -> Classes:
+    """The classes of a run.
+
+    Raises:
+      InputError: there is no run at `path`, or its classes.json cannot be read.
+    """
+    classes = _read_json(Path(path), "classes.json")
+    try:
+        return Classes(tuple(classes["names"]), tuple(tuple(c) for c in classes["colours"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{Path(path) / 'classes.json'}: is not a run's: {error}") from error
+
+
 def read_through(item: Path) -> None:
     """Reads all that Orbax wrote to `item`, one value after another.
 
@@ -126,15 +139,13 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
       InputError: there is no run, no checkpoint in it, or it cannot be read; the message names the path.
     """
     path = Path(path)
-    config = read_config(path)
-    classes = _read_json(path, "classes.json")
+    config, classes = read_config(path), read_classes(path)
     try:
-        model = ModelOptions(**config["model"]).build(len(classes["names"]))
-        named = Classes(tuple(classes["names"]), tuple(tuple(c) for c in classes["colours"]))
+        model = ModelOptions(**config["model"]).build(len(classes))
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: config.json or classes.json is not a run's: {error}") from error
+        raise InputError(f"{path / 'config.json'}: is not a run's: {error}") from error
     variables, step = _restore_variables(path, which)
-    return Run(model, variables, named, config, step)
+    return Run(model, variables, classes, config, step)
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

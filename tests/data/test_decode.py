@@ -69,10 +69,13 @@ def test_sixteen_bits_keep_the_upper_eight(rng):
     assert (decode_image(raw_png(rows, 11, 16, 2), "x") == colours >> 8).all()
 
 
-def test_exif_orientation_is_not_applied(rgb):
+def test_exif_orientation_is_applied_if_asked_for(rgb):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode_image(save(Image.fromarray(rgb), "JPEG", exif=exif), "x").shape == (7, 11, 3)
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    data = save(Image.fromarray(rgb), "JPEG", exif=exif)
+    stored = decode_image(data, "x")
+    assert stored.shape == (7, 11, 3)
+    np.testing.assert_array_equal(decode_image(data, "x", upright=True), np.rot90(stored, -1))
 
 
 def test_damaged_pictures_are_refused_by_name(rgb, rng):

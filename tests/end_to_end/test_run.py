@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from danet_jax.modes.predict import _named_apart
+
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 
@@ -125,6 +127,43 @@ def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, mo
     assert error.count("\n") == 1
 
 
+def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
+    trained, main, capsys, monkeypatch, tmp_path
+):
+    folder, recipe, _ = trained
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("danet_jax.modes.train.train", lambda *_, **__: None)
+    (tmp_path / "again/checkpoints").mkdir(parents=True)  # as Orbax leaves it before the first checkpoint
+    flags = (*TINY, "--config.training.steps=2", f"--workdir={tmp_path / 'again'}")
+    assert main(recipe, *flags, "--config.init.from=runs/quickstart") == 0
+    assert "runs/quickstart: " in capsys.readouterr().out
+
+
+def test_a_run_is_not_gone_on_with_on_other_classes_or_with_another_network(
+    trained, main, capsys, monkeypatch, tmp_path
+):
+    folder, recipe, _ = trained
+    monkeypatch.chdir(folder)
+    workdir = tmp_path / "run"
+    shutil.copytree("runs/quickstart", workdir)
+    flags = (*TINY, f"--workdir={workdir}", "--config.training.resume_anyway=True")
+    before = (workdir / "config.json").read_text()
+    assert main(recipe, *flags, "--config.training.steps=3", "--config.model.backbone=resnet34") == 1
+    assert "checkpoints/2: cannot be resumed from" in capsys.readouterr().err
+    assert (workdir / "config.json").read_text() == before
+
+    classes = json.loads((workdir / "classes.json").read_text())
+    classes["names"].reverse()
+    (workdir / "classes.json").write_text(json.dumps(classes))
+    assert main(recipe, *flags, "--config.training.steps=2") == 1
+    assert "holds a run with other classes" in capsys.readouterr().err
+
+
+def test_results_of_pictures_do_not_overwrite_each_other():
+    paths = [pathlib.Path(name) for name in ("x.jpg", "x.png", "x_2.jpg", "a/x.jpg")]
+    assert [name for _, name in _named_apart(paths)] == ["x", "x_2", "x_2_2", "x_3"]
+
+
 def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
     folder, _, _ = trained
     shutil.copytree(folder / "runs/quickstart", tmp_path / "run")
@@ -145,7 +184,11 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
     ("arguments", "expected"),
     [
         ([], "needs --config"),
-        (["--config=nowhere.py"], "nowhere.py"),
+        (["--config=configs/cityscape.py"], "configs/cityscapes.py"),
+        ([CAMVID, "--config.seed=-1"], "config.seed=-1 must not be negative"),
+        ([CAMVID, "--config.dataset.workers=-1"], "config.dataset.workers=-1"),
+        ([CAMVID, "--config.training.steps=0"], "config.training.steps=0"),
+        ([CAMVID, "--workdir=gs://bucket/run"], "mount the bucket"),
         ([CAMVID, "--mode=dance"], "train, evaluate, predict"),
         ([CAMVID, "--config.training.learnig_rate=1"], "learning_rate, log_every"),
         ([CAMVID, "--config.trainig.steps=1"], "dataset, evaluation"),
@@ -154,12 +197,12 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
         ([CAMVID, "--config.model.backbone=resnet5"], "resnet18, resnet34, resnet50, resnet101"),
         ([CAMVID + ":resnet5"], "resnet18, resnet34, resnet50, resnet101"),
         ([CAMVID, "--config.model.dtype=float8"], "float32, bfloat16"),
-        ([CAMVID, "--config.dataset.name=camvid"], "cityscapes"),
+        ([CAMVID, "--config.dataset.name=camvid", "--config.mesh.data=4"], "cityscapes"),
         ([CAMVID, "--config.evaluation.protocol=mine"], "whole, authors"),
         ([CAMVID, "--config.training.batch_size=0"], "config.training.batch_size=0"),
         ([CAMVID, "--config.training.batch_size=9", "--config.mesh.data=2"], "must divide over 2 devices"),
         ([CAMVID, "--config.mesh.data=3", "--config.mesh.space=-1"], "mesh"),
-        ([CAMVID, "--config.dataset.root=nowhere"], "nowhere"),
+        ([CAMVID, "--config.dataset.root=nowhere", "--config.mesh.data=4"], "nowhere"),
         ([CAMVID, "--format=onnx"], "--format is not for --mode=train"),
         (["--mode=predict"], "runs/danet"),
         (["--mode=predict", "--checkpoint=nothing.pth", "x.png"], "nothing.pth"),

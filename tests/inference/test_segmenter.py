@@ -9,6 +9,7 @@ from danet_jax import DANet, InputError
 from danet_jax.inference import sliding
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
+from danet_jax.inference.shapes import Shapes
 from danet_jax.weights.convert import convert
 from tests.reference import torch_danet
 from tests.reference.small_network import small_networks
@@ -26,6 +27,17 @@ def test_one_window_over_the_image_is_the_whole_image(merge, rng):
     for protocol in (window, larger):
         segment = Segmenter(model, variables, protocol)
         np.testing.assert_allclose(segment.scores(images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_padded_shapes_change_nothing(rng):
+    model, variables, _ = small_networks(rng)
+    padded, exact = Segmenter(model, variables, shapes=Shapes()), Segmenter(model, variables)
+    for height, width in ((41, 57), (40, 33), (64, 64), (57, 250), (33, 40)):
+        images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        expected = exact.scores(images)
+        np.testing.assert_allclose(padded.scores(images), expected, rtol=1e-4, atol=1e-6)
+        clear = np.diff(np.sort(expected)[..., -2:])[..., 0] > 1e-4
+        np.testing.assert_array_equal(padded(images)[clear], expected.argmax(-1)[clear])
 
 
 def test_danet_as_the_authors_and_as_a_whole(rng):

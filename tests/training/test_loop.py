@@ -109,6 +109,18 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(trai
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables))
 
 
+@pytest.mark.parametrize("name", ["gradient_norm", "parameter_norm"])
+def test_gradients_or_parameters_that_are_not_finite_stop_it_too(trainer, tmp_path, name):
+    def exploding(state, batch):
+        step = int(state.step)
+        state, metrics = trainer.step(state, batch)
+        return state, metrics | ({name: np.float32("inf")} if step == 3 else {})
+
+    message = rf"step 4: the {name.replace('_', ' ')} is inf.*step 3 in .* is kept"
+    with pytest.raises(InputError, match=message):
+        trainer(tmp_path, lambda _: {"miou": 0.5}, exploding)
+
+
 def test_a_damaged_checkpoint_is_named(trainer, tmp_path):
     trainer(tmp_path, lambda _: {"miou": 0.5})
     write_description(tmp_path, {"model": {"backbone": "resnet18", "output_stride": 32}}, trainer.classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -103,7 +104,7 @@ class PublishedBuilder(base.PairsBuilder):
     def source_state(self) -> Any:
         """Return what changes when an archive does."""
         found = [find(self.root, source) for source in self.sources()]
-        return [(str(place.resolve()), base.file_state(place)) for place in found if place]
+        return [(str(place.resolve()), _state(place)) for place in found if place]
 
     def source_report(self) -> list[str]:
         """Return a line about each source: where it was found, or where to get it."""
@@ -153,6 +154,14 @@ class PublishedBuilder(base.PairsBuilder):
                     f"{self.name}: {count} examples in {split} where {published} were published; complete the files "
                     f"in {self.root}, or set dataset.options.allow_partial=True to go without"
                 )
+
+
+def _state(place: pathlib.Path) -> Any:
+    """Of an archive, or of the folders (their times change when a file comes or goes) below an extracted one."""
+    if place.is_file():
+        return base.file_state(place)
+    folders = sorted(pathlib.Path(path) for path, _, _ in os.walk(place))
+    return [(str(path.relative_to(place)), path.stat().st_mtime_ns) for path in folders]
 
 
 def download(source: Source, root: pathlib.Path) -> None:
