@@ -77,9 +77,7 @@ def main(argv: list[str]) -> int:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a disk that is full, a folder that must not be written to
-        if error.filename is None:
-            raise
-        print(f"run.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"run.py: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 

@@ -9,21 +9,17 @@ its own; the memory is the growth of its peak from before the image exists to af
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
+
+from benchmarks.measuring import peak_memory
 
 CASES = (
     ("authors_ms", (1024, 2048), 150, "labels"),
     ("authors_ms", (1024, 2048), 150, "scores"),
     ("mmseg", (8192, 8192), 19, "labels"),
 )
-
-
-def peak() -> float:
-    """GiB that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(name: str, size: tuple[int, int], classes: int, output: str) -> tuple[float, float]:
@@ -39,12 +35,12 @@ def measure(name: str, size: tuple[int, int], classes: int, output: str) -> tupl
     model, variables, _ = small_networks(rng, classes)
     protocol = Protocol.authors(multi_scale=True) if name == "authors_ms" else Protocol.mmseg("other")
     jnp.zeros(()).block_until_ready()  # starts the backend
-    before = peak()
+    before = peak_memory()
     start = time.perf_counter()
     images = rng.integers(0, 256, (1, *size, 3), dtype=np.uint8)
     segment = Segmenter(model, variables, protocol)
     jax.block_until_ready(segment(images) if output == "labels" else segment.scores(images))
-    return time.perf_counter() - start, peak() - before
+    return time.perf_counter() - start, (peak_memory() - before) / 2**10
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -45,6 +46,12 @@ def _send_growth(connection: Any, make: Callable[..., Callable[[], None]], *argu
     else:
         # What libraries allocate once does not count.
         torch.ones(64, 64, requires_grad=True).mm(torch.ones(64, 64)).softmax(-1).sum().backward()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_memory()
         run()
-        connection.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+        connection.send(peak_memory() - before)
+
+
+def peak_memory() -> float:
+    """MiB that this process has held at most. (Of `getrusage`, a child process inherits its parent's peak.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10

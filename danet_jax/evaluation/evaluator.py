@@ -53,7 +53,7 @@ class Evaluator:
                 f"({', '.join(classes.names[:3])}, ...); evaluate on data of the network's classes"
             )
         self.classes = classes
-        self.protocol = protocol or Protocol.whole()
+        self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
         devices = jax.local_devices() if mesh is None else mesh.local_devices
         self._mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
         self._applied: Any
@@ -124,6 +124,8 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
       InputError: see `Evaluator`.
     """
     name, image, label = example["name"], example["image"], example["label"]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"{name}: the image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     if label is None:
         raise InputError(f"{name}: the image has no label; evaluate a split that has labels")
     if image.shape[:2] != label.shape:
@@ -131,7 +133,7 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
             f"{name}: the image is {image.shape[0]}x{image.shape[1]}, but its label "
             f"{'x'.join(map(str, label.shape))}; give both the same size"
         )
-    strange = (label >= len(classes)) & (label != IGNORE_LABEL)
+    strange = ((label < 0) | (label >= len(classes))) & (label != IGNORE_LABEL)
     if strange.any():
         raise InputError(
             f"{name}: label {label[strange][0]} is neither a class (0 to {len(classes) - 1}) nor {IGNORE_LABEL}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import pathlib
 import zipfile
 from collections.abc import Iterable
@@ -99,7 +100,7 @@ def write_submission(
       The number of predictions.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".half")
+    half = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
     try:
         with zipfile.ZipFile(half, "w") as archive:  # stored: PNG is compressed already

@@ -47,7 +47,7 @@ class Protocol:
         size, softmax; the mean over scales and flips.
         "logits": as "softmax" without the softmax.
       align_corners: whether images (see `image_resize`) and scores are resized with the centres of the
-        corner pixels in place.
+        corner pixels in place. None: as the network's own up-sampling (mmsegmentation).
       image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8":
         by OpenCV in 8 bits, whatever `align_corners` (mmsegmentation).
       name: stands beside the numbers.
@@ -63,7 +63,7 @@ class Protocol:
     base_size: int | tuple[int, int] | None = None
     edge: str = "shift"
     merge: str = "softmax"
-    align_corners: bool = False
+    align_corners: bool | None = False
     image_resize: str = "float"
     name: str = "custom"
 
@@ -128,21 +128,25 @@ class Protocol:
           dataset: published data sets have a base size; others are taken at their own size.
           multi_scale: six scales, and flips.
           whole: True as Cityscapes' models trained on crops of 512x1024 are evaluated, False as those of
-            769x769, in windows. None is True for ADE20K, PASCAL VOC and COCO Stuff, whose models always see
-            whole images, and False for others.
+            769x769, in windows (of 480x480 for PASCAL Context). None is True for ADE20K, PASCAL VOC and COCO
+            Stuff, whose models always see whole images, and False for others.
         """
+        if dataset == "pascal_context" and not whole:
+            crop, stride, align_corners = 480, 320, False
+        else:
+            crop, stride, align_corners = 769, 513, None
         seen_whole = {"ade20k": (2048, 512), "pascal_voc_aug": (2048, 512), "coco_stuff10k": (2048, 512)}
         base_sizes = {"cityscapes": (2048, 1024), "pascal_context": (520, 520), **seen_whole}
         whole = dataset in seen_whole if whole is None else whole
         return cls(
             scales=MMSEG_SCALES if multi_scale else (1.0,),
             flip=multi_scale,
-            window=None if whole else (769, 769),
-            stride=None if whole else (513, 513),
+            window=None if whole else (crop, crop),
+            stride=None if whole else (stride, stride),
             base_size=base_sizes.get(dataset),
             edge="shift",
             merge="softmax",
-            align_corners=not whole,
+            align_corners=align_corners,
             image_resize="uint8",
             name=f"mmseg{'_whole' if whole else ''}{'_ms' if multi_scale else ''}",
         )
@@ -164,6 +168,12 @@ class Protocol:
         return cls.mmseg(
             dataset, multi_scale=variant.endswith("ms"), whole=variant.startswith("whole") or None
         )
+
+    def for_network(self, align_corners: bool) -> Protocol:
+        """The protocol with nothing left to the network, whose up-sampling is `align_corners`."""
+        if self.align_corners is not None:
+            return self
+        return dataclasses.replace(self, align_corners=align_corners)
 
     def replace(self, **changes: Any) -> Protocol:
         """The protocol with fields changed, which its name says.

@@ -55,7 +55,7 @@ def merging_of(model: DANet, protocol: Protocol, wanted: Wanted) -> Merging:
     views = len(protocol.scales) * len(image_flips(protocol))
     # The softmax of one view keeps the order of the classes.
     merge = "logits" if protocol.merge == "softmax" and views == 1 and wanted.ranking else protocol.merge
-    return Merging(merge, protocol.align_corners, model.align_corners, model.output_stride, views)
+    return Merging(merge, bool(protocol.align_corners), model.align_corners, model.output_stride, views)
 
 
 def window_logits(
@@ -82,7 +82,9 @@ def window_logits(
       shape: (height, width) of the windows.
       masked: whether some windows are smaller than `shape`, which their own size says.
     """
-    images = lax.map(lambda window: cut(pixels, window, shape, align_corners=protocol.align_corners), windows)
+    images = lax.map(
+        lambda window: cut(pixels, window, shape, align_corners=bool(protocol.align_corners)), windows
+    )
     sizes = jnp.stack([windows.rows.window, windows.columns.window], -1) if masked else None
 
     def logits_of(images: jax.Array, sizes: jax.Array | None) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from danet_jax.classes import Classes
+from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
 from danet_jax.inference.options import EvaluationOptions
 from danet_jax.inference.protocol import Protocol
@@ -41,6 +41,9 @@ class Segmenter:
       mesh: devices of this host to work on; None is the first.
       shapes: that whole images are padded to, without a difference to the result, so that many sizes take
         few compilations; None compiles each size for itself.
+
+    Raises:
+      InputError: the network has more classes than labels have room for.
     """
 
     def __init__(
@@ -52,8 +55,10 @@ class Segmenter:
         mesh: Mesh | None = None,
         shapes: Shapes | None = None,
     ) -> None:
+        if model.num_classes > MAX_CLASSES:
+            raise InputError(f"{model.num_classes} classes: labels are 8-bit, at most {MAX_CLASSES}")
         self.model = model
-        self.protocol = protocol or Protocol.whole()
+        self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
         self.classes = classes
         devices = jax.local_devices()[:1] if mesh is None else mesh.local_devices
         mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))

@@ -110,7 +110,9 @@ class SlidingWindows:
         pixels = self._pixels.put(stored)
         labels, label_offsets = self._labels.put(truths), _offsets(truths)
         sizes = [image.shape[:2] for image in images]
-        rows = list(schedule.tile_rows(jobs, sizes, self._tile, align_corners=self._protocol.align_corners))
+        rows = list(
+            schedule.tile_rows(jobs, sizes, self._tile, align_corners=bool(self._protocol.align_corners))
+        )
         self._reserve(variables, len(jobs), max(len(row.jobs) for row in rows))
         slots = schedule.Slots(self._capacity)
         for band, needed in schedule.bands(rows, self._capacity):

@@ -153,6 +153,10 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     recognised = convert.recognise(convert.without_wrapping(file.tensors))
     layout = recognised.layout if recognised.has_head else "backbone"
     assumed = dict(_DEFAULTS[layout])
+    if layout == "authors" and not any(
+        recognised.options[f"{branch}_attention"] for branch in ("position", "channel")
+    ):
+        assumed["multi_grid"] = None  # PyTorch-Encoding's FCN, not the authors' DANet
     told: dict[str, Any] = {}
     classes, config = None, {}
     if isinstance(file.metadata.get(KEY), str):
@@ -182,11 +186,14 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     return Checkpoint(model, _on_device(variables), classes, description, converted.dropped, config)
 
 
-_FREE = ("output_stride", "channel_energy", "align_corners", "multi_grid", "dropout_rate", "dtype")
+_FREE = (
+    *("output_stride", "channel_energy", "align_corners", "multi_grid", "dropout_rate"),
+    *("dtype", "attention_backend"),
+)
 
 
 def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
-    free = [name for name in (*_FREE, "attention_backend") if hasattr(model, name)]
+    free = [name for name in _FREE if hasattr(model, name)]
     fixed = [name for name in _READ_FROM_TENSORS if hasattr(model, name)]
     changes = {}
     for name, value in overrides.items():
@@ -206,17 +213,47 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
     return model.clone(**changes)
 
 
+_OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
+"""Of mmsegmentation's `strides` of the four stages, after a stem that divides by 4."""
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """`value`, or nothing where a file holds something else in its place."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tuple(name: str, text: str) -> tuple[int, ...]:
+    """The numbers of the first `name=(...)` in `text`, on however many lines."""
+    found = re.search(rf"\b{name}\s*=\s*\(([\d,\s]+)\)", text)
+    return tuple(map(int, re.findall(r"\d+", found[1]))) if found else ()
+
+
 def _told_by_mmseg(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What the text of the training's config says, which mmsegmentation keeps beside the weights."""
-    meta = metadata.get("meta")
-    text = next((meta[k] for k in ("config", "cfg") if isinstance(meta.get(k), str)), "") if meta else ""
+    meta = _mapping(metadata.get("meta"))
+    text = next((meta[k] for k in ("config", "cfg") if isinstance(meta.get(k), str)), "")
+    told: dict[str, Any] = {}
     said = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
-    return {"align_corners": said == {"True"}} if len(said) == 1 else {}
+    if len(said) == 1:
+        told["align_corners"] = said == {"True"}
+    # The backbone's come first in the text.
+    if strides := _tuple("strides", text):
+        if strides not in _OUTPUT_STRIDES:
+            existing = ", ".join(map(str, _OUTPUT_STRIDES))
+            raise InputError(f"its config has strides={strides}; there are: {existing}")
+        told["output_stride"] = _OUTPUT_STRIDES[strides]
+    if multi_grid := _tuple("multi_grid", text):
+        told["multi_grid"] = multi_grid
+    elif re.search(r"\bcontract_dilation\s*=\s*False", text):
+        raise InputError("its config has contract_dilation=False, which does not exist here")
+    return told
 
 
 def _classes_of_mmseg(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
-    meta = metadata.get("meta") or {}
-    described = {key.lower(): value for key, value in (meta.get("dataset_meta") or meta).items()}
+    meta = _mapping(metadata.get("meta"))
+    described = {
+        str(key).lower(): value for key, value in (_mapping(meta.get("dataset_meta")) or meta).items()
+    }
     try:
         classes = make_classes(described["classes"], described.get("palette"))
     except (KeyError, TypeError, ValueError):

@@ -84,6 +84,7 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(part, file):  # renamed or deleted by the one that was waited for
                 continue
+            file.seek(0, os.SEEK_END)  # what that one left
             try:
                 yield file
             finally:
@@ -144,12 +145,19 @@ def _append(url: str, file: IO[bytes]) -> None:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with _progress(url, start, total) as progress:
-            while block := response.read(_BLOCK):
+            while block := _read(response):
                 file.write(block)
                 progress(len(block))
         file.flush()
         if total is not None and file.tell() < total:
             raise _BrokenOffError(f"the connection broke off at {file.tell():,} of {total:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_BLOCK)
+    except OSError as error:  # of TLS or the network, not of the disk
+        raise _BrokenOffError(str(error)) from error
 
 
 def _continues(response: http.client.HTTPResponse, start: int) -> bool:

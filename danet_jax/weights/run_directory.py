@@ -55,8 +55,13 @@ def write_text(path: Path, content: str) -> None:
     """Writes `content` to `path`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(content)
-    partial.replace(path)
+    try:
+        partial.write_text(content)
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -106,7 +111,7 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
     classes = _read_json(Path(path), "classes.json")
     try:
         return Classes(tuple(classes["names"]), tuple(tuple(c) for c in classes["colours"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{Path(path) / 'classes.json'}: is not a run's: {error}") from error
 
 
@@ -156,7 +161,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         raise InputError(
             f"{path}: no run here ({name} is missing); train one, or give the directory of one that is trained"
         ) from None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
 
 
@@ -166,12 +171,7 @@ def _restore_variables(path: Path, which: str) -> tuple[Mapping[str, Any], int]:
     import orbax.checkpoint as ocp
 
     folder = path.absolute() / "checkpoints"
-    step = None
-    if folder.is_dir():
-        options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["miou"])
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            step = manager.best_step() if which == "best" else None
-            step = manager.latest_step() if step is None else step
+    step = _chosen_step(folder, which)
     if step is None:
         raise InputError(f"{path}: the run has no checkpoint yet; train it further")
     try:
@@ -185,8 +185,24 @@ def _restore_variables(path: Path, which: str) -> tuple[Mapping[str, Any], int]:
             )
             variables = checkpointer.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
+        if not (folder / str(step)).exists():  # a run that goes on has replaced it meanwhile
+            return _restore_variables(path, which)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{folder / str(step)}: the checkpoint cannot be read, delete this folder to use another one: {reason}"
         ) from error
     return variables, step
+
+
+def _chosen_step(folder: Path, which: str) -> int | None:
+    import orbax.checkpoint as ocp
+
+    if not folder.is_dir():
+        return None
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["miou"])
+    try:
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            step = manager.best_step() if which == "best" else None
+            return manager.latest_step() if step is None else step
+    except Exception as error:  # whatever damaged metrics make Orbax raise
+        raise InputError(f"{folder}: its metrics cannot be read: {str(error).splitlines()[0]}") from error

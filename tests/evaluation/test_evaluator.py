@@ -91,5 +91,11 @@ def test_wrong_examples_are_refused_by_name(rng):
     strange["label"][5, 5] = 77
     with pytest.raises(InputError, match=r"image 3: label 77 is neither a class \(0 to 4\) nor 255"):
         evaluate(variables, iter([strange]))
+    strange["label"] = strange["label"].astype(np.int16)
+    strange["label"][5, 5] = -1
+    with pytest.raises(InputError, match=r"image 3: label -1 is neither"):
+        evaluate(variables, iter([strange]))
+    with pytest.raises(InputError, match=r"image 0: the image must be uint8 \[H, W, 3\], not float32"):
+        evaluate(variables, iter([{**good, "image": good["image"] / np.float32(255)}]))
     with pytest.raises(InputError, match="5 classes apart, but the data have 3"):
         Evaluator(model, Classes.named(["a", "b", "c"]))

@@ -64,14 +64,21 @@ def test_authors(multi_scale, rng):
 @pytest.mark.parametrize("multi_scale", [False, True])
 def test_mmseg_windows(multi_scale, align_corners, rng):
     model, variables, network = small_networks(rng, align_corners=align_corners)
-    changes = {"base_size": None, "window": (CROP, CROP), "stride": (31, 33), "align_corners": align_corners}
+    changes = {"base_size": None, "window": (CROP, CROP), "stride": (31, 33)}
     protocol = Protocol.mmseg(multi_scale=multi_scale).replace(**changes)
+    assert protocol.align_corners is None  # then it is the network's
     segment = Segmenter(model, variables, protocol)
     for size in SIZES:
         image = picture(rng, size)
         scales = MMSEG_SCALES if multi_scale else (1.0,)
         expected = mmseg_scores(
-            network, image, scales=scales, flip=multi_scale, **changes, dtype=torch.float64
+            network,
+            image,
+            scales=scales,
+            flip=multi_scale,
+            align_corners=align_corners,
+            **changes,
+            dtype=torch.float64,
         )
         assert_close(segment.scores(image[None]), expected)
 

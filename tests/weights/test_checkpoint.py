@@ -109,8 +109,22 @@ def test_mmsegmentation_says_align_corners_in_its_config(tmp_path, mmseg, text, 
     assert "align_corners" not in checkpoint.description
 
 
+def test_mmsegmentation_says_strides_and_multi_grid_in_its_config(tmp_path, mmseg):
+    def load(text):
+        return load_checkpoint(saved(tmp_path, {"meta": {"cfg": text}, "state_dict": mmseg}))
+
+    text = "backbone=dict(type='ResNetV1c', depth=18,\n  dilations=(1, 1, 1, 2),\n  strides=(1, 2, 2, 1)),"
+    assert load(text).model.output_stride == 16
+    assert load(text).model.multi_grid is None
+    assert load("strides=(1, 2, 1, 1), multi_grid=(1, 2, 4)").model.multi_grid == (1, 2, 4)
+    with pytest.raises(InputError, match=r"strides=\(2, 2, 1, 1\); there are: \(1, 2, 1, 1\)"):
+        load("strides=(2, 2, 1, 1)")
+    with pytest.raises(InputError, match="contract_dilation=False"):
+        load("contract_dilation=False")
+
+
 def test_mmsegmentation_without_a_word_on_align_corners(tmp_path, mmseg):
-    for meta in ({}, {"config": MMSEG_CONFIG.format(True, False)}, {"config": 3}):
+    for meta in ({}, "text", {"config": MMSEG_CONFIG.format(True, False)}, {"config": 3}):
         checkpoint = load_checkpoint(saved(tmp_path, {"meta": meta, "state_dict": mmseg}))
         assert checkpoint.model.align_corners is False
         assert "assumed: align_corners=False" in checkpoint.description

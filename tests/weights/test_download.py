@@ -1,9 +1,11 @@
 """Downloads from a server on this machine that behaves well, badly, and not at all."""
 
+import fcntl
 import hashlib
 import http.server
 import os
 import threading
+import time
 
 import pytest
 
@@ -183,6 +185,20 @@ def test_two_at_once_download_it_once(server, cache):
     assert paths[0].read_bytes() == server.content
     assert files(cache) == ["model-0123abcd.pth"]
     assert server.requests == [None]
+
+
+def test_what_another_process_left_while_this_one_waited_is_gone_on_with(server, cache):
+    cache.mkdir()
+    part = cache / "model-0123abcd.pth.part"
+    with part.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=fetch, args=(server.url, server.sha256[:8]))
+        thread.start()
+        time.sleep(0.3)  # it has opened the empty file, and waits
+        other.write(server.content[:1_000_000])
+    thread.join()
+    assert (cache / "model-0123abcd.pth").read_bytes() == server.content
+    assert server.requests == ["bytes=1000000-"]
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

@@ -60,6 +60,14 @@ def same(a: Checkpoint, b: Checkpoint) -> None:
     jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
 
+def test_every_option_goes_out_and_comes_in(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng)
+    options = {"attention_backend": "blockwise", "dtype": jnp.bfloat16, "output_stride": 16}
+    checkpoint = dataclasses.replace(checkpoint, model=checkpoint.model.clone(**options))
+    export_torch(checkpoint, tmp_path / "model.pth")
+    same(load_checkpoint(tmp_path / "model.pth"), checkpoint)
+
+
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
 def test_weights_go_out_and_come_in_unchanged(tmp_path, rng, options):
     checkpoint, network = make_checkpoint(rng, **options)
