@@ -62,8 +62,8 @@ class Evaluator:
         else:
             self._applied = SlidingWindows(model, self.protocol, self._mesh)
         metric = ConfusionMatrix.of(len(classes))
-        replicated = NamedSharding(self._mesh, PartitionSpec())
-        self._empty = jax.jit(metric.empty, out_shardings=replicated)
+        empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(metric.empty))
+        self._empty = jax.device_put(empty, NamedSharding(self._mesh, PartitionSpec()))
 
         def counted(scores: jax.Array, truth: jax.Array) -> jax.Array:
             return count_pairs(truth, jnp.argmax(scores, 1), len(classes))
@@ -86,7 +86,7 @@ class Evaluator:
             value that is neither a class nor 255; the message names it.
         """
         variables = _replicated(variables, self._mesh)
-        confusion = self._empty()
+        confusion = self._empty
         # Images that can go through the devices together wait for each other.
         waiting: dict[Hashable, list[tuple[np.ndarray, np.ndarray]]] = {}
         in_flight: collections.deque[jax.Array] = collections.deque()

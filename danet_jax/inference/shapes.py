@@ -15,7 +15,7 @@ class Shapes:
     made: rounded up to powers of two, so that this seldom happens.
     """
 
-    def __init__(self, limit: int = 6, multiple: int = 32) -> None:
+    def __init__(self, limit: int = 4, multiple: int = 32) -> None:
         self._limit, self._multiple = limit, multiple
         self._shapes: list[Sizes] = []
 

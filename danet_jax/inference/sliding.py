@@ -42,6 +42,9 @@ TILES_AT_ONCE = 16
 LOGITS_BYTES = 1 << 30
 """Of the logits that are kept at a time, on each device; those of one row of tiles are kept, whatever they take."""
 
+FEWEST_SLOTS = 16
+"""For logits of windows: enough for most images at one scale, so that larger ones among them compile nothing anew."""
+
 
 class TileArrays(NamedTuple):
     """Tiles on the device: what each is merged from, and where its labels are among those of all images."""
@@ -153,7 +156,7 @@ class SlidingWindows:
         logits: Any = jax.eval_shape(partial(self._model.apply, upsample=False), variables, images)
         low = logits.fusion
         fitting = max(LOGITS_BYTES // (4 * low.size), jobs_of_a_row, self._windows_at_once)
-        capacity = min(1 << (max(jobs, self._windows_at_once) - 1).bit_length(), fitting)
+        capacity = min(1 << (max(jobs, self._windows_at_once, FEWEST_SLOTS) - 1).bit_length(), fitting)
         if self._logits is None or capacity > self._capacity:
             self._capacity = max(capacity, self._capacity)
             # One slot more, for the windows that fill up a batch.
