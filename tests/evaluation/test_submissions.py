@@ -140,9 +140,9 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
     recipe = read_recipe(config.to_dict())
     classes = cityscapes.MAPPING.classes
 
-    def load_segmenter(path, protocol):
+    def load_segmenter(path, protocol, shapes):
         assert path == tmp_path / "run"
-        return Segmenter(network, variables, protocol, classes)
+        return Segmenter(network, variables, protocol, classes, shapes=shapes)
 
     monkeypatch.setattr(submit, "load_segmenter", load_segmenter)
     assert submit.run(recipe, tmp_path / "run", []) == 0
