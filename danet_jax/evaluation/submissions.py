@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import pathlib
 import zipfile
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from PIL import Image
 from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
 from danet_jax.data.labels.mapping import LabelMapping, bit_colours
 from danet_jax.errors import InputError
+from danet_jax.weights.writing import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +99,10 @@ def write_submission(
     Returns:
       The number of predictions.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
-    try:
-        with zipfile.ZipFile(half, "w") as archive:  # stored: PNG is compressed already
-            for name, labels in predictions:
-                archive.writestr(zipfile.ZipInfo(server.path.format(name=name)), server.picture(labels))
-                count += 1
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    # Stored, not compressed: PNG is compressed already.
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for name, labels in predictions:
+            archive.writestr(zipfile.ZipInfo(server.path.format(name=name)), server.picture(labels))
+            count += 1
     return count

@@ -16,6 +16,7 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.progress import watched
 from danet_jax.evaluation.result import Result, comparison_table
 from danet_jax.models.danet import DANet
+from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.training.mesh import make_mesh
@@ -99,19 +100,6 @@ def check_order(path: str | Path, theirs: Classes | None, ours: Classes) -> None
             f"{path}: its classes are those of the data in another order ({', '.join(theirs.names[:4])}, ... "
             f"and {', '.join(ours.names[:4])}, ...); order the data's as the network's"
         )
-
-
-def named_apart(paths: list[str]) -> dict[str, str]:
-    """A short name for each path, no two the same."""
-    names: dict[str, str] = {}
-    for path in paths:
-        stem = Path(path).name if Path(path).is_dir() else Path(path).stem
-        name, count = stem or path, 1
-        while name in names:
-            count += 1
-            name = f"{stem}_{count}"
-        names[name] = path
-    return names
 
 
 def show(table: Any) -> None:

@@ -13,6 +13,7 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.inference.shapes import Shapes
+from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
@@ -38,7 +39,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoin
         _predict_examples(recipe, segmenter, classes, folder)
         return 0
     failures = 0
-    for path, stem in _named_apart(list(_pictures(arguments))):
+    for stem, path in named_apart(_pictures(arguments)).items():
         try:
             image = decode_image(_read(path), str(path), upright=True)
         except InputError as error:
@@ -85,18 +86,6 @@ def _pictures(arguments: list[str]) -> Iterator[Path]:
 def _is_picture(path: Path) -> bool:
     # macOS leaves ._NAME.jpg beside NAME.jpg on foreign disks.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _named_apart(paths: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Each path with a name for its results; a/x.png and b/x.png, x.png and x.jpg do not overwrite each other."""
-    taken: set[str] = set()
-    for path in paths:
-        name, count = path.stem, 1
-        while name in taken:
-            count += 1
-            name = f"{path.stem}_{count}"
-        taken.add(name)
-        yield path, name
 
 
 def _read(path: Path) -> bytes:

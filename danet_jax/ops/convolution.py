@@ -2,7 +2,7 @@
 
 On TPU and GPU it is XLA's own. On CPU XLA's gradient to the kernel runs at a fraction of the speed of its
 matrix products, so there a convolution is written as matrix products wherever that is faster:
-benchmarks/convolution.py measures it.
+benchmarks/model.py measures it in the whole network.
 """
 
 from __future__ import annotations

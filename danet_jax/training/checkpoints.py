@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 from danet_jax.training.state import TrainState
 from danet_jax.weights.run_directory import read_through
 
@@ -85,10 +85,9 @@ class Checkpoints:
                 read_through(self._folder / str(step) / item)
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"{self._folder / str(step)}: cannot be resumed from; delete this folder to go on from an older "
-                f"checkpoint, or choose another --workdir: {reason}"
+                f"checkpoint, or choose another --workdir: {first_line(error)}"
             ) from error
         return state.replace(**restored["variables"], **restored["training"]), restored["data"]
 

@@ -11,6 +11,8 @@ from typing import Self
 import rich.console
 import rich.progress
 
+from danet_jax.weights.writing import replacing
+
 # On the terminal; files hold all.
 _SHOWN = ("loss", "learning_rate", "alpha", "beta", "images_per_second", "waiting_for_data")
 
@@ -97,6 +99,5 @@ def _drop_lines_after(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_text("".join(kept))

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.weights.writing import replacing
 
 # Legends smaller than this cannot be read, however small the picture is.
 _SMALLEST_WIDTH = 480
@@ -95,7 +96,5 @@ def _with_legend(picture: Image.Image, labels: np.ndarray, classes: Classes) -> 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG")

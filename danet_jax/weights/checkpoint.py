@@ -187,8 +187,13 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
 
 
 _FREE = (
-    *("output_stride", "channel_energy", "align_corners", "multi_grid", "dropout_rate"),
-    *("dtype", "attention_backend"),
+    "output_stride",
+    "channel_energy",
+    "align_corners",
+    "multi_grid",
+    "dropout_rate",
+    "dtype",
+    "attention_backend",
 )
 
 

@@ -5,9 +5,7 @@ Both are written beside their place, read back and compared, and only then put t
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from danet_jax.errors import InputError
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import to_state_dict
 from danet_jax.weights.description import KEY, Description
+from danet_jax.weights.writing import replacing
 
 
 def export_safetensors(checkpoint: Checkpoint, path: Path) -> None:
@@ -66,21 +65,6 @@ def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def description(checkpoint: Checkpoint) -> str:
     """What the file says about the network, in JSON."""
     return Description.of(checkpoint.network, checkpoint.classes, checkpoint.config).to_json()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; what is there in the end becomes `path`, and after an error nothing does."""
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:

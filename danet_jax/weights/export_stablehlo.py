@@ -27,7 +27,8 @@ from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
 from danet_jax.weights.checkpoint import Checkpoint
-from danet_jax.weights.export_files import abstract, description, flat, replacing
+from danet_jax.weights.export_files import abstract, description, flat
+from danet_jax.weights.writing import replacing
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from danet_jax.classes import Classes
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import ModelOptions
+from danet_jax.weights.writing import replacing
 
 LIBRARIES = (
     "jax",
@@ -53,15 +54,8 @@ class Run:
 
 def write_text(path: Path, content: str) -> None:
     """Writes `content` to `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(content)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -187,9 +181,9 @@ def _restore_variables(path: Path, which: str) -> tuple[Mapping[str, Any], int]:
     except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
         if not (folder / str(step)).exists():  # a run that goes on has replaced it meanwhile
             return _restore_variables(path, which)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{folder / str(step)}: the checkpoint cannot be read, delete this folder to use another one: {reason}"
+            f"{folder / str(step)}: the checkpoint cannot be read, delete this folder to use another one: "
+            f"{first_line(error)}"
         ) from error
     return variables, step
 
@@ -205,4 +199,4 @@ def _chosen_step(folder: Path, which: str) -> int | None:
             step = manager.best_step() if which == "best" else None
             return manager.latest_step() if step is None else step
     except Exception as error:  # whatever damaged metrics make Orbax raise
-        raise InputError(f"{folder}: its metrics cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{folder}: its metrics cannot be read: {first_line(error)}") from error

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.modes.predict import _named_apart
+from danet_jax.modes.names import named_apart
 
 # How ml_collections reads a config file.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
@@ -161,7 +161,7 @@ def test_a_run_is_not_gone_on_with_on_other_classes_or_with_another_network(
 
 def test_results_of_pictures_do_not_overwrite_each_other():
     paths = [pathlib.Path(name) for name in ("x.jpg", "x.png", "x_2.jpg", "a/x.jpg")]
-    assert [name for _, name in _named_apart(paths)] == ["x", "x_2", "x_2_2", "x_3"]
+    assert list(named_apart(paths)) == ["x", "x_2", "x_2_2", "x_3"]
 
 
 def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
