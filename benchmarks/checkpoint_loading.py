@@ -12,13 +12,13 @@ loader maps and the system can take back at any time.
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.measuring import in_own_process
+
 CLASSES = 19
 FRAMEWORKS = ("torch", "jax")
 
@@ -100,7 +100,6 @@ def main():
     parser.add_argument("--only", choices=FRAMEWORKS, help=argparse.SUPPRESS)
     parser.add_argument("--file", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if options.only:
         peaks = watch_memory()
         measure = {"torch": measure_torch, "jax": measure_jax}[options.only]
@@ -115,9 +114,8 @@ def main():
         results = {framework: [] for framework in FRAMEWORKS}
         for _ in range(options.rounds):
             for framework in FRAMEWORKS:
-                command = [sys.executable, __file__, *sys.argv[1:], "--only", framework, "--file", str(file)]
-                output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                results[framework].append(json.loads(output.splitlines()[-1]))
+                arguments = *sys.argv[1:], "--only", framework, "--file", str(file)
+                results[framework].append(in_own_process(__file__, *arguments))
     print(f"{options.backbone} DANet, file of {size:.0f} MiB, first image {options.size}x{options.size}")
     print(f"{'':24}{'torch':>10}{'danet_jax':>12}")
     rows = {

@@ -9,11 +9,10 @@ its own; the memory is the growth of its peak from before the image exists to af
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 
-from benchmarks.measuring import peak_memory
+from benchmarks.measuring import in_own_process, peak_memory
 
 CASES = (
     ("authors_ms", (1024, 2048), 150, "labels"),
@@ -50,9 +49,7 @@ def main() -> None:
     print("| protocol | image | classes | output | seconds | GiB |")
     print("|---|---|---|---|---|---|")
     for index, (name, (height, width), classes, output) in enumerate(CASES):
-        command = [sys.executable, "-m", "benchmarks.evaluation_memory", str(index)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        seconds, gibibytes = json.loads(done.splitlines()[-1])
+        seconds, gibibytes = in_own_process(__file__, str(index))
         print(
             f"| {name} | {height}x{width} | {classes} | {output} | {seconds:.0f} | {gibibytes:.2f} |",
             flush=True,

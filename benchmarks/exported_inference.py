@@ -11,12 +11,12 @@ import importlib.util
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.measuring import in_own_process
+
 PROGRAMS = ("jit", "stablehlo, open size", "stablehlo, one size", "onnx")
 
 
@@ -91,11 +91,11 @@ def main():
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    sys.path.insert(0, str(ROOT))
     if options.only:
         folder = pathlib.Path(options.folder)
         if options.only == "export":
             export(folder, options)
+            print(json.dumps("done"))
             return
         import numpy as np
 
@@ -113,15 +113,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
 
         def child(what):
-            command = [sys.executable, __file__, *sys.argv[1:], "--only", what, "--folder", folder]
-            return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            return in_own_process(__file__, *sys.argv[1:], "--only", what, "--folder", folder)
 
         child("export")
         names = [name for name in PROGRAMS if name == "jit" or pathlib.Path(folder, name).exists()]
         results = {name: [] for name in names}
         for _ in range(options.rounds):
             for name in names:
-                results[name].append(json.loads(child(name).splitlines()[-1]))
+                results[name].append(child(name))
         sizes = {name: pathlib.Path(folder, name).stat().st_size / 1e6 for name in names if name != "jit"}
     print(f"{options.backbone} DANet, one image {options.size}x{options.size}, float32, CPU")
     print(f"{'':24}{'file, MB':>10}{'ready, s':>10}{'image, s':>10}{'jit / it':>10}")

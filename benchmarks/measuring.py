@@ -1,9 +1,12 @@
-"""Times of several functions in turns, and memory that a function of PyTorch takes."""
+"""Times of several functions in turns, memory that a function of PyTorch takes, and processes of their own."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,14 @@ def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, floa
             run()
             best[name] = min(best[name], time.perf_counter() - start)
     return best
+
+
+def in_own_process(script: str, *arguments: str) -> Any:
+    """What `python -m benchmarks.NAME arguments` prints on its last line, as JSON; `script` is its `__file__`."""
+    command = [sys.executable, "-m", f"benchmarks.{Path(script).stem}", *arguments]
+    return json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+    )
 
 
 def torch_scratch(make: Callable[..., Callable[[], None]], *arguments: Any) -> float:

@@ -8,12 +8,11 @@ has the best times, their ratio (above 1: ours is faster), and the difference of
 
 import argparse
 import json
-import pathlib
-import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.measuring import in_own_process
+
 CLASSES = 19
 
 
@@ -115,7 +114,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["torch", "jax"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if options.only:
         result = measure_torch(options) if options.only == "torch" else measure_jax(options)
         print(json.dumps(result))
@@ -123,9 +121,7 @@ def main():
     results = {"torch": [], "jax": []}
     for _ in range(options.rounds):
         for framework in results:
-            command = [sys.executable, __file__, *sys.argv[1:], "--only", framework]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            results[framework].append(json.loads(output.splitlines()[-1]))
+            results[framework].append(in_own_process(__file__, *sys.argv[1:], "--only", framework))
     print(f"{options.backbone} DANet, {options.size}x{options.size}, batch {options.batch}, float32")
     print(f"{'':15}{'torch':>10}{'danet_jax':>12}{'torch / ours':>15}")
     for name in ("forward", "training step"):
