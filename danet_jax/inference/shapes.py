@@ -12,10 +12,10 @@ class Shapes:
     The first is exactly that of the first image, so that images of one size are not padded at all. A later
     image goes into a shape in which it fills at least half of the pixels, else gets one of its own, rounded
     up to `multiple`. After `limit` shapes it goes into whichever holds it, and only if none does, one more is
-    made: rounded up to powers of two, so that this seldom happens.
+    made: rounded up to powers of two, and from the second time on to a square of those, so that this seldom happens.
     """
 
-    def __init__(self, limit: int = 4, multiple: int = 32) -> None:
+    def __init__(self, limit: int = 3, multiple: int = 32) -> None:
         self._limit, self._multiple = limit, multiple
         self._shapes: list[Sizes] = []
 
@@ -33,6 +33,8 @@ class Shapes:
                 (_power_of_two(max(h for h, _ in same)), _power_of_two(max(w for _, w in same)))
                 for same in zip(*everything, strict=True)
             )
+            if len(self._shapes) > self._limit:
+                shape = tuple((max(s), max(s)) for s in shape)
         else:
             shape = tuple((self._rounded(height), self._rounded(width)) for height, width in sizes)
         self._shapes.append(shape)

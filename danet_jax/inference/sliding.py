@@ -45,6 +45,9 @@ LOGITS_BYTES = 1 << 30
 FEWEST_SLOTS = 16
 """For logits of windows: enough for most images at one scale, so that larger ones among them compile nothing anew."""
 
+FEWEST_PIXELS = 1 << 20
+"""For images to cut windows from, likewise: three MiB."""
+
 
 class TileArrays(NamedTuple):
     """Tiles on the device: what each is merged from, and where its labels are among those of all images."""
@@ -268,7 +271,7 @@ class _Store:
     def put(self, images: Sequence[np.ndarray]) -> jax.Array:
         """Uint8 `[P, channels]`."""
         pixels = sum(image.shape[0] * image.shape[1] for image in images)
-        self._capacity = max(self._capacity, 1 << (max(pixels, 1) - 1).bit_length())
+        self._capacity = max(self._capacity, 1 << (max(pixels, FEWEST_PIXELS) - 1).bit_length())
         array = np.full((self._capacity, self._channels), self._filling, np.uint8)
         position = 0
         for image in images:

@@ -35,7 +35,7 @@ ACCELERATOR_TILE = Tile(1024, 2048)
 def forward(
     query: jax.Array, key: jax.Array, value: jax.Array, *, tile: Tile = CPU_TILE
 ) -> tuple[jax.Array, jax.Array]:
-    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row, float32 `[B, N]`."""
+    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row `[B, N]`, both float32."""
     (places, _), (keys, _) = query.shape[1:], key.shape[1:]
     row_blocks, rows = blocks(places, tile.rows, 16)
     column_blocks, columns = blocks(keys, tile.columns, 16)
@@ -70,7 +70,7 @@ def forward(
 
     size = row_blocks * rows * column_blocks * columns
     output, logsumexp = _over_images(image, size, tile, *_cast(tile, query, key, value))
-    return output[:, :places].astype(value.dtype), logsumexp[:, :places]
+    return output[:, :places], logsumexp[:, :places]
 
 
 def backward(
@@ -83,14 +83,14 @@ def backward(
     *,
     tile: Tile = CPU_TILE,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of query, key and value, from those of the output `[B, N, Cv]`."""
+    """Gradients of query, key and value, from the output as float32 and its gradient `[B, N, Cv]`."""
     dtypes = query.dtype, key.dtype, value.dtype
     places, keys = query.shape[1], key.shape[1]
     channels = query.shape[2]
     row_blocks, rows = blocks(places, tile.rows, 16)
     column_blocks, columns = blocks(keys, tile.columns, 16)
     # sum_j dP_ij P_ij of the softmax's derivative, without P.
-    projection = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=2)
+    projection = jnp.sum(output * cotangent.astype(jnp.float32), axis=2)
     query, key, value = pad_keys(query, key, value, column_blocks * columns)
     query, cotangent, logsumexp, projection = (
         pad_rows(x, row_blocks * rows) for x in (query, cotangent, logsumexp, projection)

@@ -28,7 +28,7 @@ def refusal(query: jax.Array, value: jax.Array) -> str | None:
 
 
 def forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row, float32 `[B, N]`."""
+    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row `[B, N]`, both float32."""
     width, heads = _heads(query, value)
     output, logsumexp = cudnn._dot_product_attention_fwd_p.bind(
         _repeat(query, width, heads),
@@ -38,7 +38,8 @@ def forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Arr
         **_OPTIONS,
         is_training=True,
     )
-    return output.reshape(*output.shape[:2], heads * width)[..., : value.shape[-1]], logsumexp[:, 0]
+    output = output.reshape(*output.shape[:2], heads * width)[..., : value.shape[-1]]
+    return output.astype(jnp.float32), logsumexp[:, 0]
 
 
 def backward(
@@ -49,7 +50,7 @@ def backward(
     logsumexp: jax.Array,
     cotangent: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of query, key and value, from those of the output `[B, N, Cv]`."""
+    """Gradients of query, key and value, from the output as float32 and its gradient `[B, N, Cv]`."""
     width, heads = _heads(query, value)
     batch, places, channels = query.shape
     dquery, dkey, dvalue = cudnn._dot_product_attention_bwd_p.bind(
@@ -58,7 +59,7 @@ def backward(
         _chunks(value, width, heads),
         *_absent(value.dtype),
         jnp.broadcast_to(logsumexp[:, None, :], (batch, heads, places)),
-        _chunks(output, width, heads),
+        _chunks(output.astype(value.dtype), width, heads),
         _chunks(cotangent, width, heads),
         **_OPTIONS,
     )

@@ -26,12 +26,14 @@ RULES = {"forward": FORWARD_RULE, "backward": BACKWARD_RULE}
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attention(backend: str, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """`softmax(query key^T) value` by one of `KERNELS`; what is kept for the gradient is linear in N."""
-    return _forward(backend, query, key, value)[0]
+    return _forward(backend, query, key, value)[0].astype(value.dtype)
 
 
 def _attention_forward(backend: str, *arrays: jax.Array) -> Any:
+    # The gradient is given the output as float32: of one rounded to bfloat16 it would lose a digit where a row's
+    # weights lie on few keys. (A kernel that rounds it itself leaves it so, and XLA drops the conversions.)
     output, logsumexp = _forward(backend, *arrays)
-    return output, (*arrays, output, logsumexp)
+    return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
 
 
 def _attention_backward(backend: str, residuals: Any, cotangent: jax.Array) -> Any:
@@ -109,7 +111,7 @@ def _batch(primitive: Primitive, arrays: Any, mapped: Any, *, backend: str) -> A
 
 def _forward_shapes(query: Any, key: Any, value: Any, *, backend: str) -> tuple[ShapedArray, ...]:
     return (
-        ShapedArray((*query.shape[:2], value.shape[2]), value.dtype),
+        ShapedArray((*query.shape[:2], value.shape[2]), jnp.dtype("float32")),
         ShapedArray(query.shape[:2], jnp.dtype("float32")),
     )
 

@@ -19,12 +19,12 @@ LARGEST_BLOCK = 512
 def forward(
     query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row, float32 `[B, N]`."""
+    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row `[B, N]`, both float32."""
     places = query.shape[1]
     query, key, value, kernel = _prepare(query, key, value, interpret)
     with _full_precision(value.dtype):
         output, (logsumexp,) = kernel(query, key, value)
-    return output[:, :places], logsumexp[:, :places]
+    return output[:, :places].astype(jnp.float32), logsumexp[:, :places]
 
 
 def backward(
@@ -37,7 +37,7 @@ def backward(
     *,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of query, key and value, from those of the output `[B, N, Cv]`."""
+    """Gradients of query, key and value, from the output as float32 and its gradient `[B, N, Cv]`."""
     (places, channels), keys = query.shape[1:], key.shape[1]
     query, key, value, kernel = _prepare(query, key, value, interpret)
     output, logsumexp, cotangent = (pad_rows(x, query.shape[1]) for x in (output, logsumexp, cotangent))

@@ -47,9 +47,10 @@ def test_splash_pads_and_masks(rng, dtype):
     output, logsumexp = attention_splash.forward(query, key, value, interpret=True)
     gradients = attention_splash.backward(query, key, value, output, logsumexp, cotangent, interpret=True)
     expected = attention_and_gradients(query, key, value, cotangent)
+    assert [x.dtype for x in (output, *gradients)] == [jnp.float32, dtype, dtype, dtype]
     for actual, wanted in zip((output, *gradients), expected, strict=True):
-        assert actual.dtype == dtype
-        assert relative_error(actual, wanted) < (1e-5 if dtype == jnp.float32 else 1e-2)
+        # The gradients of bfloat16 start from an output that the kernel has rounded.
+        assert relative_error(actual, wanted) < (1e-5 if dtype == jnp.float32 else 2e-2)
 
 
 def emulated_cudnn():
@@ -83,8 +84,8 @@ def test_channels_of_values_as_heads_for_cudnn(rng, monkeypatch, key_channels, v
     output, logsumexp = attention_cudnn.forward(query, key, value)
     gradients = attention_cudnn.backward(query, key, value, output, logsumexp, cotangent)
     expected = attention_and_gradients(query, key, value, cotangent)
+    assert [x.dtype for x in (output, *gradients)] == [jnp.float32, *[jnp.bfloat16] * 3]
     for actual, wanted in zip((output, *gradients), expected, strict=True):
-        assert actual.dtype == jnp.bfloat16
         assert relative_error(actual, wanted) < 2e-2
 
 
