@@ -72,7 +72,10 @@ def main(argv: list[str]) -> int:
             join_hosts()
         recipe, workdir = recipe_and_workdir(mode)
         module = importlib.import_module(f"danet_jax.modes.{mode}")
-        return module.run(recipe, workdir, arguments, **{flag: given[flag] for flag in MODES[mode]})
+        options = {flag: given[flag] for flag in MODES[mode]}
+        if "checkpoint" in options:
+            options["overrides"] = model_flags()
+        return module.run(recipe, workdir, arguments, **options)
     except InputError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
@@ -136,6 +139,12 @@ def check_names(argv: list[str]) -> None:
             group, path = group[name], f"{path}.{name}"
             if path == "config.dataset.options" or not isinstance(group, dict):
                 break  # options are those of the data set, which checks them
+
+
+def model_flags():
+    """What --config.model.NAME=VALUE flags say: a trained network has its own options but for these."""
+    given = config_flags.get_override_values(FLAGS["config"]) if _CONFIG.value is not None else {}
+    return {key.removeprefix("model."): value for key, value in given.items() if key.startswith("model.")}
 
 
 def recipe_and_workdir(mode: str):

@@ -23,5 +23,6 @@ def get_config(backbone: str = "resnet101"):
     config.training.batch_size = 16
     config.training.learning_rate = 0.01 * 16 / 8
     config.training.epochs = 160.0
-    config.evaluation.base_size = (520,)  # the authors'; some images have 2000 pixels and more on a side
+    # The authors'; some images have 2000 pixels and more on a side.
+    config.evaluation.whole_base_size = (520,)
     return config

@@ -29,5 +29,5 @@ def get_config(backbone: str = "resnet18"):
     config.training.steps = 2400
     config.training.learning_rate = 0.005
     config.training.evaluate_every = 600
-    config.evaluation.base_size = (4096, 300)  # the short side as in training, for all but panoramas
+    config.evaluation.whole_base_size = (4096, 300)  # the short side as in training, for all but panoramas
     return config

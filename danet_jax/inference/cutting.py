@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from danet_jax.inference.windows import Window
-from danet_jax.ops.normalize import normalize
+from danet_jax.ops.normalize import MEAN, STD, normalize
 
 
 class Grid(NamedTuple):
@@ -83,7 +83,15 @@ def samples(
     return low, jnp.minimum(low + 1, size - 1), fraction
 
 
-def cut(pixels: jax.Array, window: Windows, shape: tuple[int, int], *, align_corners: bool) -> jax.Array:
+def cut(
+    pixels: jax.Array,
+    window: Windows,
+    shape: tuple[int, int],
+    *,
+    align_corners: bool,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> jax.Array:
     """One window of a scaled image, normalised, float32 `[h, w, 3]` with `(h, w) = shape`.
 
     Args:
@@ -91,6 +99,8 @@ def cut(pixels: jax.Array, window: Windows, shape: tuple[int, int], *, align_cor
       window: scalars; its size may be smaller than `shape`.
       shape: of the result.
       align_corners: of the resizing, which is bilinear in float32 on normalised pixels.
+      mean: of the normalisation, see `normalize`.
+      std: likewise.
 
     Returns:
       Where the window reaches past the scaled image it is black (0 before normalisation), and past the
@@ -102,7 +112,7 @@ def cut(pixels: jax.Array, window: Windows, shape: tuple[int, int], *, align_cor
 
     def at(row: jax.Array, column: jax.Array) -> jax.Array:
         place = window.offset + row[:, None] * window.pitch + column[None, :]
-        return normalize(pixels.at[place].get(mode="clip"))
+        return normalize(pixels.at[place].get(mode="clip"), mean, std)
 
     def identity() -> jax.Array:
         return at(jnp.clip(y, 0, window.rows.scaled - 1), jnp.clip(x, 0, window.columns.scaled - 1))
@@ -119,7 +129,7 @@ def cut(pixels: jax.Array, window: Windows, shape: tuple[int, int], *, align_cor
 
     same = (window.rows.stored == window.rows.scaled) & (window.columns.stored == window.columns.scaled)
     image = jax.lax.cond(same, identity, bilinear)
-    black = normalize(jnp.zeros((1, 1, 3), jnp.uint8))
+    black = normalize(jnp.zeros((1, 1, 3), jnp.uint8), mean, std)
     in_image = (y >= 0) & (y < window.rows.scaled), (x >= 0) & (x < window.columns.scaled)
     in_window = (y - window.rows.start < window.rows.window), (jnp.arange(shape[1]) < window.columns.window)
     image = jnp.where(_outer(*in_image), image, black)

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from danet_jax.errors import InputError
+from danet_jax.ops.normalize import MEAN, STD
 
 EDGES = ("pad", "shift")
 MERGES = ("exp", "softmax", "logits")
@@ -50,6 +51,9 @@ class Protocol:
         corner pixels in place. None: as the network's own up-sampling (mmsegmentation).
       image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8":
         by OpenCV in 8 bits, whatever `align_corners` (mmsegmentation).
+      mean: of the channels R, G and B, in 0 to 1, subtracted before the network. ImageNet's, as every published
+        checkpoint expects.
+      std: that they are divided by then.
       name: stands beside the numbers.
 
     Raises:
@@ -65,6 +69,8 @@ class Protocol:
     merge: str = "softmax"
     align_corners: bool | None = False
     image_resize: str = "float"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -82,6 +88,11 @@ class Protocol:
                 raise InputError(f"{key}={value} must be at least 1")
             if isinstance(value, tuple) and len(value) != 2:
                 raise InputError(f"{key}={value} must be two numbers")
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) != 3:
+                raise InputError(f"{key}={getattr(self, key)} must be three numbers: R, G, B")
+        if min(self.std) <= 0:
+            raise InputError(f"std={self.std} must be greater than 0")
         if self.stride is not None:
             if self.window is None:
                 raise InputError(f"stride={self.stride} needs a window")
@@ -136,8 +147,10 @@ class Protocol:
         else:
             crop, stride, align_corners = 769, 513, None
         seen_whole = {"ade20k": (2048, 512), "pascal_voc_aug": (2048, 512), "coco_stuff10k": (2048, 512)}
-        base_sizes = {"cityscapes": (2048, 1024), "pascal_context": (520, 520), **seen_whole}
         whole = dataset in seen_whole if whole is None else whole
+        # Models trained on crops of 769 see Cityscapes one pixel larger, too.
+        cityscapes = (2048, 1024) if whole else (2049, 1025)
+        base_sizes = {"cityscapes": cityscapes, "pascal_context": (520, 520), **seen_whole}
         return cls(
             scales=MMSEG_SCALES if multi_scale else (1.0,),
             flip=multi_scale,

@@ -82,8 +82,9 @@ def window_logits(
       shape: (height, width) of the windows.
       masked: whether some windows are smaller than `shape`, which their own size says.
     """
+    align_corners, mean, std = bool(protocol.align_corners), protocol.mean, protocol.std
     images = lax.map(
-        lambda window: cut(pixels, window, shape, align_corners=bool(protocol.align_corners)), windows
+        lambda window: cut(pixels, window, shape, align_corners=align_corners, mean=mean, std=std), windows
     )
     sizes = jnp.stack([windows.rows.window, windows.columns.window], -1) if masked else None
 

@@ -132,7 +132,10 @@ class Segmenter:
 
 
 def load_segmenter(
-    path: str | os.PathLike[str], protocol: Protocol | None = None, shapes: Shapes | None = None
+    path: str | os.PathLike[str],
+    protocol: Protocol | None = None,
+    shapes: Shapes | None = None,
+    **overrides: Any,
 ) -> Segmenter:
     """A segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
 
@@ -140,6 +143,7 @@ def load_segmenter(
       path: a run's directory, of which the best checkpoint is used; a checkpoint's file; or a name in the zoo.
       protocol: None is the one that the run was evaluated with, for other checkpoints the whole image at once.
       shapes: see `Segmenter`.
+      **overrides: see `load_checkpoint`.
 
     Raises:
       InputError: there is no trained network at `path`, or it is a backbone alone.
@@ -147,7 +151,7 @@ def load_segmenter(
     from danet_jax.models.danet import DANet
     from danet_jax.weights.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
     if protocol is None and "evaluation" in checkpoint.config:

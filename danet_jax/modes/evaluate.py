@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,21 @@ from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import load_checkpoint
+from danet_jax.weights.description import Description
 from danet_jax.weights.run_directory import library_versions
 
 
-def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
+def run(
+    recipe: Recipe,
+    workdir: Path,
+    arguments: list[str],
+    *,
+    checkpoint: str = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> int:
     """Evaluates the run in `workdir`, or `checkpoint`, on the recipe's validation split.
+
+    The network is what the checkpoint tells, but for `overrides` (see `load_checkpoint`).
 
     Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are
     runs' directories, checkpoint files or names in the zoo, it evaluates each of them under the same protocol,
@@ -41,15 +53,18 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str 
     evaluators: list[tuple[DANet, Evaluator]] = []
     first = jax.process_index() == 0
 
-    def evaluate(path: str | Path) -> Result:
-        found = load_checkpoint(path)
+    def evaluate(path: str | Path) -> tuple[Result, DANet]:
+        found = load_checkpoint(path, **(overrides or {}))
         if not isinstance(found.model, DANet):
             raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
         check_order(path, found.classes, dataset.classes)
         # Networks that are built alike share what is compiled.
         evaluator = next((e for model, e in evaluators if model == found.model), None)
         if evaluator is None:
-            evaluator = Evaluator(found.model, dataset.classes, protocol, mesh)
+            try:
+                evaluator = Evaluator(found.model, dataset.classes, protocol, mesh)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
             evaluators.append((found.model, evaluator))
         if first:
             print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
@@ -60,14 +75,14 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str 
             workers=recipe.dataset.workers,
         )
         share = len(range(len(source))[jax.process_index() :: jax.process_count()])
-        return evaluator(found.variables, watched(examples, share, enabled=first))
+        return evaluator(found.variables, watched(examples, share, enabled=first)), found.model
 
-    def about(path: str | Path) -> dict[str, Any]:
+    def about(path: str | Path, model: DANet) -> dict[str, Any]:
         return {
             "checkpoint": str(path),
             "dataset": recipe.dataset.name,
             "split": split,
-            "config": recipe.as_dict(),
+            "config": recipe.as_dict() | {"model": dataclasses.asdict(Description.of(model, None, {}).model)},
             "versions": library_versions(),
         }
 
@@ -75,18 +90,18 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str 
     results = {}
     if not arguments:
         path = checkpoint or workdir
-        result = evaluate(path)
+        result, model = evaluate(path)
         if first:
-            result.write(workdir, about(path))
+            result.write(workdir, about(path, model))
             show(result.table(title))
             print(
                 f"mIoU {100 * result.miou:.2f} %: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}"
             )
         return 0
     for name, argument in named_apart(arguments).items():
-        results[name] = evaluate(argument)
+        results[name], model = evaluate(argument)
         if first:
-            results[name].write(workdir / "comparison" / name, about(argument))
+            results[name].write(workdir / "comparison" / name, about(argument, model))
     if first:
         show(comparison_table(results, title))
         print(f"{workdir / 'comparison'}: evaluation.json and confusion.csv of each")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe
@@ -18,7 +20,13 @@ FORMATS = {"safetensors": ".safetensors", "torch": ".pth", "stablehlo": ".stable
 
 
 def run(
-    recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoint: str = "", format: str = ""
+    recipe: Recipe | None,
+    workdir: Path,
+    arguments: list[str],
+    *,
+    checkpoint: str = "",
+    format: str = "",
+    overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes `workdir/export/model.SUFFIX` of the run, or of `checkpoint`, and checks it by reading it back.
 
@@ -31,7 +39,7 @@ def run(
         raise InputError(f"{arguments[0]}: --format={format} holds weights, for images of any size")
     if not checkpoint and not is_run(workdir):
         raise InputError(f"{workdir}: no run here; say which with --workdir or --checkpoint")
-    loaded = load_checkpoint(checkpoint or workdir)
+    loaded = load_checkpoint(checkpoint or workdir, **(overrides or {}))
     if loaded.is_backbone:
         raise InputError(f"{checkpoint}: a backbone alone has no classes; train it with --config.init.from")
     path = workdir / "export" / f"model{FORMATS[format]}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,15 +23,23 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _EXAMPLES = 8
 
 
-def run(recipe: Recipe | None, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
+def run(
+    recipe: Recipe | None,
+    workdir: Path,
+    arguments: list[str],
+    *,
+    checkpoint: str = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> int:
     """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
 
-    By the protocol of the recipe's evaluation; without a recipe, by that of the checkpoint. Writes
+    By the protocol of the recipe's evaluation; without a recipe, by that of the checkpoint, whose network's
+    options are replaced by `overrides` (see `load_checkpoint`). Writes
     `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no picture
     is reported and the others are done; the status is 1 then.
     """
     protocol = recipe.evaluation.build(recipe.dataset.name) if recipe else None
-    segmenter = load_segmenter(checkpoint or workdir, protocol, shapes=Shapes())
+    segmenter = load_segmenter(checkpoint or workdir, protocol, Shapes(), **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     folder = workdir / "predictions"
     if not arguments:

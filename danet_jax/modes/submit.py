@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,14 @@ from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 
 
-def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str = "") -> int:
+def run(
+    recipe: Recipe,
+    workdir: Path,
+    arguments: list[str],
+    *,
+    checkpoint: str = "",
+    overrides: Mapping[str, Any] | None = None,
+) -> int:
     """Segments the recipe's test split by its protocol and writes `workdir/submission_DATASET_SPLIT.zip`.
 
     With `--config.dataset.test_split=val` it writes the validation split in the same form, which the
@@ -30,7 +38,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, checkpoint: str 
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.evaluation.build(name)
-    segmenter = load_segmenter(checkpoint or workdir, protocol, shapes=Shapes())
+    segmenter = load_segmenter(checkpoint or workdir, protocol, Shapes(), **(overrides or {}))
     dataset = _dataset(recipe)
     check_classes(segmenter, dataset.classes)
     path = workdir / f"submission_{name}_{split}.zip"

@@ -22,13 +22,13 @@ from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
 from danet_jax.weights.run_directory import is_run, read_classes, read_config, write_description
 
-# Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out.
+# Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out
+# (which checkpoint is the best depends on the evaluation).
 _FREE = (
     "training.log_every",
     "training.resume_anyway",
     "dataset.workers",
     "dataset.data_dir",
-    "evaluation",
     "mesh",
 )
 
@@ -62,8 +62,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         head_multiplier=options.head_multiplier,
     )
     state = create_state(model, optimizer, recipe.seed, mesh)
-    protocol = recipe.evaluation.build(recipe.dataset.name)
-    evaluator = Evaluator(model, dataset.classes, protocol, mesh)
+    evaluator = Evaluator(model, dataset.classes, recipe.evaluation.build(recipe.dataset.name), mesh)
 
     def evaluate(variables: Mapping[str, Any]) -> dict[str, float]:
         examples = evaluation_examples(
@@ -85,10 +84,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     def describe() -> None:
         if jax.process_index() == 0:
             write_description(workdir, recipe.as_dict(), dataset.classes)
-            print(
-                f"{len(source)} examples, {steps} steps; validation by the protocol {protocol.name!r}",
-                flush=True,
-            )
+            print(f"{len(source)} examples, {steps} steps", flush=True)
 
     batches = training_batches(
         source,
@@ -112,6 +108,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         ),
         batches,
         evaluate,
+        protocol=evaluator.protocol.name,
         mesh=mesh,
         folder=workdir,
         steps=steps,

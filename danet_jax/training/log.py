@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import rich.console
 import rich.progress
@@ -61,11 +61,15 @@ class TrainingLog:
         if self._enabled and self._progress is not None:
             self._progress.update(self._task, completed=step)
 
-    def write(self, step: int, values: Mapping[str, float], *, prefix: str = "train") -> None:
-        """Records `values` under `prefix/name`."""
+    def write(
+        self, step: int, values: Mapping[str, float], *, prefix: str = "train", protocol: str = ""
+    ) -> None:
+        """Records `values` under `prefix/name`, and beside them the evaluation protocol that they are of."""
         if not self._enabled:
             return
-        line = {"step": step, **{f"{prefix}/{name}": value for name, value in values.items()}}
+        line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": value for name, value in values.items()}}
+        if protocol:
+            line[f"{prefix}/protocol"] = protocol
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
         for name, value in values.items():
@@ -75,7 +79,8 @@ class TrainingLog:
         if self._progress is not None and prefix == "train":
             self._progress.update(self._task, completed=step, status=text)
         else:
-            self.say(f"step {step}/{self._steps} {'' if prefix == 'train' else prefix + ' '}{text}")
+            of = "" if prefix == "train" else f"{prefix} ({protocol}) "
+            self.say(f"step {step}/{self._steps} {of}{text}")
 
     def __enter__(self) -> Self:
         return self

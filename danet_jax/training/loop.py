@@ -27,6 +27,7 @@ def train(
     batches: grain.DatasetIterator[Any],
     evaluate: Callable[[Mapping[str, Any]], Mapping[str, float]],
     *,
+    protocol: str,
     mesh: Mesh,
     folder: Path,
     steps: int,
@@ -46,6 +47,7 @@ def train(
       train_step: from `danet_jax.training.state.make_train_step`; `state` is donated to it.
       batches: endless, with a position that can be saved; this host's share of the global batch.
       evaluate: from variables to scalars by name, `miou` (a fraction) among them.
+      protocol: the name of that of `evaluate`, which stands beside its numbers.
       mesh: of the devices.
       folder: where `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written.
       steps: in all, also over interruptions.
@@ -102,7 +104,7 @@ def train(
                 log.write(step, values)
                 if evaluating:
                     scores = evaluate(state.variables)
-                    log.write(step, scores, prefix="validation")
+                    log.write(step, scores, prefix="validation", protocol=protocol)
                     checkpoints.save(step, state, batches.get_state(), scores["miou"])
                 elif saving:
                     checkpoints.save(step, state, batches.get_state())

@@ -210,9 +210,15 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
         elif name not in free:
             raise InputError(f"{name}={value!r}: no such option; there are: {', '.join(free)}")
         elif name == "dtype":
+            if value not in (jnp.float32, jnp.bfloat16, "float32", "bfloat16"):
+                raise InputError(f"dtype={value!r} does not exist; there are: float32, bfloat16")
             changes[name] = jnp.dtype(value)
         elif name == "multi_grid":
+            if value and not isinstance(value, (tuple, list)):
+                raise InputError(f"multi_grid={value!r} must be numbers such as (4, 8, 16), or None")
             changes[name] = tuple(value) if value else None
+        elif isinstance(value, bool) != isinstance(getattr(model, name), bool):
+            raise InputError(f"{name}={value!r} must be such as {getattr(model, name)!r}")
         else:
             changes[name] = value
     return model.clone(**changes)

@@ -90,6 +90,8 @@ def test_train_evaluate_predict(trained):
     assert 0 <= evaluation["mean_accuracy"] <= 1
     assert len(evaluation["iou"]) == 9
     [last] = [line for line in logged if line.get("validation/miou") is not None and line["step"] == 2]
+    assert last["validation/protocol"] == evaluation["protocol"]["name"] == "whole"
+    assert "step 2/2 validation (whole) miou=" in trained[2].stdout
     # One evaluator: the number of the training and the final one are the same.
     assert evaluation["miou"] == pytest.approx(last["validation/miou"], abs=1e-6)
 
@@ -115,6 +117,24 @@ def test_train_evaluate_predict(trained):
     result = run(recipe, *flags, "--mode=predict", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert (workdir / "predictions/val_00000_overlay.png").is_file()
+
+
+def test_options_of_a_trained_network_are_its_own_but_for_those_that_are_given(
+    trained, main, capsys, monkeypatch
+):
+    folder, recipe, _ = trained
+    monkeypatch.chdir(folder)
+    flags = (recipe, *TINY, "--mode=evaluate")
+    assert main(*flags) == 0
+    results = [json.loads(pathlib.Path("runs/quickstart/evaluation.json").read_text())]
+    assert main(*flags, "--config.model.align_corners=False", "--config.model.multi_grid=(1, 2, 4)") == 0
+    results.append(json.loads(pathlib.Path("runs/quickstart/evaluation.json").read_text()))
+    before, after = (result["config"]["model"] for result in results)
+    assert (before["align_corners"], before["multi_grid"]) == (True, [])
+    assert after == before | {"align_corners": False, "multi_grid": [1, 2, 4]}
+    capsys.readouterr()
+    assert main(*flags, "--config.model.backbone=resnet101") == 1
+    assert "backbone='resnet101' contradicts its tensors" in capsys.readouterr().err
 
 
 def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):

@@ -1,11 +1,16 @@
 """Scores under every protocol against PyTorch, which goes through the windows one by one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from danet_jax.errors import InputError
+from danet_jax.inference.options import EvaluationOptions
 from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
 from danet_jax.inference.segmenter import Segmenter
+from danet_jax.inference.windows import scaled_size
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores, mmseg_scores
 
@@ -81,6 +86,42 @@ def test_mmseg_windows(multi_scale, align_corners, rng):
             dtype=torch.float64,
         )
         assert_close(segment.scores(image[None]), expected)
+
+
+def test_sizes_of_mmsegs_scales():
+    """Of 1024x2048: models trained on 512x1024 see it at 2048x1024, those on 769x769 at 2049x1025, times the scale."""
+    whole = Protocol.mmseg("cityscapes", multi_scale=True, whole=True)
+    windows = Protocol.mmseg("cityscapes", multi_scale=True)
+    assert (whole.window, windows.window, windows.stride) == (None, (769, 769), (513, 513))
+    expected = [(512, 1024), (768, 1536), (1024, 2048), (1280, 2560), (1536, 3072), (1792, 3584)]
+    assert [scaled_size(whole, scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
+    expected = [(512, 1024), (768, 1536), (1025, 2049), (1281, 2561), (1537, 3073), (1793, 3585)]
+    assert [scaled_size(windows, scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
+
+
+def test_a_recipes_base_size_is_that_of_whole_images_only():
+    recipe = EvaluationOptions(whole_base_size=(520,))
+    assert recipe.build("ade20k") == Protocol.whole().replace(base_size=520)
+    for name in ("authors_ms", "mmseg"):
+        assert dataclasses.replace(recipe, protocol=name).build("ade20k") == Protocol.preset(name, "ade20k")
+    assert dataclasses.replace(recipe, base_size=()).build("ade20k") == Protocol.whole()
+    asked = dataclasses.replace(recipe, protocol="authors", base_size=(600, 300))
+    assert asked.build("ade20k").base_size == (600, 300)
+
+
+def test_another_normalisation(rng):
+    """As if the pictures had been brought to it before."""
+    model, variables, network = small_networks(rng)
+    mean, std = (0.1, 0.5, 0.7), (0.5, 1.0, 0.25)
+    protocol = Protocol.whole().replace(mean=mean, std=std)
+    assert EvaluationOptions(mean=mean, std=std).build("ade20k") == protocol
+    image = picture(rng, (40, 56))
+    x = (image / 255 - mean) / std
+    logits = network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float64))
+    expected = logits.detach().softmax(1)[0].permute(1, 2, 0).numpy()
+    assert_close(Segmenter(model, variables, protocol).scores(image[None]), expected)
+    with pytest.raises(InputError, match=r"std=.* must be greater than 0"):
+        protocol.replace(std=(0.0, 1.0, 1.0))
 
 
 def test_mmseg_whole_in_a_box(rng):

@@ -44,6 +44,7 @@ def trainer(scenes):
             train_step,
             batches,
             evaluate,
+            protocol="whole",
             mesh=mesh,
             folder=folder,
             steps=STEPS,

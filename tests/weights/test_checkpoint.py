@@ -90,6 +90,10 @@ def test_options_that_tensors_do_not_say_can_be_overridden(tmp_path, authors):
     assert "assumed" not in checkpoint.description
     with pytest.raises(InputError, match=r"num_classes=4 contradicts its tensors, which are of 3"):
         load_checkpoint(path, num_classes=4)
+    for wrong in ({"dtype": "float8"}, {"multi_grid": 4}, {"align_corners": "no"}, {"output_stride": 7}):
+        [(name, value)] = wrong.items()
+        with pytest.raises(InputError, match=f"{name}={value!r}"):
+            load_checkpoint(path, **wrong)
     with pytest.raises(
         InputError, match=r"multigrid=None: no such option; there are: output_stride, .*multi_grid"
     ):
