@@ -8,8 +8,10 @@ Settings are changed with --config.GROUP.NAME=VALUE; `--mode=MODE` is one of tho
 """
 
 import importlib
+import itertools
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -108,10 +110,23 @@ def parse(argv: list[str]) -> list[str]:
         if _CONFIG.value is not None:
             _CONFIG.value.to_dict()  # a file that cannot be loaded is found out only when it is used
     except CONFIG_ERRORS as error:
-        raise InputError(" ".join(str(error).split())) from error
+        check_dataset_options(argv)
+        raise InputError(reason(error)) from error
     # Orbax warns of what is in order.
     logging.set_verbosity(logging.ERROR)
     return arguments
+
+
+def reason(error: BaseException) -> str:
+    """Why a flag or a recipe is refused, in one line: what our own code said, else the last of what others say."""
+    ours = error
+    cause: BaseException | None = error
+    while cause is not None:
+        # ml_collections raises the same type once more, with a traceback for a message: the first one counts.
+        ours = cause if isinstance(cause, InputError) else ours
+        cause = cause.__cause__ or cause.__context__
+    lines = [line.strip() for line in str(ours).splitlines() if line.strip()]
+    return lines[-1] if lines and not isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
 
 
 def check_file(path: str) -> None:
@@ -126,11 +141,13 @@ def check_names(argv: list[str]) -> None:
     """Raises InputError for a --config.GROUP.NAME that does not exist, with the names that do."""
     from danet_jax.recipe import defaults
 
+    for path in recipe_files(argv):
+        check_file(path.partition(":")[0])
     for argument in argv:
-        if argument.startswith("--config="):
-            check_file(argument.removeprefix("--config=").partition(":")[0])
         if not argument.startswith(("--config.", "-config.")):
             continue
+        if not recipe_files(argv):
+            raise InputError(f"{argument} needs --config=FILE, the recipe that it changes")
         group = defaults().to_dict()
         path = "config"
         for name in argument.partition("=")[0].split(".")[1:]:
@@ -139,6 +156,25 @@ def check_names(argv: list[str]) -> None:
             group, path = group[name], f"{path}.{name}"
             if path == "config.dataset.options" or not isinstance(group, dict):
                 break  # options are those of the data set, which checks them
+
+
+def check_dataset_options(argv: list[str]) -> None:
+    """Raises InputError for a --config.dataset.options.NAME that the recipe has not, with those that it has."""
+    for argument in argv:
+        path, _, name = argument.partition("=")[0].rpartition(".")
+        if path != "--config.dataset.options":
+            continue
+        recipe: Any = FLAGS["config"].parser.parse(recipe_files(argv)[-1])
+        options = recipe.dataset.options
+        if name not in options:
+            existing = ", ".join(options) or "none"
+            raise InputError(f"{path}.{name} does not exist; config.dataset.options has: {existing}")
+
+
+def recipe_files(argv: list[str]) -> list[str]:
+    """What --config says."""
+    files = [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]
+    return files + [after for argument, after in itertools.pairwise(argv) if argument == "--config"]
 
 
 def model_flags():

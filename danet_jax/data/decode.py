@@ -11,12 +11,23 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from danet_jax.errors import InputError
 
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_UNREADABLE = (OSError, SyntaxError, ValueError)
+
+_ORIENTATION = 0x0112  # EXIF's tag: where the first row and the first column of the stored picture belong
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(data: bytes, name: str, *, upright: bool = False) -> np.ndarray:
@@ -38,7 +49,7 @@ def decode_image(data: bytes, name: str, *, upright: bool = False) -> np.ndarray
     """
     picture = _load(data, name)
     if upright:
-        picture = ImageOps.exif_transpose(picture)
+        picture = _upright(picture)
     if picture.mode in ("I", "F"):
         raise InputError(f"{name}: a picture with 32-bit pixels; save it as 8-bit RGB")
     if picture.mode.startswith("I;16"):  # Pillow would clip the values at 255
@@ -92,6 +103,15 @@ def plain_label(data: bytes, name: str) -> bytes:
     return data if plain else encode_label(decode_label(data, name))
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; as stored if that cannot be read, which spoils no pixel."""
+    try:
+        turn = _TO_UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow raises whatever a damaged EXIF leads it to
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _load(data: bytes, name: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data))
@@ -99,6 +119,8 @@ def _load(data: bytes, name: str) -> Image.Image:
     except Image.UnidentifiedImageError:
         reason = "the file is empty" if not data else "not a picture that can be read"
         raise InputError(f"{name}: {reason}; replace or remove it") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name}: too many pixels for Pillow; scale it down or cut it into pieces") from None
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name}: damaged or cut short ({reason}); replace or remove it") from None

@@ -20,6 +20,7 @@ from danet_jax.evaluation.result import Result, comparison_table
 from danet_jax.models.danet import DANet
 from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import load_checkpoint
@@ -45,6 +46,8 @@ def run(
     """
     if arguments and checkpoint:
         raise InputError("give either --checkpoint or checkpoints after the flags, not both")
+    # Before the data are prepared, which may take hours.
+    path = "" if arguments else trained(workdir, checkpoint)
     dataset = recipe_dataset(recipe)
     split = recipe.dataset.validation_split
     source = dataset.source(split)
@@ -89,7 +92,6 @@ def run(
     title = f"{recipe.dataset.name} {split}"
     results = {}
     if not arguments:
-        path = checkpoint or workdir
         result, model = evaluate(path)
         if first:
             result.write(workdir, about(path, model))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from danet_jax.errors import InputError
+from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
 from danet_jax.weights.export_stablehlo import Size, export_stablehlo
-from danet_jax.weights.run_directory import is_run
 
 # Format -> suffix of the file.
 FORMATS = {"safetensors": ".safetensors", "torch": ".pth", "stablehlo": ".stablehlo.zip", "onnx": ".onnx"}
@@ -37,9 +37,7 @@ def run(
     size = _size(arguments)
     if size and format in ("safetensors", "torch"):
         raise InputError(f"{arguments[0]}: --format={format} holds weights, for images of any size")
-    if not checkpoint and not is_run(workdir):
-        raise InputError(f"{workdir}: no run here; say which with --workdir or --checkpoint")
-    loaded = load_checkpoint(checkpoint or workdir, **(overrides or {}))
+    loaded = load_checkpoint(trained(workdir, checkpoint), **(overrides or {}))
     if loaded.is_backbone:
         raise InputError(f"{checkpoint}: a backbone alone has no classes; train it with --config.init.from")
     path = workdir / "export" / f"model{FORMATS[format]}"

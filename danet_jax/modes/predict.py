@@ -16,6 +16,7 @@ from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 
@@ -39,7 +40,7 @@ def run(
     is reported and the others are done; the status is 1 then.
     """
     protocol = recipe.evaluation.build(recipe.dataset.name) if recipe else None
-    segmenter = load_segmenter(checkpoint or workdir, protocol, Shapes(), **(overrides or {}))
+    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, Shapes(), **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     folder = workdir / "predictions"
     if not arguments:

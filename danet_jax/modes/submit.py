@@ -17,6 +17,7 @@ from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 
 
@@ -38,7 +39,7 @@ def run(
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.evaluation.build(name)
-    segmenter = load_segmenter(checkpoint or workdir, protocol, Shapes(), **(overrides or {}))
+    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, Shapes(), **(overrides or {}))
     dataset = _dataset(recipe)
     check_classes(segmenter, dataset.classes)
     path = workdir / f"submission_{name}_{split}.zip"

@@ -76,7 +76,10 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
     if recipe.init.source and not has_checkpoint(workdir / "checkpoints"):
         checkpoint = load_checkpoint(recipe.init.source)
-        variables, report = initialize_from(checkpoint, model, state.variables)
+        try:
+            variables, report = initialize_from(checkpoint, model, state.variables)
+        except InputError as error:
+            raise InputError(f"{recipe.init.source}: {error}") from error
         state = state.replace(**variables)
         if jax.process_index() == 0:
             print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")

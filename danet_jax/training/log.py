@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,12 +68,14 @@ class TrainingLog:
         """Records `values` under `prefix/name`, and beside them the evaluation protocol that they are of."""
         if not self._enabled:
             return
-        line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": value for name, value in values.items()}}
+        # JSON has no NaN, which the mIoU of labels without a class is.
+        numbers = {name: value for name, value in values.items() if math.isfinite(value)}
+        line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
             line[f"{prefix}/protocol"] = protocol
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
-        for name, value in values.items():
+        for name, value in numbers.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
         shown = _SHOWN if prefix == "train" else values
         text = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)

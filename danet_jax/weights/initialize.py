@@ -36,7 +36,9 @@ def initialize_from(
     for option in ("backbone", "stem"):
         here, there = getattr(model, option), getattr(found, option)
         if here != there:
-            raise InputError(f"the checkpoint has {option} {there}, the network has {here}")
+            raise InputError(
+                f"the checkpoint has {option} {there}, the network has {here}; set --config.model.{option}={there}"
+            )
     fresh: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     loaded: _Flat = flatten_dict(checkpoint.variables)
     if isinstance(found, ResNet):

@@ -7,7 +7,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from danet_jax.data.decode import decode_image, decode_label, encode_label
 from danet_jax.errors import InputError
@@ -76,6 +76,34 @@ def test_exif_orientation_is_applied_if_asked_for(rgb):
     stored = decode_image(data, "x")
     assert stored.shape == (7, 11, 3)
     np.testing.assert_array_equal(decode_image(data, "x", upright=True), np.rot90(stored, -1))
+
+
+def test_every_exif_orientation_as_pillow_turns_it(rgb):
+    for orientation in range(1, 10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = save(Image.fromarray(rgb), exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(decode_image(data, "x", upright=True), np.asarray(expected))
+
+
+def test_damaged_exif_does_not_matter(rgb):
+    for kind in ("PNG", "WEBP"):
+        data = save(Image.fromarray(rgb), kind, exif=b"garbage", lossless=True)
+        np.testing.assert_array_equal(decode_image(data, "x", upright=True), rgb)
+    width = struct.pack(">HHI4s", 0x0100, 2, 4, b"abc\0")  # as text, where a number belongs
+    orientation = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
+    strange = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + width + orientation + bytes(4)
+    data = save(Image.fromarray(rgb), "JPEG", exif=strange)
+    np.testing.assert_array_equal(
+        decode_image(data, "x", upright=True), np.rot90(decode_image(data, "x"), -1)
+    )
+
+
+def test_more_pixels_than_pillow_takes(monkeypatch, rgb):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    with pytest.raises(InputError, match=r"street\.png: too many pixels"):
+        decode_image(save(Image.fromarray(rgb)), "street.png")
 
 
 def test_damaged_pictures_are_refused_by_name(rgb, rng):

@@ -71,6 +71,12 @@ def test_rows_of_the_tables(row, backbone, attention, scaling, multi_grid, proto
     assert recipe.training.learning_rate == (0.01 if attention == (False, False) else 0.003)
 
 
+def test_class_names_of_a_flag():
+    config = cityscapes.get_config()
+    config.dataset.class_names = ("road, car,sky",)  # what ml_collections makes of a flag
+    assert read_recipe(config.to_dict()).dataset.class_names == ("road", "car", "sky")
+
+
 def test_rows_that_do_not_exist():
     with pytest.raises(InputError, match="no word 'pan'; there are: resnet101, resnet50"):
         cityscapes.get_config("resnet50,pan")
