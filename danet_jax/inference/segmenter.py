@@ -22,6 +22,7 @@ from danet_jax.inference.whole import WholeImages
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
+    from danet_jax.weights.checkpoint import Checkpoint
 
 AHEAD = 2
 """Results that the device may be ahead of the host that fetches them."""
@@ -154,10 +155,16 @@ def load_segmenter(
     checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
-    if protocol is None and "evaluation" in checkpoint.config:
-        options = EvaluationOptions.from_dict(checkpoint.config["evaluation"])
-        protocol = options.build(checkpoint.config["dataset"]["name"])
+    protocol = protocol or protocol_of(checkpoint)
     return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes, shapes=shapes)
+
+
+def protocol_of(checkpoint: Checkpoint) -> Protocol:
+    """The protocol that a run was evaluated with; of other checkpoints, the whole image at once."""
+    if "evaluation" not in checkpoint.config:
+        return Protocol.whole()
+    options = EvaluationOptions.from_dict(checkpoint.config["evaluation"])
+    return options.build(checkpoint.config["dataset"]["name"])
 
 
 def _checked(images: Any) -> np.ndarray:

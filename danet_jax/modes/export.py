@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from danet_jax.errors import InputError
+from danet_jax.inference.segmenter import protocol_of
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
@@ -43,13 +47,16 @@ def run(
     path = workdir / "export" / f"model{FORMATS[format]}"
     _export(loaded, path, format, size)
     print(loaded.description)
+    if format == "onnx" and loaded.network.dtype != jnp.float32:
+        print("computes in float32 there, which is what ONNX runtimes have on every device")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, read back and equal")
     return 0
 
 
 def _export(checkpoint: Checkpoint, path: Path, format: str, size: Size | None) -> None:
     if format == "safetensors":
-        export_safetensors(checkpoint, path)
+        protocol = protocol_of(checkpoint).for_network(checkpoint.network.align_corners)
+        export_safetensors(checkpoint, path, {"protocol": json.dumps(protocol.as_dict())})
     elif format == "torch":
         export_torch(checkpoint, path)
     elif format == "stablehlo":

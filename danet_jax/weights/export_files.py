@@ -20,15 +20,16 @@ from danet_jax.weights.description import KEY, Description
 from danet_jax.weights.writing import replacing
 
 
-def export_safetensors(checkpoint: Checkpoint, path: Path) -> None:
-    """Every variable under its path (`params/head/...`), the description as metadata.
+def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Every variable under its path (`params/head/...`), the description and `metadata` as metadata.
 
     `load_checkpoint` gives the same network again, exactly.
     """
     from safetensors.numpy import save
 
     with replacing(path) as partial:
-        partial.write_bytes(save(flat(checkpoint.variables), {KEY: description(checkpoint)}))
+        described = {KEY: description(checkpoint), **(metadata or {})}
+        partial.write_bytes(save(flat(checkpoint.variables), described))
         _check_equal(checkpoint, partial, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -25,6 +26,8 @@ _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
     """Writes `images` uint8 `[batch, H, W, 3]` RGB -> `probabilities` float32 `[batch, H, W, num_classes]`.
 
+    It computes in float32, whatever the network did.
+
     The file is run in onnxruntime and compared before it is put in place. Its metadata hold the description.
 
     Args:
@@ -41,8 +44,10 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise InputError(f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime") from None
-    # Position attention in plain operations; whatever the platform's kernel is, ONNX has none for it.
-    model = checkpoint.network.clone(attention_backend="rows")
+    # Position attention in plain operations; whatever the platform's kernel is, ONNX has none for it. In float32:
+    # onnxruntime has most operations in no other type that JAX and a CPU know.
+    model = checkpoint.network.clone(attention_backend="rows", dtype=jnp.float32)
+    in_float32 = dataclasses.replace(checkpoint, model=model)
     weights, function = flat(checkpoint.variables), probabilities(model)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
@@ -61,7 +66,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(partial, options, providers=["CPUExecutionProvider"])
-        check(checkpoint, lambda images: session.run(None, {"images": images})[0], [size], path)
+        check(in_float32, lambda images: session.run(None, {"images": images})[0], [size], path)
 
 
 def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[Any]:

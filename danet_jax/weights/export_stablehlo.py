@@ -31,8 +31,8 @@ from danet_jax.weights.export_files import abstract, description, flat
 from danet_jax.weights.writing import replacing
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4
-"""Of probabilities, between an exported program and the one that it was made of."""
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Of probabilities, between an exported program and the one that it was made of, by what they compute in."""
 
 Size = tuple[int, int]
 
@@ -93,12 +93,13 @@ def check(checkpoint: Checkpoint, run: Callable[[np.ndarray], Any], sizes: list[
     """Raises InputError unless `run` gives the network's probabilities, for batches of one and of two images."""
     expected_of = jax.jit(probabilities(checkpoint.network))
     weights = flat(checkpoint.variables)
+    tolerance = TOLERANCE[jnp.dtype(checkpoint.network.dtype).name]
     rng = np.random.default_rng(0)
     for batch, size in enumerate(sizes + sizes[:1] * (len(sizes) == 1), start=1):
         images = rng.integers(0, 256, (batch, *size, 3), np.uint8)
         expected, found = np.asarray(expected_of(weights, images)), np.asarray(run(images))
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise InputError(
                 f"{path}: read back, its probabilities differ by {difference:.2g}; it is not kept"
             )

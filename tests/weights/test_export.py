@@ -127,6 +127,12 @@ def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}_out.npy"), expected, atol=1e-5)
 
 
+def test_stablehlo_in_bfloat16(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng)
+    checkpoint = dataclasses.replace(checkpoint, model=checkpoint.model.clone(dtype=jnp.bfloat16))
+    export_stablehlo(checkpoint, tmp_path / "model.stablehlo.zip")
+
+
 def test_stablehlo_of_one_size_is_bound_to_it(tmp_path, rng):
     checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
     path = tmp_path / "model.stablehlo.zip"
@@ -167,7 +173,7 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
         (["512"], source, "onnx", "512: --mode=export takes one argument, a size"),
         (["512x512", "x"], source, "onnx", "512x512 x: --mode=export takes one argument"),
         (["512x512"], source, "torch", "512x512: --format=torch holds weights, for images of any size"),
-        ([], "", "torch", "no run here; say which with --workdir or --checkpoint"),
+        ([], "", "torch", "no run here; train first, or give another --workdir"),
         ([], "nothing.pth", "torch", "nothing.pth: no such file"),
     ):
         with pytest.raises(InputError, match=message):
@@ -197,6 +203,9 @@ def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
     assert load_checkpoint(run, align_corners=False).model.align_corners is False
 
     assert mode.run(None, run, [], format="safetensors") == 0
+    with safe_open(run / "export" / "model.safetensors", "numpy") as file:
+        protocol = json.loads(file.metadata()["protocol"])
+    assert (protocol["name"], protocol["scales"], protocol["merge"]) == ("whole", [1.0], "softmax")
     exported = load_checkpoint(run / "export" / "model.safetensors")
     same(exported, loaded)
 

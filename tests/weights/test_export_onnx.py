@@ -1,5 +1,6 @@
 """The ONNX file, run by onnxruntime."""
 
+import dataclasses
 import json
 import warnings
 
@@ -41,7 +42,8 @@ def checkpoint(rng, monkeypatch):
     return Checkpoint(model, variables, classes, "made here", config={})
 
 
-def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng, checkpoint):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng, checkpoint, dtype):
     for library in ("jax2onnx", "onnxruntime"):
         pytest.importorskip(library, reason=f"needs {library}: pip install {library}")
     import onnxruntime
@@ -49,7 +51,7 @@ def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng, c
     path = tmp_path / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' own
-        export_onnx(checkpoint, path, SIZE)
+        export_onnx(dataclasses.replace(checkpoint, model=checkpoint.model.clone(dtype=dtype)), path, SIZE)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (image_input,), (output,) = session.get_inputs(), session.get_outputs()
     assert (image_input.name, image_input.shape) == ("images", ["batch", *SIZE, 3])
