@@ -103,6 +103,8 @@ def parse(argv: list[str]) -> list[str]:
     """Reads the flags; what is left are the arguments. Raises InputError in one line."""
     # `from` is the word for it, but to ml_collections, which looks in sys.argv, a syntax error.
     argv = [argument.replace("--config.init.from", "--config.init.source", 1) for argument in argv]
+    # absl takes one dash for two.
+    argv = [f"-{argument}" if argument.startswith("-config") else argument for argument in argv]
     sys.argv[:] = argv
     check_names(argv)
     try:
@@ -144,7 +146,7 @@ def check_names(argv: list[str]) -> None:
     for path in recipe_files(argv):
         check_file(path.partition(":")[0])
     for argument in argv:
-        if not argument.startswith(("--config.", "-config.")):
+        if not argument.startswith("--config."):
             continue
         if not recipe_files(argv):
             raise InputError(f"{argument} needs --config=FILE, the recipe that it changes")
@@ -160,15 +162,19 @@ def check_names(argv: list[str]) -> None:
 
 def check_dataset_options(argv: list[str]) -> None:
     """Raises InputError for a --config.dataset.options.NAME that the recipe has not, with those that it has."""
-    for argument in argv:
-        path, _, name = argument.partition("=")[0].rpartition(".")
-        if path != "--config.dataset.options":
-            continue
+    prefix = "--config.dataset.options."
+    given = [argument.partition("=")[0] for argument in argv if argument.startswith(prefix)]
+    if not given:
+        return
+    try:
         recipe: Any = FLAGS["config"].parser.parse(recipe_files(argv)[-1])
-        options = recipe.dataset.options
-        if name not in options:
+    except CONFIG_ERRORS:
+        return  # the recipe itself does not load, which is what the caller has to say
+    options = recipe.dataset.options
+    for flag in given:
+        if flag.removeprefix(prefix) not in options:
             existing = ", ".join(options) or "none"
-            raise InputError(f"{path}.{name} does not exist; config.dataset.options has: {existing}")
+            raise InputError(f"{flag} does not exist; config.dataset.options has: {existing}")
 
 
 def recipe_files(argv: list[str]) -> list[str]:

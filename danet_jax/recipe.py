@@ -198,7 +198,7 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         [element] = {t for t in typing.get_args(hint) if t is not Ellipsis}
         if element is str and len(value) == 1:  # a flag's a,b,c
-            value = [part.strip() for part in str(value[0]).split(",")]
+            value = [part.strip() for part in str(value[0]).split(",") if part.strip()]
         return tuple(_checked(v, element, path) for v in value)
     if origin is dict and isinstance(value, Mapping):
         return {str(k): v for k, v in value.items()}

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import atexit
 import gc
+import multiprocessing
+import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -183,7 +186,21 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
     if not flags.FLAGS.is_parsed():  # Grain reads its flags, which only a command line program parses
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return iter(elements.mp_prefetch(options).map(_own))
+    return iter(elements.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own))
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """In a worker process: ends it with the process that started it, which may be killed and close nothing."""
+    del index, count
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _own(element: dict[str, Any]) -> dict[str, Any]:

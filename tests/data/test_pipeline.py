@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import numpy as np
@@ -181,6 +183,50 @@ def test_to_device_names_the_setting_that_does_not_fit():
         to_device({"image": np.zeros((6, 16, 8, 3), np.uint8)}, mesh)
     with pytest.raises(InputError, match=r"dataset\.crop_size"):
         to_device({"image": np.zeros((8, 17, 8, 3), np.uint8)}, mesh)
+
+
+def test_workers_end_with_a_killed_program(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing, os, signal, sys
+            from danet_jax.data.pipeline import training_batches
+            from danet_jax.data.dataset import open_dataset
+
+            if __name__ == "__main__":
+                options = {"height": 32, "width": 40, "train": 3, "val": 3}
+                dataset = open_dataset("scenes", data_dir=sys.argv[1], options=options)
+                settings = dict(batch_size=2, base_size=32, crop_size=32, seed=0)
+                batches = training_batches(dataset.source("train"), workers=2, **settings)
+                next(batches)
+                print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            """
+        )
+    )
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "data")],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+    )
+    assert result.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in result.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "workers outlive the program that started them"
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    """Whether a process exists and has not ended (one that ended may wait to be noticed by its parent)."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_program_may_end_in_the_middle(tmp_path):

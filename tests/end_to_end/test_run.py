@@ -157,6 +157,8 @@ def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
     flags = (*TINY, "--config.training.steps=2", f"--workdir={tmp_path / 'again'}")
     assert main(recipe, *flags, "--config.init.from=runs/quickstart") == 0
     assert "runs/quickstart: " in capsys.readouterr().out
+    assert main(recipe, *flags, "--config.init.from=runs/quickstart", "--config.model.stem=v1c") == 1
+    assert "runs/quickstart: the checkpoint has stem v1, the network has v1c" in capsys.readouterr().err
 
 
 def test_a_run_is_not_gone_on_with_on_other_classes_or_with_another_network(
@@ -215,6 +217,12 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
             "options.foo does not exist; config.dataset.options has: none",
         ),
         ([f"--config={ROOT / 'configs/cityscapes.py'}:resnet50,pan"], "no word 'pan'; there are: resnet101,"),
+        (
+            [f"--config={ROOT / 'configs/quickstart.py'}:dane", "--config.dataset.options.height=32"],
+            "config variant 'dane' does not exist; there are: danet,",
+        ),
+        ([CAMVID, "--config.dataset.options.foo.bar=1"], "options.foo.bar does not exist"),
+        ([CAMVID.removeprefix("-"), "-config.seed=-1"], "config.seed=-1 must not be negative"),
         (["--config", "configs/camvi.py"], "configs/camvid.py"),
         (["--mode=predict", "--config.seed=1", "x.png"], "--config.seed=1 needs --config=FILE"),
         ([CAMVID, "--mode=dance"], "train, evaluate, predict"),

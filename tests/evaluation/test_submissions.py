@@ -141,11 +141,11 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
     classes = cityscapes.MAPPING.classes
 
     def load_segmenter(path, protocol, shapes):
-        assert path == tmp_path / "run"
+        assert path == "network.pth"
         return Segmenter(network, variables, protocol, classes, shapes=shapes)
 
     monkeypatch.setattr(submit, "load_segmenter", load_segmenter)
-    assert submit.run(recipe, tmp_path / "run", []) == 0
+    assert submit.run(recipe, tmp_path / "run", [], checkpoint="network.pth") == 0
     zipped = tmp_path / "run" / "submission_cityscapes_val.zip"
     assert str(zipped) in capsys.readouterr().out
 

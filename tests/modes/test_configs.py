@@ -73,7 +73,7 @@ def test_rows_of_the_tables(row, backbone, attention, scaling, multi_grid, proto
 
 def test_class_names_of_a_flag():
     config = cityscapes.get_config()
-    config.dataset.class_names = ("road, car,sky",)  # what ml_collections makes of a flag
+    config.dataset.class_names = ("road, car,sky,",)  # what ml_collections makes of a flag
     assert read_recipe(config.to_dict()).dataset.class_names == ("road", "car", "sky")
 
 

@@ -90,6 +90,37 @@ def test_check_lists_everything_that_is_wrong(rng, tmp_path, capsys):
         prepare.run(recipe_of("folder", root, tmp_path), tmp_path, [])
 
 
+def test_check_lists_every_file_that_is_missing_beside_what_else_is_wrong(rng, tmp_path, capsys):
+    root = folder(rng, tmp_path / "in")
+    for gone in ("labels/train/0.png", "labels/train/3.png", "images/val/1.png"):
+        (root / gone).unlink()
+    Image.fromarray(np.full((10, 12), 9, np.uint8)).save(root / "labels/train/5.png")
+    recipe = recipe_of("folder", root, tmp_path)
+    assert check.run(recipe, tmp_path, []) == 1
+    said = capsys.readouterr().out
+    assert "images/train/0.png: image without label" in said
+    assert "images/train/3.png: image without label" in said
+    assert "labels/val/1.png: label without image" in said
+    assert "labels/train/5.png: label value 9" in said
+    assert "4 of 10 examples are wrong" in said
+    with pytest.raises(InputError, match=r"train/0\.png: image without label"):
+        prepare.run(recipe, tmp_path, [])
+    assert not list((tmp_path / "data").rglob("*.json"))
+
+    tree, _ = publishers.ade20k(rng)
+    files = tree["ADEChallengeData2016.zip"]
+    for number in (1, 2):
+        del files[f"ADEChallengeData2016/annotations/training/ADE_train_0000000{number}.png"]
+    root = publishers.write(tree, tmp_path / "ade20k", "archive")
+    assert check.run(recipe_of("ade20k", root, tmp_path, allow_partial=True), tmp_path, []) == 1
+    said = capsys.readouterr().out
+    assert said.count("missing, the label of") == 2
+    assert check.run(recipe_of("ade20k", root, tmp_path), tmp_path, []) == 1
+    said = capsys.readouterr().out
+    assert said.count("missing, the label of") == 2
+    assert "examples in train where 20210 were published" in said
+
+
 def test_check_of_archives_without_preparing(rng, tmp_path, capsys):
     tree, lists, _ = publishers.pascal_voc_aug(rng)
     bad = f"benchmark_RELEASE/dataset/cls/{lists['sbd_train'][2]}.mat"

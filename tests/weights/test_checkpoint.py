@@ -299,7 +299,7 @@ def test_starting_from_other_classes_keeps_all_but_the_classifiers(tmp_path, mms
     classifier = started["params"]["head"]["fusion_classifier"]["kernel"]
     assert classifier.shape == (1, 1, 128, 5)
     assert bool((classifier == variables["params"]["head"]["fusion_classifier"]["kernel"]).all())
-    with pytest.raises(InputError, match="the checkpoint has stem v1c, the network has v1"):
+    with pytest.raises(InputError, match=r"has stem v1c, the network has v1; set --config\.model\.stem=v1c"):
         initialize_from(load_checkpoint(saved(tmp_path, mmseg)), model, variables)
 
 

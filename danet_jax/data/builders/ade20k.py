@@ -64,7 +64,7 @@ class Ade20k(published.PublishedBuilder):
         test = Source("release_test.zip", "release_test", ("testing",), 0.2, f"{_URL}/release_test.zip", True)
         return (trainval, test) if self.options["test"] else (trainval,)
 
-    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
         archive = files[0]
         splits = {split: _labelled(archive, folder) for split, folder in _FOLDERS.items()}
@@ -76,12 +76,13 @@ class Ade20k(published.PublishedBuilder):
         return splits
 
 
-def _labelled(archive: Files, folder: str) -> list[base.Reader]:
+def _labelled(archive: Files, folder: str) -> list[base.PairReader]:
     images = published.below(archive, f"images/{folder}", ".jpg")
     labels = f"annotations/{folder}"
-    published.check_no_orphans(images, published.below(archive, labels, ".png"), archive)
     convert = functools.partial(mapped_png, MAPPING)
-    return [
+    orphans = published.orphans(images, published.below(archive, labels, ".png"), archive)
+    readers: list[base.PairReader] = [
         published.pair_reader(name, archive, path, archive, f"{labels}/{name}.png", convert)
         for name, path in images.items()
     ]
+    return [*orphans, *readers]

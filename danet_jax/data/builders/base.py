@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import shutil
@@ -26,7 +27,7 @@ from absl import logging
 from tensorflow_datasets.core import writer
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders.pair import Pair, Reader, check_pair
+from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, check_pair
 from danet_jax.data.builders.shards import KeepingWriter, shard_ranges
 from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError
@@ -74,11 +75,11 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             )
 
     @abc.abstractmethod
-    def pairs(self) -> Mapping[str, Sequence[Callable[[], Pair]]]:
+    def pairs(self) -> Mapping[str, Sequence[PairReader]]:
         """Return, for each split, one function per example that reads it from disk.
 
         Called once, when the data are prepared. The functions are called from several threads; the examples
-        are stored in the order of the functions. A `Reader` also tells the size of its example.
+        are stored in the order of the functions. A `Reader` also tells its example's size; a `Missing` is refused.
         """
 
     def close(self) -> None:
@@ -152,6 +153,9 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     ) -> Mapping[str, Sequence[Callable[[], Iterator[Any]]]]:
         del dl_manager  # nothing is downloaded
         pairs = self.pairs()
+        for reader in itertools.chain(*pairs.values()):
+            if isinstance(reader, Missing):
+                reader()
         sizes = {split: [_size(reader) for reader in readers] for split, readers in pairs.items()}
         self._check_disk(sum(sum(sizes[split]) for split in sizes))
         state = fingerprint(str(self.VERSION), self.source_state(), sizes)
@@ -175,7 +179,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         return shards
 
     def _examples(
-        self, title: str, readers: Sequence[Callable[[], Pair]], shard: str
+        self, title: str, readers: Sequence[PairReader], shard: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         if self._writer.has(shard):  # then TFDS only counts
             yield from (("", {}) for _ in readers)
@@ -249,13 +253,13 @@ def checked_options(
     return {**defaults, **given}
 
 
-def _checked(class_count: int, read: Callable[[], Pair]) -> Pair:
+def _checked(class_count: int, read: PairReader) -> Pair:
     pair = read()
     check_pair(pair, class_count)
     return pair
 
 
-def _size(reader: Callable[[], Pair]) -> int:
+def _size(reader: PairReader) -> int:
     return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
 
 

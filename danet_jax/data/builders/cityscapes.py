@@ -65,7 +65,7 @@ class Cityscapes(published.PublishedBuilder):
         )
         return fine + coarse if self.options["coarse"] else fine
 
-    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
         images, fine = files[:2]
         splits = {split: _labelled(images, fine, split, "gtFine") for split in ("train", "val")}
@@ -79,14 +79,15 @@ class Cityscapes(published.PublishedBuilder):
         return splits
 
 
-def _labelled(images: Files, labels: Files, split: str, kind: str) -> list[base.Reader]:
+def _labelled(images: Files, labels: Files, split: str, kind: str) -> list[base.PairReader]:
     suffix = f"_{kind}_labelIds.png"
     found = published.below(images, split, "_leftImg8bit.png")
-    published.check_no_orphans(found, published.below(labels, split, suffix), labels)
     convert = functools.partial(mapped_png, MAPPING)
-    return [
+    orphans = published.orphans(found, published.below(labels, split, suffix), labels)
+    readers: list[base.PairReader] = [
         published.pair_reader(
             name.rpartition("/")[2], images, path, labels, f"{split}/{name}{suffix}", convert
         )
         for name, path in found.items()
     ]
+    return [*orphans, *readers]

@@ -50,7 +50,7 @@ class CocoStuff10k(published.PublishedBuilder):
         parts = ("imageLists", "images", "annotations")
         return (Source("cocostuff-10k-v1.1.zip", "", parts, 2.0, url, direct=True),)
 
-    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of both splits."""
         [archive] = files
         convert = functools.partial(mapped_mat, MAPPING, ("S",))

@@ -12,7 +12,7 @@ import csv
 import functools
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -49,7 +49,7 @@ class Folder(base.PairsBuilder):
           options: None exist.
 
         Raises:
-          InputError: The folder, the classes, an image or a label is missing.
+          InputError: The folder, a split or the classes are missing.
         """
         base.checked_options("folder", options, {})
         if not root:
@@ -58,9 +58,9 @@ class Folder(base.PairsBuilder):
         classes = _classes(self._root, tuple(class_names))
         self._files = _find_pairs(self._root)
         state = [
-            (split, name, base.file_state(image), base.file_state(label))
+            (split, name, *(path and base.file_state(path) for path in paths))
             for split, files in self._files.items()
-            for name, image, label in files
+            for name, *paths in files
         ]
         stem = re.sub(r"\W+", "_", self._root.resolve().name)[:40]
         variant = (
@@ -68,15 +68,24 @@ class Folder(base.PairsBuilder):
         )
         super().__init__(data_dir=data_dir, variant=variant, classes=classes)
 
-    def pairs(self) -> dict[str, list[Callable[[], base.Pair]]]:
+    def pairs(self) -> dict[str, list[base.PairReader]]:
         """Return readers of the files found."""
         return {
-            split: [
-                base.Reader(functools.partial(_read, *files), sum(path.stat().st_size for path in files[1:]))
-                for files in found
-            ]
-            for split, found in self._files.items()
+            split: [self._reader(split, *files) for files in found] for split, found in self._files.items()
         }
+
+    def _reader(
+        self, split: str, name: str, image: pathlib.Path | None, label: pathlib.Path | None
+    ) -> base.PairReader:
+        expected = {part: self._root / part / split / name for part in ("images", "labels")}
+        if label is None:
+            return base.Missing(f"{image}: image without label; expected {expected['labels']}.png")
+        if image is None:
+            return base.Missing(
+                f"{label}: label without image; expected {expected['images']}.jpg, .jpeg or .png"
+            )
+        size = image.stat().st_size + label.stat().st_size
+        return base.Reader(functools.partial(_read, name, image, label), size)
 
 
 def _read(name: str, image: pathlib.Path, label: pathlib.Path) -> base.Pair:
@@ -87,8 +96,10 @@ def _read(name: str, image: pathlib.Path, label: pathlib.Path) -> base.Pair:
     return base.Pair(name, data, plain_label(label_data, str(label)), str(image), str(label))
 
 
-def _find_pairs(root: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path, pathlib.Path]]]:
-    """Return (name, image, label) of every example, by split, sorted by name."""
+def _find_pairs(
+    root: pathlib.Path,
+) -> dict[str, list[tuple[str, pathlib.Path | None, pathlib.Path | None]]]:
+    """Return (name, image, label) of every example, by split, sorted by name; None is what is missing."""
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder; set dataset.root to the one that holds images/ and labels/"
@@ -120,17 +131,8 @@ def _find_pairs(root: pathlib.Path) -> dict[str, list[tuple[str, pathlib.Path, p
         labels = _by_name(root / "labels" / split, (".png",)) if (root / "labels" / split).is_dir() else {}
         if not images:
             raise InputError(f"{root / 'images' / split}: no images in it; put JPEG or PNG files there")
-        for name, path in images.items():
-            if name not in labels:
-                raise InputError(
-                    f"{path}: image without label; expected {root / 'labels' / split / (name + '.png')}"
-                )
-        for name, path in labels.items():
-            if name not in images:
-                raise InputError(
-                    f"{path}: label without image; expected {root / 'images' / split / name}.jpg, .jpeg or .png"
-                )
-        found[split] = [(name, images[name], labels[name]) for name in sorted(images)]
+        names = sorted(images.keys() | labels.keys())
+        found[split] = [(name, images.get(name), labels.get(name)) for name in names]
     return found
 
 

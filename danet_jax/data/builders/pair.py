@@ -32,16 +32,31 @@ class Pair:
     label_file: str = ""
 
 
+PairReader = Callable[[], Pair]
+"""Reads one example."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """A function that reads one example, and about how many bytes it will have."""
 
-    read: Callable[[], Pair]
+    read: PairReader
     size: int
 
     def __call__(self) -> Pair:
         """Read the example."""
         return self.read()
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """Stands for the reader of an example that lacks a file: refused before any is read, listed by `--mode=check`."""
+
+    error: str
+
+    def __call__(self) -> Pair:
+        """Raise InputError."""
+        raise InputError(self.error)
 
 
 def check_pair(pair: Pair, class_count: int) -> None:

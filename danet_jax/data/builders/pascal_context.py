@@ -80,7 +80,7 @@ class PascalContext(published.PublishedBuilder):
             ),
         )
 
-    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of both splits."""
         voc, context = files
         if "labels.txt" in context:

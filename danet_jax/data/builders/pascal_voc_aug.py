@@ -86,7 +86,7 @@ class PascalVocAug(published.PublishedBuilder):
         )
         return (trainval, sbd, test) if self.options["test"] else (trainval, sbd)
 
-    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
         voc, sbd = files[:2]
         own = set(voc.lines("ImageSets/Segmentation/train.txt"))
@@ -107,11 +107,11 @@ class PascalVocAug(published.PublishedBuilder):
         return splits
 
 
-def _of_voc(voc: Files, name: str) -> base.Reader:
+def _of_voc(voc: Files, name: str) -> base.PairReader:
     """A palette PNG whose indices are the train ids: as it is."""
     return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", voc, f"SegmentationClass/{name}.png")
 
 
-def _of_sbd(voc: Files, sbd: Files, name: str) -> base.Reader:
+def _of_sbd(voc: Files, sbd: Files, name: str) -> base.PairReader:
     convert = functools.partial(mapped_mat, MAPPING, ("GTcls", "Segmentation"))
     return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", sbd, f"cls/{name}.mat", convert)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
@@ -80,11 +80,11 @@ class PublishedBuilder(base.PairsBuilder):
         """Return the archives that the options need."""
         raise NotImplementedError
 
-    def read(self, *files: Files) -> Mapping[str, list[base.Reader]]:
+    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of each split from the opened `sources`."""
         raise NotImplementedError
 
-    def pairs(self) -> Mapping[str, list[base.Reader]]:
+    def pairs(self) -> Mapping[str, list[base.PairReader]]:
         """Find the sources and return readers of what they hold."""
         scratch = pathlib.Path(self.data_dir_root)
         scratch.mkdir(parents=True, exist_ok=True)
@@ -93,9 +93,9 @@ class PublishedBuilder(base.PairsBuilder):
             files.append(Files(place, source, scratch))
             self._opened.callback(files[-1].close)
         splits = self.read(*files)
-        if not self.options["allow_partial"]:
-            self._check_counts({split: len(readers) for split, readers in splits.items()})
-        return splits
+        if self.options["allow_partial"]:
+            return splits
+        return {split: [*self._lacking(split, readers), *readers] for split, readers in splits.items()}
 
     def close(self) -> None:
         """Close the archives."""
@@ -146,14 +146,15 @@ class PublishedBuilder(base.PairsBuilder):
             f"{self.data_dir_root}"
         )
 
-    def _check_counts(self, counts: Mapping[str, int]) -> None:
-        for split, count in counts.items():
-            published = self.COUNTS.get(split, count)
-            if count != published:
-                raise InputError(
-                    f"{self.name}: {count} examples in {split} where {published} were published; complete the files "
-                    f"in {self.root}, or set dataset.options.allow_partial=True to go without"
-                )
+    def _lacking(self, split: str, readers: Sequence[base.PairReader]) -> Iterator[base.Missing]:
+        """Says that there are not as many examples as were published."""
+        count = len(readers)
+        published = self.COUNTS.get(split, count)
+        if count != published:
+            yield base.Missing(
+                f"{self.name}: {count} examples in {split} where {published} were published; complete the files "
+                f"in {self.root}, or set dataset.options.allow_partial=True to go without"
+            )
 
 
 def _state(place: pathlib.Path) -> Any:
@@ -202,8 +203,8 @@ def pair_reader(
     labels: Files | None = None,
     label: str = "",
     convert: Callable[[bytes, str], bytes] | None = None,
-) -> base.Reader:
-    """Return the reader of one example.
+) -> base.PairReader:
+    """Return the reader of one example, or what says that a file of it is missing.
 
     Args:
       name: The example's name.
@@ -213,13 +214,10 @@ def pair_reader(
       label: Its path there.
       convert: Makes an 8-bit PNG of train ids of the label file's content, given also its name; None if it is
         one already.
-
-    Raises:
-      InputError: A file is missing.
     """
     for files, path, kind in ((images, image, "image"), (labels, label, "label")):
         if files is not None and path not in files:
-            raise InputError(
+            return base.Missing(
                 f"{files.where(path)}: missing, the {kind} of {name}; get the dataset's files again"
             )
     size = images.size(image) + (labels.size(label) if labels else 0)
@@ -259,14 +257,9 @@ def below(files: Files, folder: str, suffix: str) -> dict[str, str]:
     return found
 
 
-def check_no_orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> None:
-    """Check that every label of `labels` (name -> path in `files`) has an image of its name.
-
-    Raises:
-      InputError: It names the first one that has none.
-    """
-    orphans = sorted(set(labels) - set(images))
-    if orphans:
-        raise InputError(
-            f"{files.where(labels[orphans[0]])}: a label without its image; get the images again"
-        )
+def orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> list[base.Missing]:
+    """Return what says so of every label in `labels` (name -> path in `files`) without an image of its name."""
+    return [
+        base.Missing(f"{files.where(labels[name])}: a label without its image; get the images again")
+        for name in sorted(set(labels) - set(images))
+    ]
