@@ -149,7 +149,8 @@ def check_names(argv: list[str]) -> None:
         if not argument.startswith("--config."):
             continue
         if not recipe_files(argv):
-            raise InputError(f"{argument} needs --config=FILE, the recipe that it changes")
+            flag = argument.replace("init.source", "init.from")
+            raise InputError(f"{flag} needs --config=FILE, the recipe that it changes")
         group = defaults().to_dict()
         path = "config"
         for name in argument.partition("=")[0].split(".")[1:]:

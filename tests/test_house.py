@@ -1,6 +1,8 @@
 """The plan of the house: which room may use which, and what importing the package costs."""
 
 import ast
+import doctest
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -59,3 +61,10 @@ def test_importing_the_network_brings_neither_data_nor_checkpoint_libraries():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["inference.protocol", "models.danet", "weights.checkpoint"])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(importlib.import_module(f"danet_jax.{module}"))
+    assert result.attempted
+    assert not result.failed

@@ -151,7 +151,7 @@ def refuse_other_recipe(old: Mapping[str, Any], new: Mapping[str, Any], workdir:
     """Raises InputError, naming the keys, when `workdir` holds a run of another recipe."""
     before, now = _flat(old), _flat(new)
     differing = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        f"{key.replace('init.source', 'init.from')} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in _FREE)
     ]

@@ -9,7 +9,7 @@ from danet_jax.recipe import Recipe
 from danet_jax.weights.download import cache_directory, cached_path
 from danet_jax.weights.zoo import ZOO, Entry
 
-_HEADINGS = ("name", "trained on", "crop", "steps", "mIoU", "several scales", "")
+_HEADINGS = ("name", "trained on", "crop", "steps", "mIoU", "several scales", "SHA-256", "")
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
@@ -39,5 +39,6 @@ def _row(entry: Entry) -> tuple[str, ...]:
         f"{entry.iterations:,}" if entry.iterations else "",
         number(entry.miou),
         number(entry.miou_multi_scale),
+        entry.sha256,
         "downloaded" if cached_path(entry.url).exists() else "",
     )

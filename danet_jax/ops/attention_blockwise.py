@@ -25,8 +25,8 @@ class Tile(NamedTuple):
     dtype: Any = None
 
 
-CPU_TILE = Tile(512, 512, jnp.float32)
-"""One MiB of float32, in the second-level cache of today's cores; CPUs multiply bfloat16 slower than float32."""
+CPU_TILE = Tile(512, 1024, jnp.float32)
+"""Two MiB of float32, in the second-level cache of today's cores; CPUs multiply bfloat16 slower than float32."""
 
 ACCELERATOR_TILE = Tile(1024, 2048)
 """Matrix products large enough to fill a GPU or a TPU."""
