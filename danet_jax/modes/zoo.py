@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import posixpath
 from pathlib import Path
 
 from danet_jax.errors import InputError
@@ -13,7 +15,7 @@ _HEADINGS = ("name", "trained on", "crop", "steps", "mIoU", "several scales", "S
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
-    """Prints the table: what `--checkpoint` and `--config.init.from` take, and its published mIoU in %."""
+    """Prints the table, what `--checkpoint` and `--config.init.from` take and its published mIoU in %, and the URLs."""
     if arguments:
         raise InputError(f"{arguments[0]}: --mode=zoo takes no arguments after the flags")
     rows = [_HEADINGS, *(_row(entry) for entry in ZOO)]
@@ -24,8 +26,18 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+    _print_urls()
     print(f"\nDownloaded at first use into {cache_directory()} (DANET_JAX_CACHE is another place).")
     return 0
+
+
+def _print_urls() -> None:
+    """Each source's directory above what its URLs add to it, as whole URLs are wider than a terminal."""
+    print("\nFiles in the same order; their names end in the beginning of their SHA-256:")
+    for _, entries in itertools.groupby(ZOO, lambda entry: entry.name.partition("/")[0]):
+        urls = [entry.url for entry in entries]
+        directory = f"https://{posixpath.commonpath([url.removeprefix('https://') for url in urls])}/"
+        print(directory, *(url.removeprefix(directory) for url in urls), sep="\n  ")
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

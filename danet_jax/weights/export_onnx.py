@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat
@@ -36,7 +38,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
       size: height and width of the images.
 
     Raises:
-      InputError: jax2onnx or onnxruntime is not installed, or the result differs.
+      InputError: jax2onnx or onnxruntime is not installed or fails, or the result differs.
     """
     try:
         import jax2onnx
@@ -53,20 +55,34 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
     jaxpr = jax.make_jaxpr(lambda images: function(weights, images))(images)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every constant without a type
-    graph = jax2onnx.to_onnx(
-        lambda images: _in_plain_operations(jaxpr.jaxpr, jaxpr.consts, images)[0],
-        [images],
-        model_name="DANet",
-        input_names=["images"],
-        output_names=["probabilities"],
-    )
+    with _in_one_line("jax2onnx", path):
+        graph = jax2onnx.to_onnx(
+            lambda images: _in_plain_operations(jaxpr.jaxpr, jaxpr.consts, images)[0],
+            [images],
+            model_name="DANet",
+            input_names=["images"],
+            output_names=["probabilities"],
+        )
     onnx.helper.set_model_props(graph, {KEY: description(checkpoint)})
-    with replacing(path) as partial:
+    with replacing(path) as partial, _in_one_line("onnxruntime", path):
         onnx.save(graph, partial)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(partial, options, providers=["CPUExecutionProvider"])
         check(in_float32, lambda images: session.run(None, {"images": images})[0], [size], path)
+
+
+@contextlib.contextmanager
+def _in_one_line(library: str, path: Path) -> Iterator[None]:
+    """Whatever a library raises as InputError; a disk that is full is told by `replacing`."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: {library} fails with this network: {first_line(error)}; --format=stablehlo needs neither"
+        ) from error
 
 
 def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[Any]:

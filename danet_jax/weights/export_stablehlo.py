@@ -32,7 +32,11 @@ from danet_jax.weights.writing import replacing
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Of probabilities, between an exported program and the one that it was made of, by what they compute in."""
+"""Of probabilities, between an exported program and the one that it was made of, by what they compute in.
+
+In bfloat16 they round differently on CPUs: there `ops.convolution` computes in float32, but not where the batch
+is open, as it is in an exported program. Either is as near to the network in float32.
+"""
 
 Size = tuple[int, int]
 
@@ -53,8 +57,8 @@ def export_stablehlo(checkpoint: Checkpoint, path: Path, size: Size | None = Non
     Args:
       checkpoint: of a whole network.
       path: of the zip archive.
-      size: height and width of the images. None leaves them open, for the price of slower attention on TPUs
-        and, in bfloat16, on GPUs: their kernels must know the size.
+      size: height and width of the images. None leaves them open. The number of images is open in both, so
+        attention is in plain operations: the kernels of TPUs and GPUs must know it.
 
     Raises:
       InputError: `flatbuffers`, which serialising needs, is not installed, or the result differs.

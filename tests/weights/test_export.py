@@ -184,6 +184,28 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
         mode.run(None, tmp_path / "run", [], checkpoint="x", format="torch")
 
 
+def test_the_metadata_hold_a_protocol_without_a_run_too(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    source = tmp_path / "in.safetensors"
+    export_safetensors(dataclasses.replace(checkpoint, config={}), source)
+    assert mode.run(None, tmp_path, [], checkpoint=str(source), format="safetensors") == 0
+    with safe_open(tmp_path / "export" / "model.safetensors", "numpy") as file:
+        protocol, described = (json.loads(file.metadata()[key]) for key in ("protocol", "danet_jax"))
+    assert (protocol["name"], protocol["scales"], protocol["window"]) == ("whole", [1.0], None)
+    assert described["classes"] == {"names": list(CLASSES.names), "colours": list(map(list, CLASSES.colours))}
+
+
+def test_the_mode_says_that_onnx_computes_in_float32(tmp_path, rng, capsys, monkeypatch):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    export_safetensors(checkpoint, tmp_path / "in.safetensors")
+    (tmp_path / "export").mkdir()
+    monkeypatch.setattr(mode, "export_onnx", lambda _, path, size: path.write_bytes(b""))
+    for dtype, said in (("float32", False), ("bfloat16", True)):
+        source = str(tmp_path / "in.safetensors")
+        mode.run(None, tmp_path, [], checkpoint=source, format="onnx", overrides={"dtype": dtype})
+        assert ("computes in float32" in capsys.readouterr().out) == said
+
+
 def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
     import orbax.checkpoint as ocp
 

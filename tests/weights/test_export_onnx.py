@@ -68,6 +68,23 @@ def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng, c
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.parametrize(("library", "name"), [("jax2onnx", "to_onnx"), ("onnxruntime", "InferenceSession")])
+def test_what_a_library_raises_is_one_line(tmp_path, checkpoint, monkeypatch, library, name):
+    def fails(*_, **__):
+        raise RuntimeError("Type (tensor(float)) does not match\nand more")
+
+    for needed in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(needed, reason=f"needs {needed}: pip install {needed}")
+    import onnx
+
+    graph = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    monkeypatch.setattr("jax2onnx.to_onnx", lambda *_, **__: graph)
+    monkeypatch.setattr(f"{library}.{name}", fails)
+    with pytest.raises(InputError, match=rf"model.onnx: {library} fails with this network: Type .* match; "):
+        export_onnx(checkpoint, tmp_path / "model.onnx", SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_the_libraries_it_says_what_to_install(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
     with pytest.raises(InputError, match="--format=onnx needs jax2onnx: pip install jax2onnx onnxruntime"):
