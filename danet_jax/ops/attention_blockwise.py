@@ -106,29 +106,30 @@ def backward(
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         by_rows = tuple(_split(x, row_blocks) for x in (query, cotangent, logsumexp, projection))
 
-        # Tiles are transposed, keys by queries, and so is dquery: no product then has to transpose a tile.
+        # Tiles are queries by keys, as in the forward pass: where one weight of a row is nearly 1, both must round
+        # its logit alike. dkey and dvalue are transposed, so that no product has to transpose a tile.
         def column_block(dquery: jax.Array, inputs: tuple[jax.Array, jax.Array]):
             key, value = inputs
 
             def row_block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, ...]):
                 dkey, dvalue = carry
                 query, cotangent, logsumexp, projection = inputs
-                weights = jnp.exp(_dot(key, query, 1, 1) - logsumexp[None, :])
-                dvalue = dvalue + _dot(weights.astype(cotangent.dtype), cotangent, 1, 0)
-                dlogits = weights * (_dot(value, cotangent, 1, 1) - projection[None, :])
+                weights = jnp.exp(_dot(query, key, 1, 1) - logsumexp[:, None])
+                dvalue = dvalue + _dot(cotangent, weights.astype(cotangent.dtype), 0, 0)
+                dlogits = weights * (_dot(cotangent, value, 1, 1) - projection[:, None])
                 dlogits = dlogits.astype(query.dtype)
-                dkey = dkey + _dot(dlogits, query, 1, 0)
-                return (dkey, dvalue), _dot(key, dlogits, 0, 0)
+                dkey = dkey + _dot(query, dlogits, 0, 0)
+                return (dkey, dvalue), _dot(dlogits, key, 1, 0)
 
-            start = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-            gradients, dquery_part = lax.scan(row_block, start, by_rows)
-            return dquery + dquery_part, gradients
+            start = jnp.zeros(key.shape[::-1], jnp.float32), jnp.zeros(value.shape[::-1], jnp.float32)
+            (dkey, dvalue), dquery_part = lax.scan(row_block, start, by_rows)
+            return dquery + dquery_part, (dkey.T, dvalue.T)
 
-        start = jnp.zeros((row_blocks, query.shape[1], rows), jnp.float32)
+        start = jnp.zeros((row_blocks, rows, query.shape[1]), jnp.float32)
         dquery, (dkey, dvalue) = lax.scan(
             column_block, start, (_split(key, column_blocks), _split(value, column_blocks))
         )
-        return _join(jnp.swapaxes(dquery, 1, 2)), _join(dkey), _join(dvalue)
+        return _join(dquery), _join(dkey), _join(dvalue)
 
     size = row_blocks * rows * column_blocks * columns
     gradients = _over_images(

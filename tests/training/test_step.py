@@ -83,15 +83,17 @@ def test_eight_devices_equal_one(rng, small):
     results = []
     for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(8, 1), make_mesh(4, 2)):
         state, metrics = step(create_state(model, optimizer, 3, mesh), place(batch, mesh))
-        results.append(
-            (jax.device_get(state.batch_stats), jax.device_get(state.params), float(metrics["loss"]))
-        )
+        scalars = [float(metrics["loss"]), float(metrics["gradient_norm"])]
+        results.append((jax.device_get(state.batch_stats), jax.device_get(state.params), scalars))
     one = results[0]
     for many in results[1:]:
-        assert abs(many[2] - one[2]) < 1e-5 * one[2]
+        np.testing.assert_allclose(many[2][0], one[2][0], rtol=1e-5)
+        np.testing.assert_allclose(many[2][1], one[2][1], rtol=1e-3)
         # Statistics over the global batch: were they a device's own, they would differ by far more.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), many[0], one[0])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4), many[1], one[1])
+        # As a whole, since a rounding can turn a ReLU on, and with it some gradients.
+        for a, b in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
+            assert np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(b) + 1e-3
 
 
 def test_the_loss_in_parts_is_the_mean_over_all_valid_pixels(rng, small):
