@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -53,8 +54,12 @@ def prepared_files(root):
     return sorted(path for path in data.rglob("*") if path.name != ".lock") if data.exists() else []
 
 
-def test_what_is_stored_is_what_was_there(folder):
+def test_what_is_stored_is_what_was_there(folder, monkeypatch):
+    temporary = folder.parent / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     dataset = prepare(folder)
+    assert not list(temporary.iterdir())
     assert dict(dataset.splits) == {"train": 5, "val": 2}
     assert dataset.classes.names == ("sky", "road", "tree")
     assert dataset.classes.colours == ((1, 2, 3), (4, 5, 6), (7, 8, 9))

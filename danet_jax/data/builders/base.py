@@ -131,7 +131,8 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         return bool(files) and all(path.exists() for path in files)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
+        return _Info(
+            builder=self,
             features=tfds.features.FeaturesDict(
                 {
                     "name": tfds.features.Text(),
@@ -218,6 +219,11 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     def _log_download_done(self) -> None:
         """Say nothing, for the same reason."""
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Do nothing: TFDS would leave an empty folder among the temporary files."""
 
 
 def fingerprint(*parts: Any) -> str:
