@@ -84,8 +84,8 @@ def test_exponentials_neither_overflow_nor_vanish(scales, rng):
     best = log.max(-1, keepdims=True)
     # Logits of hundreds are themselves known to a few 1e-5 only.
     relative = scores / scores.max(-1, keepdims=True)
-    np.testing.assert_allclose(relative, np.exp(log - best), rtol=2e-3, atol=1e-6)
-    np.testing.assert_allclose(np.log(scores.max(-1)), np.clip(best[..., 0], -60, 80), atol=2e-3)
+    np.testing.assert_allclose(relative, np.exp(log - best), rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(np.log(scores.max(-1)), np.clip(best[..., 0], -60, 80), atol=5e-3)
     clear = np.sort(log)[..., -1] > np.sort(log)[..., -2] + 1e-2
     np.testing.assert_array_equal(segment(image[None])[0][clear], log.argmax(-1)[clear])
 
