@@ -139,6 +139,9 @@ def evaluation_examples(
             yield from iterator
         finally:
             iterator.close()
+            # Grain's last arrays hang on its exceptions: found only when the interpreter ends, they count as leaked.
+            del iterator
+            gc.collect()
 
     reader = read()
     _open.add(reader)

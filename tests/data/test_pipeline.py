@@ -1,5 +1,6 @@
 """The stream of batches: complete, repeatable, resumable, the same however it is divided."""
 
+import gc
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from grain.multiprocessing import SharedMemoryArray
 from jax.sharding import Mesh
 
 from danet_jax.data.decode import encode_label
@@ -141,6 +143,8 @@ def test_evaluation_sees_each_example_once_in_order(rng):
             examples = list(
                 evaluation_examples(source, shard_index=shard, shard_count=shards, workers=workers)
             )
+            # What is left in shared memory when a program ends, Python complains of.
+            assert not any(type(x) is SharedMemoryArray for x in gc.get_objects())
             names.append([example["name"] for example in examples])
             assert names[-1] == [f"n{index}" for index in range(count)[shard::shards]]
             for example in examples:
