@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
 from danet_jax import DANet, InputError, normalize
@@ -81,24 +82,24 @@ def test_eight_devices_equal_one(rng, small):
     batch = random_batch(rng)
     step = make_train_step(model, optimizer)
     alone = make_mesh(devices=jax.devices()[:1])
-    initial = jax.device_get(create_state(model, optimizer, 3, alone))
+    initial, _ = ravel_pytree(jax.device_get(create_state(model, optimizer, 3, alone).params))
     results = []
     for mesh in (alone, make_mesh(8, 1), make_mesh(4, 2)):
         state, metrics = step(create_state(model, optimizer, 3, mesh), place(batch, mesh))
-        scalars = [float(metrics["loss"]), float(metrics["gradient_norm"])]
-        results.append((jax.device_get(state.batch_stats), jax.device_get(state.params), scalars))
-    one = results[0]
-    for many in results[1:]:
-        np.testing.assert_allclose(many[2][0], one[2][0], rtol=1e-5)
-        np.testing.assert_allclose(many[2][1], one[2][1], rtol=2e-2)
+        params, _ = ravel_pytree(jax.device_get(state.params))
+        results.append((metrics["loss"], metrics["gradient_norm"], jax.device_get(state.batch_stats), params))
+    loss, norm, statistics, params = results[0]
+    for loss_of_many, norm_of_many, statistics_of_many, params_of_many in results[1:]:
+        np.testing.assert_allclose(loss_of_many, loss, rtol=1e-5)
+        np.testing.assert_allclose(norm_of_many, norm, rtol=2e-2)
         # Statistics over the global batch: were they a device's own, they would differ by far more.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), many[0], one[0])
-        # As a whole: a rounding can turn a ReLU on, and with it the gradients of a place, 1 % of these small maps.
-        start, ours, theirs = (
-            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
-            for params in (initial.params, many[1], one[1])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            statistics_of_many,
+            statistics,
         )
-        assert np.linalg.norm(ours - theirs) < 0.1 * np.linalg.norm(theirs - start)
+        # As a whole: a rounding can turn a ReLU on, and with it the gradients of a place, 1 % of these small maps.
+        assert np.linalg.norm(params_of_many - params) < 0.1 * np.linalg.norm(params - initial)
 
 
 def test_the_loss_in_parts_is_the_mean_over_all_valid_pixels(rng, small):
