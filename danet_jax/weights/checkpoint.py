@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
-from danet_jax.weights import convert, zoo
-from danet_jax.weights.description import KEY, Description, make_classes
+from danet_jax.ops.normalize import MEAN, STD
+from danet_jax.weights import checksums, convert, mmsegmentation, zoo
+from danet_jax.weights.description import KEY, Description
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.names import Recognised, tensors
@@ -56,6 +56,7 @@ class Checkpoint:
       description: in one line, what was found and what was assumed.
       dropped: names of the tensors that were not needed.
       config: the recipe of the run, if it was trained here.
+      mean, std: of the normalisation that the network was trained with, R, G and B in 0 to 1.
     """
 
     model: DANet | ResNet
@@ -64,6 +65,8 @@ class Checkpoint:
     description: str
     dropped: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
     @property
     def is_backbone(self) -> bool:
@@ -110,6 +113,7 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
         if path.is_dir():
             return _from_run(path, overrides)
         file = read_weights(path)
+        checksums.verify(file.tensors, file.metadata)
         if any(name.startswith("params/") for name in file.tensors):
             return _from_own(file, overrides)
         return _from_others(file, defaults, overrides)
@@ -149,41 +153,73 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
-    converted = convert.convert(file.tensors)
-    recognised = convert.recognise(convert.without_wrapping(file.tensors))
+    tensors, left_out = convert.unwrapped(file.tensors)
+    told, remarks = mmsegmentation.Told({}), []
+    if convert.recognise(tensors).layout == "mmseg":
+        told = mmsegmentation.told(file.metadata)
+        tensors = mmsegmentation.two_classes(tensors, told.threshold)
+    converted, recognised = convert.convert(tensors), convert.recognise(tensors)
     layout = recognised.layout if recognised.has_head else "backbone"
     assumed = dict(_DEFAULTS[layout])
     if layout == "authors" and not any(
         recognised.options[f"{branch}_attention"] for branch in ("position", "channel")
     ):
         assumed["multi_grid"] = None  # PyTorch-Encoding's FCN, not the authors' DANet
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     classes, config = None, {}
     if isinstance(file.metadata.get(KEY), str):
         described = Description.from_json(file.metadata[KEY])
-        told = {name: getattr(described.model.build(1), name) for name in (*assumed, *_FREE)}
+        options = {name: getattr(described.model.build(1), name) for name in (*assumed, *_FREE)}
         classes, config = described.classes, dict(described.config)
     elif layout == "mmseg":
-        told = _told_by_mmseg(file.metadata)
-        classes = _classes_of_mmseg(file.metadata, recognised.options["num_classes"])
-    told = {**defaults, **told}
-    assumed = {name: value for name, value in assumed.items() if name not in {**told, **overrides}}
+        options = told.options
+        classes = mmsegmentation.classes_of(file.metadata, recognised.options["num_classes"])
+    options = {**defaults, **options}
+    assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
     model: DANet | ResNet
     variables = converted.variables
+    if told.bgr:
+        stem = variables["params"]["backbone"]["stem"]["conv1"]
+        stem["kernel"] = stem["kernel"][:, :, ::-1]
+        remarks.append("trained on BGR, its first convolution turned to RGB")
     if recognised.has_head:
-        model = DANet(**{**recognised.options, **assumed, **told})
+        model = DANet(**{**recognised.options, **assumed, **options})
     else:
         variables = {collection: branch["backbone"] for collection, branch in variables.items()}
         model = ResNet(**{**recognised.options, **assumed})
     model = _overridden(model, overrides)
-    description = f"{_SOURCES[layout]}: {_in_words(model)}"
+    if recognised.has_head and layout == "mmseg" and told.mean is None and not defaults:
+        assumed["normalisation"] = "ImageNet's, RGB"
     if assumed and recognised.has_head:
-        description += f"; not told by the file, so assumed: {_in_pairs(assumed)}"
-    if convert.lacks_branch_classifiers(file.tensors):
-        description += "; without classifiers of its branches, whose logits are 0"
+        remarks.append(f"not told by the file, so assumed: {_in_pairs(assumed)}")
+    if told.mean is not None and not np.allclose([told.mean, told.std or STD], [MEAN, STD], atol=1e-4):
+        remarks.append(f"normalised by mean {_rounded(told.mean)}, std {_rounded(told.std or STD)}")
+    if told.threshold is not None:
+        remarks.append(f"its one sigmoid channel read as two classes, the second above {told.threshold}")
+    if convert.lacks_branch_classifiers(tensors):
+        remarks.append("without classifiers of its branches, whose logits are 0")
     if layout == "mmseg" and model.backbone in ("resnet18", "resnet34"):
-        description += "; mmsegmentation does not dilate the second convolution of basic blocks, this does"
-    return Checkpoint(model, _on_device(variables), classes, description, converted.dropped, config)
+        remarks.append("mmsegmentation does not dilate the second convolution of basic blocks, this does")
+    beside = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
+    if beside or left_out:
+        remarks.append(
+            f"left out, beside the network: {convert.listed([*beside, *left_out], 4)}; "
+            "to use an averaged copy, save it alone"
+        )
+    return Checkpoint(
+        model,
+        _on_device(variables),
+        classes,
+        "; ".join([f"{_SOURCES[layout]}: {_in_words(model)}", *remarks]),
+        (*converted.dropped, *left_out),
+        config,
+        mean=told.mean or MEAN,
+        std=told.std or STD,
+    )
+
+
+def _rounded(numbers: tuple[float, float, float]) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers)
 
 
 _FREE = (
@@ -224,56 +260,14 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
     return model.clone(**changes)
 
 
-_OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
-"""Of mmsegmentation's `strides` of the four stages, after a stem that divides by 4."""
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """`value`, or nothing where a file holds something else in its place."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def _tuple(name: str, text: str) -> tuple[int, ...]:
-    """The numbers of the first `name=(...)` in `text`, on however many lines."""
-    found = re.search(rf"\b{name}\s*=\s*\(([\d,\s]+)\)", text)
-    return tuple(map(int, re.findall(r"\d+", found[1]))) if found else ()
-
-
-def _told_by_mmseg(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the text of the training's config says, which mmsegmentation keeps beside the weights."""
-    meta = _mapping(metadata.get("meta"))
-    text = next((meta[k] for k in ("config", "cfg") if isinstance(meta.get(k), str)), "")
-    told: dict[str, Any] = {}
-    said = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
-    if len(said) == 1:
-        told["align_corners"] = said == {"True"}
-    # The backbone's come first in the text.
-    if strides := _tuple("strides", text):
-        if strides not in _OUTPUT_STRIDES:
-            existing = ", ".join(map(str, _OUTPUT_STRIDES))
-            raise InputError(f"its config has strides={strides}; there are: {existing}")
-        told["output_stride"] = _OUTPUT_STRIDES[strides]
-    if multi_grid := _tuple("multi_grid", text):
-        told["multi_grid"] = multi_grid
-    elif re.search(r"\bcontract_dilation\s*=\s*False", text):
-        raise InputError("its config has contract_dilation=False, which does not exist here")
-    return told
-
-
-def _classes_of_mmseg(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
-    meta = _mapping(metadata.get("meta"))
-    described = {
-        str(key).lower(): value for key, value in (_mapping(meta.get("dataset_meta")) or meta).items()
-    }
-    try:
-        classes = make_classes(described["classes"], described.get("palette"))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return classes if len(classes) == num_classes else None
-
-
 def _on_device(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     """Float32 copies as JAX's arrays; what they are made of may be a mapped file."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(
+                f"{name} holds values that are no finite numbers: the file or its training is broken"
+            )
     return jax.tree.map(lambda x: jnp.array(np.asarray(x, np.float32)), variables)
 
 

@@ -40,7 +40,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
       InputError: it is no DANet and no ResNet that exists here, or tensors are missing, have another shape or
         are not known; the message lists them.
     """
-    state_dict = without_wrapping(state_dict)
+    state_dict, left_out = unwrapped(state_dict)
     recognised = recognise(state_dict)
     variables: Variables = {"params": {}, "batch_stats": {}}
     used, missing, misshaped = set(), [], []
@@ -71,7 +71,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
     if problems:
         described = "DANet" if recognised.has_head else "backbone"
         raise InputError(f"not a {recognised.options['backbone']} {described}: {'; '.join(problems)}")
-    return Converted(recognised.options, variables, dropped)
+    return Converted(recognised.options, variables, (*dropped, *left_out))
 
 
 def to_state_dict(
@@ -103,7 +103,7 @@ def to_state_dict(
 
 
 def recognise(state_dict: Mapping[str, Any]) -> Recognised:
-    """Which network a state dict (already `without_wrapping`) belongs to.
+    """Which network a state dict (already `unwrapped`) belongs to.
 
     Raises:
       InputError: none that exists here.
@@ -158,11 +158,49 @@ def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> di
     return {}
 
 
-def without_wrapping(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict without the `module.` that DataParallel puts before every name."""
-    while state_dict and all(key.startswith("module.") for key in state_dict):
-        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    return state_dict
+def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The state dict without what wrappers put before its names, and the names of what is not the network's.
+
+    DataParallel and DDP put `module.` there, torch.compile `_orig_mod.`, Lightning and others the name of an
+    attribute (`model.`, `net.`), in any order. Losses and metrics beside the network are left out, and so are
+    averaged copies of it (`ema_model.*`, mmcv's `ema_backbone_*`), whose owner keeps them beside what it uses.
+
+    Raises:
+      InputError: there are several networks.
+    """
+    plain = {".".join(p for p in key.split(".") if p not in _TRANSPARENT): v for key, v in state_dict.items()}
+    if len(plain) < len(state_dict):
+        plain = dict(
+            state_dict
+        )  # names that differ by a wrapper alone: two networks, which are told apart below
+    roots = sorted({_root(key) for key in plain if key.endswith(_ANCHOR)})
+    averaged = [root for root in roots if "ema" in root.lower()]
+    if len(roots) > 1:
+        roots = [root for root in roots if root not in averaged]
+    if len(roots) > 1:
+        raise InputError(
+            f"holds several networks ({', '.join(root or 'one without a prefix' for root in roots)}); "
+            "save the state_dict() of one of them"
+        )
+    root = roots[0] if roots else ""
+    inside = {k.removeprefix(root): v for k, v in plain.items() if k.startswith(root)}
+    copies = (*(f"{other}" for other in averaged if other != root), "ema_")
+    network = {key: value for key, value in inside.items() if not key.startswith(copies)}
+    left_out = [key for key in plain if not key.startswith(root) or key.removeprefix(root) not in network]
+    return network, tuple(left_out)
+
+
+_TRANSPARENT = ("module", "_orig_mod")
+_ANCHOR = "layer1.0.conv1.weight"  # every ResNet has it
+
+
+def _root(anchor: str) -> str:
+    """What stands before the names of a layout, in the name of a ResNet's first block."""
+    before = anchor.removesuffix(_ANCHOR)
+    for prefix in PREFIXES.values():  # the empty one is the last
+        if before.endswith(prefix):
+            return before.removesuffix(prefix)
+    return before
 
 
 def _put(variables: Variables, path: tuple[str, ...], value: np.ndarray) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
+from danet_jax.weights import checksums
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import to_state_dict
 from danet_jax.weights.description import KEY, Description
@@ -27,9 +28,11 @@ def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str
     """
     from safetensors.numpy import save
 
+    tensors, described = flat(checkpoint.variables), {KEY: description(checkpoint), **(metadata or {})}
     with replacing(path) as partial:
-        described = {KEY: description(checkpoint), **(metadata or {})}
-        partial.write_bytes(save(flat(checkpoint.variables), described))
+        partial.write_bytes(
+            save(tensors, {**described, checksums.KEY: checksums.checksums(tensors, described)})
+        )
         _check_equal(checkpoint, partial, path)
 
 
@@ -46,9 +49,11 @@ def export_torch(checkpoint: Checkpoint, path: Path) -> None:
     except ModuleNotFoundError:
         raise InputError("--format=torch needs torch: pip install torch") from None
     state_dict = to_state_dict(vars(checkpoint.network), checkpoint.variables, "authors")
+    described = description(checkpoint)
     content = {
         "state_dict": {name: torch.tensor(array) for name, array in state_dict.items()},
-        KEY: description(checkpoint),
+        KEY: described,
+        checksums.KEY: checksums.checksums(state_dict, {KEY: described}),
     }
     with replacing(path) as partial:
         torch.save(content, partial)

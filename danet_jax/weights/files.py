@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,13 @@ from typing import Any
 import ml_dtypes  # noqa: F401, lets numpy know bfloat16
 import numpy as np
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header, by its specification
 
 # Keys under which training code keeps a state dict beside optimizer, epoch and the like.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network")
 
 # Bookkeeping that mmengine and others save beside the weights. It is not needed: in its place the reader puts
 # `_Ignored`, so that neither the library that made it must be installed nor any of its code is run.
@@ -60,6 +61,8 @@ class _Ignored:
 def read_weights(path: str | Path) -> WeightsFile:
     """The tensors of a `.safetensors`, `.pth`, `.pth.tar` or `.pt` file, whatever it is called.
 
+    Of safetensors in several files, the index (`model.safetensors.index.json`) stands for all.
+
     Raises:
       InputError: it cannot be read, is no file of weights, is truncated, holds other objects than tensors, or
         is PyTorch's and torch is not installed; one line that names the file.
@@ -74,8 +77,33 @@ def read_weights(path: str | Path) -> WeightsFile:
         return _read_torch(path)
     header = int.from_bytes(start[:8], "little")
     if len(start) == 9 and header <= _MAX_HEADER and start[8:] == b"{":
+        if re.search(r"-\d+-of-\d+\.safetensors$", path.name):
+            raise InputError(
+                f"{path}: one of several files of a network; give their index, *.safetensors.index.json"
+            )
         return _read_safetensors(path)
+    if start.lstrip().startswith(b"{"):
+        return _read_shards(path)
     raise InputError(f"{path}: no file of weights (neither safetensors nor PyTorch's)")
+
+
+def _read_shards(path: Path) -> WeightsFile:
+    """The tensors of all files that an index such as `model.safetensors.index.json` names, which lie beside it."""
+    try:
+        places = json.loads(path.read_text())["weight_map"]
+        names = sorted(set(places.values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError("its weight_map names no files beside it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: no file of weights, and no index of sharded ones: {first_line(error)}"
+        ) from error
+    tensors: dict[str, np.ndarray] = {}
+    for name in names:
+        tensors |= _read_safetensors(path.parent / name).tensors
+    if lacking := sorted(set(places) - set(tensors)):
+        raise InputError(f"{path}: its files lack {lacking[0]} and {len(lacking) - 1} more that it names")
+    return WeightsFile({name: tensors[name] for name in places}, {})
 
 
 def _read_safetensors(path: Path) -> WeightsFile:

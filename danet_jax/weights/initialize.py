@@ -53,7 +53,26 @@ def initialize_from(
         f"{_modules(mismatched)}",
         f"left behind, not in this network: {_modules(loaded.keys() - fresh.keys())}",
     ]
-    return unflatten_dict(result), [line for line in report if not line.endswith(": ")]
+    return unflatten_dict(result), [
+        *(line for line in report if not line.endswith(": ")),
+        *_differing_options(found, model),
+    ]
+
+
+def _differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
+    """Options that change what the same weights compute, one line each, with the flag that takes them over."""
+    if isinstance(found, ResNet):  # a classifier is dilated anew by every segmentation network
+        return []
+    pairs = [(name, getattr(found, name), getattr(model, name)) for name in _CHANGING]
+    return [
+        f"the checkpoint's network has {name}={there}, this one {here}: the same weights give other labels at the "
+        f"start; --config.model.{name}={there if there is not None else '()'} takes it over"
+        for name, there, here in pairs
+        if there != here
+    ]
+
+
+_CHANGING = ("multi_grid", "align_corners", "output_stride", "channel_energy")
 
 
 def _like(value: Any, fresh: Any) -> Any:

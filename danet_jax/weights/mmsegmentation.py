@@ -1,0 +1,158 @@
+"""What a checkpoint of mmsegmentation says about itself: the text of its training's config, and its classes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from danet_jax.classes import Classes
+from danet_jax.errors import InputError
+from danet_jax.weights.description import make_classes
+
+Triple = tuple[float, float, float]
+
+_OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
+"""Of mmsegmentation's `strides` of the four stages, after a stem that divides by 4."""
+
+_THRESHOLD = 0.3
+"""Of a sigmoid channel, where the config says none: mmsegmentation's own."""
+
+_CLASSIFIERS = (
+    "decode_head.conv_seg",
+    "decode_head.pam_conv_seg",
+    "decode_head.cam_conv_seg",
+    "auxiliary_head.conv_seg",
+)
+
+
+class Told(NamedTuple):
+    """What the file says.
+
+    Attributes:
+      options: arguments of `DANet`.
+      mean, std: of the normalisation, R, G, B in 0 to 1; None where there is no text.
+      bgr: whether the network sees blue first, as Caffe's backbones do.
+      threshold: of the one sigmoid channel that stands for two classes; None if it has a channel a class.
+    """
+
+    options: dict[str, Any]
+    mean: Triple | None = None
+    std: Triple | None = None
+    bgr: bool = False
+    threshold: float | None = None
+
+
+def told(metadata: Mapping[str, Any]) -> Told:
+    """What the text of the training's config says.
+
+    Raises:
+      InputError: it describes a network that does not exist here, or contradicts itself.
+    """
+    text = _config(metadata)
+    options: dict[str, Any] = {}
+    said = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
+    if len(said) == 1:
+        options["align_corners"] = said == {"True"}
+    # The backbone's come first in the text.
+    if strides := _integers("strides", text):
+        if strides not in _OUTPUT_STRIDES:
+            existing = ", ".join(map(str, _OUTPUT_STRIDES))
+            raise InputError(f"its config has strides={strides}; there are: {existing}")
+        options["output_stride"] = _OUTPUT_STRIDES[strides]
+    if multi_grid := _integers("multi_grid", text):
+        options["multi_grid"] = multi_grid
+    elif re.search(r"\bcontract_dilation\s*=\s*False", text):
+        raise InputError("its config has contract_dilation=False, which does not exist here")
+    mean, std, bgr = _normalisation(text)
+    threshold = None
+    if re.search(r"\bout_channels\s*=\s*1\b", text):
+        found = re.search(r"\bthreshold\s*=\s*([\d.]+)", text)
+        threshold = float(found[1]) if found else _THRESHOLD
+        if not 0 < threshold < 1:
+            raise InputError(f"its config has threshold={threshold}, which must be between 0 and 1")
+    return Told(options, mean, std, bgr, threshold)
+
+
+def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
+    """`tensors` with a channel for each of two classes, where the head has one sigmoid channel for both.
+
+    Of logits (0, x - log(t / (1 - t))) the second is the larger exactly where sigmoid(x) > t.
+
+    Raises:
+      InputError: there is one channel, and no config that says what it means.
+    """
+    single = [name for name in _CLASSIFIERS if np.shape(tensors.get(f"{name}.bias")) == (1,)]
+    if not single:
+        return tensors
+    if threshold is None:
+        raise InputError(
+            f"{single[0]} has a single channel and the file has no config with out_channels=1 and a threshold that "
+            "says what it means; a network of one class labels every pixel alike, so it is not loaded"
+        )
+    shift = np.float32(math.log(threshold / (1 - threshold)))
+    changed = dict(tensors)
+    for name in single:
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        changed[f"{name}.weight"] = np.concatenate([np.zeros_like(weight), weight])
+        changed[f"{name}.bias"] = np.concatenate([np.zeros_like(bias), bias - shift])
+    return changed
+
+
+def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
+    """The classes that the file names, if there are as many as the network has."""
+    meta = _mapping(metadata.get("meta"))
+    described = {
+        str(key).lower(): value for key, value in (_mapping(meta.get("dataset_meta")) or meta).items()
+    }
+    try:
+        classes = make_classes(described["classes"], described.get("palette"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return classes if len(classes) == num_classes else None
+
+
+def _config(metadata: Mapping[str, Any]) -> str:
+    """Version 0.x keeps it as `meta.config`, 1.x as `meta.cfg`, mmengine's hub as `runtime_info.cfg`."""
+    hub = _mapping(_mapping(metadata.get("message_hub")).get("runtime_info"))
+    for place in (_mapping(metadata.get("meta")), hub):
+        for key in ("config", "cfg"):
+            if isinstance(place.get(key), str):
+                return place[key]
+    return ""
+
+
+def _normalisation(text: str) -> tuple[Triple | None, Triple | None, bool]:
+    triple = r"\s*=\s*[\[(]\s*([-\d.]+)\s*,\s*([-\d.]+)\s*,\s*([-\d.]+)\s*,?\s*[\])]"
+    found = {name: set(re.findall(rf"\b{name}{triple}", text)) for name in ("mean", "std")}
+    orders = set(re.findall(r"\b(?:to_rgb|bgr_to_rgb)\s*=\s*(True|False)", text))
+    several = [name for name, values in {**found, "to_rgb": orders}.items() if len(values) > 1]
+    if several:
+        raise InputError(
+            f"its config says several {several[0]}: {sorted(map(str, found.get(several[0], orders)))}"
+        )
+    bgr = orders == {"False"}
+
+    def unit(name: str) -> Triple | None:
+        if not found[name]:
+            return None
+        [texts] = found[name]
+        values = [float(value) / 255 for value in texts]
+        red, green, blue = reversed(values) if bgr else values
+        return red, green, blue
+
+    return unit("mean"), unit("std"), bgr
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """`value`, or nothing where a file holds something else in its place."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _integers(name: str, text: str) -> tuple[int, ...]:
+    """The numbers of the first `name=(...)` in `text`, on however many lines."""
+    found = re.search(rf"\b{name}\s*=\s*\(([\d,\s]+)\)", text)
+    return tuple(map(int, re.findall(r"\d+", found[1]))) if found else ()
