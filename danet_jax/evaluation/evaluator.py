@@ -15,11 +15,11 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
+from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scoring import Wanted
 from danet_jax.inference.shapes import Shapes
-from danet_jax.inference.sliding import SlidingWindows
-from danet_jax.inference.whole import WholeImages
+from danet_jax.inference.windows.sliding import SlidingWindows
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet

@@ -11,10 +11,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from danet_jax.inference.cutting import Windows, cut
-from danet_jax.inference.merging import Merging
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.windows import image_flips, scaled_size
+from danet_jax.inference.windows.cutting import Windows, cut
+from danet_jax.inference.windows.merging import Merging
+from danet_jax.inference.windows.placement import image_flips, scaled_size
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet

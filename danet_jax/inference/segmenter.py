@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
 from danet_jax.inference.options import EvaluationOptions
+from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scoring import LABELS, SCORES, Wanted
 from danet_jax.inference.shapes import Shapes
-from danet_jax.inference.sliding import SlidingWindows
-from danet_jax.inference.whole import WholeImages
+from danet_jax.inference.windows.sliding import SlidingWindows
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet

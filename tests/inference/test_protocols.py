@@ -10,7 +10,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.options import EvaluationOptions
 from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
 from danet_jax.inference.segmenter import Segmenter
-from danet_jax.inference.windows import scaled_size
+from danet_jax.inference.windows.placement import scaled_size
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores, mmseg_scores
 

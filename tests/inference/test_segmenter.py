@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from danet_jax import DANet, InputError
-from danet_jax.inference import sliding
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.inference.shapes import Shapes
+from danet_jax.inference.windows import sliding
 from danet_jax.weights.convert import convert
 from tests.reference import torch_danet
 from tests.reference.small_network import small_networks

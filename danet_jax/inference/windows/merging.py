@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from danet_jax.inference.cutting import Grid, Windows, samples
+from danet_jax.inference.windows.cutting import Grid, Windows, samples
 
 NOTHING = -1e30
 """The exponent of a pixel to which no window has contributed yet."""

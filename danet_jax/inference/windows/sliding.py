@@ -19,10 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference import merging, schedule
-from danet_jax.inference.cutting import Windows, as_arrays
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.schedule import Job
 from danet_jax.inference.scoring import (
     Region,
     Wanted,
@@ -31,7 +28,10 @@ from danet_jax.inference.scoring import (
     stored_images,
     window_logits,
 )
-from danet_jax.inference.windows import windows_of
+from danet_jax.inference.windows import merging, schedule
+from danet_jax.inference.windows.cutting import Windows, as_arrays
+from danet_jax.inference.windows.placement import windows_of
+from danet_jax.inference.windows.schedule import Job
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet

@@ -12,8 +12,6 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference import merging
-from danet_jax.inference.cutting import Windows, as_arrays
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scoring import (
     Region,
@@ -24,7 +22,9 @@ from danet_jax.inference.scoring import (
     window_logits,
 )
 from danet_jax.inference.shapes import Shapes, Sizes
-from danet_jax.inference.windows import image_flips, scaled_size, windows_of
+from danet_jax.inference.windows import merging
+from danet_jax.inference.windows.cutting import Windows, as_arrays
+from danet_jax.inference.windows.placement import image_flips, scaled_size, windows_of
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet

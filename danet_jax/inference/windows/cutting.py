@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from danet_jax.inference.windows import Window
+from danet_jax.inference.windows.placement import Window
 from danet_jax.ops.normalize import MEAN, STD, normalize
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from danet_jax.inference.windows import Window
+from danet_jax.inference.windows.placement import Window
 
 
 class Job(NamedTuple):
