@@ -85,7 +85,7 @@ def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> M
     Raises:
       InputError: there is one channel, and no config that says what it means.
     """
-    single = [name for name in _CLASSIFIERS if np.shape(tensors.get(f"{name}.bias")) == (1,)]
+    single = [name for name in _CLASSIFIERS if np.shape(tensors.get(f"{name}.bias", ())) == (1,)]
     if not single:
         return tensors
     if threshold is None:
