@@ -193,7 +193,7 @@ def model_flags():
 def recipe_and_workdir(mode: str):
     """The recipe that --config gives, or that the run in --workdir was made with."""
     from danet_jax.recipe import read_recipe
-    from danet_jax.weights.run_directory import is_run, read_config
+    from danet_jax.runs.directory import is_run, read_config
 
     recipe = None
     if _CONFIG.value is not None:

@@ -13,7 +13,7 @@ import danet_jax
 
 PACKAGE = pathlib.Path(danet_jax.__file__).parent
 # Each room may use those before it. Modules without a room serve all of them.
-ROOMS = ["ops", "models", "weights", "inference", "data", "evaluation", "training", "visual", "modes"]
+ROOMS = ["ops", "models", "runs", "weights", "inference", "data", "evaluation", "training", "visual", "modes"]
 EVERYWHERE = {"errors", "classes"}
 ABOVE_ALL = {"recipe"}  # knows the options of the rooms; only the modes and run.py read it
 

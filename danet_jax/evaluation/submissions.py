@@ -23,7 +23,7 @@ from PIL import Image
 from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
 from danet_jax.data.labels.mapping import LabelMapping, bit_colours
 from danet_jax.errors import InputError
-from danet_jax.weights.writing import replacing
+from danet_jax.runs.writing import replacing
 
 
 @dataclasses.dataclass(frozen=True)

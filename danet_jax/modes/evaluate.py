@@ -22,10 +22,10 @@ from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
+from danet_jax.runs.directory import library_versions
 from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.description import Description
-from danet_jax.weights.run_directory import library_versions
 
 
 def run(

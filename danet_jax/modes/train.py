@@ -1,26 +1,31 @@
-"""`--mode=train`: from a recipe to a trained network in a run's directory."""
+"""`--mode=train`: the training loop, from a recipe to the last checkpoint in a run's directory."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from danet_jax.data.pipeline import evaluation_examples, training_batches
+from danet_jax.data.pipeline import evaluation_examples, to_device, training_batches
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
+from danet_jax.evaluation.result import Result
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
-from danet_jax.training.checkpoints import has_checkpoint
-from danet_jax.training.loop import train
-from danet_jax.training.mesh import make_mesh
+from danet_jax.runs.checkpoints import Checkpoints, has_checkpoint
+from danet_jax.runs.directory import is_run, read_config, write_description
+from danet_jax.runs.log import TrainingLog
+from danet_jax.runs.resume import refuse_other_classes, refuse_other_config
+from danet_jax.training.mesh import make_mesh, refuse_indivisible
 from danet_jax.training.optimizer import poly_schedule, sgd
-from danet_jax.training.state import create_state, make_train_step
+from danet_jax.training.state import Metrics, create_state, make_train_step
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
-from danet_jax.weights.run_directory import is_run, read_classes, read_config, write_description
 
 # Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out
 # (which checkpoint is the best depends on the evaluation).
@@ -34,61 +39,36 @@ _FREE = (
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
-    """Trains, going on where an earlier run in `workdir` was interrupted; 0 when it is done."""
+    """Trains, going on where an earlier run in `workdir` was interrupted; 0 when it is done.
+
+    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not.
+
+    Raises:
+      InputError: the recipe, the data or what is in `workdir` do not fit, before anything is written; or the loss, the
+        gradients or the parameters are not finite, and the last good checkpoint is kept.
+    """
+    options, host, hosts = recipe.training, jax.process_index(), jax.process_count()
+    first_host = host == 0
+
+    # What can be known before data are prepared, which may take hours.
     if arguments:
         raise InputError(f"{arguments[0]}: --mode=train takes no arguments after the flags")
-    if is_run(workdir) and not recipe.training.resume_anyway:
-        refuse_other_recipe(read_config(workdir), recipe.as_dict(), workdir)
+    if is_run(workdir) and not options.resume_anyway:
+        refuse_other_config(workdir, read_config(workdir), recipe.as_dict(), free=_FREE)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
-    check_divisibility(recipe, mesh.shape)
+    refuse_indivisible(
+        mesh,
+        batch_size=options.batch_size,
+        accumulation=options.accumulation,
+        crop_size=recipe.dataset.crop_size,
+    )
+
+    # The data.
     dataset = recipe_dataset(recipe)
-    if is_run(workdir) and (names := read_classes(workdir).names) != dataset.classes.names:
-        raise InputError(
-            f"{workdir}: holds a run with other classes ({', '.join(names[:4])}, ... and now "
-            f"{', '.join(dataset.classes.names[:4])}, ...); choose another --workdir"
-        )
-    options, hosts = recipe.training, jax.process_count()
+    if is_run(workdir):
+        refuse_other_classes(workdir, dataset.classes)
     source = dataset.source(recipe.dataset.train_split)
     validation = dataset.source(recipe.dataset.validation_split)
-    steps_per_epoch = max(1, len(source) // options.batch_size)
-    steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
-
-    model = recipe.model.build(len(dataset.classes))
-    schedule = poly_schedule(options.learning_rate, steps, options.power)
-    optimizer = sgd(
-        schedule,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        head_multiplier=options.head_multiplier,
-    )
-    state = create_state(model, optimizer, recipe.seed, mesh)
-    evaluator = Evaluator(model, dataset.classes, recipe.evaluation.build(recipe.dataset.name), mesh)
-
-    def evaluate(variables: Mapping[str, Any]) -> dict[str, float]:
-        examples = evaluation_examples(
-            validation,
-            shard_index=jax.process_index(),
-            shard_count=hosts,
-            workers=recipe.dataset.workers,
-        )
-        result = evaluator(variables, examples)
-        return {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
-
-    if recipe.init.source and not has_checkpoint(workdir / "checkpoints"):
-        checkpoint = load_checkpoint(recipe.init.source)
-        try:
-            variables, report = initialize_from(checkpoint, model, state.variables)
-        except InputError as error:
-            raise InputError(f"{recipe.init.source}: {error}") from error
-        state = state.replace(**variables)
-        if jax.process_index() == 0:
-            print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")
-
-    def describe() -> None:
-        if jax.process_index() == 0:
-            write_description(workdir, recipe.as_dict(), dataset.classes)
-            print(f"{len(source)} examples, {steps} steps", flush=True)
-
     batches = training_batches(
         source,
         batch_size=options.batch_size // hosts,
@@ -97,76 +77,126 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         seed=recipe.seed,
         random_scale=recipe.dataset.random_scale,
         workers=recipe.dataset.workers,
-        shard_index=jax.process_index(),
+        shard_index=host,
         shard_count=hosts,
     )
-    train(
-        state,
-        make_train_step(
-            model,
-            optimizer,
-            loss_weights=options.loss_weights,
-            auxiliary_weight=options.auxiliary_weight,
-            accumulation=options.accumulation,
-        ),
-        batches,
-        evaluate,
-        protocol=evaluator.protocol.name,
-        mesh=mesh,
-        folder=workdir,
-        steps=steps,
-        schedule=schedule,
+    steps_per_epoch = max(1, len(source) // options.batch_size)
+    steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
+    evaluate_every = options.evaluate_every or steps_per_epoch
+    checkpoint_every = options.checkpoint_every or steps_per_epoch
+
+    # The network, and what a step of training does to it.
+    model = recipe.model.build(len(dataset.classes))
+    schedule = poly_schedule(options.learning_rate, steps, options.power)
+    optimizer = sgd(
+        schedule,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
         head_multiplier=options.head_multiplier,
-        evaluate_every=options.evaluate_every or steps_per_epoch,
-        checkpoint_every=options.checkpoint_every or steps_per_epoch,
-        log_every=options.log_every,
-        describe=describe,
     )
+    train_step = make_train_step(
+        model,
+        optimizer,
+        loss_weights=options.loss_weights,
+        auxiliary_weight=options.auxiliary_weight,
+        accumulation=options.accumulation,
+    )
+    evaluator = Evaluator(model, dataset.classes, recipe.evaluation.build(recipe.dataset.name), mesh)
+
+    def validate(variables: Mapping[str, Any]) -> Result:
+        examples = evaluation_examples(
+            validation, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
+        )
+        return evaluator(variables, examples)
+
+    # Where it starts: from nothing, from other weights, or where it was interrupted.
+    state = create_state(model, optimizer, recipe.seed, mesh)
+    if recipe.init.source and not has_checkpoint(workdir / "checkpoints"):
+        checkpoint = load_checkpoint(recipe.init.source)
+        try:
+            variables, report = initialize_from(checkpoint, model, state.variables)
+        except InputError as error:
+            raise InputError(f"{recipe.init.source}: {error}") from error
+        state = state.replace(**variables)
+        if first_host:
+            print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.newest() or 0
+        if step:
+            restored, position = checkpoints.restore(state.variables, state.progress)
+            state = state.replace(**restored)
+            batches.set_state(position)
+        if first_host:
+            write_description(workdir, recipe.as_dict(), dataset.classes)
+            print(f"{len(source)} examples, {steps} steps", flush=True)
+
+        with TrainingLog(workdir, steps=steps, start=step, enabled=first_host) as log:
+            if step:
+                log.say(f"going on from step {step} in {workdir}")
+
+            # Metrics stay on the device until they are logged, so that the host runs ahead of it.
+            pending: list[Metrics] = []
+            images, waiting, since = 0, 0.0, time.perf_counter()
+            first = step + 1
+            while step < steps:
+                asked = time.perf_counter()
+                batch = to_device(next(batches), mesh)
+                waiting += time.perf_counter() - asked
+
+                state, metrics = train_step(state, batch)
+                step += 1
+                images += options.batch_size
+                pending.append(metrics)
+                log.advance(step)
+
+                evaluating = step % evaluate_every == 0 or step == steps
+                saving = evaluating or step % checkpoint_every == 0
+                if not (saving or step == first or step % options.log_every == 0):
+                    continue
+
+                # Every step since the last line is looked at, so that no bad state is ever saved.
+                values = mean_of_finite(pending, step, checkpoints.newest(), workdir)
+                elapsed = time.perf_counter() - since
+                learning_rate = float(schedule(step - 1))
+                values |= {
+                    "learning_rate": learning_rate,
+                    "learning_rate_head": learning_rate * options.head_multiplier,
+                    "images_per_second": images / elapsed,
+                    "waiting_for_data": waiting / elapsed,
+                }
+                log.write(step, values)
+                scores = None
+                if evaluating:
+                    result = validate(state.variables)
+                    scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
+                    log.write(step, scores, prefix="validation", protocol=evaluator.protocol.name)
+                if saving:
+                    checkpoints.save(step, state.variables, state.progress, batches.get_state(), scores)
+                pending.clear()
+                images, waiting, since = 0, 0.0, time.perf_counter()
     return 0
 
 
-def check_divisibility(recipe: Recipe, mesh: Mapping[str, int]) -> None:
-    """Raises InputError unless batches divide over the devices, and images over those of a host."""
-    batch_size, accumulation = recipe.training.batch_size, recipe.training.accumulation
-    if batch_size // accumulation % mesh["data"] or batch_size % jax.process_count():
-        raise InputError(
-            f"config.training.batch_size={batch_size} (in {accumulation} parts) must divide over "
-            f"{mesh['data']} devices; change it, or config.mesh.data"
-        )
-    if jax.process_count() > 1 and (
-        jax.local_device_count() % mesh["space"] or mesh["data"] * mesh["space"] != jax.device_count()
-    ):
-        raise InputError(
-            f"config.mesh.space={mesh['space']} must divide the {jax.local_device_count()} devices of each host, "
-            f"and config.mesh.data take all the others"
-        )
-    if recipe.dataset.crop_size % mesh["space"]:
-        raise InputError(
-            f"config.dataset.crop_size={recipe.dataset.crop_size} must be a multiple of "
-            f"config.mesh.space={mesh['space']}"
-        )
+def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:
+    """Means of the losses of the steps up to `step`, and the last values of the norms and scales.
 
-
-def refuse_other_recipe(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path) -> None:
-    """Raises InputError, naming the keys, when `workdir` holds a run of another recipe."""
-    before, now = _flat(old), _flat(new)
-    differing = [
-        f"{key.replace('init.source', 'init.from')} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in _FREE)
-    ]
-    if differing:
-        raise InputError(
-            f"{workdir}: holds a run of another config ({'; '.join(differing)}); choose another --workdir, "
-            "or go on all the same with --config.training.resume_anyway=True"
-        )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+    Raises:
+      InputError: one of them is not finite; `good` is the step of the checkpoint that is kept.
+    """
+    values = jax.device_get(pending)
+    for index, metrics in enumerate(values, start=step - len(values) + 1):
+        bad = [n for n in ("loss", "gradient_norm", "parameter_norm") if not np.isfinite(metrics.get(n, 0.0))]
+        if bad:
+            kept = f"step {good} in {workdir / 'checkpoints'} is kept" if good else "none was saved yet"
+            raise InputError(
+                f"step {index}: the {bad[0].replace('_', ' ')} is {metrics[bad[0]]}; lower "
+                "config.training.learning_rate or look at the data with --mode=check; of the checkpoints, "
+                f"{kept}"
+            )
+    last = values[-1]
+    return {
+        name: math.fsum(float(m[name]) for m in values) / len(values)
+        if name.startswith("loss")
+        else float(last[name])
+        for name in last
+    }

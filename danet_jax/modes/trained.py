@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from danet_jax.errors import InputError
-from danet_jax.weights.run_directory import is_run
+from danet_jax.runs.directory import is_run
 
 
 def trained(workdir: Path, checkpoint: str) -> Path | str:

@@ -1,1 +1,1 @@
-"""Losses, optimizer, state and the loop."""
+"""What a step of training is made of: losses, optimizer, state, mesh."""

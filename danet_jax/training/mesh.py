@@ -32,3 +32,22 @@ def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | No
             "their product must divide the number of devices, and -1 stands for all that are left"
         )
     return Mesh(np.asarray(devices[: data * space]).reshape(data, space), ("data", "space"))
+
+
+def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int) -> None:
+    """Raises InputError unless batches divide over the devices of all hosts, and images over those of one."""
+    data, space = mesh.shape["data"], mesh.shape["space"]
+    if batch_size // accumulation % data or batch_size % jax.process_count():
+        raise InputError(
+            f"config.training.batch_size={batch_size} (in {accumulation} parts) must divide over {data} devices; "
+            "change it, or config.mesh.data"
+        )
+    if jax.process_count() > 1 and (jax.local_device_count() % space or data * space != jax.device_count()):
+        raise InputError(
+            f"config.mesh.space={space} must divide the {jax.local_device_count()} devices of each host, and "
+            "config.mesh.data take all the others"
+        )
+    if crop_size % space:
+        raise InputError(
+            f"config.dataset.crop_size={crop_size} must be a multiple of config.mesh.space={space}"
+        )

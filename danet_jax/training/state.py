@@ -32,6 +32,11 @@ class TrainState(flax.struct.PyTreeNode):
         """What the network is applied with."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The rest: what only going on with training needs."""
+        return {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
+
 
 def create_state(model: DANet, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """A fresh state, made on the devices of `mesh`, without a copy on the host."""

@@ -1,1 +1,1 @@
-"""Checkpoints: a run's own, other people's in, formats that others read out."""
+"""Checkpoints of other people in, formats that others read out."""

@@ -17,12 +17,12 @@ from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
 from danet_jax.ops.normalize import MEAN, STD
+from danet_jax.runs.directory import is_run, read_run
 from danet_jax.weights import checksums, convert, mmsegmentation, zoo
 from danet_jax.weights.description import KEY, Description
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.names import Recognised, tensors
-from danet_jax.weights.run_directory import is_run, read_run
 
 _SOURCES = {
     "authors": "of the authors' code",

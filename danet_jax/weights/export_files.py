@@ -14,11 +14,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
+from danet_jax.runs.writing import replacing
 from danet_jax.weights import checksums
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import to_state_dict
 from danet_jax.weights.description import KEY, Description
-from danet_jax.weights.writing import replacing
 
 
 def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.errors import InputError, first_line
+from danet_jax.runs.writing import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat
 from danet_jax.weights.export_stablehlo import Size, check, probabilities
-from danet_jax.weights.writing import replacing
 
 # Calls in a jaxpr that can be replaced by what they call, when no gradient is asked for.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")

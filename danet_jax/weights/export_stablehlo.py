@@ -26,9 +26,9 @@ from flax.traverse_util import unflatten_dict
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
+from danet_jax.runs.writing import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.export_files import abstract, description, flat
-from danet_jax.weights.writing import replacing
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}

@@ -152,12 +152,18 @@ def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
 ):
     folder, recipe, _ = trained
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("danet_jax.modes.train.train", lambda *_, **__: None)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("danet_jax.modes.train.to_device", interrupted)
     (tmp_path / "again/checkpoints").mkdir(parents=True)  # as Orbax leaves it before the first checkpoint
     flags = (*TINY, "--config.training.steps=2", f"--workdir={tmp_path / 'again'}")
-    assert main(recipe, *flags, "--config.init.from=runs/quickstart") == 0
+    with pytest.raises(KeyboardInterrupt):
+        main(recipe, *flags, "--config.init.from=runs/quickstart")
     assert "runs/quickstart: " in capsys.readouterr().out
-    assert main(recipe, *flags, "--config.init.from=runs/quickstart", "--config.model.stem=v1c") == 1
+    other = ("--config.model.stem=v1c", "--config.training.resume_anyway=True")
+    assert main(recipe, *flags, "--config.init.from=runs/quickstart", *other) == 1
     assert "runs/quickstart: the checkpoint has stem v1, the network has v1c" in capsys.readouterr().err
 
 

@@ -20,13 +20,13 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
 from danet_jax.modes import export as mode
 from danet_jax.ops.normalize import normalize
+from danet_jax.runs.directory import write_description
 from danet_jax.weights import export_files
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import convert
 from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_stablehlo import export_stablehlo
-from danet_jax.weights.run_directory import write_description
 from tests.reference import torch_danet
 
 CLASSES = Classes(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))

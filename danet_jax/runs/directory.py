@@ -23,7 +23,7 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import ModelOptions
-from danet_jax.weights.writing import replacing
+from danet_jax.runs.writing import write_json
 
 LIBRARIES = (
     "jax",
@@ -50,17 +50,6 @@ class Run:
     classes: Classes
     config: dict[str, Any]
     step: int
-
-
-def write_text(path: Path, content: str) -> None:
-    """Writes `content` to `path`, whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(content)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes `content` to `path` as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_description(path: Path, config: Mapping[str, Any], classes: Classes) -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from danet_jax.training.log import TrainingLog
+from danet_jax.runs.log import TrainingLog
 
 
 def test_a_score_that_is_no_number_is_null(tmp_path, capsys):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import rich.console
 import rich.progress
 
-from danet_jax.weights.writing import replacing
+from danet_jax.runs.writing import replacing
 
 # On the terminal; files hold all.
 _SHOWN = ("loss", "learning_rate", "alpha", "beta", "images_per_second", "waiting_for_data")

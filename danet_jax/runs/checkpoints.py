@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +11,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from danet_jax.errors import InputError, first_line
-from danet_jax.training.state import TrainState
-from danet_jax.weights.run_directory import read_through
+from danet_jax.runs.directory import read_through
 
 
 def _miou(metrics: dict[str, float]) -> float:
@@ -47,37 +47,48 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        state: TrainState,
-        position: dict[str, int],
-        miou: float | None = None,
+        variables: Mapping[str, Any],
+        progress: Mapping[str, Any],
+        position: Mapping[str, int],
+        scores: Mapping[str, float] | None = None,
     ) -> None:
-        """Saves after `step` steps; `miou` (a fraction) enters the choice of the best.
+        """Saves after `step` steps, while training goes on.
 
-        `position` is that of the input, of which JSON is written.
+        Args:
+          step: how many steps were made.
+          variables: what the network is applied with.
+          progress: the rest of the state of training.
+          position: of the input, of which JSON is written.
+          scores: of the evaluation; `miou`, a fraction, enters the choice of the best.
         """
         items = ocp.args.Composite(
-            variables=ocp.args.StandardSave(state.variables),
-            training=ocp.args.StandardSave(_training_part(state)),
+            variables=ocp.args.StandardSave(variables),
+            training=ocp.args.StandardSave(progress),
             data=ocp.args.JsonSave(position),
         )
-        metrics = None if miou is None else {"miou": miou}
+        metrics = None if scores is None else {"miou": scores["miou"]}
         self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, int]]:
-        """The newest checkpoint, laid out over devices as `state` is, and the position of the input.
+    def restore(
+        self, variables: Mapping[str, Any], progress: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """The newest checkpoint, laid out over devices as `variables` and `progress` are.
+
+        Returns:
+          Both of them in one dictionary, and the position of the input.
 
         Raises:
           InputError: the checkpoint is damaged or belongs to another network; the message names its folder.
         """
         step = self.newest()
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
         items = ocp.args.Composite(
-            variables=ocp.args.StandardRestore(like.variables),
-            training=ocp.args.StandardRestore(_training_part(like)),
+            variables=ocp.args.StandardRestore(variables),
+            training=ocp.args.StandardRestore(progress),
             data=ocp.args.JsonRestore(),
         )
         try:
@@ -89,7 +100,7 @@ class Checkpoints:
                 f"{self._folder / str(step)}: cannot be resumed from; delete this folder to go on from an older "
                 f"checkpoint, or choose another --workdir: {first_line(error)}"
             ) from error
-        return state.replace(**restored["variables"], **restored["training"]), restored["data"]
+        return {**restored["variables"], **restored["training"]}, restored["data"]
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +108,3 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         """Waits until what was saved is on disk."""
         self._manager.close()
-
-
-def _training_part(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from danet_jax.errors import InputError
 
@@ -27,3 +29,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes `content` to `path`, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content` to `path` as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
