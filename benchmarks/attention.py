@@ -50,7 +50,7 @@ def jax_form(backend: str, places: int, dtype: str, gradient: bool) -> tuple[Cal
     import jax
     import jax.numpy as jnp
 
-    from danet_jax.ops.position_attention import position_attention
+    from danet_jax.ops.attention import position_attention
 
     def forward(query: Any, key: Any, value: Any, _: Any) -> Any:
         return position_attention(query, key, value, backend=backend)

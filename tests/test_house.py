@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,19 @@ def test_no_module_reads_a_command_line_flag():
         text = path.read_text()
         assert "flags.DEFINE" not in text, path
         assert "sys.argv[" not in text, path
+
+
+PRIVATE_JAX = re.compile(r"jax\._src|jax\.interpreters|from jax import interpreters|\bjax\.(\w+\.)*_[a-z]")
+EXCEPTIONS = {"ops/attention/tpu_only.py"}  # docs/architecture.md says why
+
+
+def test_only_the_public_interface_of_jax_is_used():
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if PRIVATE_JAX.search(path.read_text())
+    }
+    assert found == EXCEPTIONS
 
 
 def test_every_public_name_exists():

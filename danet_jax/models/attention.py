@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from danet_jax.models.layers import Convolution
+from danet_jax.ops.attention import position_attention
 from danet_jax.ops.channel_attention import channel_attention
-from danet_jax.ops.position_attention import position_attention
 
 
 class PositionAttention(nn.Module):
@@ -21,11 +21,11 @@ class PositionAttention(nn.Module):
 
     Attributes:
       key_features: channels of query and key; None is the paper's C / 8.
-      backend: see `danet_jax.ops.position_attention.position_attention`.
+      backend: see `danet_jax.ops.attention.position_attention`.
       dtype: of the computation; the softmax is in float32 always.
 
     Sown into the collection `attention` are `queries` and `keys`, `[B, H*W, C/8]` each, for those who want to see
-    what a pixel attends to (`mutable=["attention"]`, then `danet_jax.ops.position_attention.attention_row`).
+    what a pixel attends to (`mutable=["attention"]`, then `danet_jax.ops.attention.attention_row`).
     """
 
     key_features: int | None = None

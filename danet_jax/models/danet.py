@@ -123,7 +123,7 @@ class DANet(nn.Module):
       auxiliary: whether layer3 has mmsegmentation's auxiliary head.
       dropout_rate: of whole channels before each classifier.
       dtype: of the computation, float32 or bfloat16; parameters, softmaxes and logits are float32.
-      attention_backend: see `danet_jax.ops.position_attention.position_attention`.
+      attention_backend: see `danet_jax.ops.attention.position_attention`.
 
     Raises:
       InputError: an option has a value that does not exist; the message names those that do.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from danet_jax.ops import attention_rows
+from danet_jax.ops.attention import position_attention
+from danet_jax.ops.attention import rows as attention_rows
 from danet_jax.ops.convolution import convolution
-from danet_jax.ops.position_attention import position_attention
 from danet_jax.ops.resize import resize_bilinear
 
 

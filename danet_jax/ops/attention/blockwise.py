@@ -7,6 +7,7 @@ et al. 2022). Nothing of size N x M exists, a tile is small enough to stay in a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from danet_jax.ops.attention_padding import blocks, pad_keys, pad_rows
+from danet_jax.ops.attention.padding import blocks, pad_keys, pad_rows
 
 
 class Tile(NamedTuple):
@@ -30,6 +31,27 @@ CPU_TILE = Tile(512, 1024, jnp.float32)
 
 ACCELERATOR_TILE = Tile(1024, 2048)
 """Matrix products large enough to fill a GPU or a TPU."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attention(tile: Tile, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
+    return forward(query, key, value, tile=tile)[0].astype(value.dtype)
+
+
+def _attention_forward(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, Any]:
+    # The gradient is given the output as float32: of one rounded to bfloat16 it would lose a digit where a row's
+    # weights lie on few keys.
+    output, logsumexp = forward(*arrays, tile=tile)
+    return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
+
+
+def _attention_backward(tile: Tile, residuals: Any, cotangent: jax.Array) -> Any:
+    query, key, value, output, logsumexp = residuals
+    return backward(query, key, value, output, logsumexp, cotangent, tile=tile)
+
+
+attention.defvjp(_attention_forward, _attention_backward)
 
 
 def forward(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from danet_jax.errors import InputError
-from danet_jax.ops.attention_dispatch import KERNELS, attention
-from danet_jax.ops.attention_padding import exclude_keys
-from danet_jax.ops.attention_rows import attention_by_rows
+from danet_jax.ops.attention.map import attention_column as attention_column
+from danet_jax.ops.attention.map import attention_row as attention_row
+from danet_jax.ops.attention.map import row_logsumexp as row_logsumexp
+from danet_jax.ops.attention.padding import exclude_keys
+from danet_jax.ops.attention.platforms import KERNELS, attention
+from danet_jax.ops.attention.rows import attention_by_rows, plain_attention
 
 BACKENDS = (*KERNELS, "rows", "reference")
 """The ways to compute position attention, see `position_attention`."""
@@ -60,84 +61,9 @@ def position_attention(
         query, key, value = exclude_keys(query, key, value, key_mask)
     if backend == "rows" or not all(isinstance(n, int) for n in (*query.shape[:2], key.shape[1])):
         return attention_by_rows(query, key, value)
-    if backend != "reference":
-        return attention(backend, query, key, value)
-    weights = jax.nn.softmax(_logits(query, key), axis=-1)
-    return _product("bnm,bmc->bnc", weights, value).astype(value.dtype)
-
-
-def attention_row(
-    query: jax.Array, key: jax.Array, index: jax.Array, *, key_mask: jax.Array | None = None
-) -> jax.Array:
-    """What chosen positions attend to: their rows of the attention map, without the rest of it.
-
-    Args:
-      query: `[B, N, Ck]`.
-      key: `[B, M, Ck]`.
-      index: int `[B, K]`, positions among the queries.
-      key_mask: see `position_attention`.
-
-    Returns:
-      Float32 `[B, K, M]`; each row sums to 1.
-    """
-    logits = _logits(jnp.take_along_axis(query, index[..., None], axis=1), key)
-    if key_mask is not None:
-        logits = jnp.where(key_mask[:, None, :], logits, -jnp.inf)
-    return jax.nn.softmax(logits, axis=-1)
-
-
-def row_logsumexp(
-    query: jax.Array, key: jax.Array, *, key_mask: jax.Array | None = None, rows: int = 1024
-) -> jax.Array:
-    """The logarithm of the denominator of every row of the map, `log sum_i exp(query_j . key_i)`.
-
-    Args:
-      query: `[B, N, Ck]`.
-      key: `[B, M, Ck]`.
-      key_mask: see `position_attention`.
-      rows: of the map at a time.
-
-    Returns:
-      Float32 `[B, N]`: all that `attention_column` needs to have seen of the map.
-    """
-
-    def one(query: jax.Array) -> jax.Array:
-        logits = _logits(query[:, None, :], key)
-        if key_mask is not None:
-            logits = jnp.where(key_mask[:, None, :], logits, -jnp.inf)
-        return jax.nn.logsumexp(logits, axis=-1)[:, 0]
-
-    return lax.map(one, jnp.swapaxes(query, 0, 1), batch_size=rows).T
-
-
-def attention_column(query: jax.Array, key: jax.Array, logsumexp: jax.Array, index: jax.Array) -> jax.Array:
-    """Who attends to chosen positions: their columns of the attention map, without the rest of it.
-
-    Args:
-      query: `[B, N, Ck]`.
-      key: `[B, M, Ck]`.
-      logsumexp: float32 `[B, N]` of `row_logsumexp`, computed once per image.
-      index: int `[B, K]`, positions among the keys.
-
-    Returns:
-      Float32 `[B, N, K]`: the weight of each chosen key in every query's row.
-    """
-    chosen = jnp.take_along_axis(key, index[..., None], axis=1)
-    return jnp.exp(_logits(query, chosen) - logsumexp[..., None])
-
-
-def _product(pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(
-        pattern,
-        a.astype(jnp.float32),
-        b.astype(jnp.float32),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-
-
-def _logits(query: jax.Array, key: jax.Array) -> jax.Array:
-    return _product("bnc,bmc->bnm", query, key)
+    if backend == "reference":
+        return plain_attention(query, key, value)
+    return attention(backend, query, key, value)
 
 
 def _check_shapes(query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None) -> None:

@@ -18,8 +18,7 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
     """`softmax(query key^T) value` `[B, N, Cv]`; B, N and M may be symbolic dimensions of `jax.export`."""
 
     def rows(query: jax.Array) -> jax.Array:
-        logits = _product("bnc,bmc->bnm", query, key)
-        return _product("bnm,bmc->bnc", jax.nn.softmax(logits, axis=-1), value).astype(value.dtype)
+        return plain_attention(query, key, value)
 
     batch, places, channels = query.shape
     if isinstance(places, int):
@@ -36,7 +35,14 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
     return lax.fori_loop(0, blocks, block, result)[:, :places]
 
 
-def _product(pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`softmax(query key^T) value`, with the whole map in memory."""
+    weights = jax.nn.softmax(product("bnc,bmc->bnm", query, key), axis=-1)
+    return product("bnm,bmc->bnc", weights, value).astype(value.dtype)
+
+
+def product(pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """The einsum of two arrays in float32."""
     return jnp.einsum(
         pattern,
         a.astype(jnp.float32),

@@ -1,7 +1,7 @@
 """The kernels of TPUs and NVIDIA GPUs: their numbers in emulation, and programs lowered or compiled for them."""
 
+import functools
 import re
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.errors import InputError
-from danet_jax.ops import attention_cudnn, attention_splash
-from danet_jax.ops.position_attention import position_attention
+from danet_jax.ops.attention import cudnn, position_attention, splash
 from tests.reference.float64_attention import attention_and_gradients, relative_error
 
 
@@ -44,47 +43,38 @@ def specs(shape, dtype, sharding=None):
 def test_splash_pads_and_masks(rng, dtype):
     """70 queries and 150 keys in blocks of 128, as the interpreter of Pallas computes it."""
     query, key, value, cotangent = inputs(rng, 2, 70, 150, 16, 40, dtype)
-    output, logsumexp = attention_splash.forward(query, key, value, interpret=True)
-    gradients = attention_splash.backward(query, key, value, output, logsumexp, cotangent, interpret=True)
+    output, vjp = jax.vjp(functools.partial(splash.padded_attention, interpret=True), query, key, value)
+    gradients = vjp(cotangent)
     expected = attention_and_gradients(query, key, value, cotangent)
-    assert [x.dtype for x in (output, *gradients)] == [jnp.float32, dtype, dtype, dtype]
+    assert [x.dtype for x in (output, *gradients)] == [dtype] * 4
     for actual, wanted in zip((output, *gradients), expected, strict=True):
         # The gradients of bfloat16 start from an output that the kernel has rounded.
         assert relative_error(actual, wanted) < (1e-5 if dtype == jnp.float32 else 2e-2)
 
 
-def emulated_cudnn():
-    """What cuDNN computes, from the documentation of its arguments: `[B, N, heads, width]`, one softmax per head."""
+def emulated_forward(query, key, value):
+    """What cuDNN computes: `[B, N, heads, width]`, one softmax per head, and its logsumexp `[B, heads, N]`."""
+    logits = jnp.einsum("bnhc,bmhc->bhnm", *(x.astype(jnp.float32) for x in (query, key)))
+    output = jnp.einsum("bhnm,bmhc->bnhc", jax.nn.softmax(logits, axis=-1), value.astype(jnp.float32))
+    return output.astype(value.dtype), jax.nn.logsumexp(logits, axis=-1)
 
-    def forward(query, key, value, *_, scale, **__):
-        logits = scale * jnp.einsum("bnhc,bmhc->bhnm", *(x.astype(jnp.float32) for x in (query, key)))
-        output = jnp.einsum("bhnm,bmhc->bnhc", jax.nn.softmax(logits, axis=-1), value.astype(jnp.float32))
-        return output.astype(value.dtype), jax.nn.logsumexp(logits, axis=-1)
 
-    def forward_p(*arrays, is_training, **options):
-        assert is_training
-        return forward(*arrays, **options)
-
-    def backward_p(query, key, value, *rest, **options):
-        *_, logsumexp, output, cotangent = rest
-        again, vjp = jax.vjp(lambda *x: forward(*x, **options), query, key, value)
-        np.testing.assert_allclose(logsumexp, again[1], rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(output, again[0])
-        return vjp((cotangent, jnp.zeros_like(logsumexp)))
-
-    return SimpleNamespace(bind=forward_p), SimpleNamespace(bind=backward_p)
+def emulated_backward(query, key, value, logsumexp, cotangent, output):
+    again, vjp = jax.vjp(emulated_forward, query, key, value)
+    np.testing.assert_allclose(logsumexp, again[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(output, again[0])
+    return vjp((cotangent, jnp.zeros_like(logsumexp)))
 
 
 @pytest.mark.parametrize(("key_channels", "value_channels"), [(64, 512), (17, 40), (65, 100), (16, 128)])
 def test_channels_of_values_as_heads_for_cudnn(rng, monkeypatch, key_channels, value_channels):
-    forward_p, backward_p = emulated_cudnn()
-    monkeypatch.setattr(attention_cudnn.cudnn, "_dot_product_attention_fwd_p", forward_p)
-    monkeypatch.setattr(attention_cudnn.cudnn, "_dot_product_attention_bwd_p", backward_p)
+    monkeypatch.setattr(cudnn, "flash_forward", emulated_forward)
+    monkeypatch.setattr(cudnn, "flash_backward", emulated_backward)
     query, key, value, cotangent = inputs(rng, 2, 13, 21, key_channels, value_channels, jnp.bfloat16)
-    output, logsumexp = attention_cudnn.forward(query, key, value)
-    gradients = attention_cudnn.backward(query, key, value, output, logsumexp, cotangent)
+    output, vjp = jax.vjp(cudnn.attention, query, key, value)
+    gradients = vjp(cotangent)
     expected = attention_and_gradients(query, key, value, cotangent)
-    assert [x.dtype for x in (output, *gradients)] == [jnp.float32, *[jnp.bfloat16] * 3]
+    assert [x.dtype for x in (output, *gradients)] == [jnp.bfloat16] * 4
     for actual, wanted in zip((output, *gradients), expected, strict=True):
         assert relative_error(actual, wanted) < 2e-2
 

@@ -8,41 +8,26 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
-Function = Callable[..., tuple[jax.Array, ...]]
-
-FORWARD_RULE = "b n c, b m c, b m v -> b n v, b n"
-BACKWARD_RULE = "b n c, b m c, b m v, b n v, b n, b n v -> b n c, b m c, b m v"
-"""Arrays and results of the two directions: batch, queries, keys, channels."""
+Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def divided(function: Function, rule: str, mesh: AbstractMesh | None) -> Function:
-    """`function` on every device of `mesh` for its own images and queries.
+def divided(kernel: Kernel, mesh: AbstractMesh) -> Kernel:
+    """`kernel` on every device of `mesh` for its own images and queries.
 
     XLA can neither look into a kernel nor guess that a loop over blocks needs no communication, so the
     division is made by hand: keys and values are gathered once, in memory linear in their number, and the
     gradients of keys and values are summed over the devices that share an image.
     """
-    if mesh is None or mesh.size == 1:
-        return function
-    operands, results = ([part.split() for part in side.split(",")] for side in rule.split("->"))
+    if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto:
+        return kernel
 
-    def on_mesh(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        batch, queries = arrays[0].shape[:2]
-        axes = division(mesh.shape, batch, queries)
-
-        def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-            return tuple(
-                jax.lax.psum(x, axes["n"]) if axes["n"] and "n" not in dimensions else x
-                for x, dimensions in zip(function(*arrays), results, strict=True)
-            )
-
-        def specs(arrays: list[list[str]]) -> tuple[PartitionSpec, ...]:
-            return tuple(PartitionSpec(*(axes.get(name) for name in dimensions)) for dimensions in arrays)
-
+    def on_mesh(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        axes = division(mesh.shape, *query.shape[:2])
+        by_image, by_query = PartitionSpec(axes["b"]), PartitionSpec(axes["b"], axes["n"])
         # The check would need every kernel to declare over which axes its results vary.
         return jax.shard_map(
-            local, mesh=mesh, in_specs=specs(operands), out_specs=specs(results), check_vma=False
-        )(*arrays)
+            kernel, mesh=mesh, in_specs=(by_query, by_image, by_image), out_specs=by_query, check_vma=False
+        )(query, key, value)
 
     return on_mesh
 

@@ -1,0 +1,190 @@
+"""Position attention by cuDNN's flash attention: channels of the values as heads, unscaled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+WIDEST_HEAD = 128
+"""The most channels that cuDNN takes per head on every GPU since Ampere."""
+
+
+def refusal(query: jax.Array, value: jax.Array) -> str | None:
+    """Why cuDNN cannot compute this attention, or None if it can."""
+    if value.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN's flash attention takes bfloat16 and float16, not {value.dtype}"
+    if query.shape[-1] > WIDEST_HEAD:
+        return f"cuDNN's flash attention takes at most {WIDEST_HEAD} channels of query, not {query.shape[-1]}"
+    capability = _compute_capability()
+    if capability is not None and capability < (8, 0):
+        return f"cuDNN's flash attention needs compute capability 8.0, this GPU has {'.'.join(map(str, capability))}"
+    return None
+
+
+@jax.custom_vjp
+def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
+    return _forward(query, key, value)[0]
+
+
+def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+    width, heads = _heads(query, value)
+    output, logsumexp = flash_forward(
+        _repeat(query, width, heads), _repeat(key, width, heads), _chunks(value, width, heads)
+    )
+    whole = output.reshape(*output.shape[:2], heads * width)[..., : value.shape[-1]]
+    # Of the rows' logsumexp one is kept, since all heads have the same.
+    return whole, (query, key, value, output, logsumexp[:, :1])
+
+
+def _backward(residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    query, key, value, output, logsumexp = residuals
+    width, heads = _heads(query, value)
+    batch, places, channels = query.shape
+    dquery, dkey, dvalue = flash_backward(
+        _repeat(query, width, heads),
+        _repeat(key, width, heads),
+        _chunks(value, width, heads),
+        jnp.broadcast_to(logsumexp, (batch, heads, places)),
+        _chunks(cotangent, width, heads),
+        output,
+    )
+
+    def summed(x: jax.Array) -> jax.Array:
+        return jnp.sum(x[..., :channels].astype(jnp.float32), axis=2).astype(x.dtype)
+
+    dvalue = dvalue.reshape(*dvalue.shape[:2], heads * width)[..., : value.shape[-1]]
+    return summed(dquery), summed(dkey), dvalue
+
+
+attention.defvjp(_forward, _backward)
+
+
+def _heads(query: jax.Array, value: jax.Array) -> tuple[int, int]:
+    """The width of a head, which queries and a chunk of values are padded to, and the number of heads."""
+    width = 64 if max(query.shape[-1], value.shape[-1]) <= 64 else WIDEST_HEAD
+    return width, -(-value.shape[-1] // width)
+
+
+def _widen(x: jax.Array, width: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1])))
+
+
+def _repeat(x: jax.Array, width: int, heads: int) -> jax.Array:
+    """`[B, N, C]` to the same for every head, `[B, N, heads, width]`."""
+    batch, places, _ = x.shape
+    return jnp.broadcast_to(_widen(x, width)[:, :, None, :], (batch, places, heads, width))
+
+
+def _chunks(x: jax.Array, width: int, heads: int) -> jax.Array:
+    """`[B, N, C]` to its channels as heads, `[B, N, heads, width]`."""
+    return _widen(x, heads * width).reshape(*x.shape[:2], heads, width)
+
+
+def _compute_capability() -> tuple[int, ...] | None:
+    """Of the GPU of this machine, None where there is none and a program is lowered for another machine."""
+    try:
+        device = jax.devices("cuda")[0]
+    except RuntimeError:
+        return None
+    return tuple(int(part) for part in device.compute_capability.split("."))
+
+
+# cuDNN's kernels are called as XLA names them. JAX's public function for them, jax.nn.dot_product_attention, asks for
+# cuDNN while it is traced, so that no machine without it could make a program for one that has it, and hands out
+# the logsumexp in 16 bits only.
+
+
+def flash_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Attention of each head, `[B, N, heads, width]`, and its logsumexp, float32 `[B, heads, N]`."""
+    batch, places, heads, _ = query.shape
+    products = {
+        "bmm1": ((3, 3), (0, 2), (0, 2)),  # [B, N, heads, C], [B, M, heads, C] -> [B, heads, N, M]
+        "bmm2": ((3, 1), (0, 1), (0, 2)),  # [B, heads, N, M], [B, M, heads, C] -> [B, heads, N, C]
+    }
+    results = _by_head(query, value), jax.ShapeDtypeStruct((batch, heads, places), jnp.float32)
+    output, logsumexp = _call("__cudnn$fmhaSoftmax", results, products, query, key, value)
+    return jnp.swapaxes(output, 1, 2), logsumexp
+
+
+def flash_backward(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    logsumexp: jax.Array,
+    cotangent: jax.Array,
+    output: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of query, key and value of each head, `[B, N, heads, width]`."""
+    products = {
+        "bmm1_grad_gemm1": ((2, 1), (0, 1), (0, 2)),
+        "bmm1_grad_gemm2": ((3, 1), (0, 1), (0, 2)),
+        "bmm2_grad_gemm1": ((2, 1), (0, 1), (0, 2)),
+        "bmm2_grad_gemm2": ((3, 3), (0, 2), (0, 2)),
+    }
+    results = tuple(_by_head(x, x) for x in (query, key, value))
+    arrays = query, key, value, logsumexp, cotangent, output
+    dquery, dkey, dvalue = _call("__cudnn$fmhaSoftmaxBackward", results, products, *arrays)
+    return jnp.swapaxes(dquery, 1, 2), jnp.swapaxes(dkey, 1, 2), jnp.swapaxes(dvalue, 1, 2)
+
+
+def _by_head(places: jax.Array, channels: jax.Array) -> jax.ShapeDtypeStruct:
+    batch, count, heads, _ = places.shape
+    return jax.ShapeDtypeStruct((batch, heads, count, channels.shape[3]), channels.dtype)
+
+
+def _call(
+    target: str,
+    results: tuple[jax.ShapeDtypeStruct, ...],
+    products: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]],
+    *arrays: jax.Array,
+) -> list[jax.Array]:
+    """The kernel `target`; `products` are the matrix products in it: contracted axes, batch axes of either side."""
+    query, key = arrays[:2]
+    batch, places, heads, _ = query.shape
+    attention = {
+        "algorithm": {
+            "algo_id": "0",
+            "math_type": "TENSOR_OP_MATH",
+            "tuning_knobs": {"17": "1", "24": "0"},
+            "is_cudnn_frontend": True,
+            "workspace_size": "0",
+        },
+        "fmha_scale": 1.0,
+        "intermediate_tensor_shape": {
+            "element_type": {"bfloat16": "BF16", "float16": "F16"}[query.dtype.name],
+            "dimensions": [str(n) for n in (batch, heads, places, key.shape[1])],
+            "layout": {"minor_to_major": ["3", "2", "1", "0"]},
+            "is_dynamic_dimension": [False] * 4,
+        },
+        "is_flash_attention": True,
+        "mask_type": "NO_MASK",
+        "dropout_rate": 0.0,
+        "seed": 0,
+        "sliding_window_length": 0,
+        "max_seg_per_batch": 1,
+        "is_paged_attention": False,
+    }
+    for name, (contracting, left_batch, right_batch) in products.items():
+        attention[f"{name}_dot_dimension_numbers"] = {
+            "lhs_contracting_dimensions": [str(contracting[0])],
+            "rhs_contracting_dimensions": [str(contracting[1])],
+            "lhs_batch_dimensions": [str(axis) for axis in left_batch],
+            "rhs_batch_dimensions": [str(axis) for axis in right_batch],
+        }
+    *outputs, _ = jax.ffi.ffi_call(
+        target,
+        (
+            *results,
+            jax.ShapeDtypeStruct((0,), jnp.uint8),
+        ),  # the last is cuDNN's workspace, whose size XLA finds
+        vmap_method="sequential",
+        # Of four axes heads are stored behind places, whatever the order that they are named in.
+        output_layouts=[(0, 2, 1, 3) if len(x.shape) == 4 else (0, 1, 2) for x in results] + [(0,)],
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"operation_queue_id": "0", "cudnn_fmha_backend_config": attention}),
+    )(*arrays)
+    return outputs
