@@ -21,6 +21,7 @@ it is for the same run.
 
 from configs import base
 from danet_jax.errors import InputError
+from danet_jax.models.resnet import BLOCKS
 
 _WORDS = {
     "backbone": ("resnet101", "resnet50", "resnet34", "resnet18"),
@@ -41,7 +42,9 @@ def get_config(row: str = _DEFAULT):
     config.model.backbone = chosen["backbone"]
     base.set_attention(config, chosen["attention"])
     if "multi-grid" in chosen:
-        config.model.multi_grid = (4, 8, 16)
+        config.model.multi_grid = (4, 8, 16)[
+            : BLOCKS[chosen["backbone"]][-1]
+        ]  # ResNet-18 has but two blocks there
     config.dataset.name = "cityscapes"
     config.dataset.root = "data/downloads/cityscapes"
     config.dataset.options = {"coarse": False, "allow_partial": False}

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
-from danet_jax.inference.options import EvaluationOptions
+from danet_jax.inference.options import build_protocol
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scoring import LABELS, SCORES, Wanted
@@ -163,8 +163,7 @@ def protocol_of(checkpoint: Checkpoint) -> Protocol:
     """The protocol that a run was evaluated with; of other checkpoints, the whole image at once."""
     if "evaluation" not in checkpoint.config:
         return Protocol.whole()
-    options = EvaluationOptions.from_dict(checkpoint.config["evaluation"])
-    return options.build(checkpoint.config["dataset"]["name"])
+    return build_protocol(checkpoint.config["dataset"]["name"], checkpoint.config["evaluation"])
 
 
 def _checked(images: Any) -> np.ndarray:

@@ -1,47 +1,47 @@
-"""The network's options as simple types, as a config or a JSON file holds them."""
+"""A network from options as simple types, as a config or a JSON file holds them, and back."""
 
 from __future__ import annotations
 
 import dataclasses
-import typing
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
 
 from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.models.resnet import BLOCKS
 
-if typing.TYPE_CHECKING:
-    from danet_jax.models.danet import DANet
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""Names of the dtypes that a network computes in."""
+
+OPTIONS = tuple(
+    field.name for field in dataclasses.fields(DANet) if field.name not in ("num_classes", "parent", "name")
+)
+"""Names of a network's options."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Arguments of `danet_jax.DANet`, as simple types: `dtype` is a name and no multi-grid is `()`."""
+def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
+    """The network of `DANet`'s other arguments, of which `dtype` is a name and no multi-grid is `()`.
 
-    backbone: str = "resnet101"
-    stem: str = "v1"
-    output_stride: int = 8
-    multi_grid: tuple[int, ...] = ()
-    position_attention: bool = True
-    channel_attention: bool = True
-    channel_energy: str = "official"
-    align_corners: bool = True
-    auxiliary: bool = False
-    dropout_rate: float = 0.1
-    dtype: str = "float32"
-    attention_backend: str = "auto"
+    Raises:
+      InputError: an option or a value that does not exist; the message names those that do.
+    """
+    arguments = dict(options)
+    for name in arguments:
+        if name not in OPTIONS:
+            raise InputError(f"{name} does not exist; there are: {', '.join(OPTIONS)}")
+    if "backbone" not in arguments:
+        raise InputError(f"backbone is missing; there are: {', '.join(BLOCKS)}")
+    dtype = arguments.setdefault("dtype", "float32")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} does not exist; there are: {', '.join(DTYPES)}")
+    arguments["dtype"] = DTYPES[dtype]
+    arguments["multi_grid"] = tuple(arguments.get("multi_grid", ())) or None
+    return DANet(num_classes=num_classes, **arguments)
 
-    def build(self, num_classes: int) -> DANet:
-        """The network.
 
-        Raises:
-          InputError: an option has a value that does not exist; the message names those that do.
-        """
-        import jax.numpy as jnp
-
-        from danet_jax.models.danet import DANet
-
-        dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-        if self.dtype not in dtypes:
-            raise InputError(f"dtype={self.dtype!r} does not exist; there are: {', '.join(dtypes)}")
-        options = dataclasses.asdict(self)
-        options["dtype"] = dtypes[self.dtype]
-        options["multi_grid"] = tuple(self.multi_grid) or None
-        return DANet(num_classes=num_classes, **options)
+def options_of(model: DANet) -> dict[str, Any]:
+    """The inverse of `build_model`."""
+    options = {name: getattr(model, name) for name in OPTIONS}
+    return options | {"multi_grid": tuple(model.multi_grid or ()), "dtype": jnp.dtype(model.dtype).name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.progress import watched
 from danet_jax.evaluation.result import Result, comparison_table
 from danet_jax.models.danet import DANet
+from danet_jax.models.options import options_of
 from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
@@ -25,7 +25,6 @@ from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import load_checkpoint
-from danet_jax.weights.description import Description
 
 
 def run(
@@ -52,7 +51,7 @@ def run(
     split = recipe.dataset.validation_split
     source = dataset.source(split)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
-    protocol = recipe.evaluation.build(recipe.dataset.name)
+    protocol = recipe.protocol()
     evaluators: list[tuple[DANet, Evaluator]] = []
     first = jax.process_index() == 0
 
@@ -85,7 +84,7 @@ def run(
             "checkpoint": str(path),
             "dataset": recipe.dataset.name,
             "split": split,
-            "config": recipe.as_dict() | {"model": dataclasses.asdict(Description.of(model, None, {}).model)},
+            "config": recipe.as_dict() | {"model": options_of(model)},
             "versions": library_versions(),
         }
 

@@ -39,7 +39,7 @@ def run(
     `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no picture
     is reported and the others are done; the status is 1 then.
     """
-    protocol = recipe.evaluation.build(recipe.dataset.name) if recipe else None
+    protocol = recipe.protocol() if recipe else None
     segmenter = load_segmenter(trained(workdir, checkpoint), protocol, Shapes(), **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     folder = workdir / "predictions"

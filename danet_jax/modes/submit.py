@@ -38,7 +38,7 @@ def run(
         raise InputError(f"{arguments[0]}: --mode=submit takes no arguments after the flags")
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
-    protocol = recipe.evaluation.build(name)
+    protocol = recipe.protocol()
     segmenter = load_segmenter(trained(workdir, checkpoint), protocol, Shapes(), **(overrides or {}))
     dataset = _dataset(recipe)
     check_classes(segmenter, dataset.classes)

@@ -86,7 +86,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     checkpoint_every = options.checkpoint_every or steps_per_epoch
 
     # The network, and what a step of training does to it.
-    model = recipe.model.build(len(dataset.classes))
+    model = recipe.network(len(dataset.classes))
     schedule = poly_schedule(options.learning_rate, steps, options.power)
     optimizer = sgd(
         schedule,
@@ -101,7 +101,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         auxiliary_weight=options.auxiliary_weight,
         accumulation=options.accumulation,
     )
-    evaluator = Evaluator(model, dataset.classes, recipe.evaluation.build(recipe.dataset.name), mesh)
+    evaluator = Evaluator(model, dataset.classes, recipe.protocol(), mesh)
 
     def validate(variables: Mapping[str, Any]) -> Result:
         examples = evaluation_examples(

@@ -1,6 +1,6 @@
 """A run's directory: what it was, and its checkpoints.
 
-    config.json      the resolved recipe; under "model" `danet_jax.models.options.ModelOptions`
+    config.json      the resolved recipe; under "model" options of `danet_jax.DANet`
     classes.json     names and colours of the classes
     versions.json    of the libraries that the run was made with
     checkpoints/     the best by mIoU and the newest, written by Orbax
@@ -22,7 +22,7 @@ from typing import Any
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
-from danet_jax.models.options import ModelOptions
+from danet_jax.models.options import build_model
 from danet_jax.runs.writing import write_json
 
 LIBRARIES = (
@@ -129,7 +129,9 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
     path = Path(path)
     config, classes = read_config(path), read_classes(path)
     try:
-        model = ModelOptions(**config["model"]).build(len(classes))
+        model = build_model(len(classes), config["model"])
+    except InputError as error:
+        raise InputError(f"{path / 'config.json'}: config.model.{error}") from error
     except (KeyError, TypeError) as error:
         raise InputError(f"{path / 'config.json'}: is not a run's: {error}") from error
     variables, step = _restore_variables(path, which)

@@ -134,7 +134,7 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
     if KEY not in file.metadata:
         raise InputError(f"lacks the description {KEY!r} in its metadata")
     described = Description.from_json(file.metadata[KEY])
-    model = _overridden(described.model.build(described.num_classes), overrides)
+    model = _overridden(described.build(), overrides)
     options = {name: getattr(model, name) for name in _READ_FROM_TENSORS}
     expected = {"/".join(t.path): t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
     found = {name: array.shape for name, array in file.tensors.items()}
@@ -169,7 +169,7 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     classes, config = None, {}
     if isinstance(file.metadata.get(KEY), str):
         described = Description.from_json(file.metadata[KEY])
-        options = {name: getattr(described.model.build(1), name) for name in (*assumed, *_FREE)}
+        options = {name: getattr(described.build(1), name) for name in (*assumed, *_FREE)}
         classes, config = described.classes, dict(described.config)
     elif layout == "mmseg":
         options = told.options

@@ -7,12 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
-from danet_jax.models.options import ModelOptions
+from danet_jax.models.options import build_model, options_of
 
 KEY = "danet_jax"
 """Under which a description is kept: in the metadata of safetensors and ONNX, beside the `state_dict` in PyTorch's."""
@@ -23,16 +21,18 @@ class Description:
     """A network's options, its classes where they are known, and the recipe of the run that it comes from."""
 
     num_classes: int
-    model: ModelOptions
+    model: Mapping[str, Any]
     classes: Classes | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, model: DANet, classes: Classes | None, config: Mapping[str, Any]) -> Description:
         """The description of a network."""
-        options = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelOptions)}
-        options |= {"multi_grid": tuple(model.multi_grid or ()), "dtype": jnp.dtype(model.dtype).name}
-        return cls(model.num_classes, ModelOptions(**options), classes, config)
+        return cls(model.num_classes, options_of(model), classes, config)
+
+    def build(self, num_classes: int | None = None) -> DANet:
+        """The network, if need be of other classes; raises InputError for options that do not exist."""
+        return build_model(self.num_classes if num_classes is None else num_classes, self.model)
 
     def to_json(self) -> str:
         """As text on one line."""
@@ -40,7 +40,7 @@ class Description:
         return json.dumps(
             {
                 "num_classes": self.num_classes,
-                "model": dataclasses.asdict(self.model),
+                "model": dict(self.model),
                 "classes": classes,
                 "config": self.config,
             }
@@ -55,11 +55,10 @@ class Description:
         """
         try:
             content = json.loads(text)
-            options = content["model"] | {"multi_grid": tuple(content["model"]["multi_grid"])}
             classes = content["classes"]
             return cls(
                 int(content["num_classes"]),
-                ModelOptions(**options),
+                dict(content["model"]),
                 None if classes is None else make_classes(classes["names"], classes["colours"]),
                 content["config"],
             )

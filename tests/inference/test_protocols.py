@@ -1,13 +1,11 @@
 """Scores under every protocol against PyTorch, which goes through the windows one by one."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
 from danet_jax.errors import InputError
-from danet_jax.inference.options import EvaluationOptions
+from danet_jax.inference.options import build_protocol
 from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.inference.windows.placement import scaled_size
@@ -100,13 +98,13 @@ def test_sizes_of_mmsegs_scales():
 
 
 def test_a_recipes_base_size_is_that_of_whole_images_only():
-    recipe = EvaluationOptions(whole_base_size=(520,))
-    assert recipe.build("ade20k") == Protocol.whole().replace(base_size=520)
+    recipe = {"protocol": "whole", "base_size": None, "whole_base_size": (520,)}
+    assert build_protocol("ade20k", recipe) == Protocol.whole().replace(base_size=520)
     for name in ("authors_ms", "mmseg"):
-        assert dataclasses.replace(recipe, protocol=name).build("ade20k") == Protocol.preset(name, "ade20k")
-    assert dataclasses.replace(recipe, base_size=()).build("ade20k") == Protocol.whole()
-    asked = dataclasses.replace(recipe, protocol="authors", base_size=(600, 300))
-    assert asked.build("ade20k").base_size == (600, 300)
+        assert build_protocol("ade20k", recipe | {"protocol": name}) == Protocol.preset(name, "ade20k")
+    assert build_protocol("ade20k", recipe | {"base_size": ()}) == Protocol.whole()
+    asked = recipe | {"protocol": "authors", "base_size": (600, 300)}
+    assert build_protocol("ade20k", asked).base_size == (600, 300)
 
 
 def test_another_normalisation(rng):
@@ -114,7 +112,7 @@ def test_another_normalisation(rng):
     model, variables, network = small_networks(rng)
     mean, std = (0.1, 0.5, 0.7), (0.5, 1.0, 0.25)
     protocol = Protocol.whole().replace(mean=mean, std=std)
-    assert EvaluationOptions(mean=mean, std=std).build("ade20k") == protocol
+    assert build_protocol("ade20k", {"mean": mean, "std": std}) == protocol
     image = picture(rng, (40, 56))
     x = (image / 255 - mean) / std
     logits = network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float64))

@@ -111,7 +111,7 @@ def test_the_best_and_the_newest_are_kept(trained, recipe, tmp_path):
     assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()} == {"4", "6"}
     best, newest = read_run(tmp_path), read_run(tmp_path, which="newest")
     assert (best.step, newest.step) == (4, 6)
-    assert best.model == recipe.model.build(len(best.classes))
+    assert best.model == recipe.network(len(best.classes))
     assert "road (red light)" in best.classes.names
     final = {name: final[name] for name in ("params", "batch_stats")}
     jax.tree.map(np.testing.assert_array_equal, newest.variables, jax.device_get(final))

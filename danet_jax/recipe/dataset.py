@@ -1,0 +1,50 @@
+"""`config.dataset`: which data, and how they are cropped."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from danet_jax.data.dataset import DATASET_NAMES
+from danet_jax.recipe.kinds import Check, Group, Name, Names, Side, Text, Words
+
+
+def _is_plain(options: dict[str, Any]) -> bool:
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+class DatasetOptions(Group):
+    """Which data, and how they are cropped."""
+
+    name: Annotated[str, Names(DATASET_NAMES)] = Field("cityscapes", description="The data set.")
+    root: Text = Field(
+        "", description="Where its published archives or your own files are; the data set `scenes` has none."
+    )
+    data_dir: Name = Field("data", description="Where prepared data are kept.")
+    class_names: Words = Field(
+        (), description="Classes of a `folder` that has no classes.csv, in order of labels."
+    )
+    options: Annotated[
+        dict[str, Any], Check(_is_plain, "names with values: text, finite numbers, booleans, lists of them")
+    ] = Field(
+        {},
+        description="Options of the data set itself, see docs/datasets.md; a recipe names those that exist.",
+    )
+    train_split: Name = Field("train", description="The split that is trained on.")
+    validation_split: Name = Field("val", description="The split that is evaluated on.")
+    test_split: Name = Field("test", description="The split of --mode=submit.")
+    base_size: Side = Field(
+        1024,
+        description="Pixels of the short side before a crop is taken; with random_scale times 0.5 to 2.",
+    )
+    crop_size: Side = Field(768, description="Pixels of the sides of a crop, at least the output stride.")
+    random_scale: bool = Field(True, description="Whether training scales images at random by 0.5 to 2.")
+    workers: int = Field(
+        4, ge=0, le=256, description="Processes that decode and augment; 0 does it in the training process."
+    )

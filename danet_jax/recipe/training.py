@@ -1,0 +1,80 @@
+"""`config.training`, `config.init` and `config.mesh`: how, from what and on which devices a network is trained."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from danet_jax.errors import InputError
+from danet_jax.recipe.kinds import Devices, Group, Steps, Text, Weight, Weights
+
+
+class TrainingOptions(Group):
+    """SGD with the poly schedule (section 4.1)."""
+
+    batch_size: int = Field(8, ge=1, le=65536, description="Images of a step, over all devices.")
+    epochs: float = Field(240.0, gt=0, le=1_000_000, description="Passes over the training split.")
+    steps: Steps | None = Field(None, description="Steps of the whole training; None is `epochs`.")
+    learning_rate: float = Field(
+        0.003, ge=1e-12, le=1000, description="At the first step; falls to 0 by the poly schedule."
+    )
+    head_multiplier: Weight = Field(
+        10.0, description="Times the learning rate for everything above the backbone, which is new."
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="L2 penalty on every parameter.")
+    power: float = Field(0.9, ge=0, le=100, description="Of the poly schedule, (1 - step / steps) ** power.")
+    loss_weights: Weights = Field(
+        (1.0, 1.0, 1.0), description="Of the losses of the fused, the position and the channel branch."
+    )
+    auxiliary_weight: Weight = Field(0.4, description="Of the auxiliary head's loss, with model.auxiliary.")
+    accumulation: int = Field(
+        1,
+        ge=1,
+        le=65536,
+        description="Parts in which a batch is gone through, to save memory; divides batch_size.",
+    )
+    evaluate_every: Steps | None = Field(
+        None, description="Steps between evaluations; None is once an epoch."
+    )
+    checkpoint_every: Steps | None = Field(
+        None, description="Steps between checkpoints; None is once an epoch."
+    )
+    log_every: Steps = Field(20, description="Steps between lines of the log.")
+    resume_anyway: bool = Field(
+        False,
+        description="Whether a run goes on although its recipe is not the one that it was started with.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise InputError(
+                f"config.training.batch_size={self.batch_size} must be a multiple of "
+                f"config.training.accumulation={self.accumulation}"
+            )
+        return self
+
+
+class InitOptions(Group):
+    """Where training starts. `run.py` takes it as `--config.init.from`."""
+
+    source: Text = Field(
+        "", description="A checkpoint's file, a run's directory or a name in the zoo; empty: none."
+    )
+
+
+class MeshOptions(Group):
+    """How many devices the batch and the rows of the images are spread over."""
+
+    data: Devices = Field(-1, description="Devices along the batch; -1 is all that are left.")
+    space: Devices = Field(1, description="Devices along the rows of the images; -1 is all that are left.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.data == self.space == -1:
+            raise InputError(
+                "config.mesh.data=-1 and config.mesh.space=-1: only one can be -1, all that are left"
+            )
+        return self
