@@ -1,0 +1,187 @@
+"""Everything that is worth knowing about a GPU, in one command of a few minutes, for whoever has one for a moment.
+
+    python -m benchmarks.accelerator --output=h100.jsonl [--parts=convolution,attention,step,predict,loss]
+    python -m benchmarks.accelerator --output=h100.jsonl --parts=camvid --camvid=PATH/camvid --weights=RESNET18
+    python -m benchmarks.accelerator --tiny          all of it on a CPU, to see that it runs
+
+Parts, in bfloat16, beside PyTorch (channels_last, AMP) with the same numbers:
+
+  convolution   dilated 3x3, forward and both gradients, by danet_jax, by XLA directly and in phases
+  attention     position attention, the kernel that danet_jax chooses, its others, torch's sdpa and bmm
+  step          training steps of ResNet-50 and -101 at 768x768, torch eager and by torch.compile; peak memory is
+                that of the process, which grows with the batch
+  predict       a picture of 1024x2048, from uint8 on the host to labels on the host, and the network alone
+  loss          three classifiers at 768x768 with gradients, float32
+  camvid        a training run of two minutes and its mIoU, evaluated once more in float32 on the CPU
+
+Every result is compared with float32 on the CPU, by PyTorch, before it is timed (`*_error`: relative, of the norm of
+the difference). Each part is a process or several: all prepare and compile at once, then they get the device in
+turns, so that times are a device's alone. A line is printed as soon as it is known. After `--part-seconds` those that
+are ready begin, though others still compile ("alone" is then false); a process that compiles for twice as long, or is
+as long on the device, is ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accelerator_cases import FULL, TINY, Sizes
+
+PARTS = ("convolution", "attention", "step", "predict", "loss", "camvid")
+
+
+def commands(part: str, sizes: Sizes, camvid: list[str]) -> list[list[str]]:
+    """The processes of a part: module, function, arguments; those that get the device first come first."""
+    if part == "camvid":
+        return [["jax", "jax_camvid", *camvid]]
+    if part == "step":
+        first = [[name, f"{name}_step", b] for b in sizes.backbones for name in ("jax", "torch")]
+        last = [["torch", "torch_step", b, "compiled"] for b in sizes.backbones]
+        return first + last + [["torch", "reference_step", b] for b in sizes.backbones]
+    what = [sizes.backbones[0]] if part == "predict" else []
+    return [[m, f"{w}_{part}", *what] for m, w in (("jax", "jax"), ("torch", "torch"), ("torch", "reference"))]
+
+
+class Process:
+    """A process of a part, whose lines go into one queue with everyone's."""
+
+    def __init__(self, part: str, command: list[str], options: argparse.Namespace, lines: queue.Queue) -> None:
+        self.part, (module, *self.command) = part, command
+        self.name = "_".join(Path(word).name for word in self.command)
+        self.is_reference = self.command[0].startswith("reference")
+        self.state, self.since = "preparing", time.monotonic()
+        arguments = [*self.command, f"--folder={options.folder}", *(["--tiny"] if options.tiny else [])]
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if self.is_reference:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        self.log = options.folder / f"{self.name}.log"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"benchmarks.accelerator_{module}", *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("w"),
+            text=True,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, args=(lines,), daemon=True).start()
+
+    def _read(self, lines: queue.Queue) -> None:
+        for line in self.process.stdout:
+            lines.put((self, line))
+        self.process.wait()
+        lines.put((self, ""))
+
+    def go(self) -> None:
+        """Gives it the device."""
+        self.state, self.since = "measuring", time.monotonic()
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has just ended, which its last line will say
+
+    def end(self) -> None:
+        """Ends it and what it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """Of its standard error."""
+        lines = [line.strip() for line in self.log.read_text().splitlines() if line.strip()]
+        return lines[-1][:300] if lines else "no message"
+
+
+class Report:
+    """Lines on the terminal and in a file."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.stream = file.open("a") if file else None
+        self.start = time.monotonic()
+
+    def __call__(self, **row: Any) -> None:
+        row = {"at": round(time.monotonic() - self.start), **row}
+        print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+        if self.stream:
+            print(json.dumps(row), file=self.stream, flush=True)
+
+
+def measure(processes: list[Process], lines: queue.Queue, limit: float, report: Report) -> bool:
+    """Lets the processes have the device in turns; whether all came to their end by themselves."""
+    whole = True
+    while running := [p for p in processes if p.state != "ended"]:
+        preparing = [p for p in running if p.state == "preparing"]
+        late = time.monotonic() - min(p.since for p in running) > limit
+        if not any(p.state == "measuring" for p in running) and (not preparing or late):
+            if ready := [p for p in running if p.state == "ready"]:
+                ready[0].go()
+        for process in running:
+            allowed = {"preparing": 2 * limit, "measuring": limit}.get(process.state, float("inf"))
+            if time.monotonic() - process.since > allowed:
+                process.end()
+        try:
+            process, line = lines.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        if not line:
+            process.state = "ended"
+            if process.process.returncode:
+                whole = False
+                report(part=process.part, of=process.name, failed=process.last_words())
+                for other in running if process.is_reference else ():
+                    if other.part == process.part and other.command[1:2] == process.command[1:2]:
+                        other.end()  # nothing to compare with would ever come
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # what a library printed
+        if "ready" in row:
+            process.state = "ready"
+        else:
+            report(part=process.part, of=process.name, alone=not preparing, **row)
+    return whole
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", default=",".join(PARTS), help="with commas between")
+    parser.add_argument("--part-seconds", type=float, default=120)
+    parser.add_argument("--output", type=Path, help="a file of JSON lines, to which is added")
+    parser.add_argument("--camvid", help="its folder, images/ and labels/ in it; without it, drawn scenes")
+    parser.add_argument("--weights", help="an ImageNet ResNet-18 for camvid to start from")
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
+    if unknown := sorted(set(parts) - set(PARTS)):
+        parser.error(f"--parts: {unknown[0]} does not exist; there are: {', '.join(PARTS)}")
+    report = Report(options.output)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        options.folder = Path(folder)
+        sizes = TINY if options.tiny else FULL
+        camvid = [options.camvid or "", options.weights or ""]
+        lines: queue.Queue = queue.Queue()
+        processes = [Process(p, c, options, lines) for p in parts for c in commands(p, sizes, camvid)]
+        try:
+            return 0 if measure(processes, lines, options.part_seconds, report) else 1
+        finally:
+            for process in processes:
+                process.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
