@@ -99,9 +99,10 @@ class Process:
         self.process.wait()
 
     def last_words(self) -> str:
-        """Of its standard error."""
-        lines = [line.strip() for line in self.log.read_text().splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "no message"
+        """Of its standard error, which goes on to this process's."""
+        log = self.log.read_text().strip()
+        print(log[-3000:], file=sys.stderr, flush=True)
+        return log.splitlines()[-1][:300] if log else f"ended with status {self.process.returncode}"
 
 
 class Report:
