@@ -50,13 +50,17 @@ def commands(part: str, sizes: Sizes, camvid: list[str]) -> list[list[str]]:
         last = [["torch", "torch_step", b, "compiled"] for b in sizes.backbones]
         return first + last + [["torch", "reference_step", b] for b in sizes.backbones]
     what = [sizes.backbones[0]] if part == "predict" else []
-    return [[m, f"{w}_{part}", *what] for m, w in (("jax", "jax"), ("torch", "torch"), ("torch", "reference"))]
+    return [
+        [m, f"{w}_{part}", *what] for m, w in (("jax", "jax"), ("torch", "torch"), ("torch", "reference"))
+    ]
 
 
 class Process:
     """A process of a part, whose lines go into one queue with everyone's."""
 
-    def __init__(self, part: str, command: list[str], options: argparse.Namespace, lines: queue.Queue) -> None:
+    def __init__(
+        self, part: str, command: list[str], options: argparse.Namespace, lines: queue.Queue
+    ) -> None:
         self.part, (module, *self.command) = part, command
         self.name = "_".join(Path(word).name for word in self.command)
         self.is_reference = self.command[0].startswith("reference")
@@ -125,9 +129,9 @@ def measure(processes: list[Process], lines: queue.Queue, limit: float, report: 
     while running := [p for p in processes if p.state != "ended"]:
         preparing = [p for p in running if p.state == "preparing"]
         late = time.monotonic() - min(p.since for p in running) > limit
-        if not any(p.state == "measuring" for p in running) and (not preparing or late):
-            if ready := [p for p in running if p.state == "ready"]:
-                ready[0].go()
+        ready = [p for p in running if p.state == "ready"]
+        if ready and (not preparing or late) and not any(p.state == "measuring" for p in running):
+            ready[0].go()
         for process in running:
             allowed = {"preparing": 2 * limit, "measuring": limit}.get(process.state, float("inf"))
             if time.monotonic() - process.since > allowed:

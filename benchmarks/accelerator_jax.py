@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from danet_jax.ops.position_attention import position_attention
 from jax import lax
 
 from benchmarks import accelerator_cases as cases
@@ -28,7 +29,6 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.models.danet import Logits
 from danet_jax.ops.convolution import convolution
-from danet_jax.ops.position_attention import position_attention
 from danet_jax.training.losses import multi_loss, valid_pixels
 from danet_jax.training.mesh import make_mesh
 from danet_jax.training.optimizer import poly_schedule, sgd
@@ -84,7 +84,7 @@ def ours(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 
 def jax_convolution(worker: Worker) -> None:
-    x, kernel, dy = arrays = [jnp.asarray(a, jnp.bfloat16) for a in cases.convolution_inputs(worker.sizes)]
+    arrays = [jnp.asarray(a, jnp.bfloat16) for a in cases.convolution_inputs(worker.sizes)]
     programs: dict[Any, Any] = {}
     for dilation in worker.sizes.dilations:
         for form in (ours, direct, in_phases):
@@ -99,7 +99,7 @@ def jax_convolution(worker: Worker) -> None:
                 return jax.vjp(lambda kernel: apply(x, kernel), kernel)[1](dy)[0]
 
             key = dilation, form.__name__
-            programs[*key, "forward"] = apply, (x, kernel)
+            programs[*key, "forward"] = apply, arrays[:2]
             programs[*key, "input_gradient"] = input_gradient, arrays
             programs[*key, "kernel_gradient"] = kernel_gradient, arrays
     ready = compiled(programs)
@@ -176,9 +176,7 @@ def network(worker: Worker, backbone: str) -> tuple[DANet, dict[str, Any], dict[
     """The model in bfloat16, variables that torch drew, and the state dict that they came in."""
     state_dict = worker.load(f"weights_{backbone}")
     variables = convert(state_dict).variables
-    model = DANet(
-        cases.CLASSES, backbone, multi_grid=cases.MULTI_GRID, dropout_rate=0.0, dtype=jnp.bfloat16
-    )
+    model = DANet(cases.CLASSES, backbone, multi_grid=cases.MULTI_GRID, dropout_rate=0.0, dtype=jnp.bfloat16)
     return model, variables, state_dict
 
 

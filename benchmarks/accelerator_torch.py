@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,9 @@ def amp() -> torch.autocast:
 # Convolutions.
 
 
-def convolution_parts(x: Tensor, kernel: Tensor, dy: Tensor, dilation: int) -> dict[str, Callable[[], Tensor]]:
+def convolution_parts(
+    x: Tensor, kernel: Tensor, dy: Tensor, dilation: int
+) -> dict[str, Callable[[], Tensor]]:
     geometry = {"padding": dilation, "dilation": dilation}
     return {
         "forward": lambda: functional.conv2d(x, kernel, **geometry),
@@ -82,10 +85,8 @@ def torch_convolution(worker: Worker) -> None:
         row: dict[str, Any] = {}
         for name, run in convolution_parts(*arrays, dilation).items():
             result = run()
-            if name == "kernel_gradient":
-                found = result.permute(2, 3, 1, 0).float().cpu().numpy()
-            else:
-                found = nhwc(result[:1])
+            of_kernel = name == "kernel_gradient"
+            found = result.permute(2, 3, 1, 0).float().cpu().numpy() if of_kernel else nhwc(result[:1])
             row[f"{name}_error"] = relative_error(found, expected[name])
             row[f"{name}_ms"] = 1e3 * worker.seconds(run, wait)
         worker.row(dilation=dilation, form="torch", **row)
@@ -97,9 +98,7 @@ def torch_convolution(worker: Worker) -> None:
 def reference_attention(worker: Worker) -> None:
     """The definition, some queries at a time, of the first of the batch."""
     for batch, places in worker.sizes.attention:
-        query, key, value, cotangent = (
-            torch.from_numpy(x[0]) for x in cases.attention_inputs(batch, places)
-        )
+        query, key, value, cotangent = (torch.from_numpy(x[0]) for x in cases.attention_inputs(batch, places))
         output, dquery = torch.empty_like(value), torch.empty_like(query)
         dkey, dvalue = torch.zeros_like(key), torch.zeros_like(value)
         for start in range(0, places, 2048):
@@ -121,15 +120,25 @@ def attention_form(form: str, query: Tensor, key: Tensor, value: Tensor) -> Tens
         weights = torch.softmax(torch.bmm(query, key.transpose(1, 2)), dim=-1)
         return torch.bmm(weights, value)
     if form == "torch sdpa":
-        return functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], scale=1.0)[
-            :, 0
-        ]
+        return functional.scaled_dot_product_attention(
+            query[:, None], key[:, None], value[:, None], scale=1.0
+        )[:, 0]
     # Flash kernels take heads of one width: 64 channels of the values each, queries and keys repeated.
     heads = cases.VALUE_CHANNELS // 64
     query, key = (x[:, None].expand(-1, heads, -1, -1) for x in (query, key))
     value = value.unflatten(2, (heads, 64)).transpose(1, 2)
     output = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
     return output.transpose(1, 2).flatten(2)
+
+
+@torch.no_grad()
+def attention_alone(form: str, leaves: list[Tensor]) -> Tensor:
+    return attention_form(form, *leaves)
+
+
+def attention_and_gradients(form: str, leaves: list[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
+    output = attention_form(form, *leaves)
+    return (output, *torch.autograd.grad(output, leaves, cotangent))
 
 
 def torch_attention(worker: Worker) -> None:
@@ -140,15 +149,8 @@ def torch_attention(worker: Worker) -> None:
         *leaves, cotangent = (torch.from_numpy(x).to(DEVICE, torch.bfloat16) for x in inputs)
         leaves = [x.requires_grad_() for x in leaves]
         for form in ("torch bmm", "torch sdpa", "torch sdpa, 64s"):
-
-            def forward(form: str = form) -> Tensor:
-                with torch.no_grad():
-                    return attention_form(form, *leaves)
-
-            def with_gradient(form: str = form) -> tuple[Tensor, ...]:
-                output = attention_form(form, *leaves)
-                return (output, *torch.autograd.grad(output, leaves, cotangent))
-
+            forward = functools.partial(attention_alone, form, leaves)
+            with_gradient = functools.partial(attention_and_gradients, form, leaves, cotangent)
             try:
                 memory_from_here()
                 results = {
