@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from danet_jax.errors import InputError
 from danet_jax.models.options import DTYPES, build_model
 from danet_jax.models.resnet import BLOCKS, OUTPUT_STRIDES, STEMS
+from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
-from danet_jax.ops.position_attention import BACKENDS
 from danet_jax.recipe.kinds import Dilations, Group, Names
 
 
