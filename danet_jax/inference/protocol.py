@@ -182,6 +182,28 @@ class Protocol:
             dataset, multi_scale=variant.endswith("ms"), whole=variant.startswith("whole") or None
         )
 
+    @property
+    def flips(self) -> tuple[bool, ...]:
+        """Whether the image is flipped, for each view of a scale."""
+        return (False, True) if self.flip else (False,)
+
+    def scaled_size(self, scale: float, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image at a scale, rounded as the authors and mmsegmentation do."""
+        base = self.base_size
+        if isinstance(base, int):
+            long_side = math.ceil(base * scale)
+            if height > width:
+                return long_side, max(1, int(width * long_side / height + 0.5))
+            return max(1, int(height * long_side / width + 0.5)), long_side
+        if base is None:
+            if scale == 1:
+                return height, width
+            long_side, short_side = int(max(height, width) * scale), int(min(height, width) * scale)
+        else:
+            long_side, short_side = int(max(base) * scale), int(min(base) * scale)
+        factor = min(long_side / max(height, width), short_side / min(height, width))
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
     def for_network(self, align_corners: bool) -> Protocol:
         """The protocol with nothing left to the network, whose up-sampling is `align_corners`."""
         if self.align_corners is not None:

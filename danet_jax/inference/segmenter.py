@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
+from danet_jax.inference.attention import AttentionMaps, Explainer, Insight
 from danet_jax.inference.options import build_protocol
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
@@ -64,6 +65,7 @@ class Segmenter:
         devices = jax.local_devices()[:1] if mesh is None else mesh.local_devices
         mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
         self.variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+        self._explainer = Explainer(model, self.protocol)
         self._applied: Any
         if self.protocol.window is None:
             self._applied = WholeImages(model, self.protocol, mesh, shapes)
@@ -103,6 +105,33 @@ class Segmenter:
         for index, rows, columns, part in self._parts(images, SCORES):
             scores[index, rows, columns] = part
         return scores
+
+    def explain(self, image: np.ndarray | jax.Array) -> Insight:
+        """What the network saw in one image, uint8 `[H, W, 3]` RGB: queries, keys, scales, logits; see `Insight`.
+
+        As a whole, at the protocol's base size, unflipped, whatever its scales and windows.
+
+        Raises:
+          InputError: `image` is not such an array.
+        """
+        if getattr(image, "ndim", None) != 3:
+            raise InputError(f"image must be one image, uint8 [H, W, 3] RGB, not {_found(image)}")
+        return self._explainer(self.variables, _checked(image[None])[0])
+
+    def attention(
+        self, image: np.ndarray | jax.Array, places: Sequence[Sequence[int]] | np.ndarray
+    ) -> AttentionMaps:
+        """Rows and columns of the map of position attention, exact, float32 `[K, h, w]` each.
+
+        Args:
+          image: see `explain`; who asks for one image again and again keeps `explain(image)` and its `maps`.
+          places: int `[K, 2]`, (row, column) at the network's output stride: of pixel (y, x) of what the network
+            sees, (y // 8, x // 8).
+
+        Raises:
+          InputError: `image` or `places` are not such arrays, or the network has no position attention.
+        """
+        return self.explain(image).maps(places)
 
     def _parts(self, images: np.ndarray, wanted: Wanted) -> Iterator[tuple[int, slice, slice, np.ndarray]]:
         """Results and where they belong, fetched while the device works on the next."""
@@ -170,8 +199,12 @@ def _checked(images: Any) -> np.ndarray:
     shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     if shape is None or len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
         hint = "; one image is images[None]" if shape is not None and len(shape) == 3 else ""
-        found = type(images).__name__ if shape is None else f"{dtype} {list(shape)}"
-        raise InputError(f"images must be uint8 [B, H, W, 3] RGB, not {found}{hint}")
+        raise InputError(f"images must be uint8 [B, H, W, 3] RGB, not {_found(images)}{hint}")
     if 0 in shape:
         raise InputError(f"images are empty: {list(shape)}")
     return np.asarray(images)
+
+
+def _found(images: Any) -> str:
+    shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
+    return type(images).__name__ if shape is None else f"{dtype} {list(shape)}"

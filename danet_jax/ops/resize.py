@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,30 +28,67 @@ def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.nda
     return weights.astype(np.float32)
 
 
+class Taps(NamedTuple):
+    """Which samples of an axis are mixed into each of `n` new ones: a linear map, `t` samples at a time.
+
+    Attributes:
+      index: int32 `[t, ..., n]`, the samples.
+      weight: float32 `[t, ..., n]`, theirs.
+    """
+
+    index: Any
+    weight: Any
+
+
+def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) -> Taps:
+    """The two samples of an axis of `size` that make up sample `index` of the same axis at `new_size`.
+
+    Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour: sizes below
+    32,768 fit. Samples past the ends are those at the ends.
+
+    Args:
+      index: int `[..., n]`.
+      size: int, or an array that broadcasts against `index`.
+      new_size: likewise.
+      align_corners: see `resize_bilinear`.
+
+    Returns:
+      `[2, ..., n]`, numpy arrays if all arguments are of numpy or Python, so that nothing is left to the device.
+    """
+    known = all(isinstance(value, (int, np.integer, np.ndarray)) for value in (index, size, new_size))
+    xp: Any = np if known else jnp
+    index, size, new_size = (xp.asarray(value, xp.int32) for value in (index, size, new_size))
+    zeros = (1,) * (index.ndim - max(size.ndim, new_size.ndim))
+    size, new_size = size.reshape(zeros + size.shape), new_size.reshape(zeros + new_size.shape)
+    index = xp.clip(index, 0, new_size - 1)
+    if align_corners:
+        denominator = xp.maximum(new_size - 1, 1)
+        numerator = index * (size - 1)
+    else:
+        denominator = xp.maximum(2 * new_size, 1)
+        numerator = xp.maximum((2 * index + 1) * size - new_size, 0)
+    low = xp.minimum(numerator // denominator, size - 1)
+    fraction = (numerator - low * denominator).astype(xp.float32) / denominator.astype(xp.float32)
+    return Taps(xp.stack([low, xp.minimum(low + 1, size - 1)]), xp.stack([1 - fraction, fraction]))
+
+
+def dense(taps: Taps, extent: Any) -> jax.Array:
+    """The matrix of `taps`, float32 `[..., n, extent]`, for an axis of `extent` samples."""
+    place = lax.broadcasted_iota(jnp.int32, (*taps.index.shape[1:], extent), taps.index.ndim - 1)
+    parts = [
+        jnp.where(place == index[..., None], weight[..., None], jnp.float32(0))
+        for index, weight in zip(jnp.asarray(taps.index), jnp.asarray(taps.weight), strict=True)
+    ]
+    return functools.reduce(jnp.add, parts)
+
+
 def traced_bilinear_weights(
     size: jax.Array, new_size: jax.Array, shape: tuple[int, int], *, align_corners: bool
 ) -> jax.Array:
-    """`bilinear_weights` of sizes known only at run time, in the corner of float32 `shape`; zero outside.
-
-    Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour: sizes
-    below 32,768 fit.
-    """
-    new_extent, extent = shape
-    row = jnp.arange(new_extent, dtype=jnp.int32)
-    size, new_size = size.astype(jnp.int32), new_size.astype(jnp.int32)
-    if align_corners:
-        denominator = jnp.maximum(new_size - 1, 1)
-        numerator = jnp.where(new_size > 1, row * (size - 1), 0)
-    else:
-        denominator = jnp.maximum(2 * new_size, 1)
-        numerator = jnp.maximum((2 * row + 1) * size - new_size, 0)
-    low = jnp.minimum(numerator // denominator, size - 1)
-    fraction = (numerator - low * denominator).astype(jnp.float32) / denominator.astype(jnp.float32)
-    high = jnp.minimum(low + 1, size - 1)
-    column = jnp.arange(extent, dtype=jnp.int32)[None, :]
-    weights = jnp.where(column == low[:, None], (1.0 - fraction)[:, None], 0.0)
-    weights = weights + jnp.where(column == high[:, None], fraction[:, None], 0.0)
-    return jnp.where((row < new_size)[:, None], weights, 0.0)
+    """`bilinear_weights` of sizes known only at run time, in the corner of float32 `shape`; zero outside."""
+    row = jnp.arange(shape[0], dtype=jnp.int32)
+    taps = bilinear_taps(row, size, new_size, align_corners=align_corners)
+    return jnp.where((row < new_size)[:, None], dense(taps, shape[1]), 0.0)
 
 
 def resize_bilinear(
@@ -76,7 +116,7 @@ def resize_bilinear(
     Returns:
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
     """
-    batch, height, width, channels = x.shape
+    batch, height, width, _ = x.shape
     new_height, new_width = shape
     if input_sizes is None and output_sizes is None:
         if all(isinstance(n, (int, np.integer)) for n in (height, width, new_height, new_width)):
@@ -106,12 +146,23 @@ def resize_bilinear(
 
         rows, columns = weights(0, (new_height, height)), weights(1, (new_width, width))
 
-    # Columns first: the rows, the larger product, are then one matrix product per image. Weights are repeated
-    # for what is alike, images and rows, since a product over a batch needs no transposed copies around it.
-    columns = jnp.broadcast_to(columns[:, None], (batch, height, new_width, width))
-    x32 = _product("bhvw,bhwc->bhvc", columns, x.astype(jnp.float32))
-    x32 = _product("buh,bhn->bun", rows, x32.reshape(batch, height, new_width * channels))
-    return x32.reshape(batch, new_height, new_width, channels).astype(x.dtype)
+    # Columns first: the rows, the larger product, are then one matrix product per image.
+    return along_rows(rows, along_columns(columns, x.astype(jnp.float32))).astype(x.dtype)
+
+
+def along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """`[B, W, w]` times `[B, h, w, C]`: `[B, h, W, C]`, in float32."""
+    # Weights are repeated for what is alike, since a product over a batch needs no transposed copies around it.
+    weights = jnp.broadcast_to(weights[:, None], (x.shape[0], x.shape[1], *weights.shape[1:]))
+    return _product("bhvw,bhwc->bhvc", weights, x)
+
+
+def along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """`[B, H, h]` times `[B, h, w, C]`: `[B, H, w, C]`, in float32."""
+    batch, height, width, channels = x.shape
+    weights = jnp.broadcast_to(weights, (batch, *weights.shape[1:]))
+    y = _product("buh,bhn->bun", weights, x.reshape(batch, height, width * channels))
+    return y.reshape(batch, weights.shape[1], width, channels)
 
 
 def _product(pattern: str, weights: jax.Array, x: jax.Array) -> jax.Array:

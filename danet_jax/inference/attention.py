@@ -1,0 +1,126 @@
+"""What a network saw in one picture: its position attention, row by row and column by column, and three opinions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from danet_jax.errors import InputError
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.scaling import Scaling, scaled, scaling_of
+from danet_jax.models.danet import Logits
+from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
+
+if TYPE_CHECKING:
+    from danet_jax.models.danet import DANet
+
+
+class AttentionMaps(NamedTuple):
+    """Of K places, two maps each, float32 `[K, h, w]`.
+
+    Attributes:
+      rows: how much the place attends to every other; each map sums to 1.
+      columns: how much every other place attends to it.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+class Insight(NamedTuple):
+    """Of one picture, at the network's output stride: `h` rows and `w` columns of places, N = h * w, row by row.
+
+    Attributes:
+      size: (h, w).
+      queries, keys: of position attention, float32 `[N, d]`; None without position attention.
+      log_sums: float32 `[N]`, the logarithm of each row's denominator; None likewise.
+      alpha, beta: the learnt scales of the two attentions; None for one that the network does not have.
+      logits: float32 `[h, w, K]` each: `fusion`, `position`, `channel`; None for a branch that it does not have.
+    """
+
+    size: tuple[int, int]
+    queries: jax.Array | None
+    keys: jax.Array | None
+    log_sums: jax.Array | None
+    alpha: float | None
+    beta: float | None
+    logits: Logits
+
+    def maps(self, places: Sequence[Sequence[int]] | np.ndarray) -> AttentionMaps:
+        """The exact attention of places `[K, 2]`, (row, column) in 0 to (h - 1, w - 1).
+
+        Raises:
+          InputError: the network has no position attention, or a place does not exist.
+        """
+        if self.queries is None or self.keys is None or self.log_sums is None:
+            raise InputError("places: the network has no position attention (position_attention=False)")
+        index = jnp.asarray(_checked(places, self.size))[None]
+        queries, keys = self.queries[None], self.keys[None]
+        rows = attention_row(queries, keys, index)[0]
+        columns = attention_column(queries, keys, self.log_sums[None], index)[0].T
+        return AttentionMaps(*(np.asarray(x).reshape(-1, *self.size) for x in (rows, columns)))
+
+
+class Explainer:
+    """Applies a network to one whole picture at its protocol's base size, unflipped, and keeps what it saw."""
+
+    COMPILED = 4
+    """Sizes of pictures for which it keeps a compiled function."""
+
+    def __init__(self, model: DANet, protocol: Protocol) -> None:
+        self._model, self._protocol = model, protocol
+        self._sizes: set[tuple[int, int]] = set()
+        self._apply: Any = jax.jit(self._seen)
+
+    def __call__(self, variables: Mapping[str, Any], image: np.ndarray) -> Insight:
+        """What the network saw in `image`, uint8 `[H, W, 3]`."""
+        size = image.shape[:2]
+        if size not in self._sizes and len(self._sizes) == self.COMPILED:
+            self._apply.clear_cache()
+            self._sizes.clear()
+        self._sizes.add(size)
+        new_size = self._protocol.scaled_size(1.0, *size)
+        scaling = scaling_of(self._protocol, [size], [new_size], new_size, padded=False)
+        logits, (queries, keys, log_sums) = self._apply(variables, image[None], scaling)
+        head = variables["params"]["head"]
+        alpha, beta = (
+            float(head[f"{name}_attention"][scale]) if f"{name}_attention" in head else None
+            for name, scale in (("position", "alpha"), ("channel", "beta"))
+        )
+        logits = jax.tree.map(np.asarray, logits)
+        return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
+
+    def _seen(self, variables: Mapping[str, Any], images: jax.Array, scaling: Scaling) -> Any:
+        x = scaled(self._protocol, images, scaling)
+        logits, sown = self._model.apply(variables, x, upsample=False, mutable=["attention"])
+        attention: tuple[jax.Array | None, ...] = (None, None, None)
+        if "attention" in sown:
+            of = partial(jnp.asarray, dtype=jnp.float32)
+            queries, keys = (
+                of(sown["attention"]["head"]["position_attention"][n][-1]) for n in ("queries", "keys")
+            )
+            attention = queries[0], keys[0], row_logsumexp(queries, keys)[0]
+        return jax.tree.map(lambda x: x[0], logits), attention
+
+
+def _checked(places: Any, size: tuple[int, int]) -> np.ndarray:
+    """Places `[K, 2]` as indices int32 `[K]`."""
+    try:
+        array = np.asarray(places)
+    except ValueError:
+        array = np.zeros(0)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
+        raise InputError(
+            f"places={places!r} must be whole numbers [K, 2], (row, column) of each, with K at least 1"
+        )
+    wrong = ((array < 0) | (array >= size)).any(1)
+    if wrong.any():
+        raise InputError(
+            f"places={array[wrong][0].tolist()} does not exist; rows are 0 to {size[0] - 1}, columns 0 to {size[1] - 1}"
+        )
+    return (array[:, 0] * size[1] + array[:, 1]).astype(np.int32)

@@ -1,0 +1,62 @@
+"""OpenCV's bilinear resizing of 8-bit pictures, bit for bit, in products of matrices: no gather, on any device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from danet_jax.ops.resize import Taps, along_columns, along_rows, dense
+
+_ONE = 2048
+"""OpenCV's weights are multiples of 1 / 2048."""
+
+
+def opencv_taps(size: Any, new_size: Any, extent: Any, *, of_columns: bool) -> Taps:
+    """As `cv2.resize` with `INTER_LINEAR` chooses samples and rounds weights.
+
+    Args:
+      size: int, of an axis of the picture.
+      new_size: int, of the resized one.
+      extent: int, how many samples are asked for; those past `new_size` are of no use.
+      of_columns: OpenCV treats the two ends of rows and of columns differently.
+
+    Returns:
+      `[2, extent]`, weights in 0 to 2048. Sizes that are symbolic dimensions of `jax.export` give the same, but for
+      weights that lie in the middle of two roundings.
+    """
+    position: Any
+    low: Any
+    if isinstance(size, (int, np.integer)) and isinstance(new_size, (int, np.integer)):
+        xp: Any = np
+        # In OpenCV's own steps, whose roundings decide: double, then float.
+        position = ((np.arange(extent) + 0.5) * (1.0 / (new_size / size)) - 0.5).astype(np.float32)
+        low = np.floor(position).astype(np.int32)
+    else:
+        xp = jnp
+        size, new_size = jnp.asarray(size, jnp.int32), jnp.asarray(new_size, jnp.int32)
+        numerator = (2 * jnp.arange(extent, dtype=jnp.int32) + 1) * size - new_size
+        low = numerator // (2 * new_size)
+        rest = (numerator - low * 2 * new_size).astype(jnp.float32) / (2 * new_size).astype(jnp.float32)
+        position = low.astype(jnp.float32) + rest
+        low = jnp.floor(position).astype(jnp.int32)
+    fraction = position - low.astype(xp.float32)
+    if of_columns:
+        fraction = xp.where((low < 0) | (low >= size - 1), xp.float32(0), fraction)
+        low = xp.clip(low, 0, size - 1)
+    weights = xp.stack([1 - fraction, fraction]) * xp.float32(_ONE)
+    return Taps(xp.clip(xp.stack([low, low + 1]), 0, size - 1).astype(xp.int32), xp.rint(weights))
+
+
+def resize_8bit(images: jax.Array, rows: Taps, columns: Taps) -> jax.Array:
+    """Uint8 `[B, H, W, C]` to uint8 `[B, h, w, C]`, by taps `[2, B or 1, h]` and `[2, B or 1, w]` of `opencv_taps`."""
+    # Whole numbers below 2^24, which float32 holds exactly.
+    x = along_columns(dense(columns, images.shape[2]), images.astype(jnp.float32)).astype(jnp.int32)
+    x = (x >> 4).astype(jnp.float32)
+    half = []
+    for index, weight in zip(jnp.asarray(rows.index), jnp.asarray(rows.weight), strict=True):
+        chosen = along_rows(dense(Taps(index[None], jnp.ones_like(weight)[None]), images.shape[1]), x)
+        half.append((chosen.astype(jnp.int32) * weight.astype(jnp.int32)[:, :, None, None]) >> 16)
+    return ((half[0] + half[1] + 2) >> 2).astype(jnp.uint8)
