@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from danet_jax.ops.position_attention import position_attention
 from jax import lax
 
 from benchmarks import accelerator_cases as cases
 from benchmarks.accelerator_cases import FULL, TINY, Worker, relative_error, tree_error
-from danet_jax import DANet, normalize
+from danet_jax import DANet, normalize, position_attention
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.models.danet import Logits
