@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from danet_jax.classes import Classes
-from danet_jax.errors import InputError
+from danet_jax.data.summary import Summary, warnings
+from danet_jax.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from danet_jax.data.builders.base import PairsBuilder
@@ -46,12 +47,20 @@ class Dataset:
       classes: The classes that label values stand for.
       splits: Number of examples of each split.
       directory: Where the prepared data are; `tfds.builder_from_directory` reads it, too.
+      summaries: What each split holds, counted when it was prepared.
+      shard_sizes: Bytes of each file by its name, as it was written.
     """
 
     name: str
     classes: Classes
     splits: Mapping[str, int]
     directory: str
+    summaries: Mapping[str, Summary] = dataclasses.field(default_factory=dict, compare=False)
+    shard_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict, compare=False)
+
+    def warnings(self) -> list[str]:
+        """Return a line for everything about the data that a person should hear before training on them."""
+        return warnings(self.summaries, self.classes)
 
     def source(self, split: str) -> EncodedSource:
         """Return the examples of `split` as a random-access sequence.
@@ -61,31 +70,70 @@ class Dataset:
         """
         if split not in self.splits:
             raise InputError(f"{self.name}: no split {split!r}; there are: {', '.join(self.splits)}")
-        return EncodedSource(self.directory, split, self.splits[split])
+        return EncodedSource(self.directory, split, self.splits[split], self.shard_sizes)
 
 
 class EncodedSource(Sequence[EncodedExample]):
     """The examples of one split, read when asked for; can be pickled and sent to worker processes."""
 
-    def __init__(self, directory: str, split: str, length: int):
+    def __init__(self, directory: str, split: str, length: int, shard_sizes: Mapping[str, int] | None = None):
         self._directory, self._split, self._length = directory, split, length
+        self._shard_sizes = dict(shard_sizes or {})
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> EncodedExample:  # type: ignore[override]  # no slices, as in Grain
+        """Return an example.
+
+        Raises:
+          InputError: A file of the prepared data is missing, cut short or damaged.
+        """
         if not -len(self) <= index < len(self):  # array_record raises ValueError, which ends no loop
             raise IndexError(f"example {index} of {len(self)}")
-        record = self._records[index % len(self)]
+        records = self._records
+        try:
+            record = records[index % len(self)]
+        except Exception as error:  # whatever a damaged shard makes of it
+            raise InputError(
+                f"{self._shard_of(index % len(self))}: damaged, example {index} of {self._split} cannot be read "
+                f"({first_line(error)}); delete {self._directory} and run --mode=prepare"
+            ) from None
         return {"name": record["name"].decode(), "image": record["image"], "label": record["label"] or None}
 
     @functools.cached_property
     def _records(self) -> Any:
         import tensorflow_datasets as tfds  # only where something is read: it takes half a second
 
-        return tfds.builder_from_directory(self._directory).as_data_source(
-            self._split, decoders={"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
-        )
+        try:
+            builder = tfds.builder_from_directory(self._directory)
+            split = builder.info.splits[self._split]
+            self._shards = list(zip(split.filepaths, split.shard_lengths, strict=True))
+            for path, _ in self._shards:
+                written, found = self._shard_sizes.get(path.name), path.stat().length
+                if written not in (None, found):
+                    raise InputError(
+                        f"{path}: has {found} bytes, {written} were written; delete {self._directory} and run "
+                        "--mode=prepare"
+                    )
+            return builder.as_data_source(
+                self._split,
+                decoders={"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()},
+            )
+        except InputError:
+            raise
+        except Exception as error:  # whatever a damaged description or a missing file makes of it
+            raise InputError(
+                f"{self._directory}: cannot be opened ({first_line(error)}); delete it and run --mode=prepare"
+            ) from None
+
+    def _shard_of(self, index: int) -> Any:
+        """The file that holds an example."""
+        for path, length in self._shards:
+            if index < length:
+                return path
+            index -= length
+        return self._directory
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
@@ -137,4 +185,6 @@ def open_dataset(
     builder = dataset_builder(name, root=root, data_dir=data_dir, class_names=class_names, options=options)
     builder.prepare()
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
-    return Dataset(name, builder.classes, splits, str(builder.data_dir))
+    return Dataset(
+        name, builder.classes, splits, str(builder.data_dir), builder.summaries(), builder.shard_sizes()
+    )

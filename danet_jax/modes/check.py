@@ -58,11 +58,8 @@ def _readers(recipe: Recipe, builder: PairsBuilder) -> Mapping[str, Sequence[Cal
 def _stored(source: EncodedSource, index: int, split: str) -> Pair:
     try:
         example = source[index]
-    except Exception as error:  # whatever a damaged shard makes of it
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{split}, example {index}: cannot be read ({reason}); prepare the data again"
-        ) from None
+    except InputError as error:
+        raise InputError(f"{split}, {error}") from None
     name = example["name"]
     image_file, label_file = f"{split}/{name}, image", f"{split}/{name}, label"
     return Pair(name, example["image"], example["label"], image_file, label_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         print(f"{builder.TITLE}: {builder.LICENCE}.")
         for line in builder.source_report():
             print(f"  {line}")
-    builder.prepare()
-    print(describe(builder))
+    recipe_dataset(recipe)
+    print(describe(recipe_builder(recipe)))
     return 0
 
 
@@ -33,8 +34,11 @@ def recipe_builder(recipe: Recipe) -> PairsBuilder:
 
 
 def recipe_dataset(recipe: Recipe) -> Dataset:
-    """The dataset of a recipe, prepared if it was not yet."""
-    return open_dataset(recipe.dataset.name, **_places(recipe))
+    """The dataset of a recipe, prepared if it was not yet; says what may not be meant so."""
+    dataset = open_dataset(recipe.dataset.name, **_places(recipe))
+    for line in dataset.warnings():
+        print(f"warning: {dataset.name}, {line}", file=sys.stderr)
+    return dataset
 
 
 def _places(recipe: Recipe) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def folder(tmp_path, rng):
     """Five training and two validation pairs of different sizes and kinds of files, three classes."""
     root = tmp_path / "street"
     kinds = [".png", ".jpg", ".JPEG", ".png", ".jpg"]
+    palette = rng.integers(0, 256, 768, dtype=np.uint8).tobytes()  # for looking: one for all
     for split, count in (("train", 5), ("val", 2)):
         for part in ("images", "labels"):
             (root / part / split).mkdir(parents=True)
@@ -39,7 +40,7 @@ def folder(tmp_path, rng):
             values = rng.choice(np.array([0, 1, 2, 255], np.uint8), size)
             label = Image.fromarray(values)
             if index % 2:
-                label.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
+                label.putpalette(palette)
             label.save(root / "labels" / split / f"f{index}.png")
     (root / "classes.csv").write_text(CLASSES)
     return root
@@ -175,8 +176,8 @@ BROKEN = {
         r"f1\.png: has the same name as .*f1\.jpg",
     ),
     "unreadable kind": (
-        lambda root: (root / "images/train/f9.tiff").write_bytes(b""),
-        r"f9\.tiff: only \.jpg, \.jpeg, \.png can be used",
+        lambda root: (root / "images/train/f9.heic").write_bytes(b""),
+        r"f9\.heic: only \.jpg, \.jpeg, \.png, .*\.tiff, \.webp can be used",
     ),
     "strange split name": (
         lambda root: [(root / part / "val").rename(root / part / "my val") for part in ("images", "labels")],

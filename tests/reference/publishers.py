@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import struct
 import tarfile
 import zipfile
 
@@ -36,6 +37,36 @@ def palette_png(label: np.ndarray) -> bytes:
     file = io.BytesIO()
     picture.save(file, "png")
     return file.getvalue()
+
+
+def voc_palette() -> list[tuple[int, int, int]]:
+    """PASCAL VOC's, from the development kit's `VOClabelcolormap`."""
+    palette = []
+    for label in range(256):
+        colour, bits = [0, 0, 0], label
+        for place in range(7, -1, -1):
+            for channel in range(3):
+                colour[channel] |= (bits >> channel & 1) << place
+            bits >>= 3
+        palette.append((colour[0], colour[1], colour[2]))
+    return palette
+
+
+def tiff(pixels: np.ndarray, extra: int) -> bytes:
+    """An uncompressed TIFF, uint8 `[H, W, bands]`; `extra` says what bands beyond red, green and blue are."""
+    height, width, bands = pixels.shape
+    end = 8 + 2 + 11 * 12 + 4  # of the tags; values that are longer than four bytes follow
+    bits, extras = (
+        struct.pack(f"<{bands}H", *[8] * bands),
+        struct.pack(f"<{bands - 3}H", *[extra] * (bands - 3)),
+    )
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, bands, end), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, end + len(bits) + len(extras)), (277, 3, 1, bands), (278, 3, 1, height)]
+    tags += [(279, 4, 1, pixels.size), (284, 3, 1, 1)]
+    tags += [(338, 3, bands - 3, end + len(bits) if bands > 5 else extra)]
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4)
+    return head + bits + extras + pixels.tobytes()
 
 
 def mat(**variables: object) -> bytes:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_png
+from danet_jax.data.builders.conversion import mapped_png, published_labels
+from danet_jax.data.builders.label_files import LabelFiles
 from danet_jax.data.labels.ade20k import MAPPING
 
 _URL = "http://data.csail.mit.edu/places/ADEchallenge"
@@ -67,7 +68,8 @@ class Ade20k(published.PublishedBuilder):
     def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
         archive = files[0]
-        splits = {split: _labelled(archive, folder) for split, folder in _FOLDERS.items()}
+        labels = published_labels(MAPPING)
+        splits = {split: _labelled(archive, labels, folder) for split, folder in _FOLDERS.items()}
         if self.options["test"]:
             splits["test"] = [
                 published.pair_reader(name, files[1], path)
@@ -76,10 +78,10 @@ class Ade20k(published.PublishedBuilder):
         return splits
 
 
-def _labelled(archive: Files, folder: str) -> list[base.PairReader]:
+def _labelled(archive: Files, label_files: LabelFiles, folder: str) -> list[base.PairReader]:
     images = published.below(archive, f"images/{folder}", ".jpg")
     labels = f"annotations/{folder}"
-    convert = functools.partial(mapped_png, MAPPING)
+    convert = functools.partial(mapped_png, MAPPING, label_files)
     orphans = published.orphans(images, published.below(archive, labels, ".png"), archive)
     readers: list[base.PairReader] = [
         published.pair_reader(name, archive, path, archive, f"{labels}/{name}.png", convert)

@@ -22,10 +22,20 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
+from danet_jax.data.files import is_stray, walk
 from danet_jax.errors import InputError
 
-_DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-"""What the standard library raises on damaged archives; RuntimeError is for encrypted ones."""
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+"""What the standard library raises on damaged archives; RuntimeError is for encrypted ones, NotImplementedError for
+ways of compression that Python does not know (Deflate64)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Source:
       url: The file itself if `direct`, else the page to get it from.
       direct: Whether anybody may download `url`.
       digest: `ALGORITHM:HEX` of the published archive, if known.
+      also: What other people's tools call `folder`.
+      any_part: Whether any of `parts` will do to know `folder` by.
     """
 
     archive: str
@@ -49,6 +61,8 @@ class Source:
     url: str
     direct: bool = False
     digest: str = ""
+    also: tuple[str, ...] = ()
+    any_part: bool = False
 
     def __str__(self) -> str:
         return f"{self.archive} ({self.gigabytes:g} GB)"
@@ -147,21 +161,6 @@ class Files:
         return lines
 
 
-def find(root: pathlib.Path, source: Source) -> pathlib.Path | None:
-    """Return the archive in `root`, or the folder extracted from it in `root` or one folder below, or None."""
-    if (root / source.archive).is_file():
-        return root / source.archive
-    candidates = [root / source.folder]
-    if root.is_dir():
-        candidates += sorted(path / source.folder for path in root.iterdir() if path.is_dir())
-    if source.folder and root.resolve().name == pathlib.PurePosixPath(source.folder).name:
-        candidates.append(root)
-    for folder in candidates:
-        if (folder / source.parts[0]).exists():
-            return folder
-    return None
-
-
 def _members(
     place: pathlib.Path, source: Source, scratch: pathlib.Path, opened: contextlib.ExitStack
 ) -> Iterator[_Member]:
@@ -182,12 +181,11 @@ def _members(
 def _of_folder(folder: pathlib.Path, source: Source) -> Iterator[_Member]:
     for part in source.parts:
         paths = [folder / part] if (folder / part).is_file() else []
-        for directory, _, names in os.walk(folder / part, followlinks=True):
-            paths += [pathlib.Path(directory, name) for name in names]
+        if (folder / part).is_dir():
+            paths += walk(folder / part)
         for path in paths:
-            if not _stray(path.as_posix()):
-                name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
-                yield _Member(name, str(path), path.stat().st_size, path.read_bytes)
+            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
+            yield _Member(name, str(path), path.stat().st_size, path.read_bytes)
 
 
 def _of_zip(place: pathlib.Path, source: Source, opened: contextlib.ExitStack) -> Iterator[_Member]:
@@ -197,9 +195,14 @@ def _of_zip(place: pathlib.Path, source: Source, opened: contextlib.ExitStack) -
         archive = zipfile.ZipFile(place)
     opened.enter_context(archive)
     lock = threading.Lock()
-    for info in archive.infolist():
-        name = _name_below(info.filename, source)
-        if name and not info.is_dir():
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    names = [info.filename.replace("\\", "/") for info in infos]  # some programs of Windows' write those
+    below = [_name_below(name, source) for name in names]
+    if source.folder and not any(below):  # packed without the folder around it
+        bare = dataclasses.replace(source, folder="")
+        below = [_name_below(name, bare) for name in names]
+    for info, name in zip(infos, below, strict=True):
+        if name:
             yield _Member(
                 name, info.filename, info.file_size, functools.partial(_read_zip, archive, info, lock)
             )
@@ -217,13 +220,17 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.L
 
 def _of_tar(place: pathlib.Path, source: Source) -> Iterator[_Member]:
     end = 0
+    places: dict[str, tuple[int, int]] = {}  # of every file, for the hard links to it
     with tarfile.open(place, "r:") as archive:
         for info in archive:
             end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
             name = _name_below(info.name, source)
-            if name and info.isreg():
-                read = functools.partial(_read_range_of, place, info.offset_data, info.size)
-                yield _Member(name, info.name, info.size, read)
+            if info.isreg():
+                places[info.name] = (info.offset_data, info.size)
+            if name and (info.isreg() or (info.islnk() and info.linkname in places)):
+                offset, size = places[info.linkname if info.islnk() else info.name]
+                read = functools.partial(_read_range_of, place, offset, size)
+                yield _Member(name, info.name, size, read)
     if any(_read_range_of(place, end, 512)):  # tarfile does not mind if the empty block at the end is missing
         raise tarfile.ReadError("unexpected end of data")
 
@@ -260,8 +267,7 @@ def _read_range(file: IO[bytes], offset: int, size: int) -> bytes:
 
 def _stray(path: str) -> bool:
     """Whether a file is not the publisher's but an operating system's."""
-    parts = path.split("/")
-    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1] in (".DS_Store", "Thumbs.db")
+    return any(is_stray(part) for part in path.removeprefix("./").split("/"))
 
 
 def _name_below(path: str, source: Source) -> str | None:
@@ -280,6 +286,8 @@ def _name_below(path: str, source: Source) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, NotImplementedError):
+        return f"packed in a way that cannot be read here ({error}); extract it and keep the folders, or"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"

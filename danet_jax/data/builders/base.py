@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import fcntl
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -24,13 +24,15 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from absl import logging
-from tensorflow_datasets.core import writer
 
 from danet_jax.classes import Classes
+from danet_jax.data.builders import shards
+from danet_jax.data.builders.lock import preparing
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, check_pair
-from danet_jax.data.builders.shards import KeepingWriter, shard_ranges
+from danet_jax.data.builders.shards import KeepingWriter, ShardMetadata, shard_ranges
+from danet_jax.data.summary import Summary
 from danet_jax.data.threads import in_order
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 
 _TYPICAL_BYTES = 2**19  # of an example whose reader does not know
 
@@ -69,10 +71,20 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """
         self.classes = classes
         self._writer = KeepingWriter()
-        with _quiet():
-            super().__init__(
-                data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant), file_format="array_record"
-            )
+        try:
+            with _quiet():
+                super().__init__(
+                    data_dir=data_dir,
+                    config=tfds.core.BuilderConfig(name=variant),
+                    file_format="array_record",
+                )
+        except (
+            Exception
+        ) as error:  # TFDS reads what is prepared, and raises whatever a damaged file makes of it
+            raise InputError(
+                f"{pathlib.Path(data_dir, self.name, variant)}: its dataset_info.json cannot be read "
+                f"({first_line(error)}); delete the folder and run --mode=prepare"
+            ) from None
 
     @abc.abstractmethod
     def pairs(self) -> Mapping[str, Sequence[PairReader]]:
@@ -95,8 +107,9 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def prepare(self) -> None:
         """Prepare the data unless they are prepared already.
 
-        Processes that prepare data in the same directory at the same time wait for each other. If it is
-        interrupted (Ctrl-C, a killed machine), the next call goes on after the last finished shard.
+        Processes that prepare data in the same directory at the same time wait for each other; one that waited for
+        the same data takes what the other has made. If it is interrupted (Ctrl-C, a killed machine), the next call
+        goes on after the last finished shard.
 
         Raises:
           InputError: Something about the user's files is wrong; nothing is left behind.
@@ -104,11 +117,12 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         if self.is_prepared():
             return
         top = pathlib.Path(self.data_dir_root)
-        with _locked(top), _quiet():
-            for stale in top.glob("*/*/incomplete.*"):  # of killed preparations: we hold the lock
-                shutil.rmtree(stale, ignore_errors=True)
+        with preparing(top, self.name), _quiet():
+            self._look_again()
             if self.is_prepared():
                 return
+            for stale in top.glob("*/*/incomplete.*"):  # of killed preparations: we hold the lock
+                shutil.rmtree(stale, ignore_errors=True)
             shutil.rmtree(self.data_dir, ignore_errors=True)  # if somebody removed some of its files
             logging.info("preparing the dataset %s in %s", self.name, self.data_dir)
             try:
@@ -130,6 +144,34 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         files = [path for split in splits for path in split.filepaths]
         return bool(files) and all(path.exists() for path in files)
 
+    def summaries(self) -> dict[str, Summary]:
+        """Return what each prepared split holds; nothing of data prepared by versions that did not count."""
+        described = self._described()
+        summaries: dict[str, Summary] = {}
+        for split, info in self.info.splits.items():
+            parts = [described[name] for name in info.filenames if name in described]
+            if len(parts) == len(info.filenames):
+                summaries[split] = Summary()
+                for part in parts:
+                    summaries[split].merge(Summary.from_json(part["summary"]))
+        return summaries
+
+    def shard_sizes(self) -> dict[str, int]:
+        """Return the bytes of each shard's file by its name, as they were written."""
+        return {name: int(shard["bytes"]) for name, shard in self._described().items()}
+
+    def damaged_shards(self) -> list[str]:
+        """Read all shards' files and return a line for each that is not as it was written."""
+        return shards.damaged(pathlib.Path(self.data_dir), self._described())
+
+    def _described(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.info.metadata["shards"] if "shards" in self.info.metadata.keys() else {}  # noqa: SIM118  # lazy
+
+    def _look_again(self) -> None:
+        """Read what is prepared: another process may have done it since this one looked."""
+        if pathlib.Path(self.data_dir, "dataset_info.json").exists():
+            self.info.read_from_directory(self.data_dir)
+
     def _info(self) -> tfds.core.DatasetInfo:
         return _Info(
             builder=self,
@@ -140,8 +182,8 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                     "label": tfds.features.Image(shape=(None, None, 1)),
                 }
             ),
-            metadata=tfds.core.MetadataDict(
-                names=list(self.classes.names), colours=list(self.classes.colours)
+            metadata=ShardMetadata(
+                self._writer, names=list(self.classes.names), colours=list(self.classes.colours)
             ),
             description=self.DESCRIPTION,
             homepage=self.HOMEPAGE,
@@ -162,13 +204,13 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         state = fingerprint(str(self.VERSION), self.source_state(), sizes)
         self._writer.folder = pathlib.Path(self.data_dir).parent / f"unfinished-{state}"
         self._forget_unfinished(but=self._writer.folder)
-        shards: dict[str, list[Callable[[], Iterator[Any]]]] = {}
+        generators: dict[str, list[Callable[[], Iterator[Any]]]] = {}
         for split, readers in pairs.items():
             if not readers:
                 raise InputError(f"{self.name}: the split {split!r} has no images")
             ranges = shard_ranges(sizes[split])
             template = self._get_filename_template(split)
-            shards[split] = [
+            generators[split] = [
                 functools.partial(
                     self._examples,
                     f"{split} {index + 1}/{len(ranges)}",
@@ -177,7 +219,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 )
                 for index, examples in enumerate(ranges)
             ]
-        return shards
+        return generators
 
     def _examples(
         self, title: str, readers: Sequence[PairReader], shard: str
@@ -186,14 +228,16 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             yield from (("", {}) for _ in readers)
             return
         pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
+        summary = self._writer.summaries[shard] = Summary()
         progress = {"desc": f"Preparing {self.name}, {title}", "unit": " images", "leave": False}
         for pair in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
+            summary.add(pair.name, pair.counts, pair.assumed)
             yield (
                 pair.name,
                 {"name": pair.name, "image": _ReadOnce(pair.image), "label": _ReadOnce(pair.label or b"")},
             )
 
-    def _example_writer(self) -> writer.ExampleWriter:
+    def _example_writer(self) -> tfds.core.ExampleWriter:
         return self._writer
 
     def _check_disk(self, needed: int) -> None:
@@ -251,7 +295,9 @@ def checked_options(
         if key not in defaults:
             known = ", ".join(defaults) or "none"
             raise InputError(f"dataset.options.{key}: {name} has no such option; its options are: {known}")
-        if type(value) is not type(defaults[key]):
+        if type(value) is int and type(defaults[key]) is float:
+            given[key] = float(value)
+        elif type(value) is not type(defaults[key]):
             kind = type(defaults[key]).__name__
             raise InputError(
                 f"dataset.options.{key}: must be of type {kind}, like {defaults[key]!r}, not {value!r}"
@@ -261,8 +307,7 @@ def checked_options(
 
 def _checked(class_count: int, read: PairReader) -> Pair:
     pair = read()
-    check_pair(pair, class_count)
-    return pair
+    return dataclasses.replace(pair, counts=check_pair(pair, class_count).counts)
 
 
 def _size(reader: PairReader) -> int:
@@ -278,21 +323,6 @@ class _ReadOnce:
     def read(self) -> bytes:
         data, self._data = self._data, b""
         return data
-
-
-@contextlib.contextmanager
-def _locked(directory: pathlib.Path) -> Iterator[None]:
-    """Hold the one lock of `directory`; the system frees it when the process ends, however it ends."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"{directory}: cannot be written to ({error.strerror}); set dataset.data_dir"
-        ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

@@ -17,11 +17,16 @@ import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from danet_jax.classes import Classes
+import numpy as np
+
+from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_png
+from danet_jax.data.builders.conversion import published_labels
+from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.decode import encode_label
 from danet_jax.data.labels.cityscapes import MAPPING
+from danet_jax.errors import InputError
 
 _PAGE = "https://www.cityscapes-dataset.com/downloads (free registration)"
 _SPLITS = ("train", "val", "test")
@@ -68,21 +73,36 @@ class Cityscapes(published.PublishedBuilder):
     def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
         images, fine = files[:2]
-        splits = {split: _labelled(images, fine, split, "gtFine") for split in ("train", "val")}
+        labels = published_labels(MAPPING)
+        splits = {split: _labelled(images, fine, labels, split, "gtFine") for split in ("train", "val")}
         if any(name.startswith("test/") for name in images.names) or not self.options["allow_partial"]:
             splits["test"] = [
                 published.pair_reader(name.rpartition("/")[2], images, path)
                 for name, path in published.below(images, "test", "_leftImg8bit.png").items()
             ]
         if self.options["coarse"]:
-            splits["train_extra"] = _labelled(files[2], files[3], "train_extra", "gtCoarse")
+            splits["train_extra"] = _labelled(files[2], files[3], labels, "train_extra", "gtCoarse")
         return splits
 
 
-def _labelled(images: Files, labels: Files, split: str, kind: str) -> list[base.PairReader]:
+def _train_ids(files: LabelFiles, data: bytes, name: str) -> bytes:
+    ids = files.read(data, name).values
+    present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+    if present[-1] == IGNORE_LABEL and (present[:-1] < len(MAPPING.classes)).all():
+        # 255 is a licence plate here, which is on a car, whose label id is larger.
+        raise InputError(
+            f"{name}: holds train ids (255 and none above {len(MAPPING.classes) - 1}), not label ids; take the "
+            "publisher's labelIds.png"
+        )
+    return encode_label(MAPPING.to_train_ids(ids, name))
+
+
+def _labelled(
+    images: Files, labels: Files, label_files: LabelFiles, split: str, kind: str
+) -> list[base.PairReader]:
     suffix = f"_{kind}_labelIds.png"
     found = published.below(images, split, "_leftImg8bit.png")
-    convert = functools.partial(mapped_png, MAPPING)
+    convert = functools.partial(_train_ids, label_files)
     orphans = published.orphans(found, published.below(labels, split, suffix), labels)
     readers: list[base.PairReader] = [
         published.pair_reader(

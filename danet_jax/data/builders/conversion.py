@@ -6,16 +6,31 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from danet_jax.data import decode
-from danet_jax.data.labels.mapping import LabelMapping
+from danet_jax.data.builders.label_files import LabelFiles, class_colours
+from danet_jax.data.decode import encode_label
+from danet_jax.data.labels.mapping import LabelMapping, bit_colours
 from danet_jax.errors import InputError
 
+[VOC_VOID] = bit_colours((255,))
+"""The colour of what PASCAL VOC ignores."""
 
-def mapped_png(mapping: LabelMapping, data: bytes, name: str) -> bytes:
+
+def mapped_png(mapping: LabelMapping, files: LabelFiles, data: bytes, name: str) -> bytes:
     """Return a PNG of train ids from a PNG of the publisher's ids."""
-    return encode_label(mapping.to_train_ids(decode.decode_label(data, name), name))
+    return encode_label(mapping.to_train_ids(files.read(data, name).values, name))
+
+
+def same_png(files: LabelFiles, data: bytes, name: str) -> bytes:
+    """Return a PNG of train ids from a PNG of train ids: `data`, unless a program has renumbered it."""
+    read = files.read(data, name)
+    return data if read.as_stored else encode_label(read.values)
+
+
+def published_labels(mapping: LabelMapping, *, in_colours: bool = False) -> LabelFiles:
+    """Return what reads a publisher's PNGs, which are grey, or have a palette of the classes' colours."""
+    colours = class_colours(mapping.classes, ignored=(VOC_VOID,)) if in_colours else {}
+    return LabelFiles({*mapping.ids, *mapping.others}, colours, always_by_colour=True)
 
 
 def mapped_mat(mapping: LabelMapping, path: Sequence[str], data: bytes, name: str) -> bytes:
@@ -47,10 +62,3 @@ def mapped_mat(mapping: LabelMapping, path: Sequence[str], data: bytes, name: st
     if value.ndim != 2 or value.dtype.kind not in "ui":
         raise InputError(f"{name}: {'.'.join(path)} is {value.dtype} of shape {value.shape}, not a label map")
     return encode_label(mapping.to_train_ids(value, name))
-
-
-def encode_label(label: np.ndarray) -> bytes:
-    """Return an 8-bit PNG of a label map uint8 `[H, W]`."""
-    file = io.BytesIO()
-    Image.fromarray(label).save(file, "png")
-    return file.getvalue()

@@ -1,35 +1,45 @@
-"""Any user's own pictures: a folder of images and label maps.
+"""Any user's own pictures: images and label maps below one folder, in the layouts of `own_layouts`.
 
-    images/SPLIT/NAME.jpg (or .jpeg, .png)    labels/SPLIT/NAME.png    classes.csv
-
-Splits may have any names and folders inside them; NAME then includes the path below the split.
-`classes.csv` has the columns `id,name` and, if wanted, `red,green,blue`; ids count from 0.
+Classes are named by `classes.csv` (id,name,red,green,blue), `labelmap.txt`, `class_names.txt`, the `names` of a
+`data.yaml`, or the recipe. Labels are PNG of class ids, or drawn in the classes' colours.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from danet_jax.classes import MAX_CLASSES, Classes
-from danet_jax.data.builders import base
-from danet_jax.data.decode import plain_label
+from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.data import decode
+from danet_jax.data.builders import base, class_list, label_files, own_layouts
+from danet_jax.data.builders.pair import LABELS_FOLLOW, STORED, turned_upright
 from danet_jax.errors import InputError
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_OTHER_PICTURES = (".bmp", ".gif", ".heic", ".ppm", ".tif", ".tiff", ".webp")
+OPTIONS: dict[str, Any] = {
+    "labels": label_files.AUTO,
+    "others": "refuse",
+    "ignore_label": IGNORE_LABEL,
+    "label_offset": 0,
+    "exif": STORED,
+    "bits": 16,
+    "validation": 0.0,
+    "split_seed": 0,
+    "masks_dir": "",
+}
+_CHOICES = {"labels": label_files.READ_BY, "others": ("refuse", "ignore"), "exif": LABELS_FOLLOW}
+_RANGES = {"ignore_label": (-1, 255), "label_offset": (0, 255), "bits": (8, 16), "validation": (0, 0.99)}
 
 
 class Folder(base.PairsBuilder):
     """The images and label maps below `root`, prepared anew whenever a file there changes."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     name = "folder"
 
     def __init__(
@@ -44,159 +54,160 @@ class Folder(base.PairsBuilder):
 
         Args:
           data_dir: The directory of all prepared data.
-          root: The folder that holds `images` and `labels`.
-          class_names: The classes in the order of their ids; if empty, `root/classes.csv` names them.
-          options: None exist.
+          root: The folder that holds the images and labels, or its `data.yaml`.
+          class_names: The classes in the order of their ids; if empty, a file below `root` names them.
+          options: `labels`: whether label files are read by their `ids` (the pixels' values, or indices of a palette)
+            or by their `colours`; `auto` does what `label_files` says. `others`: whether colours of no class are
+            a mistake (`refuse`) or 255 (`ignore`). `ignore_label`: the id that is ignored, -1 if none is.
+            `label_offset`: the id of the first class; what is below is ignored. `exif`: whether labels were drawn on
+            the pixels as `stored`, or on the `upright` picture that viewers show. `bits`: how many bits of 16-bit
+            pictures are used. `validation`: the share of the pictures that becomes the split `val`, drawn at random
+            by `split_seed`. `masks_dir`: the folder of the labels, where it is called otherwise.
 
         Raises:
-          InputError: The folder, a split or the classes are missing.
+          InputError: The folder, a split or the classes are missing, or an option makes no sense.
         """
-        base.checked_options("folder", options, {})
+        self._options = base.checked_options("folder", options, OPTIONS)
+        _check_options(self._options)
         if not root:
             raise InputError("dataset.root: name the folder that holds images/SPLIT and labels/SPLIT")
         self._root = pathlib.Path(root)
-        classes = _classes(self._root, tuple(class_names))
-        self._files = _find_pairs(self._root)
-        state = [
-            (split, name, *(path and base.file_state(path) for path in paths))
-            for split, files in self._files.items()
-            for name, *paths in files
-        ]
-        stem = re.sub(r"\W+", "_", self._root.resolve().name)[:40]
-        variant = (
-            f"{stem}-{base.fingerprint(str(self._root.resolve()), state, classes.names, classes.colours)}"
+        listed = _classes(self._root, tuple(class_names), self._options)
+        self._table = _table(listed.classes, self._options)
+        splits = own_layouts.find_splits(self._root, self._options["masks_dir"])
+        self._splits = own_layouts.divided(
+            splits, self._options["validation"], self._options["split_seed"], self._root
         )
-        super().__init__(data_dir=data_dir, variant=variant, classes=classes)
+        try:
+            colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
+        except InputError as error:
+            if self._options["labels"] == label_files.COLOURS:
+                raise InputError(f"{own_layouts.class_file(self._root)}: {error}") from None
+            colours = {}  # then they say nothing
+        if self._options["labels"] == label_files.COLOURS and not colours:
+            raise InputError(
+                "dataset.options.labels=colours: the classes have no colours; give them in classes.csv "
+                "(id,name,red,green,blue)"
+            )
+        self._labels = label_files.LabelFiles(
+            np.flatnonzero(self._table >= 0).tolist(),
+            colours,
+            read_by=self._options["labels"],
+            ignore_others=self._options["others"] == "ignore",
+        )
+        state = [
+            (split, entry.name, *(path and base.file_state(path) for path in (entry.image, entry.label)))
+            for split, entries in self._splits.items()
+            for entry in entries
+        ]
+        place = self._root.resolve()
+        stem = re.sub(r"\W+", "_", place.parent.name if place.is_file() else place.name)[:40]
+        changed = {key: value for key, value in self._options.items() if value != OPTIONS[key]}
+        told = fingerprint_of_classes(listed)
+        variant = f"{stem}-{base.fingerprint(str(place), state, told, changed)}"
+        super().__init__(data_dir=data_dir, variant=variant, classes=listed.classes)
 
     def pairs(self) -> dict[str, list[base.PairReader]]:
         """Return readers of the files found."""
-        return {
-            split: [self._reader(split, *files) for files in found] for split, found in self._files.items()
-        }
+        return {split: [self._reader(entry) for entry in entries] for split, entries in self._splits.items()}
 
-    def _reader(
-        self, split: str, name: str, image: pathlib.Path | None, label: pathlib.Path | None
-    ) -> base.PairReader:
-        expected = {part: self._root / part / split / name for part in ("images", "labels")}
-        if label is None:
-            return base.Missing(f"{image}: image without label; expected {expected['labels']}.png")
-        if image is None:
+    def _reader(self, entry: own_layouts.Entry) -> base.PairReader:
+        if entry.image is None:
             return base.Missing(
-                f"{label}: label without image; expected {expected['images']}.jpg, .jpeg or .png"
+                f"{entry.label}: label without image; expected {entry.expected}.jpg, .jpeg or .png"
             )
-        size = image.stat().st_size + label.stat().st_size
-        return base.Reader(functools.partial(_read, name, image, label), size)
+        if entry.label is None and not entry.unlabelled:
+            return base.Missing(f"{entry.image}: image without label; expected {entry.expected}.png")
+        size = entry.image.stat().st_size + (entry.label.stat().st_size if entry.label else 0)
+        return base.Reader(functools.partial(self._read, entry.name, entry.image, entry.label), size)
+
+    def _read(self, name: str, image: pathlib.Path, label: pathlib.Path | None) -> base.Pair:
+        try:
+            data, label_data = image.read_bytes(), label.read_bytes() if label else None
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        if self._options["bits"] != 16 and decode.has_sixteen_bits(data, str(image)):
+            data = decode.encode_image(decode.decode_image(data, str(image), bits=self._options["bits"]))
+        if label_data is not None:
+            label_data = self._train_ids(label_data, str(label))
+        pair = base.Pair(name, data, label_data, str(image), str(label or ""))
+        return turned_upright(pair, self._options["exif"])
+
+    def _train_ids(self, data: bytes, name: str) -> bytes:
+        """A plain 8-bit grey PNG of train ids, which every reader reads alike; `data` if it is one."""
+        read = self._labels.read(data, name)
+        values = read.values
+        if not read.by_colour:
+            values = self._table[values]
+            if values.min() < 0:
+                counts = np.bincount(read.values[values < 0])
+                strange = np.flatnonzero(counts)
+                offset, last = self._options["label_offset"], len(self.classes) - 1
+                raise InputError(
+                    f"{name}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
+                    f"({offset} to {offset + last}) nor {self._options['ignore_label']} (ignore)"
+                    + (f"; so are {strange[1:6].tolist()}" if len(strange) > 1 else "")
+                    + "; correct the label or the list of classes"
+                )
+            values = values.astype(np.uint8)
+        if read.as_stored and decode.is_plain_label(data) and np.array_equal(values, read.values):
+            return data
+        return decode.encode_label(values)
 
 
-def _read(name: str, image: pathlib.Path, label: pathlib.Path) -> base.Pair:
-    try:
-        data, label_data = image.read_bytes(), label.read_bytes()
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    return base.Pair(name, data, plain_label(label_data, str(label)), str(image), str(label))
+def fingerprint_of_classes(listed: class_list.ClassList) -> Any:
+    """What of a list of classes decides what is prepared."""
+    return listed.classes.names, listed.classes.colours, listed.ignored
 
 
-def _find_pairs(
-    root: pathlib.Path,
-) -> dict[str, list[tuple[str, pathlib.Path | None, pathlib.Path | None]]]:
-    """Return (name, image, label) of every example, by split, sorted by name; None is what is missing."""
-    if not root.is_dir():
+def _check_options(options: Mapping[str, Any]) -> None:
+    for key, choices in _CHOICES.items():
+        if options[key] not in choices:
+            raise InputError(f"dataset.options.{key}={options[key]!r} must be one of {', '.join(choices)}")
+    for key, (low, high) in _RANGES.items():
+        if not low <= options[key] <= high:
+            raise InputError(f"dataset.options.{key}={options[key]} must be from {low} to {high}")
+
+
+def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
+    """Train id of every id, int16 `[256]`, -1 where it stands for nothing."""
+    offset, ignore = options["label_offset"], options["ignore_label"]
+    if offset + len(classes) > 256:
+        raise InputError(f"dataset.options.label_offset={offset}: then {len(classes)} classes end beyond 255")
+    if offset <= ignore < offset + len(classes):
+        raise InputError(
+            f"dataset.options.ignore_label={ignore} is the id of the class {classes.names[ignore - offset]!r}; if ids "
+            f"of classes begin behind it, set dataset.options.label_offset={ignore + 1}"
+        )
+    table = np.full(256, -1, np.int16)
+    table[:offset] = IGNORE_LABEL
+    table[offset : offset + len(classes)] = np.arange(len(classes))
+    if ignore >= 0:
+        table[ignore] = IGNORE_LABEL
+    return table
+
+
+def _classes(
+    root: pathlib.Path, class_names: tuple[str, ...], options: Mapping[str, Any]
+) -> class_list.ClassList:
+    """Return the classes named in the recipe or in a file below `root`."""
+    if class_names:
+        return class_list.named(class_names, "dataset.class_names")
+    if not root.exists():
         raise InputError(
             f"{root}: no such folder; set dataset.root to the one that holds images/ and labels/"
         )
-    for part in ("images", "labels"):
-        if not (root / part).is_dir():
-            raise InputError(
-                f"{root / part}: missing; put the {part} of each split into {root / part}/SPLIT/"
-            )
-    splits = sorted(
-        path.name for path in (root / "images").iterdir() if path.is_dir() and path.name[0] != "."
-    )
-    if not splits:
+    path = own_layouts.class_file(root)
+    if path is None:
         raise InputError(
-            f"{root / 'images'}: no split in it; put images into {root / 'images'}/train/ and /val/"
+            f"{root / 'classes.csv'}: missing; write it (id,name,red,green,blue) or set dataset.class_names"
         )
-    for path in sorted((root / "labels").iterdir()):
-        if path.is_dir() and path.name[0] != "." and path.name not in splits:
-            raise InputError(
-                f"{path}: labels of a split without images; put them into {root / 'images' / path.name}/"
-            )
-    found = {}
-    for split in splits:
-        if not re.fullmatch(r"\w+", split) or split == "all":
-            raise InputError(
-                f"{root / 'images' / split}: a split's name is made of letters, digits and _, and is not 'all'"
-            )
-        images = _by_name(root / "images" / split, _IMAGE_SUFFIXES)
-        labels = _by_name(root / "labels" / split, (".png",)) if (root / "labels" / split).is_dir() else {}
-        if not images:
-            raise InputError(f"{root / 'images' / split}: no images in it; put JPEG or PNG files there")
-        names = sorted(images.keys() | labels.keys())
-        found[split] = [(name, images.get(name), labels.get(name)) for name in names]
-    return found
-
-
-def _by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-    """Return the picture files below `folder` by their path from there without suffix."""
-    files: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if path.name[0] == "." or not path.is_file():
-            continue
-        if suffix not in suffixes:
-            if suffix in _IMAGE_SUFFIXES + _OTHER_PICTURES:
-                raise InputError(f"{path}: only {', '.join(suffixes)} can be used here; convert or remove it")
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise InputError(f"{path}: has the same name as {files[name]}; rename or remove one of them")
-        files[name] = path
-    return files
-
-
-def _classes(root: pathlib.Path, class_names: tuple[str, ...]) -> Classes:
-    """Return the classes named in the config or in `root/classes.csv`."""
-    path = root / "classes.csv"
-    try:
-        if class_names:
-            return Classes.named(class_names)
-        if not path.is_file():
-            if not root.is_dir():
-                raise InputError(
-                    f"{root}: no such folder; set dataset.root to the one that holds images/ and labels/"
-                )
-            raise InputError(f"{path}: missing; write it (id,name,red,green,blue) or set dataset.class_names")
-        return _read_classes(path)
-    except InputError:
-        raise
-    except ValueError as error:  # of Classes: too many, or a name twice
-        raise InputError(f"{'dataset.class_names' if class_names else path}: {error}") from None
-
-
-def _read_classes(path: pathlib.Path) -> Classes:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error})") from None
-    if not rows:
-        raise InputError(f"{path}: no classes in it; write one line per class below id,name,red,green,blue")
-    names, colours = [], []
-    for index, row in enumerate(rows):
-        line = f"{path}, line {index + 2}"
-        if (row.get("id") or "").strip() != str(index):
-            raise InputError(f"{line}: id {row.get('id')!r} where {index} is due; ids count from 0 in order")
-        if not (row.get("name") or "").strip():
-            raise InputError(f"{line}: the class has no name; the columns are id,name,red,green,blue")
-        names.append(row["name"].strip())
-        if "red" in row:
-            try:
-                colour = tuple(int(row[channel]) for channel in ("red", "green", "blue"))
-            except (KeyError, TypeError, ValueError):
-                raise InputError(f"{line}: red, green and blue must be whole numbers") from None
-            if not all(0 <= value <= 255 for value in colour):
-                raise InputError(f"{line}: the colour {colour} is outside 0 to 255")
-            colours.append(colour)
-    if len(names) > MAX_CLASSES:
-        raise InputError(f"{path}: {len(names)} classes; 8-bit labels allow at most {MAX_CLASSES}")
-    return Classes(tuple(names), tuple(colours)) if colours else Classes.named(names)  # type: ignore[arg-type]
+    if path.suffix in (".yaml", ".yml"):
+        return class_list.named(own_layouts.yaml_names(path), str(path))
+    if path.name == "labelmap.txt":
+        return class_list.read_labelmap(path)
+    if path.suffix == ".txt":
+        return class_list.read_names(path)
+    return class_list.read_classes(
+        path, first_id=options["label_offset"], ignore_label=options["ignore_label"]
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL
 from danet_jax.data import decode
@@ -23,6 +25,8 @@ class Pair:
         in a split without labels.
       image_file: Where the image comes from, for error messages.
       label_file: Where the label comes from, for error messages.
+      assumed: What was assumed because the files do not say it, a sentence each, the same for all examples.
+      counts: Pixels of each label value, int64 `[256]`, once the pair is checked and if it has a label.
     """
 
     name: str
@@ -30,6 +34,8 @@ class Pair:
     label: bytes | None
     image_file: str
     label_file: str = ""
+    assumed: tuple[str, ...] = ()
+    counts: np.ndarray | None = None
 
 
 PairReader = Callable[[], Pair]
@@ -59,20 +65,38 @@ class Missing:
         raise InputError(self.error)
 
 
-def check_pair(pair: Pair, class_count: int) -> None:
+class Examined(NamedTuple):
+    """What `check_pair` saw.
+
+    Attributes:
+      size: Height and width.
+      counts: Pixels of each label value, int64 `[256]`; None without a label.
+      darkest: The smallest value of each channel of the image.
+      brightest: The largest.
+    """
+
+    size: tuple[int, int]
+    counts: np.ndarray | None
+    darkest: np.ndarray
+    brightest: np.ndarray
+
+
+def check_pair(pair: Pair, class_count: int) -> Examined:
     """Decode both pictures of `pair` completely and compare them.
 
     Raises:
       InputError: A picture cannot be decoded, the sizes differ or a label is neither a class nor 255.
     """
     image = decode.decode_image(pair.image, pair.image_file)
+    height, width = image.shape[:2]
+    darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     if pair.label is None:
-        return
+        return Examined((height, width), None, darkest, brightest)
     label = decode.decode_label(pair.label, pair.label_file)
     if image.shape[:2] != label.shape:
         raise InputError(
             f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
-            f"{image.shape[1]}x{image.shape[0]}; make them the same size"
+            f"{width}x{height}; make them the same size"
         )
     counts = np.bincount(label.ravel(), minlength=256)
     strange = [int(value) for value in np.flatnonzero(counts) if class_count <= value != IGNORE_LABEL]
@@ -83,3 +107,54 @@ def check_pair(pair: Pair, class_count: int) -> None:
             + (f"; so are {strange[1:6]}" if strange[1:] else "")
             + "; correct the label or the list of classes"
         )
+    return Examined((height, width), counts, darkest, brightest)
+
+
+STORED, UPRIGHT = "stored", "upright"
+LABELS_FOLLOW = (STORED, UPRIGHT)
+
+
+def turned_upright(pair: Pair, labels_follow: str | None) -> Pair:
+    """Return `pair` with both pictures as the image's EXIF says it is to be shown, which is how `predict` reads it.
+
+    A label is turned with its image if it was drawn on the pixels as they are stored, which no file says.
+
+    Args:
+      pair: As read.
+      labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" picture that viewers
+        show. None, where nobody can say it, is "stored" unless only the other fits the label's size.
+
+    Returns:
+      `pair` itself if there is nothing to turn; else both as PNG, the image's pixels exactly as decoded.
+
+    Raises:
+      InputError: A picture cannot be decoded, or the label has the size of the other way.
+    """
+    turn = decode.TO_UPRIGHT.get(orientation := decode.orientation(pair.image))
+    if turn is None:
+        return pair
+    stored = Image.fromarray(decode.decode_image(pair.image, pair.image_file))
+    shown = stored.transpose(turn)
+    if pair.label is None:
+        return dataclasses.replace(pair, image=decode.encode_image(np.asarray(shown)))
+    label = Image.fromarray(decode.decode_label(pair.label, pair.label_file))
+    fits = {STORED: label.size == stored.size, UPRIGHT: label.size == shown.size}
+    follow = labels_follow or (UPRIGHT if fits[UPRIGHT] and not fits[STORED] else STORED)
+    if not fits[follow]:
+        other = UPRIGHT if follow == STORED else STORED
+        remedy = f"set dataset.options.exif={other}" if fits[other] else "make them the same size"
+        raise InputError(
+            f"{pair.label_file}: the label is {label.width}x{label.height} but its image {pair.image_file} is "
+            f"{stored.width}x{stored.height} as stored and {shown.width}x{shown.height} as its EXIF orientation "
+            f"{orientation} shows it; {remedy}"
+        )
+    as_if = f"drawn on the {'picture as viewers show it' if follow == UPRIGHT else 'pixels as stored'}"
+    if labels_follow:
+        other = UPRIGHT if follow == STORED else STORED
+        as_if += f" (if they were not, set dataset.options.exif={other})"
+    return dataclasses.replace(
+        pair,
+        image=decode.encode_image(np.asarray(shown)),
+        label=decode.encode_label(np.asarray(label.transpose(turn) if follow == STORED else label)),
+        assumed=(*pair.assumed, f"turned upright as EXIF says, with labels as if they were {as_if}"),
+    )

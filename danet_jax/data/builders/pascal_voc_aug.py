@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_mat
+from danet_jax.data.builders.conversion import mapped_mat, published_labels, same_png
+from danet_jax.data.builders.label_files import LabelFiles
 from danet_jax.data.labels.pascal_voc import MAPPING
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
@@ -89,15 +90,16 @@ class PascalVocAug(published.PublishedBuilder):
     def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
         voc, sbd = files[:2]
+        labels = published_labels(MAPPING, in_colours=True)
         own = set(voc.lines("ImageSets/Segmentation/train.txt"))
         held_out = voc.lines("ImageSets/Segmentation/val.txt")
         more = {*sbd.lines("train.txt"), *sbd.lines("val.txt")}
         splits = {
             "train": [
-                _of_voc(voc, name) if name in own else _of_sbd(voc, sbd, name)
+                _of_voc(voc, labels, name) if name in own else _of_sbd(voc, sbd, name)
                 for name in sorted((own | more) - set(held_out))
             ],
-            "val": [_of_voc(voc, name) for name in sorted(held_out)],
+            "val": [_of_voc(voc, labels, name) for name in sorted(held_out)],
         }
         if self.options["test"]:
             splits["test"] = [
@@ -107,9 +109,12 @@ class PascalVocAug(published.PublishedBuilder):
         return splits
 
 
-def _of_voc(voc: Files, name: str) -> base.PairReader:
+def _of_voc(voc: Files, labels: LabelFiles, name: str) -> base.PairReader:
     """A palette PNG whose indices are the train ids: as it is."""
-    return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", voc, f"SegmentationClass/{name}.png")
+    convert = functools.partial(same_png, labels)
+    return published.pair_reader(
+        name, voc, f"JPEGImages/{name}.jpg", voc, f"SegmentationClass/{name}.png", convert
+    )
 
 
 def _of_sbd(voc: Files, sbd: Files, name: str) -> base.PairReader:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base
-from danet_jax.data.builders.archives import Files, Source, find
+from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.finding import find_all, hint
+from danet_jax.data.builders.pair import turned_upright
+from danet_jax.data.files import walk
 from danet_jax.errors import InputError
+
+_COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
+"""What browsers and file managers put behind the name of a second copy."""
 
 _COMMON_OPTIONS = {"download": False, "allow_partial": False}
 
@@ -103,30 +109,29 @@ class PublishedBuilder(base.PairsBuilder):
 
     def source_state(self) -> Any:
         """Return what changes when an archive does."""
-        found = [find(self.root, source) for source in self.sources()]
-        return [(str(place.resolve()), _state(place)) for place in found if place]
+        sources = self.sources()
+        found = zip(sources, find_all(self.root, sources), strict=True)
+        return [(str(place.resolve()), _state(place, source)) for source, place in found if place]
 
     def source_report(self) -> list[str]:
         """Return a line about each source: where it was found, or where to get it."""
         report = []
-        for source in self.sources():
-            place = find(self.root, source)
+        sources = self.sources()
+        for source, place in zip(sources, find_all(self.root, sources), strict=True):
             state = f"found {place}" if place else f"missing; from {source.url}"
             report.append(f"{source}: {state}")
         return report
 
     def _places(self) -> list[pathlib.Path]:
-        missing = []
-        for source in self.sources():
-            if find(self.root, source):
-                continue
-            if self.options["download"] and source.direct:
+        sources, missing = self.sources(), []
+        for source, place in zip(sources, find_all(self.root, sources), strict=True):
+            if place is None and self.options["download"] and source.direct:
                 download(source, self.root)
-            else:
+            elif place is None:
                 missing.append(source)
         if missing:
             raise InputError(self._missing(missing))
-        return [place for source in self.sources() if (place := find(self.root, source))]
+        return [place for place in find_all(self.root, sources) if place]
 
     def _missing(self, missing: Sequence[Source]) -> str:
         urls = dict.fromkeys(source.url for source in missing)
@@ -135,6 +140,7 @@ class PublishedBuilder(base.PairsBuilder):
             for url in urls
         )
         total = sum(source.gigabytes for source in self.sources())
+        near = hint(self.root, missing, none_found=len(missing) == len(self.sources()))
         fetch = (
             ", or set dataset.options.download=True"
             if all(source.direct for source in missing) and not self.options["download"]
@@ -142,7 +148,7 @@ class PublishedBuilder(base.PairsBuilder):
         )
         return (
             f"{self.name}: {self.root} lacks {wanted}; put the archives there or the folders extracted from them "
-            f"(or set dataset.root to where they are){fetch}; preparing takes about {total:.2g} GB more in "
+            f"(or set dataset.root to where they are){fetch}{near}; preparing takes about {total:.2g} GB more in "
             f"{self.data_dir_root}"
         )
 
@@ -151,18 +157,21 @@ class PublishedBuilder(base.PairsBuilder):
         count = len(readers)
         published = self.COUNTS.get(split, count)
         if count != published:
+            remedy = "complete the files" if count < published else "remove what is too much"
             yield base.Missing(
-                f"{self.name}: {count} examples in {split} where {published} were published; complete the files "
-                f"in {self.root}, or set dataset.options.allow_partial=True to go without"
+                f"{self.name}: {count} examples in {split} where {published} were published; {remedy} "
+                f"in {self.root}, or set dataset.options.allow_partial=True to go "
+                f"{'without' if count < published else 'with it'}"
             )
 
 
-def _state(place: pathlib.Path) -> Any:
-    """Of an archive, or of the folders (their times change when a file comes or goes) below an extracted one."""
+def _state(place: pathlib.Path, source: Source) -> Any:
+    """Of an archive, or of all files of an extracted one, those of linked folders, too."""
     if place.is_file():
         return base.file_state(place)
-    folders = sorted(pathlib.Path(path) for path, _, _ in os.walk(place))
-    return [(str(path.relative_to(place)), path.stat().st_mtime_ns) for path in folders]
+    parts = [place / part for part in source.parts]
+    files = [path for part in parts if part.exists() for path in (walk(part) if part.is_dir() else [part])]
+    return base.fingerprint([(str(path.relative_to(place)), base.file_state(path)) for path in files])
 
 
 def download(source: Source, root: pathlib.Path) -> None:
@@ -216,6 +225,8 @@ def pair_reader(
         one already.
     """
     for files, path, kind in ((images, image, "image"), (labels, label, "label")):
+        if kind == "label" and files is not None and path not in files and _COPY.search(name):
+            return base.Missing(f"{images.where(image)}: a copy of another file by its name; remove it")
         if files is not None and path not in files:
             return base.Missing(
                 f"{files.where(path)}: missing, the {kind} of {name}; get the dataset's files again"
@@ -236,7 +247,9 @@ def _read(
     data = labels.read(label) if labels else None
     if data is not None and convert is not None:
         data = convert(data, where)
-    return base.Pair(name, images.read(image), data, images.where(image), where)
+    pair = base.Pair(name, images.read(image), data, images.where(image), where)
+    # A test server compares with the pixels as they are stored: what has no label stays so.
+    return pair if data is None else turned_upright(pair, None)
 
 
 def below(files: Files, folder: str, suffix: str) -> dict[str, str]:

@@ -1,0 +1,34 @@
+"""DANet on your own pictures and label maps, in one of the layouts of docs/datasets.md.
+
+    python run.py --config=configs/folder.py --mode=check --config.dataset.root=PATH
+    python run.py --config=configs/folder.py --config.dataset.root=PATH --config.init.from=RESNET50
+
+Before training, let `--mode=check` say what it sees. With a flat folder of pictures, for example
+`--config.dataset.options.validation=0.2`; the options are explained in docs/datasets.md.
+"""
+
+from configs import base
+
+
+def get_config(backbone: str = "resnet50"):
+    """`backbone`: resnet18, resnet34, resnet50 or resnet101."""
+    config = base.get_config()
+    config.name = f"folder_{backbone}"
+    config.model.backbone = backbone
+    config.dataset.name = "folder"
+    config.dataset.options = {
+        "labels": "auto",
+        "others": "refuse",
+        "ignore_label": 255,
+        "label_offset": 0,
+        "exif": "stored",
+        "bits": 16,
+        "validation": 0.0,
+        "split_seed": 0,
+        "masks_dir": "",
+    }
+    config.dataset.base_size = 520
+    config.dataset.crop_size = 480
+    config.training.epochs = 100.0
+    config.evaluation.whole_base_size = (520,)
+    return config

@@ -1,0 +1,142 @@
+"""Label files as programs rewrite them: what is read equals what was drawn, or the file is refused."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from danet_jax.classes import Classes
+from danet_jax.data.builders.conversion import published_labels
+from danet_jax.data.builders.label_files import LabelFiles, class_colours
+from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
+from danet_jax.errors import InputError
+from tests.reference import publishers
+
+COLOURED = Classes(("ground", "road", "tree"), ((0, 0, 0), (128, 64, 0), (0, 200, 30)))
+
+
+def png(pixels, bits, colour_type, palette=None):
+    """A PNG written by hand: rows of samples, packed, without filters."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1).astype(np.uint8)
+    if bits < 8:
+        spread = np.unpackbits(rows[..., None], axis=2)[..., 8 - bits :].reshape(height, -1)
+        rows = np.packbits(spread, axis=1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    colours = chunk(b"PLTE", np.asarray(palette, np.uint8).tobytes()) if palette is not None else b""
+    body = chunk(b"IHDR", header) + colours + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def shrunk(rng, colours):
+    """What an optimiser makes of a picture, uint8 `[H, W, 3]`: the same colours, in a palette in any order."""
+    found, where = np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True)
+    order = rng.permutation(len(found))
+    bits = next(bits for bits in (1, 2, 4, 8) if len(found) <= 2**bits)
+    return png(np.argsort(order)[where].reshape(colours.shape[:2]), bits, 3, found[order])
+
+
+@pytest.mark.parametrize("mapping", [cityscapes.MAPPING, ade20k.MAPPING], ids=["cityscapes", "ade20k"])
+def test_grey_that_became_a_palette_is_read_by_its_colours(rng, mapping):
+    known = [*mapping.ids, *mapping.others]
+    for count in (2, 3, 9, len(known)):
+        ids = rng.choice(rng.choice(known, count, replace=False), (16, 16)).astype(np.uint8)
+        data = shrunk(rng, np.repeat(ids[..., None], 3, axis=2))
+        np.testing.assert_array_equal(published_labels(mapping).read(data, "x").values, ids)
+
+
+def test_grey_of_fewer_bits_of_a_publisher_is_read_by_its_colours(rng):
+    for bits in (1, 2, 4):
+        step = 255 // (2**bits - 1)
+        samples = rng.integers(0, 2**bits, (8, 8))
+        read = published_labels(pascal_voc.MAPPING).read(png(samples, bits, 0), "x")
+        np.testing.assert_array_equal(read.values, samples * step)
+
+
+def test_a_renumbered_palette_of_known_colours_is_read_by_colour(rng):
+    palette = np.array([*pascal_voc.MAPPING.classes.colours, (224, 224, 192)], np.uint8)
+    for count in (2, 5, 22):
+        rows = rng.choice(rng.choice(22, count, replace=False), (16, 16))
+        read = published_labels(pascal_voc.MAPPING, in_colours=True).read(shrunk(rng, palette[rows]), "x")
+        np.testing.assert_array_equal(read.values, np.where(rows == 21, 255, rows))
+
+
+def test_a_publisher_s_own_palette_is_left_as_it_is(rng):
+    label = rng.choice(np.array([*range(21), 255], np.uint8), (10, 14))
+    voc = png(label, 8, 3, [*publishers.voc_palette()])
+    strange = publishers.palette_png(label)  # grey, every level twice
+    for data in (voc, strange):
+        read = published_labels(pascal_voc.MAPPING, in_colours=True).read(data, "x")
+        assert read.as_stored
+        np.testing.assert_array_equal(read.values, label)
+
+
+def test_rgb_in_the_colours_of_the_classes(rng):
+    rows = rng.integers(0, 3, (7, 9))
+    pixels = np.array(COLOURED.colours, np.uint8)[rows]
+    files = LabelFiles(range(3), class_colours(COLOURED))
+    np.testing.assert_array_equal(files.read(publishers.encoded(pixels), "x").values, rows)
+    opaque = np.concatenate([pixels, np.full((7, 9, 1), 255, np.uint8)], axis=2)
+    np.testing.assert_array_equal(files.read(publishers.encoded(opaque), "x").values, rows)
+    pixels[:2, :3] = (9, 8, 7)
+    with pytest.raises(
+        InputError, match=r"a/b\.png: .*\(9, 8, 7\) \(6 pixels\) is no class's.*others=ignore"
+    ):
+        files.read(publishers.encoded(pixels), "a/b.png")
+    rows[:2, :3] = 255
+    files = LabelFiles(range(3), class_colours(COLOURED), ignore_others=True)
+    np.testing.assert_array_equal(files.read(publishers.encoded(pixels), "x").values, rows)
+    opaque[0, 0, 3] = 100
+    with pytest.raises(InputError, match="transparent"):
+        files.read(publishers.encoded(opaque), "x")
+
+
+def test_palettes_without_known_colours_must_be_one_for_all(rng):
+    foreign = rng.permutation(256)[:3, None] + np.zeros((1, 3), int)
+    foreign[:, 1] = (9, 8, 7)  # no greys
+    labels = [rng.permutation(np.arange(12) % 3).reshape(3, 4) for _ in range(3)]
+    files = LabelFiles([0, 1, 2, 255])
+    for label in labels:
+        np.testing.assert_array_equal(files.read(png(label, 8, 3, foreign), "x").values, label)
+    with pytest.raises(InputError, match=r"b\.png: its palette gives 0 the colour .*classes\.csv.*labels"):
+        files.read(png(labels[0], 8, 3, foreign[[1, 0, 2]]), "b.png")
+    by_ids = LabelFiles([0, 1, 2, 255], read_by="ids")
+    for palette in (foreign, foreign[::-1]):
+        np.testing.assert_array_equal(by_ids.read(png(labels[0], 8, 3, palette), "x").values, labels[0])
+
+
+def test_what_may_mean_two_things_is_refused_unless_told(rng):
+    label = rng.permutation(np.arange(64) % 2).reshape(8, 8)
+    one_bit, two_greys = png(label, 1, 0), png(label, 8, 3, [(0, 0, 0), (255, 255, 255)])
+    for data in (one_bit, two_greys):
+        with pytest.raises(InputError, match=r"m\.png: .*ids 0, 1 or.*grey levels 0, 255; .*labels"):
+            LabelFiles([0, 1, 255]).read(data, "m.png")
+        np.testing.assert_array_equal(LabelFiles([0, 1, 255], read_by="ids").read(data, "m").values, label)
+        white = {(0, 0, 0): 0, (255, 255, 255): 1}
+        np.testing.assert_array_equal(LabelFiles([0, 1, 255], white).read(data, "m").values, label)
+    # Where only one makes sense there is nothing to ask.
+    np.testing.assert_array_equal(LabelFiles([0, 255]).read(one_bit, "m").values, 255 * label)
+    samples = rng.permutation(np.arange(64) % 5).reshape(8, 8)
+    np.testing.assert_array_equal(LabelFiles(range(5)).read(png(samples, 4, 0), "m").values, samples)
+
+
+def test_masks_of_0_and_255_by_their_colours(rng):
+    label = rng.permutation(np.arange(64) % 2).reshape(8, 8)
+    colours = {(0, 0, 0): 0, (255, 255, 255): 1}
+    data = publishers.encoded((255 * label).astype(np.uint8))
+    assert set(np.unique(LabelFiles([0, 1, 255], colours).read(data, "m").values)) == {0, 255}
+    by_colour = LabelFiles([0, 1, 255], colours, read_by="colours")
+    np.testing.assert_array_equal(by_colour.read(data, "m").values, label)
+
+
+def test_a_palette_that_moves_only_some_known_colours_is_refused():
+    label = np.array([[0, 1], [2, 2]])
+    palette = [COLOURED.colours[1], COLOURED.colours[0], (77, 1, 2)]
+    with pytest.raises(InputError, match=r"p\.png: its palette gives 0 the colour \(128, 64, 0\) of class 1"):
+        LabelFiles(range(3), class_colours(COLOURED)).read(png(label, 8, 3, palette), "p.png")

@@ -1,0 +1,404 @@
+"""Own data as people have it and as tools export it: read as it was drawn, said what was assumed, or refused."""
+
+import json
+import os
+import pathlib
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danet_jax.data.dataset import open_dataset
+from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.errors import InputError
+from tests.reference import publishers
+
+COLOURS = [(0, 0, 0), (128, 64, 0), (0, 200, 30)]
+CLASSES = "id,name,red,green,blue\n0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n"
+
+
+class Drawn:
+    """Pictures and label maps by name, and the folder that they are put into."""
+
+    def __init__(self, rng, root):
+        self.rng, self.root, self.images, self.labels = rng, root, {}, {}
+
+    def image(self, path, size=(8, 12), **options):
+        pixels = self.rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        self.images[pathlib.PurePath(path).stem] = pixels
+        self.save(Image.fromarray(pixels), path, **options)
+
+    def label(self, path, size=(8, 12), form="ids", values=(0, 1, 2)):
+        label = self.rng.choice(np.array(values, np.uint8), size)
+        self.labels[pathlib.PurePath(path).stem] = label
+        if form == "rgb":
+            self.save(Image.fromarray(np.array(COLOURS, np.uint8)[label]), path)
+        elif form == "voc":
+            picture = Image.fromarray(label)
+            picture.putpalette(np.array(publishers.voc_palette(), np.uint8).tobytes())
+            self.save(picture, path)
+        else:
+            self.save(Image.fromarray(label), path)
+        return label
+
+    def save(self, picture, path, **options):
+        path = self.root / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, **options)
+
+    def write(self, path, content):
+        path = self.root / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content) if isinstance(content, bytes) else path.write_text(content)
+
+    def open(self, root=None, class_names=(), **options):
+        data_dir = self.root.parent / "data"
+        return open_dataset(
+            "folder",
+            root=root or self.root,
+            data_dir=data_dir,
+            class_names=class_names,
+            options=options,
+        )
+
+    def check(self, dataset, splits):
+        assert {split: [e["name"] for e in dataset.source(split)] for split in dataset.splits} == splits
+        for split in splits:
+            for example in dataset.source(split):
+                name = example["name"].rpartition("/")[2]
+                np.testing.assert_array_equal(decode_image(example["image"], ""), self.images[name])
+                if example["label"] is not None:
+                    np.testing.assert_array_equal(decode_label(example["label"], ""), self.labels[name])
+
+
+@pytest.fixture
+def drawn(rng, tmp_path):
+    return Drawn(rng, tmp_path / "own")
+
+
+def standard(drawn, form="ids", names=("a", "b"), **options):
+    for split, name in (("train", names[0]), ("val", names[1])):
+        drawn.image(f"images/{split}/{name}.png")
+        drawn.label(f"labels/{split}/{name}.png", form=form, **options)
+    drawn.write("classes.csv", CLASSES)
+
+
+def test_rgb_masks_in_the_colours_of_classes_csv(drawn):
+    standard(drawn, form="rgb")
+    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+
+
+def test_cvat(drawn):
+    """Segmentation mask 1.1, as CVAT's documentation shows it."""
+    for name in ("a", "b", "c"):
+        drawn.image(f"JPEGImages/{name}.png")
+        drawn.label(f"SegmentationClass/{name}.png", form="rgb")
+        drawn.label(f"SegmentationObject/{name}.png", form="rgb")
+        drawn.labels[name] = by_colour(drawn.root / f"SegmentationClass/{name}.png")
+    drawn.write("ImageSets/Segmentation/train.txt", "a\nc\n")
+    drawn.write("ImageSets/Segmentation/val.txt", "b\n")
+    drawn.write(
+        "labelmap.txt",
+        "# label:color_rgb:parts:actions\nground:0,0,0::\nroad:128,64,0::\ntree:0,200,30::\n",
+    )
+    dataset = drawn.open()
+    assert dataset.classes.names == ("ground", "road", "tree")
+    drawn.check(dataset, {"train": ["a", "c"], "val": ["b"]})
+
+
+def by_colour(path):
+    pixels = np.array(Image.open(path).convert("RGB"))
+    return np.array([[COLOURS.index(tuple(pixel)) for pixel in row] for row in pixels.tolist()], np.uint8)
+
+
+def test_labelme(drawn):
+    """labelme2voc.py: palette PNGs, 255 for what is not labelled, no lists of splits."""
+    for index in range(10):
+        drawn.image(f"JPEGImages/n{index}.png")
+        drawn.label(f"SegmentationClass/n{index}.png", form="voc", values=(0, 1, 2, 255))
+        drawn.write(f"SegmentationClassNpy/n{index}.npy", b"")
+    drawn.write("class_names.txt", "_background_\nroad\ntree\n")
+    with pytest.raises(InputError, match=r"own: nothing says which pictures .*validation=0\.2"):
+        drawn.open()
+    dataset = drawn.open(validation=0.2)
+    assert dict(dataset.splits) == {"train": 8, "val": 2}
+    names = {split: sorted(e["name"] for e in dataset.source(split)) for split in dataset.splits}
+    assert sorted(names["train"] + names["val"]) == [f"n{index}" for index in range(10)]
+    drawn.check(dataset, names)
+    assert [e["name"] for e in drawn.open(validation=0.2).source("val")] == names["val"]
+    others = {
+        tuple(e["name"] for e in drawn.open(validation=0.2, split_seed=s).source("val")) for s in range(5)
+    }
+    assert len(others) > 1
+
+
+def test_ultralytics(drawn):
+    for split, name in (("train", "a"), ("val", "b")):
+        drawn.image(f"images/{split}/{name}.png")
+        drawn.label(f"masks/{split}/{name}.png")
+    drawn.image("images/test/t.png")
+    drawn.write(
+        "data.yaml",
+        "path: ../elsewhere\ntrain: images/train\nval: images/val\ntest: images/test\nnames:\n"
+        "  0: ground\n  1: road\n  2: tree\n",
+    )
+    for root in (drawn.root, drawn.root / "data.yaml"):
+        dataset = drawn.open(root)
+        assert dataset.classes.names == ("ground", "road", "tree")
+        drawn.check(dataset, {"train": ["a"], "val": ["b"], "test": ["t"]})
+    (drawn.root / "masks").rename(drawn.root / "gt")
+    with pytest.raises(InputError, match=r"masks/train: missing.*masks_dir; found gt, images"):
+        drawn.open()
+    drawn.check(drawn.open(masks_dir="gt"), {"train": ["a"], "val": ["b"], "test": ["t"]})
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.png", "images/{}.png", "images/{}.png labels/{}.png"])
+def test_split_lists(drawn, line):
+    for name in ("a", "b c", "d"):
+        drawn.image(f"images/{name}.png")
+        drawn.label(f"labels/{name}.png")
+    drawn.write("classes.csv", CLASSES)
+    drawn.write("train.txt", "".join(line.replace("{}", name) + "\n" for name in ("d", "a")))
+    drawn.write("val.txt", line.replace("{}", "b c"))
+    drawn.check(drawn.open(), {"train": ["a", "d"], "val": ["b c"]})
+    drawn.write("val.txt", "B c\n")
+    with pytest.raises(InputError, match=r"val\.txt, line 1: 'B c' names no picture .*nearest is .*b c\.png"):
+        drawn.open()
+
+
+def test_labels_from_one_with_nothing_below(drawn):
+    standard(drawn)
+    for name, split in (("a", "train"), ("b", "val")):
+        stored = drawn.label(f"labels/{split}/{name}.png", values=(0, 1, 2, 3, 200))
+        drawn.labels[name] = np.where((stored == 0) | (stored == 200), 255, stored - 1).astype(np.uint8)
+    drawn.check(drawn.open(label_offset=1, ignore_label=200), {"train": ["a"], "val": ["b"]})
+    with pytest.raises(InputError, match=r"label value 200 .* is neither a class \(1 to 3\) nor 255"):
+        drawn.open(label_offset=1)
+    with pytest.raises(InputError, match=r"ignore_label=1 is the id of the class 'road'"):
+        drawn.open(ignore_label=1)
+
+
+CLASS_LISTS = {
+    "semicolons": b"id;name;red;green;blue\n0;ground;0;0;0\n1;road;128;64;0\n2;tree;0;200;30\n",
+    "tabs": b"id\tname\tred\tgreen\tblue\n0\tground\t0\t0\t0\n1\troad\t128\t64\t0\n2\ttree\t0\t200\t30\n",
+    "capitals": b"ID,Name,Red,Green,Blue\n0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n",
+    "no header": b"0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n",
+    "spaces": b" id , name , red , green , blue \n 0 , ground , 0 , 0 , 0\n\n1, road ,128, 64,0\n2,tree ,0,200,30\n",
+    "letters": b"id,name,r,g,b\r\n0,ground,0,0,0\r\n1,road,128,64,0\r\n2,tree,0,200,30\r\n",
+    "no ids": b"name,r,g,b\nground,0,0,0\nroad,128,64,0\ntree,0,200,30\n",
+    "UTF-16": CLASSES.encode("utf-16"),
+    "UTF-16 unmarked": CLASSES.encode("utf-16-le"),
+    "ignored": CLASSES.encode() + b"255,void,255,255,255\n",
+}
+
+
+@pytest.mark.parametrize("case", CLASS_LISTS)
+def test_lists_of_classes_of_any_kind(drawn, case):
+    standard(drawn)
+    drawn.write("classes.csv", CLASS_LISTS[case])
+    classes = drawn.open().classes
+    assert classes.names == ("ground", "road", "tree")
+    assert list(classes.colours) == COLOURS
+
+
+def test_lists_of_names(drawn):
+    standard(drawn)
+    for content in (b"ground\nall\xe9e\ntree\n", b"id,name\n0,ground\n1,all\xe9e\n2,tree\n"):
+        drawn.write("classes.csv", content)
+        assert drawn.open().classes.names == ("ground", "allée", "tree")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "0,ground,12\n1,road,3\n",
+            r"classes\.csv, line 1: '0,ground,12' is neither a class nor a header; the col",
+        ),
+        ("id,name\n1,ground\n2,road\n", r"classes\.csv, line 2: id '1' where 0 is due.*label_offset=1"),
+        ("id,name\n0,ground\n", r"classes\.csv: 'ground' is the only class.*background"),
+    ],
+)
+def test_lists_that_are_refused(drawn, content, message):
+    standard(drawn)
+    drawn.write("classes.csv", content)
+    with pytest.raises(InputError, match=message):
+        drawn.open()
+
+
+def test_colours_of_what_is_ignored(drawn):
+    standard(drawn, form="rgb")
+    drawn.write("classes.csv", CLASS_LISTS["ignored"])
+    pixels = np.array(Image.open(drawn.root / "labels/train/a.png"))
+    pixels[:3] = 255
+    Image.fromarray(pixels).save(drawn.root / "labels/train/a.png")
+    drawn.labels["a"][:3] = 255
+    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+
+
+def turned(pixels, orientation):
+    """What EXIF says of a stored picture, from its standard: where the first row and the first column are shown."""
+    upside = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1]}
+    if orientation in upside:
+        return upside[orientation]
+    across = pixels.swapaxes(0, 1)
+    return {5: across, 6: across[:, ::-1], 7: across[::-1, ::-1], 8: across[::-1]}[orientation]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_exif_one_rule_and_an_option(drawn, orientation):
+    """Pictures are seen upright, as predict sees them; labels follow them from wherever they were drawn."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    standard(drawn)
+    drawn.image("images/train/a.png", exif=exif)
+    stored = drawn.labels["a"]
+    shown = turned(drawn.images["a"], orientation)
+    by_predict = decode_image((drawn.root / "images/train/a.png").read_bytes(), "", upright=True)
+    np.testing.assert_array_equal(by_predict, shown)
+    drawn.images["a"] = shown
+    drawn.labels["a"] = turned(stored, orientation)
+    dataset = drawn.open()
+    drawn.check(dataset, {"train": ["a"], "val": ["b"]})
+    [warning] = dataset.warnings()
+    assert warning.startswith(
+        "train: 1 of 1 pictures, a first, turned upright as EXIF says, with labels as if"
+    )
+    assert "dataset.options.exif=upright" in warning
+    if orientation > 4:  # a quarter turn shows in the sizes
+        with pytest.raises(
+            InputError, match=rf"a\.png: the label is 12x8 .* EXIF orientation {orientation} .*=stored"
+        ):
+            drawn.open(exif="upright")
+    upright = drawn.label("labels/train/a.png", size=shown.shape[:2])
+    np.testing.assert_array_equal(
+        decode_label(drawn.open(exif="upright").source("train")[0]["label"], ""), upright
+    )
+    if orientation > 4:
+        with pytest.raises(
+            InputError, match=rf"EXIF orientation {orientation} .*set dataset\.options\.exif=upright"
+        ):
+            drawn.open()
+
+
+def test_masks_of_0_and_255_are_named_with_the_class_that_never_occurs(drawn):
+    standard(drawn, values=(0, 255))
+    drawn.write("classes.csv", "id,name,red,green,blue\n0,ground,0,0,0\n1,thing,255,255,255\n")
+    first, second = drawn.open().warnings()
+    assert first.startswith("1 of 2 classes never occur: thing; 255, which is ignored, is in 2 labels")
+    assert "dataset.options.labels=colours" in first
+    assert second.startswith("'ground' is the only class that occurs")
+    for label in drawn.labels.values():
+        label[label == 255] = 1
+    by_colour = drawn.open(labels="colours")
+    drawn.check(by_colour, {"train": ["a"], "val": ["b"]})
+    assert by_colour.warnings() == []
+
+
+def test_validation_of_nothing_but_ignored(drawn):
+    standard(drawn)
+    drawn.label("labels/val/b.png", values=(255,))
+    assert any(line.startswith("val: all 1 labels are 255 (ignored)") for line in drawn.open().warnings())
+
+
+def test_twelve_bits_in_sixteen(drawn, rng):
+    standard(drawn)
+    for values in (rng.integers(0, 4096, (8, 12)), rng.integers(0, 4096, (8, 12, 3))):
+        values.flat[0] = 4095
+        if values.ndim == 2:
+            drawn.save(Image.fromarray(values.astype(np.uint16)), "images/train/a.png")
+        else:
+            import cv2
+
+            cv2.imwrite(str(drawn.root / "images/train/a.png"), values[..., ::-1].astype(np.uint16))
+        with pytest.raises(InputError, match=r"a\.png: of 16 bits only values up to 4095 .*bits.* 12"):
+            drawn.open()
+        expected = np.broadcast_to((values >> 4).reshape(8, 12, -1), (8, 12, 3))
+        stored = drawn.open(bits=12).source("train")[0]["image"]
+        np.testing.assert_array_equal(decode_image(stored, ""), expected)
+
+
+def test_hidden_folders_are_skipped_and_links_followed(drawn):
+    standard(drawn)
+    for part in ("images", "labels"):
+        for hidden in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+            drawn.write(f"{part}/train/{hidden}/a-checkpoint.png", b"no picture")
+        drawn.write(f"{part}/@eaDir/x.png", b"")
+    drawn.image("elsewhere/images/deep/c.png")
+    drawn.label("elsewhere/labels/deep/c.png")
+    for part in ("images", "labels"):
+        (drawn.root / part / "train/linked").symlink_to(drawn.root / "elsewhere" / part)
+    drawn.check(drawn.open(), {"train": ["a", "linked/deep/c"], "val": ["b"]})
+    (drawn.root / "elsewhere/images/deep/round").symlink_to(drawn.root / "elsewhere/images")
+    with pytest.raises(InputError, match=r"deep/round: a link to a folder that it is in"):
+        drawn.open()
+    (drawn.root / "elsewhere/images/deep/round").unlink()
+    (drawn.root / "images/val/gone.png").symlink_to(drawn.root / "nothing")
+    with pytest.raises(InputError, match=r"gone\.png: a link to .*nothing, which does not exist"):
+        drawn.open()
+
+
+def test_pictures_without_labels_only_for_tests(drawn):
+    standard(drawn)
+    drawn.image("images/test/t.png")
+    dataset = drawn.open()
+    drawn.check(dataset, {"train": ["a"], "val": ["b"], "test": ["t"]})
+    assert dataset.source("test")[0]["label"] is None
+
+
+def test_names_composed_and_decomposed(drawn):
+    standard(drawn, names=("allée", "b"))
+    for part, form in (("images", "NFC"), ("labels", "NFD")):
+        path = drawn.root / part / "train/allée.png"
+        path.rename(path.with_name(unicodedata.normalize(form, "allée.png")))
+    drawn.check(drawn.open(), {"train": ["allée"], "val": ["b"]})
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".webp", {"lossless": True}), (".bmp", {})])
+def test_other_kinds_of_pictures(drawn, suffix, options):
+    standard(drawn)
+    (drawn.root / "images/train/a.png").unlink()
+    drawn.image(f"images/train/a{suffix}", **options)
+    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+
+
+@pytest.mark.parametrize(("bands", "extra"), [(8, 0), (4, 1)], ids=["8 bands", "premultiplied"])
+def test_tiffs_that_pillow_reads_wrong(drawn, rng, capfd, bands, extra):
+    standard(drawn)
+    pixels = rng.integers(0, 256, (8, 12, bands), dtype=np.uint8)
+    drawn.write("images/train/a.tif", publishers.tiff(pixels, extra))
+    (drawn.root / "images/train/a.png").unlink()
+    with pytest.raises(InputError, match=r"a\.tif: "):
+        drawn.open()
+    assert capfd.readouterr().err == ""
+
+
+def test_root_is_never_written_to(drawn):
+    standard(drawn)
+    before = {path: path.stat().st_mtime_ns for path in [drawn.root, *drawn.root.rglob("*")]}
+    drawn.open()
+    os.chmod(drawn.root, 0o555)
+    drawn.open()
+    assert {path: path.stat().st_mtime_ns for path in [drawn.root, *drawn.root.rglob("*")]} == before
+
+
+def test_what_is_prepared_describes_itself(drawn):
+    standard(drawn)
+    dataset = drawn.open()
+    metadata = json.loads((pathlib.Path(dataset.directory) / "metadata.json").read_text())
+    assert sum(shard["summary"]["examples"] for shard in metadata["shards"].values()) == 2
+    counts = np.bincount(drawn.labels["a"].ravel(), minlength=256)
+    np.testing.assert_array_equal(dataset.summaries["train"].pixels, counts)
+
+
+def test_options_that_make_no_sense(drawn):
+    standard(drawn)
+    for options, message in {
+        ("labels", "colour"): "labels='colour' must be one of auto, ids, colours",
+        ("bits", 4): "bits=4 must be from 8 to 16",
+        ("validation", 0.5): "validation=0.5: .* has the splits train, val already",
+        ("masks_dir", "gt"): "masks_dir=gt: .* is no folder",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            drawn.open(**dict([options]))
