@@ -1,1 +1,35 @@
-"""The modes of `run.py`: each module's `run` takes a recipe and does the whole job."""
+"""The modes of `run.py`: each is a module whose `run` takes a recipe and does the whole job; and their flags.
+
+A new mode is a module here and a name in `MODES`; a new flag is a line in `FLAGS` and a keyword argument of the same
+name in `run` of the modes that take it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MODES = ("train", "evaluate", "predict", "prepare", "check", "submit", "export", "zoo")
+
+WITHOUT_RECIPE = ("predict", "export", "zoo")
+"""Need no recipe: a checkpoint knows its own."""
+
+WITHOUT_WORKDIR = ("prepare", "check", "zoo")
+"""Write nothing into a run's directory."""
+
+TRAINED = ("evaluate", "predict", "submit", "export")
+"""Use a trained network. What --config.model.NAME=VALUE flags say replaces its own options; `run` takes `overrides`."""
+
+
+class Flag(NamedTuple):
+    """A flag of the command line, of the type of its default (None is that of text that is not set)."""
+
+    default: str | bool | int | None
+    meaning: str
+    modes: tuple[str, ...]
+    """Those whose `run` it is handed to when it is given; to all others it is an error."""
+
+
+FLAGS = {
+    "checkpoint": Flag(None, "A checkpoint file or a name in the zoo to use instead of the run's.", TRAINED),
+    "format": Flag(None, "What --mode=export writes.", ("export",)),
+}

@@ -41,6 +41,14 @@ def takes(field: FieldInfo) -> str:
     return f"None, or {text}" if field.default is None else text
 
 
+def field_of(group: type[Group], key: str) -> FieldInfo | None:
+    """The option of a key such as "training.momentum", or None."""
+    name, _, rest = key.partition(".")
+    field = group.model_fields.get(name)
+    inner = group_of(field.annotation) if field is not None else None
+    return field_of(inner, rest) if inner is not None else field if not rest else None
+
+
 def line(error: pydantic.ValidationError, group: type[Group], config: Any) -> str:
     """The first of the errors in one line: the key, the value that it was given, and what it takes."""
     [first, *_] = error.errors()
@@ -53,11 +61,11 @@ def line(error: pydantic.ValidationError, group: type[Group], config: Any) -> st
         if inner is None:  # an element: the whole value is shown
             break
         if name not in inner.model_fields:
-            return f"{key}.{name} does not exist; {key} has: {', '.join(inner.model_fields)}"
+            return f"{key}.{name} does not exist; {key} has: {', '.join(sorted(inner.model_fields))}"
         key, value, field = f"{key}.{name}", value[name], inner.model_fields[str(name)]
     inner = group_of(field.annotation) if field is not None else group
     if inner is not None:
-        return f"{key}={shown(value)} must be a group of options: {', '.join(inner.model_fields)}"
+        return f"{key}={shown(value)} must be a group of options: {', '.join(sorted(inner.model_fields))}"
     assert field is not None
     if "one of: " in takes(field) and isinstance(value, plain_type(field.annotation)):
         return f"{key}={shown(value)} does not exist; there are: {takes(field).partition('one of: ')[2]}"
@@ -68,7 +76,7 @@ def line(error: pydantic.ValidationError, group: type[Group], config: Any) -> st
 
 def shown(value: Any) -> str:
     """A value as Python writes it, shortened."""
-    text = repr(value)
+    text = " ".join(repr(value).split("\n"))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 

@@ -1,6 +1,5 @@
 """`run.py` as its users meet it: the whole way on tiny scenes, and everything that they can get wrong."""
 
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -12,9 +11,6 @@ import pytest
 from PIL import Image
 
 from danet_jax.modes.names import named_apart
-
-# How ml_collections reads a config file.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -36,21 +32,6 @@ def run(*arguments, cwd):
     """`python run.py` in a process of its own, in an empty folder."""
     command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-
-
-@pytest.fixture
-def main(monkeypatch, tmp_path):
-    """`run.py`'s main in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        spec = importlib.util.spec_from_file_location("run_py", ROOT / "run.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", ["run.py", *map(str, arguments)])  # ml_collections looks there, too
-        return module.main(sys.argv)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -219,15 +200,15 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
         ([CAMVID, "--workdir=gs://bucket/run"], "mount the bucket"),
         ([CAMVID, "--mode=evaluate"], "train first"),
         (
-            [CAMVID, "--config.dataset.options.foo=1"],
-            "options.foo does not exist; config.dataset.options has: none",
+            [CAMVID, "--config.dataset.options.foo=1", "--config.mesh.data=4"],
+            "dataset.options.foo: folder has no such option; its options are: ",
         ),
         ([f"--config={ROOT / 'configs/cityscapes.py'}:resnet50,pan"], "no word 'pan'; there are: resnet101,"),
         (
             [f"--config={ROOT / 'configs/quickstart.py'}:dane", "--config.dataset.options.height=32"],
             "config variant 'dane' does not exist; there are: danet,",
         ),
-        ([CAMVID, "--config.dataset.options.foo.bar=1"], "options.foo.bar does not exist"),
+        ([CAMVID, "--config.dataset.options.foo.bar=1"], "no group 'foo'"),
         ([CAMVID.removeprefix("-"), "-config.seed=-1"], "config.seed=-1 must not be negative"),
         (["--config", "configs/camvi.py"], "configs/camvid.py"),
         (["--mode=predict", "--config.seed=1", "x.png"], "--config.seed=1 needs --config=FILE"),

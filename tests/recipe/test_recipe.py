@@ -130,15 +130,15 @@ def test_the_page_of_settings_is_the_codes():
 
 def test_options_that_do_not_exist():
     with pytest.raises(
-        InputError, match=r"config.training.momentun does not exist; config.training has: batch_size,"
+        InputError, match=r"config.training.momentun does not exist; config.training has: accumulation,"
     ):
         read_recipe({"training": {"momentun": 0.9}})
-    with pytest.raises(InputError, match=r"config.trainin does not exist; config has: name, seed, model,"):
+    with pytest.raises(InputError, match=r"config.trainin does not exist; config has: dataset, evaluation,"):
         read_recipe({"trainin": {}})
-    with pytest.raises(InputError, match=r"config.training=3 must be a group of options: batch_size"):
+    with pytest.raises(InputError, match=r"config.training=3 must be a group of options: accumulation"):
         read_recipe({"training": 3})
     for config in ([], None, 3, "text"):
-        with pytest.raises(InputError, match=r"config=.* must be a group of options: name, seed"):
+        with pytest.raises(InputError, match=r"config=.* must be a group of options: dataset, evaluation"):
             read_recipe(config)
 
 

@@ -1,0 +1,292 @@
+"""What makes no sense is refused in one line that names it, before anything is read, prepared or written."""
+
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
+
+# Settings that were once accepted, or refused only after data had been prepared.
+SETTINGS = [
+    "training.learning_rate=nan",
+    "training.learning_rate=inf",
+    "training.epochs=nan",
+    "training.epochs=inf",
+    "training.epochs=1e300",
+    "training.steps=1000000000000000000000000000000",
+    "training.head_multiplier=-1.0",
+    "training.head_multiplier=nan",
+    "training.momentum=-1.0",
+    "training.momentum=1.0",
+    "training.momentum=5.0",
+    "training.momentum=nan",
+    "training.weight_decay=-1.0",
+    "training.weight_decay=inf",
+    "training.power=-1.0",
+    "training.power=nan",
+    "training.auxiliary_weight=-1.0",
+    "training.loss_weights=(0,0,0)",
+    "training.loss_weights=(-1,1,1)",
+    "training.loss_weights=(nan,1,1)",
+    "training.evaluate_every=0",
+    "training.checkpoint_every=0",
+    "training.batch_size=1000000000000000000000000000000",
+    "seed=4294967296",
+    "seed=99999999999999999999999",
+    "name=",
+    "name=..",
+    "name=a/b",
+    "dataset.data_dir=",
+    "dataset.crop_size=100001",
+    "dataset.base_size=1000000000000000000000000000000",
+    "dataset.workers=100000",
+    "model.attention_backend=nonsense",
+    "model.multi_grid=(0,0,0)",
+    "model.multi_grid=(-4,8,16)",
+    "model.multi_grid=(4,8,16,32)",
+    "model.multi_grid=(1000000000,1000000000,1000000000)",
+    "evaluation.window=(1000000000,1000000000)",
+    "evaluation.scales=(1000000000.0,)",
+    "evaluation.base_size=(1000000000000,)",
+    "evaluation.whole_base_size=(0,)",
+    "evaluation.mean=(nan,0.5,0.5)",
+    "evaluation.mean=(123.7,116.3,103.5)",
+    "evaluation.std=(inf,0.5,0.5)",
+    "evaluation.std=(58.4,57.1,57.4)",
+]
+# Of the same kinds.
+SETTINGS += [
+    *(
+        "training.steps=0",
+        "training.steps=1.5",
+        "training.steps=ten",
+        "training.epochs=0",
+        "training.epochs=-inf",
+    ),
+    *("training.learning_rate=0", "training.learning_rate=-0.1", "training.learning_rate=1e-300"),
+    *("training.loss_weights=(1,1)", "training.loss_weights=(1,1,1,1)", "training.loss_weights=()"),
+    *("training.loss_weights=(1,1", "training.loss_weights=a,b,c", "training.loss_weights=(inf,1,1)"),
+    *("training.accumulation=0", "training.accumulation=3", "training.log_every=0", "training.log_every=-5"),
+    *(
+        "training.resume_anyway=perhaps",
+        "model.auxiliary=2",
+        "model.dropout_rate=1",
+        "model.dropout_rate=nan",
+    ),
+    *(
+        "model.dtype=float16",
+        "model.dtype=",
+        "model.stem=v2",
+        "model.output_stride=4",
+        "model.output_stride=0",
+    ),
+    *(
+        "model.channel_energy=none",
+        "model.multi_grid=(4,)",
+        "model.multi_grid=(1.5,2)",
+        "model.multi_grid=(True,True)",
+    ),
+    *("seed=-1", "seed=1e3", "seed=0.5", "name=.", "name=a\nb", f"name={'n' * 300}", "name=/", "name=%20/.."),
+    *("dataset.crop_size=0", "dataset.crop_size=7", "dataset.crop_size=-96", "dataset.base_size=0"),
+    *(
+        "dataset.workers=-1",
+        "dataset.name=Scenes",
+        "dataset.name=",
+        "dataset.train_split=",
+        "dataset.data_dir=a\nb",
+    ),
+    *(
+        "dataset.options.height=0",
+        "dataset.options.heigth=64",
+        "dataset.options.height=tall",
+        "dataset.options.train=0",
+    ),
+    *("dataset.class_names=a,b", "evaluation.protocol=", "evaluation.scales=()", "evaluation.scales=(0,)"),
+    *(
+        "evaluation.scales=(-1,)",
+        "evaluation.scales=(nan,)",
+        "evaluation.window=(0,8)",
+        "evaluation.window=(8,)",
+    ),
+    *(
+        "evaluation.window=(8,8,8)",
+        "evaluation.stride=(8,8)",
+        "evaluation.base_size=(1,2,3)",
+        "evaluation.edge=fold",
+    ),
+    *(
+        "evaluation.merge=max",
+        "evaluation.image_resize=int8",
+        "evaluation.mean=(0.5,)",
+        "evaluation.std=(0,1,1)",
+    ),
+    *(
+        "evaluation.std=(-1,1,1)",
+        "evaluation.flip=maybe",
+        "mesh.data=0",
+        "mesh.data=-2",
+        "mesh.space=0",
+        "mesh.data=1.5",
+    ),
+    *(
+        "mesh.data=10000000000",
+        "nonsense=1",
+        "training.momentun=0.9",
+        "training={}",
+        "training.steps.foo=1",
+        "model=r",
+    ),
+    *("model.__class__=1", "init.form=x", "training.seed=1"),
+]
+
+
+def refused(main, capsys, *arguments):
+    """The one line that is said; nothing is left on disk."""
+    before = sorted(pathlib.Path().rglob("*"))
+    status = main(*arguments)
+    output = capsys.readouterr()
+    assert status == 1, output.out[:300]
+    assert output.err.count("\n") == 1, output.err
+    assert output.err.startswith("run.py: ")
+    assert len(output.err) < 600
+    assert output.out == ""
+    assert sorted(pathlib.Path().rglob("*")) == before
+    return output.err
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_that_make_no_sense(setting, main, capsys):
+    name = (
+        setting.partition("=")[0].split(".")[0 if "=" in setting.partition(".")[0] else 1].partition("[")[0]
+    )
+    assert name in refused(main, capsys, QUICKSTART, "--config.mesh.data=2", f"--config.{setting}")
+
+
+def test_settings_that_contradict_each_other(main, capsys):
+    for flags, words in (
+        (
+            ("evaluation.window=(64,64)", "evaluation.stride=(65,64)"),
+            "evaluation.stride=(65, 64) leaves gaps",
+        ),
+        (("mesh.data=-1", "mesh.space=-1"), "config.mesh.data=-1"),
+        (("model.output_stride=32", "dataset.crop_size=31"), "config.dataset.crop_size=31"),
+        (("training.batch_size=6", "training.accumulation=4"), "config.training.batch_size=6"),
+        (("training.steps=5", "training={'momentum': 0.5}"), "config.training"),
+    ):
+        assert words in refused(main, capsys, QUICKSTART, *(f"--config.{flag}" for flag in flags))
+    error = refused(main, capsys, f"{QUICKSTART}:fcn", "--config.training.loss_weights=(0,1,1)")
+    assert "config.training.loss_weights=(0, 1, 1)".replace("0, 1, 1", "0.0, 1.0, 1.0") in error
+
+
+@pytest.mark.parametrize(
+    "workdir", ["", " ", ".", "..", "/", "../", "a\nb", "a\0b", "n" * 300, "a/" * 3000, "gs://b/run"]
+)
+def test_directories_that_make_no_sense(workdir, main, capsys):
+    assert "--workdir" in refused(main, capsys, QUICKSTART, f"--workdir={workdir}")
+
+
+def test_directories_that_cannot_be_written_to(main, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    for workdir in ("file", "file/run", "loop", "loop/run", "/proc/run", "/dev/null"):
+        assert f"--workdir={workdir}" in refused(main, capsys, QUICKSTART, f"--workdir={workdir}")
+    (tmp_path / "runs").write_text("")
+    assert "runs/NAME=runs/quickstart: " in refused(main, capsys, QUICKSTART)
+    (tmp_path / "locked").mkdir(mode=0o555)
+    if not os.access(tmp_path / "locked", os.W_OK):  # of root everything can be written to
+        assert "cannot be written to" in refused(main, capsys, QUICKSTART, "--workdir=locked/run")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "recipe.py: has no function get_config"),
+        ("get_config = 3", "recipe.py: has no function get_config"),
+        ("def get_config(): pass", "recipe.py: get_config returns None"),
+        ("def get_config(): return {}", "recipe.py: get_config returns a dict"),
+        ("def get_config(): return [1]", "recipe.py: get_config returns a list"),
+        ("async def get_config(): pass", "recipe.py: get_config returns a coroutine"),
+        ("def get_config(): yield", "recipe.py: get_config returns a generator"),
+        ("def get_config(size): pass", "recipe.py: needs a variant (size)"),
+        ("def get_config(a, b): pass", "recipe.py: get_config takes one argument"),
+        ("def get_config(*, a): pass", "recipe.py: "),
+        ("x = 1\nimport nonsense_module", "recipe.py, line 2: ModuleNotFoundError"),
+        ("def get_config():\n  return 1 / 0", "recipe.py, line 2: ZeroDivisionError"),
+        ("def get_config():\n  pass\n  raise SystemExit(0)", "recipe.py, line 3: SystemExit: 0"),
+        ("import sys\nsys.exit(0)", "recipe.py, line 2: SystemExit: 0"),
+        ("raise KeyboardInterrupt", "recipe.py, line 1: KeyboardInterrupt"),
+        ("raise BaseException('a\\nb')", "recipe.py, line 1: BaseException: a b"),
+        ("raise OSError(28, 'No space', 'x')", "recipe.py, line 1: OSError"),
+        ("class E(Exception):\n  def __str__(self): 1 / 0\nraise E", "recipe.py, line 3: "),
+        ("def f(): f()\nf()", "recipe.py, line 1: RecursionError"),
+        ("x = (1,\ny = 2", "recipe.py, line 1: SyntaxError"),
+        ("\tx = 1\n  y = 2", "recipe.py, line 1: IndentationError"),
+        ("assert False, 'x' * 10_000", "recipe.py, line 1: AssertionError"),
+        (
+            "from danet_jax.recipe import defaults as d\ndef get_config():\n  c = d()\n  c.sed = 1\n  return c",
+            "config.sed does not exist",
+        ),
+        (
+            "from danet_jax.recipe import defaults as d\ndef get_config():\n  c = d()\n  c.seed = 'x'",
+            "line 4: TypeError",
+        ),
+        (
+            "from danet_jax.recipe import defaults as d\ndef get_config():\n  c = d()\n  c.seed = -1\n  return c",
+            "config.seed=-1 must not be negative",
+        ),
+        (
+            "import ml_collections as m\ndef get_config(): return m.ConfigDict({'lr': 1})",
+            "config.lr does not exist; config has: dataset,",
+        ),
+        (
+            "import ml_collections as m\ndef get_config():\n"
+            "  c = m.ConfigDict({'seed': 1})\n  c.name = c.get_oneway_ref('seed') // 0\n  return c",
+            "recipe.py",
+        ),
+    ],
+)
+def test_recipe_files_that_make_no_sense(source, words, main, capsys, tmp_path):
+    (tmp_path / "recipe.py").write_text(source)
+    assert words in refused(main, capsys, "--config=recipe.py")
+
+
+def test_recipe_files_that_cannot_be_read(main, capsys, tmp_path):
+    (tmp_path / "binary.py").write_bytes(bytes(range(256)))
+    (tmp_path / "null.py").write_bytes(b"x = 1\0")
+    (tmp_path / "folder.py").mkdir()
+    os.mkfifo(tmp_path / "pipe.py")
+    for name in ("binary.py", "null.py", "folder.py", "pipe.py", "none.py", "a\0b", "n" * 300, "/dev/zero"):
+        assert name[:40].replace("\0", r"\x00") in refused(main, capsys, f"--config={name}")
+    assert "--config" in refused(main, capsys, "--config=")
+
+
+def test_variants(main, capsys, tmp_path):
+    (tmp_path / "plain.py").write_text("from danet_jax.recipe import defaults as get_config")
+    assert "plain.py: takes no variant, so leave out ':big'" in refused(main, capsys, "--config=plain.py:big")
+    error = refused(main, capsys, f"{QUICKSTART}:pan")
+    assert "quickstart.py: config variant 'pan' does not exist; there are: danet, pam, cam, fcn" in error
+
+
+def test_flags_that_make_no_sense(main, capsys):
+    for arguments, words in (
+        (["--mode="], "--mode="),
+        (["--mode=Train"], "there are: train"),
+        (["--checkpoint=x"], "--checkpoint is not for --mode=train"),
+        (["--mode=evaluate", "--checkpoint="], "--checkpoint= is empty"),
+        (["--mode=export", "--format="], "--format= is empty"),
+        (["--distributed=perhaps"], "distributed"),
+        (["--config"], "--config"),
+        (["--config.seed"], "--config.seed"),
+        (["--workdir"], "--workdir"),
+        (["--no-such-flag"], "no-such-flag"),
+        (["--config..=1"], "--config"),
+        (["--config.=1"], "--config"),
+        (["--config.a-b=1"], "--config"),
+        (["--config.class=1"], "--config"),
+        (["--config.training[0]=1"], "config"),
+        (["--flagfile=nowhere"], "nowhere"),
+        (["surplus"], "surplus: --mode=train takes no arguments"),
+    ):
+        assert words in refused(main, capsys, QUICKSTART, "--config.mesh.data=2", *arguments)
