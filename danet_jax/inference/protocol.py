@@ -12,6 +12,8 @@ from typing import Any
 from danet_jax.errors import InputError
 from danet_jax.ops.normalize import MEAN, STD
 
+Triple = tuple[float, float, float]
+
 EDGES = ("pad", "shift")
 MERGES = ("exp", "softmax", "logits")
 IMAGE_RESIZES = ("float", "uint8")
@@ -51,9 +53,9 @@ class Protocol:
         corner pixels in place. None: as the network's own up-sampling (mmsegmentation).
       image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8":
         by OpenCV in 8 bits, whatever `align_corners` (mmsegmentation).
-      mean: of the channels R, G and B, in 0 to 1, subtracted before the network. ImageNet's, as every published
-        checkpoint expects.
-      std: that they are divided by then.
+      mean: of the channels R, G and B, in 0 to 1, subtracted before the network. None: as the network was trained,
+        which is ImageNet's unless its checkpoint says otherwise.
+      std: that they are divided by then; None likewise.
       name: stands beside the numbers.
 
     Raises:
@@ -69,8 +71,8 @@ class Protocol:
     merge: str = "softmax"
     align_corners: bool | None = False
     image_resize: str = "float"
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    mean: Triple | None = None
+    std: Triple | None = None
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -89,9 +91,9 @@ class Protocol:
             if isinstance(value, tuple) and len(value) != 2:
                 raise InputError(f"{key}={value} must be two numbers")
         for key in ("mean", "std"):
-            if len(getattr(self, key)) != 3:
+            if getattr(self, key) is not None and len(getattr(self, key)) != 3:
                 raise InputError(f"{key}={getattr(self, key)} must be three numbers: R, G, B")
-        if min(self.std) <= 0:
+        if self.std is not None and min(self.std) <= 0:
             raise InputError(f"std={self.std} must be greater than 0")
         if self.stride is not None:
             if self.window is None:
@@ -204,11 +206,16 @@ class Protocol:
         factor = min(long_side / max(height, width), short_side / min(height, width))
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
-    def for_network(self, align_corners: bool) -> Protocol:
-        """The protocol with nothing left to the network, whose up-sampling is `align_corners`."""
-        if self.align_corners is not None:
-            return self
-        return dataclasses.replace(self, align_corners=align_corners)
+    def for_network(self, align_corners: bool, mean: Triple = MEAN, std: Triple = STD) -> Protocol:
+        """The protocol with nothing left to the network, whose up-sampling and normalisation these are."""
+        of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std}
+        open_ones = {key: value for key, value in of_network.items() if getattr(self, key) is None}
+        return dataclasses.replace(self, **open_ones)
+
+    @property
+    def normalisation(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation; ImageNet's where they are left to a network."""
+        return self.mean or MEAN, self.std or STD
 
     def replace(self, **changes: Any) -> Protocol:
         """The protocol with fields changed, which its name says.

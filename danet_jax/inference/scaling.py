@@ -67,7 +67,7 @@ def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array
     rows, columns, sizes = scaling
     if protocol.image_resize == "uint8" and rows is not None and columns is not None:
         images, rows, columns = resize_8bit(images, rows, columns), None, None
-    x = normalize(images, protocol.mean, protocol.std)
+    x = normalize(images, *protocol.normalisation)
     if rows is not None and columns is not None:
         x = along_rows(dense(rows, x.shape[1]), along_columns(dense(columns, x.shape[2]), x))
     return masked(x, None if sizes is None else jnp.asarray(sizes))

@@ -82,7 +82,7 @@ def window_logits(
       shape: (height, width) of the windows.
       masked: whether some windows are smaller than `shape`, which their own size says.
     """
-    align_corners, mean, std = bool(protocol.align_corners), protocol.mean, protocol.std
+    align_corners, (mean, std) = bool(protocol.align_corners), protocol.normalisation
     images = lax.map(
         lambda window: cut(pixels, window, shape, align_corners=align_corners, mean=mean, std=std), windows
     )

@@ -184,7 +184,9 @@ def load_segmenter(
     checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
-    protocol = protocol or protocol_of(checkpoint)
+    protocol = (protocol or protocol_of(checkpoint)).for_network(
+        checkpoint.model.align_corners, checkpoint.mean, checkpoint.std
+    )
     return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes, shapes=shapes)
 
 

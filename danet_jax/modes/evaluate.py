@@ -16,6 +16,7 @@ from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.progress import watched
 from danet_jax.evaluation.result import Result, comparison_table
+from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import options_of
 from danet_jax.modes.names import named_apart
@@ -52,7 +53,7 @@ def run(
     source = dataset.source(split)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     protocol = recipe.protocol()
-    evaluators: list[tuple[DANet, Evaluator]] = []
+    evaluators: list[tuple[tuple[DANet, Protocol], Evaluator]] = []
     first = jax.process_index() == 0
 
     def evaluate(path: str | Path) -> tuple[Result, DANet]:
@@ -61,13 +62,14 @@ def run(
             raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
         check_order(path, found.classes, dataset.classes)
         # Networks that are built alike share what is compiled.
-        evaluator = next((e for model, e in evaluators if model == found.model), None)
+        applied = protocol.for_network(found.model.align_corners, found.mean, found.std)
+        evaluator = next((e for alike, e in evaluators if alike == (found.model, applied)), None)
         if evaluator is None:
             try:
-                evaluator = Evaluator(found.model, dataset.classes, protocol, mesh)
+                evaluator = Evaluator(found.model, dataset.classes, applied, mesh)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
-            evaluators.append((found.model, evaluator))
+            evaluators.append(((found.model, applied), evaluator))
         if first:
             print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
         examples = evaluation_examples(

@@ -55,7 +55,9 @@ def run(
 
 def _export(checkpoint: Checkpoint, path: Path, format: str, size: Size | None) -> None:
     if format == "safetensors":
-        protocol = protocol_of(checkpoint).for_network(checkpoint.network.align_corners)
+        protocol = protocol_of(checkpoint).for_network(
+            checkpoint.network.align_corners, checkpoint.mean, checkpoint.std
+        )
         export_safetensors(checkpoint, path, {"protocol": json.dumps(protocol.as_dict())})
     elif format == "torch":
         export_torch(checkpoint, path)

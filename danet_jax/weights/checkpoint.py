@@ -22,6 +22,7 @@ from danet_jax.weights import checksums, convert, mmsegmentation, zoo
 from danet_jax.weights.description import KEY, Description
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
+from danet_jax.weights.mmsegmentation import Triple
 from danet_jax.weights.names import Recognised, tensors
 
 _SOURCES = {
@@ -65,8 +66,8 @@ class Checkpoint:
     description: str
     dropped: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    mean: Triple = MEAN
+    std: Triple = STD
 
     @property
     def is_backbone(self) -> bool:
@@ -127,7 +128,8 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     run = read_run(path)
     model = _overridden(run.model, overrides)
     description = f"of a run here, step {run.step}: {_in_words(model)}"
-    return Checkpoint(model, run.variables, run.classes, description, config=run.config)
+    mean, std = _normalisation(run.config)
+    return Checkpoint(model, run.variables, run.classes, description, config=run.config, mean=mean, std=std)
 
 
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
@@ -149,7 +151,16 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
             branch = branch.setdefault(parent, {})
         branch[leaf] = array
     description = f"exported from a run here: {_in_words(model)}"
-    return Checkpoint(model, _on_device(variables), described.classes, description, config=described.config)
+    mean, std = _normalisation(described.config)
+    return Checkpoint(
+        model,
+        _on_device(variables),
+        described.classes,
+        description,
+        config=described.config,
+        mean=mean,
+        std=std,
+    )
 
 
 def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
@@ -158,6 +169,7 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     if convert.recognise(tensors).layout == "mmseg":
         told = mmsegmentation.told(file.metadata)
         tensors = mmsegmentation.two_classes(tensors, told.threshold)
+    mean, std = told.mean or MEAN, told.std or STD
     converted, recognised = convert.convert(tensors), convert.recognise(tensors)
     layout = recognised.layout if recognised.has_head else "backbone"
     assumed = dict(_DEFAULTS[layout])
@@ -171,6 +183,7 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         described = Description.from_json(file.metadata[KEY])
         options = {name: getattr(described.build(1), name) for name in (*assumed, *_FREE)}
         classes, config = described.classes, dict(described.config)
+        mean, std = _normalisation(config)
     elif layout == "mmseg":
         options = told.options
         classes = mmsegmentation.classes_of(file.metadata, recognised.options["num_classes"])
@@ -192,8 +205,8 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         assumed["normalisation"] = "ImageNet's, RGB"
     if assumed and recognised.has_head:
         remarks.append(f"not told by the file, so assumed: {_in_pairs(assumed)}")
-    if told.mean is not None and not np.allclose([told.mean, told.std or STD], [MEAN, STD], atol=1e-4):
-        remarks.append(f"normalised by mean {_rounded(told.mean)}, std {_rounded(told.std or STD)}")
+    if told.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
+        remarks.append(f"normalised by mean {_rounded(mean)}, std {_rounded(std)}")
     if told.threshold is not None:
         remarks.append(f"its one sigmoid channel read as two classes, the second above {told.threshold}")
     if convert.lacks_branch_classifiers(tensors):
@@ -213,9 +226,15 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         "; ".join([f"{_SOURCES[layout]}: {_in_words(model)}", *remarks]),
         (*converted.dropped, *left_out),
         config,
-        mean=told.mean or MEAN,
-        std=told.std or STD,
+        mean=mean,
+        std=std,
     )
+
+
+def _normalisation(config: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """Of a run: its recipe's, which training and evaluation share."""
+    evaluation = config.get("evaluation", {})
+    return tuple(evaluation.get("mean") or MEAN), tuple(evaluation.get("std") or STD)
 
 
 def _rounded(numbers: tuple[float, float, float]) -> str:

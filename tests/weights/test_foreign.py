@@ -10,6 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
 from danet_jax.weights.checkpoint import load_checkpoint
@@ -194,3 +196,19 @@ def test_options_that_change_what_the_weights_compute_are_said_at_the_start(rng,
     assert "align_corners" not in text
     _, report = initialize_from(checkpoint, checkpoint.network, checkpoint.variables)
     assert len(report) == 1
+
+
+def test_what_predicts_normalises_as_the_checkpoint_says_unless_told_otherwise(rng, tmp_path):
+    model = network(rng)
+    config = "data_preprocessor = dict(mean=[10., 20., 30.], std=[40., 50., 60.], bgr_to_rgb=True, align_corners=False)"
+    path = saved(tmp_path, {"state_dict": model.state_dict(), "meta": {"cfg": config}})
+    images = rng.integers(0, 256, (1, *SIZE, 3), np.uint8)
+    expected = logits_of(
+        model, (images.astype(np.float32) - np.float32([10, 20, 30])) / np.float32([40, 50, 60])
+    )
+    segment = load_segmenter(path, Protocol.whole().replace(merge="logits"))
+    np.testing.assert_allclose(segment.scores(images), expected, atol=1e-3 * np.abs(expected).max())
+    assert segment.protocol.std == pytest.approx((40 / 255, 50 / 255, 60 / 255))
+    ours = load_segmenter(path, Protocol.whole().replace(std=(0.5, 0.5, 0.5)))
+    assert ours.protocol.std == (0.5, 0.5, 0.5)
+    assert ours.protocol.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
