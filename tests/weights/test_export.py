@@ -211,7 +211,7 @@ def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
 
     checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
     run = tmp_path / "run"
-    model = dataclasses.asdict(Description.of(checkpoint.network, CLASSES, {}).model)
+    model = Description.of(checkpoint.network, CLASSES, {}).model
     config = {**checkpoint.config, "model": model}
     write_description(run, config, CLASSES)
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
