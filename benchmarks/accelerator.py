@@ -24,6 +24,7 @@ as long on the device, is ended.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import queue
@@ -41,8 +42,15 @@ from benchmarks.accelerator_cases import FULL, TINY, Sizes
 PARTS = ("convolution", "attention", "step", "predict", "loss", "camvid")
 
 
-def commands(part: str, sizes: Sizes, camvid: list[str]) -> list[list[str]]:
+def commands(part: str, sizes: Sizes, only: str, camvid: list[str]) -> list[list[str]]:
     """The processes of a part: module, function, arguments; those that get the device first come first."""
+    return [
+        command for command in all_commands(part, sizes, camvid) if command[1].startswith((only, "reference"))
+    ]
+
+
+def all_commands(part: str, sizes: Sizes, camvid: list[str]) -> list[list[str]]:
+    """Of both frameworks."""
     if part == "camvid":
         return [["jax", "jax_camvid", *camvid]]
     if part == "step":
@@ -166,9 +174,12 @@ def main() -> int:
     )
     parser.add_argument("--parts", default=",".join(PARTS), help="with commas between")
     parser.add_argument("--part-seconds", type=float, default=120)
+    parser.add_argument("--only", choices=["jax", "torch"], default="", help="one framework")
+    parser.add_argument("--backbones", help="of the networks, with commas between")
     parser.add_argument("--output", type=Path, help="a file of JSON lines, to which is added")
     parser.add_argument("--camvid", help="its folder, images/ and labels/ in it; without it, drawn scenes")
     parser.add_argument("--weights", help="an ImageNet ResNet-18 for camvid to start from")
+    parser.add_argument("--camvid-steps", type=int, help="of that run")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -178,9 +189,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         options.folder = Path(folder)
         sizes = TINY if options.tiny else FULL
-        camvid = [options.camvid or "", options.weights or ""]
+        if options.backbones:
+            sizes = dataclasses.replace(sizes, backbones=tuple(options.backbones.split(",")))
+        camvid = [
+            str(options.camvid_steps or sizes.camvid_steps),
+            options.camvid or "",
+            options.weights or "",
+        ]
         lines: queue.Queue = queue.Queue()
-        processes = [Process(p, c, options, lines) for p in parts for c in commands(p, sizes, camvid)]
+        processes = [
+            Process(p, c, options, lines) for p in parts for c in commands(p, sizes, options.only, camvid)
+        ]
         try:
             return 0 if measure(processes, lines, options.part_seconds, report) else 1
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -146,7 +147,7 @@ class Worker:
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Arrays for the other processes."""
-        partial = self.folder / f"{name}.partial.npz"
+        partial = self.folder / f"{name}.{os.getpid()}.partial.npz"
         np.savez(partial, **arrays)
         partial.rename(self.folder / f"{name}.npz")
 

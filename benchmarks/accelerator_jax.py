@@ -87,7 +87,7 @@ def jax_convolution(worker: Worker) -> None:
     programs: dict[Any, Any] = {}
     for dilation in worker.sizes.dilations:
         for form in (ours, direct, in_phases):
-            if form is in_phases and dilation == 1:
+            if form is not ours and dilation == 1:
                 continue
             apply = functools.partial(form, dilation=dilation)
 
@@ -279,7 +279,7 @@ def jax_loss(worker: Worker) -> None:
 # A training run.
 
 
-def jax_camvid(worker: Worker, root: str = "", weights: str = "") -> None:
+def jax_camvid(worker: Worker, steps: str, root: str = "", weights: str = "") -> None:
     """`run.py` on CamVid (or, without it, on drawn scenes), then its evaluation in float32 on the CPU."""
     sizes, workdir = worker.sizes, worker.folder / "camvid_run"
     flags = [f"--config=configs/{'camvid' if root else 'quickstart'}.py"]
@@ -291,10 +291,10 @@ def jax_camvid(worker: Worker, root: str = "", weights: str = "") -> None:
     if weights:
         flags += [f"--config.init.from={weights}"]
     training = [
-        f"--config.training.steps={sizes.camvid_steps}",
+        f"--config.training.steps={steps}",
         f"--config.training.batch_size={sizes.camvid_batch}",
         f"--config.dataset.crop_size={sizes.camvid_crop}",
-        f"--config.training.evaluate_every={sizes.camvid_steps}",
+        f"--config.training.evaluate_every={steps}",
         "--config.mesh.data=1",
         "--config.model.dtype=bfloat16",
     ]
@@ -305,7 +305,7 @@ def jax_camvid(worker: Worker, root: str = "", weights: str = "") -> None:
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     miou = [line["validation/miou"] for line in lines if "validation/miou" in line][-1]
     rates = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
-    row = {"seconds": elapsed, "steps": sizes.camvid_steps, "batch": sizes.camvid_batch, "miou": miou}
+    row = {"seconds": elapsed, "steps": int(steps), "batch": sizes.camvid_batch, "miou": miou}
     call("run.py", *flags, "--mode=evaluate", "--config.model.dtype=float32", on_cpu=True)
     evaluation = json.loads((workdir / "evaluation.json").read_text())
     # A network that has learnt next to nothing may have no right pixel.

@@ -199,9 +199,15 @@ def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: p.grad.float().cpu().numpy() for name, p in names}
 
 
-def reference_step(worker: Worker, backbone: str) -> None:
+def saved_network(worker: Worker, backbone: str) -> torch_danet.DANet:
+    """The network, after its weights were saved for danet_jax."""
     model = network(backbone)
     worker.save(f"weights_{backbone}", {name: x.numpy() for name, x in model.state_dict().items()})
+    return model
+
+
+def reference_step(worker: Worker, backbone: str) -> None:
+    model = saved_network(worker, backbone)
     images, labels = cases.step_inputs(worker.sizes, 2)
     model.train()
     loss = loss_of(model(normalized(torch.from_numpy(images))), torch.from_numpy(labels))
@@ -253,7 +259,7 @@ def torch_step(worker: Worker, backbone: str, compiled: str = "") -> None:
 
 
 def reference_predict(worker: Worker, backbone: str) -> None:
-    model, images = network(backbone), torch.from_numpy(cases.picture(worker.sizes))
+    model, images = saved_network(worker, backbone), torch.from_numpy(cases.picture(worker.sizes))
     with torch.no_grad():
         logits = model(normalized(images), upsample=False)[0]
         labels = upsampled(logits, images).argmax(1)
