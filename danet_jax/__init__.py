@@ -12,6 +12,7 @@ _PUBLIC = {
     "ResNet": "models.resnet",
     "position_attention": "ops.attention",
     "attention_row": "ops.attention",
+    "explore": "visual.explorer.page",
     "channel_attention": "ops.channel_attention",
     "normalize": "ops.normalize",
     "Segmenter": "inference.segmenter",

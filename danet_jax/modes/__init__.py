@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-MODES = ("train", "evaluate", "predict", "prepare", "check", "submit", "export", "zoo")
+MODES = ("train", "evaluate", "predict", "explore", "prepare", "check", "submit", "export", "zoo")
 
-WITHOUT_RECIPE = ("predict", "export", "zoo")
+WITHOUT_RECIPE = ("predict", "explore", "export", "zoo")
 """Need no recipe: a checkpoint knows its own."""
 
 WITHOUT_WORKDIR = ("prepare", "check", "zoo")
 """Write nothing into a run's directory."""
 
-TRAINED = ("evaluate", "predict", "submit", "export")
+TRAINED = ("evaluate", "predict", "explore", "submit", "export")
 """Use a trained network. What --config.model.NAME=VALUE flags say replaces its own options; `run` takes `overrides`."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.names import named_apart
+from danet_jax.modes.photos import pictures_of, read_picture
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _EXAMPLES = 8
 
 
@@ -49,9 +49,9 @@ def run(
         _predict_examples(recipe, segmenter, classes, folder)
         return 0
     failures = 0
-    for stem, path in named_apart(_pictures(arguments)).items():
+    for stem, path in named_apart(pictures_of(arguments)).items():
         try:
-            image = decode_image(_read(path), str(path), upright=True)
+            image = decode_image(read_picture(path), str(path), upright=True)
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
@@ -82,26 +82,3 @@ def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, fo
 
 def _segment(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
     return np.asarray(segmenter(image[None]))[0]
-
-
-def _pictures(arguments: list[str]) -> Iterator[Path]:
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if _is_picture(p)) or [path]
-        else:
-            yield path
-
-
-def _is_picture(path: Path) -> bool:
-    # macOS leaves ._NAME.jpg beside NAME.jpg on foreign disks.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except IsADirectoryError:
-        raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,144 @@
+"use strict";
+
+/** The position attention map, a row or a column at a time, from queries and keys in 16 bits. */
+const Attention = (() => {
+  const TYPES = {
+    uint8: Uint8Array,
+    int16: Int16Array,
+    uint16: Uint16Array,
+    float32: Float32Array,
+  };
+
+  /** Arrays by name, from bytes in which those of equal significance of each array stand together. */
+  function unpack(described, bytes) {
+    const arrays = {};
+    for (const { name, type, offset, length } of described) {
+      const size = TYPES[type].BYTES_PER_ELEMENT;
+      const whole = new Uint8Array(length * size);
+      for (let byte = 0; byte < size; byte++) {
+        const plane = offset + byte * length;
+        for (let i = 0, at = byte; i < length; i++, at += size) whole[at] = bytes[plane + i];
+      }
+      arrays[name] = new TYPES[type](whole.buffer);
+    }
+    return arrays;
+  }
+
+  /** Bytes of a base64 text that holds a gzip file. */
+  async function inflate(text) {
+    const packed = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  /** logits[i] = chosen . vectors[i] over all places. */
+  function products(chosen, vectors, logits) {
+    const channels = chosen.length;
+    const even = channels - (channels % 4);
+    let largest = -Infinity;
+    for (let i = 0, at = 0; i < logits.length; i++) {
+      let a = 0, b = 0, c = 0, d = 0;
+      let k = 0;
+      for (; k < even; k += 4, at += 4) {
+        a += chosen[k] * vectors[at];
+        b += chosen[k + 1] * vectors[at + 1];
+        c += chosen[k + 2] * vectors[at + 2];
+        d += chosen[k + 3] * vectors[at + 3];
+      }
+      for (; k < channels; k++, at++) a += chosen[k] * vectors[at];
+      const sum = a + b + (c + d);
+      logits[i] = sum;
+      if (sum > largest) largest = sum;
+    }
+    return largest;
+  }
+
+  class AttentionMap {
+    /**
+     * @param arrays queries and keys (int16, places x channels) with queryScales and keyScales, and logsumexp; or
+     *   pooled (uint16, places x places) with pooledScales.
+     */
+    constructor(arrays, places) {
+      this.places = places;
+      this.arrays = arrays;
+      this.pooled = Boolean(arrays.pooled);
+      this.channels = this.pooled ? 0 : arrays.queryScales.length;
+      this.logits = new Float64Array(places);
+    }
+
+    /** What a place attends to: weights that sum to 1. */
+    row(place, weights = new Float32Array(this.places)) {
+      const { pooled, pooledScales, queries, queryScales, keys, keyScales } = this.arrays;
+      if (this.pooled) {
+        for (let i = 0; i < this.places; i++) weights[i] = pooled[place * this.places + i] * pooledScales[place];
+        return weights;
+      }
+      const chosen = new Float64Array(this.channels);
+      for (let k = 0; k < this.channels; k++) {
+        chosen[k] = queries[place * this.channels + k] * queryScales[k] * keyScales[k];
+      }
+      const largest = products(chosen, keys, this.logits);
+      let sum = 0;
+      for (let i = 0; i < this.places; i++) {
+        const weight = Math.exp(this.logits[i] - largest);
+        weights[i] = weight;
+        sum += weight;
+      }
+      for (let i = 0; i < this.places; i++) weights[i] /= sum;
+      return weights;
+    }
+
+    /** Who attends to a place: its weight in the row of every other. */
+    column(place, weights = new Float32Array(this.places)) {
+      const { pooled, pooledScales, queries, queryScales, keys, keyScales, logsumexp } = this.arrays;
+      if (this.pooled) {
+        for (let i = 0; i < this.places; i++) weights[i] = pooled[i * this.places + place] * pooledScales[i];
+        return weights;
+      }
+      const chosen = new Float64Array(this.channels);
+      for (let k = 0; k < this.channels; k++) {
+        chosen[k] = keys[place * this.channels + k] * keyScales[k] * queryScales[k];
+      }
+      products(chosen, queries, this.logits);
+      for (let i = 0; i < this.places; i++) weights[i] = Math.exp(this.logits[i] - logsumexp[i]);
+      return weights;
+    }
+  }
+
+  /** The places of the largest weights, the largest first. */
+  function strongest(weights, count) {
+    const found = [];
+    for (let i = 0; i < weights.length; i++) {
+      if (found.length === count && weights[i] <= weights[found[count - 1]]) continue;
+      let at = found.length;
+      while (at > 0 && weights[found[at - 1]] < weights[i]) at--;
+      found.splice(at, 0, i);
+      if (found.length > count) found.pop();
+    }
+    return found;
+  }
+
+  /** Weights added up by class, the largest first: [class, sum]. `classes` is what each place was labelled. */
+  function byClass(weights, classes, count) {
+    const sums = new Float64Array(256);
+    for (let i = 0; i < weights.length; i++) sums[classes[i]] += weights[i];
+    const order = [...sums.keys()].filter((i) => sums[i] > 0).sort((a, b) => sums[b] - sums[a]);
+    return order.slice(0, count).map((i) => [i, sums[i]]);
+  }
+
+  function maximum(values) {
+    let largest = -Infinity;
+    for (let i = 0; i < values.length; i++) if (values[i] > largest) largest = values[i];
+    return largest;
+  }
+
+  function minimum(values) {
+    let smallest = Infinity;
+    for (let i = 0; i < values.length; i++) if (values[i] < smallest) smallest = values[i];
+    return smallest;
+  }
+
+  return { AttentionMap, unpack, inflate, strongest, byClass, maximum, minimum };
+})();
+
+if (typeof module !== "undefined") module.exports = Attention;

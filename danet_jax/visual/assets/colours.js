@@ -1,0 +1,70 @@
+"use strict";
+
+/** Scales that people of any colour vision can read, and values painted by them. */
+const Colours = (() => {
+  // matplotlib's maps (CC0), ten stops each: lightness rises evenly from dark to light.
+  const STOPS = {
+    magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
+    viridis: "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
+    cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
+  };
+  // Okabe and Ito's colours, for marks that must be told apart.
+  const MARKS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#ffffff"];
+  const tables = new Map();
+
+  /** 256 colours of a scale, RGB. */
+  function table(name) {
+    if (!tables.has(name)) {
+      const stops = STOPS[name].split(" ").map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+      const colours = new Uint8ClampedArray(256 * 3);
+      for (let i = 0; i < 256; i++) {
+        const at = (i / 255) * (stops.length - 1);
+        const low = Math.min(Math.floor(at), stops.length - 2);
+        for (let c = 0; c < 3; c++) {
+          colours[3 * i + c] = stops[low][c] + (at - low) * (stops[low + 1][c] - stops[low][c]);
+        }
+      }
+      tables.set(name, colours);
+    }
+    return tables.get(name);
+  }
+
+  /** Where a value lies between low and high, 0 to 1. */
+  function position(value, low, high, logarithmic) {
+    if (!(high > low)) return 0;
+    const t = logarithmic
+      ? Math.log(Math.max(value, low) / low) / Math.log(high / low)
+      : (value - low) / (high - low);
+    return Math.min(1, Math.max(0, t));
+  }
+
+  /**
+   * Paints values into RGBA pixels.
+   * @param options low, high, logarithmic, palette, opacity, and fading: whether what is low lets the picture through.
+   */
+  function paint(values, pixels, options) {
+    const { low, high, logarithmic, palette, opacity, fading } = options;
+    const colours = table(palette);
+    for (let i = 0; i < values.length; i++) {
+      const t = position(values[i], low, high, logarithmic);
+      const at = 3 * Math.round(255 * t);
+      pixels[4 * i] = colours[at];
+      pixels[4 * i + 1] = colours[at + 1];
+      pixels[4 * i + 2] = colours[at + 2];
+      pixels[4 * i + 3] = 255 * opacity * (fading ? Math.pow(t, 0.6) : 1);
+    }
+  }
+
+  /** Black or white, whichever is read better on a colour. */
+  function ink([red, green, blue]) {
+    return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000" : "#fff";
+  }
+
+  function css([red, green, blue]) {
+    return `rgb(${red}, ${green}, ${blue})`;
+  }
+
+  return { MARKS, names: Object.keys(STOPS), table, position, paint, ink, css };
+})();
+
+if (typeof module !== "undefined") module.exports = Colours;

@@ -1,0 +1,158 @@
+"use strict";
+
+/** The picture and what is laid over it, drawn at any size. */
+const Stage = (() => {
+  function canvas(width, height) {
+    const made = document.createElement("canvas");
+    made.width = width;
+    made.height = height;
+    return made;
+  }
+
+  class Painter {
+    constructor(photo, facts, arrays) {
+      this.photo = photo;
+      this.facts = facts;
+      this.arrays = arrays;
+      const { shownWidth, shownHeight } = facts.picture;
+      this.grey = canvas(shownWidth, shownHeight);
+      const context = this.grey.getContext("2d", { willReadFrequently: true });
+      context.drawImage(photo, 0, 0, shownWidth, shownHeight);
+      const pixels = context.getImageData(0, 0, shownWidth, shownHeight);
+      for (let i = 0; i < pixels.data.length; i += 4) {
+        const [r, g, b] = [pixels.data[i], pixels.data[i + 1], pixels.data[i + 2]];
+        pixels.data.fill(0.62 * (0.299 * r + 0.587 * g + 0.114 * b), i, i + 3);
+      }
+      context.putImageData(pixels, 0, 0);
+      this.heat = canvas(facts.grid.columns, facts.grid.rows);
+      this.labels = canvas(shownWidth, shownHeight);
+      this.labelsDrawn = "";
+    }
+
+    /** The place at a point of the picture, given in 0 to 1 of its width and height. */
+    place(x, y) {
+      const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
+      const along = (t, count, places) => {
+        const at = alignCorners ? Math.round(t * (places - 1)) : Math.floor((t * places) / cell);
+        return Math.min(count - 1, Math.max(0, at));
+      };
+      return along(y, rows, placeRows) * columns + along(x, columns, placeColumns);
+    }
+
+    /** The middle of a place, in 0 to 1 of the picture's width and height. */
+    middle(place) {
+      const { columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
+      const along = (at, places) => {
+        if (alignCorners) return places > 1 ? at / (places - 1) : 0.5;
+        const end = Math.min((at + 1) * cell, places);
+        return (at * cell + end) / 2 / places;
+      };
+      return [along(place % columns, placeColumns), along(Math.floor(place / columns), placeRows)];
+    }
+
+    /** Draws a view over all of a context: {base, values, paint, labels, lines, marks}. */
+    draw(context, width, height, view) {
+      context.imageSmoothingEnabled = true;
+      context.imageSmoothingQuality = "high";
+      context.drawImage(view.base === "grey" ? this.grey : this.photo, 0, 0, width, height);
+      if (view.values) this.drawValues(context, width, height, view.values, view.paint);
+      if (view.labels) {
+        this.paintLabels(view.labels);
+        context.imageSmoothingEnabled = false;
+        context.drawImage(this.labels, 0, 0, width, height);
+      }
+      const unit = Math.max(1, Math.min(width, height) / 420);
+      for (const { from, to, weights, colour } of view.lines || []) {
+        this.drawLines(context, width, height, unit, from, to, weights, colour);
+      }
+      for (const mark of view.marks || []) this.drawMark(context, width, height, unit, mark);
+    }
+
+    drawValues(context, width, height, values, paint) {
+      const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
+      const small = this.heat.getContext("2d");
+      const pixels = small.createImageData(columns, rows);
+      Colours.paint(values, pixels.data, paint);
+      small.putImageData(pixels, 0, 0);
+      if (alignCorners && rows > 1 && columns > 1) {
+        // The middles of the corner places lie on the corners of the picture.
+        context.drawImage(this.heat, 0.5, 0.5, columns - 1, rows - 1, 0, 0, width, height);
+      } else {
+        context.imageSmoothingEnabled = cell === 1;
+        context.drawImage(this.heat, 0, 0, placeColumns / cell, placeRows / cell, 0, 0, width, height);
+        context.imageSmoothingEnabled = true;
+      }
+    }
+
+    /** {kind, differences, chosen, opacity} */
+    paintLabels(wanted) {
+      const name = JSON.stringify(wanted);
+      if (name === this.labelsDrawn) return;
+      this.labelsDrawn = name;
+      const labels = this.arrays[`labels.${wanted.kind}`];
+      const fusion = this.arrays["labels.fusion"];
+      const context = this.labels.getContext("2d");
+      const pixels = context.createImageData(this.labels.width, this.labels.height);
+      const colours = new Uint32Array(256);
+      this.facts.classes.forEach(({ colour: [r, g, b] }, i) => {
+        colours[i] = ((wanted.opacity << 24) | (b << 16) | (g << 8) | r) >>> 0;
+      });
+      const target = new Uint32Array(pixels.data.buffer);
+      for (let i = 0; i < target.length; i++) {
+        if (wanted.differences && labels[i] === fusion[i]) continue;
+        if (wanted.chosen >= 0 && labels[i] !== wanted.chosen) continue;
+        target[i] = colours[labels[i]];
+      }
+      context.putImageData(pixels, 0, 0);
+    }
+
+    drawLines(context, width, height, unit, from, to, weights, colour) {
+      const [x0, y0] = this.middle(from);
+      const largest = weights[to[0]];
+      context.lineCap = "round";
+      for (const place of [...to].reverse()) {
+        if (!(weights[place] > 0)) continue;
+        const [x, y] = this.middle(place);
+        const strength = weights[place] / largest;
+        for (const [style, more] of [["rgba(0,0,0,0.55)", 1.6], [colour, 0]]) {
+          context.strokeStyle = context.fillStyle = style;
+          context.lineWidth = unit * (0.7 + 1.5 * strength + more);
+          context.beginPath();
+          context.moveTo(x0 * width, y0 * height);
+          context.lineTo(x * width, y * height);
+          context.stroke();
+          context.beginPath();
+          context.arc(x * width, y * height, unit * (1.6 + 1.6 * strength + more / 2), 0, 2 * Math.PI);
+          context.fill();
+        }
+      }
+    }
+
+    /** {place, colour, text}; without a text a ring. */
+    drawMark(context, width, height, unit, { place, colour, text }) {
+      const [x, y] = this.middle(place);
+      const radius = unit * (text ? 7.5 : 5.5);
+      context.beginPath();
+      context.arc(x * width, y * height, radius, 0, 2 * Math.PI);
+      context.lineWidth = unit * 3.4;
+      context.strokeStyle = "rgba(0,0,0,0.75)";
+      context.stroke();
+      if (text) {
+        context.fillStyle = colour;
+        context.fill();
+      }
+      context.lineWidth = unit * 1.7;
+      context.strokeStyle = text ? "#fff" : colour;
+      context.stroke();
+      if (text) {
+        context.fillStyle = "#000";
+        context.font = `700 ${10 * unit}px system-ui, sans-serif`;
+        context.textAlign = "center";
+        context.textBaseline = "middle";
+        context.fillText(text, x * width, y * height + unit * 0.5);
+      }
+    }
+  }
+
+  return { Painter, canvas };
+})();

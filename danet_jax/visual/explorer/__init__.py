@@ -1,0 +1,1 @@
+"""The attention explorer: one page that shows what every place of a picture attends to."""

@@ -1,0 +1,191 @@
+"""What a network makes of one picture, with its attention on and off: the numbers that the explorer shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from danet_jax.errors import InputError
+from danet_jax.inference.scaling import scaled, scaling_of
+from danet_jax.ops.resize import bilinear_weights
+
+if TYPE_CHECKING:
+    from danet_jax.inference.segmenter import Segmenter
+    from danet_jax.models.danet import DANet
+
+_LARGE = 1 << 22
+"""Pixels of a picture from which on its memory is asked for first."""
+_CHANNEL_MODULES = ("channel_in", "channel_attention", "channel_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a network made of a picture; places are those of its last features, `N = h * w` of them.
+
+    Attributes:
+      grid: (h, w), rows and columns of places.
+      scaled: (height, width) at which the network saw the picture.
+      logits: float32 `[h, w, K]` by what was asked: `fusion`, and where the network has them `position` and `channel`
+        (the branches' own classifiers), and the fusion `without_position` (alpha 0), `without_channel` (beta 0) and
+        `without_both`.
+      queries, keys: float32 `[N, d]` of the position attention; None without it.
+      alpha, beta: the scales of the two attentions; None without them.
+      channel_maps: float32 `[N, C]` by module: `channel_in` enters the channel attention, `channel_attention` leaves
+        it, and `channel_out` is what the branch's classifier sees; empty without it.
+      channel_weights: float32 `[C, K]` of that classifier; None without it.
+    """
+
+    grid: tuple[int, int]
+    scaled: tuple[int, int]
+    logits: Mapping[str, np.ndarray]
+    queries: np.ndarray | None
+    keys: np.ndarray | None
+    alpha: float | None
+    beta: float | None
+    channel_maps: Mapping[str, np.ndarray]
+    channel_weights: np.ndarray | None
+
+
+def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
+    """Applies the network once to the picture as a whole, at scale 1 of the segmenter's protocol.
+
+    Backbone and attention are computed once; only what follows alpha and beta is computed for each of their values.
+
+    Args:
+      segmenter: the network.
+      image: uint8 `[H, W, 3]` RGB.
+
+    Raises:
+      InputError: the picture takes more memory than there is.
+    """
+    model, protocol, variables = segmenter.model, segmenter.protocol, segmenter.variables
+    head = variables["params"]["head"]
+    alpha = head["position_attention"]["alpha"] if model.position_attention else None
+    beta = head["channel_attention"]["beta"] if model.channel_attention else None
+    kinds = {"fusion": (1.0, 1.0)}
+    if alpha is not None:
+        kinds["without_position"] = (0.0, 1.0)
+    if beta is not None:
+        kinds["without_channel"] = (1.0, 0.0)
+    if alpha is not None and beta is not None:
+        kinds["without_both"] = (0.0, 0.0)
+
+    size = (image.shape[0], image.shape[1])
+    seen_size = protocol.scaled_size(1.0, *size)
+    scaling = scaling_of(protocol, [size], [seen_size], seen_size, padded=False)
+    images = scaled(protocol, jnp.asarray(image)[None], scaling)
+    factors = jnp.asarray(list(kinds.values()), jnp.float32)
+    logits, state = _run(model, variables, images, factors)
+
+    found = {name: logits.fusion[index, 0] for index, name in enumerate(kinds)}
+    branches = {"position": logits.position, "channel": logits.channel}
+    found |= {name: branch[0, 0] for name, branch in branches.items() if branch is not None}
+    h, w = found["fusion"].shape[:2]
+    sown = state.get("attention", {}).get("head", {}).get("position_attention", {})
+    inner = state.get("intermediates", {}).get("head", {})
+    maps = {
+        name: np.asarray(inner[name]["__call__"][0], np.float32).reshape(h * w, -1)
+        for name in _CHANNEL_MODULES
+        if name in inner
+    }
+    return Seen(
+        grid=(h, w),
+        scaled=seen_size,
+        logits={name: np.asarray(x, np.float32) for name, x in found.items()},
+        queries=np.asarray(sown["queries"][0][0], np.float32) if sown else None,
+        keys=np.asarray(sown["keys"][0][0], np.float32) if sown else None,
+        alpha=None if alpha is None else float(alpha),
+        beta=None if beta is None else float(beta),
+        channel_maps=maps,
+        channel_weights=np.asarray(head["channel_classifier"]["kernel"], np.float32).reshape(
+            -1, model.num_classes
+        )
+        if maps
+        else None,
+    )
+
+
+def labels_at(segmenter: Segmenter, seen: Seen, kind: str, size: tuple[int, int], every: int) -> np.ndarray:
+    """Labels, uint8 `[ceil(H / every), ceil(W / every)]`: those of the picture's every so-manyth pixel.
+
+    Args:
+      segmenter: whose protocol and up-sampling bring logits to the picture's size.
+      seen: of `look`.
+      kind: which of its logits.
+      size: (H, W) of the picture.
+      every: 1 for each pixel.
+    """
+    align_network, align_protocol = segmenter.model.align_corners, bool(segmenter.protocol.align_corners)
+
+    def weights(axis: int) -> np.ndarray:
+        found = bilinear_weights(seen.grid[axis], seen.scaled[axis], align_corners=align_network)
+        if seen.scaled[axis] != size[axis]:
+            found = bilinear_weights(seen.scaled[axis], size[axis], align_corners=align_protocol) @ found
+        return found[::every]
+
+    rows, columns = weights(0), weights(1)
+    logits = np.swapaxes(seen.logits[kind], 1, 2) @ columns.T  # [h, K, W]
+    band = max(1, (1 << 25) // logits[0].size)
+    parts = [
+        np.tensordot(rows[start : start + band], logits, 1).argmax(1).astype(np.uint8)
+        for start in range(0, len(rows), band)
+    ]
+    return np.concatenate(parts)
+
+
+def _with_scales(variables: Mapping[str, Any], factors: jax.Array) -> dict[str, Any]:
+    """The variables with alpha and beta multiplied by the two factors."""
+    head = dict(variables["params"]["head"])
+    for index, (module, name) in enumerate((("position_attention", "alpha"), ("channel_attention", "beta"))):
+        if module in head:
+            head[module] = {**head[module], name: head[module][name] * factors[index]}
+    # Without what the network sowed when it was made, which `init` returns too.
+    return {"params": {**variables["params"], "head": head}, "batch_stats": variables["batch_stats"]}
+
+
+def _run(model: DANet, variables: Any, images: jax.Array, factors: jax.Array) -> Any:
+    """Logits of each pair of factors, and what the network sowed, unless that takes more memory than is free."""
+    height, width = images.shape[1:3]
+    refused = (
+        f"a picture seen at {height}x{width} takes more memory than this machine has free; make it smaller"
+    )
+    try:
+        if height * width >= _LARGE:
+            # Too little memory ends a process on CPUs without a word, so the compiler is asked before.
+            compiled = _apply_to_each.lower(variables, images, factors, model=model).compile()
+            needed, free = compiled.memory_analysis(), psutil.virtual_memory().available
+            wanted = needed.temp_size_in_bytes + needed.output_size_in_bytes if needed else 0
+            if images.devices().pop().platform == "cpu" and wanted > free:
+                raise InputError(f"{refused} ({wanted / 2**30:.1f} GiB of {free / 2**30:.1f})")
+            return jax.device_get(compiled(variables, images, factors))
+        return jax.device_get(_apply_to_each(variables, images, factors, model=model))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(refused) from error
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, model: DANet) -> Any:
+    def captured(module: Any, method: str) -> bool:
+        return method == "__call__" and module.name in _CHANNEL_MODULES
+
+    def apply(factors: jax.Array) -> Any:
+        return model.apply(
+            _with_scales(variables, factors),
+            images,
+            upsample=False,
+            mutable=["attention", "intermediates"],
+            capture_intermediates=captured,
+        )
+
+    # What does not depend on the factors stays as it is under vmap, so it is computed once.
+    logits, state = jax.vmap(apply)(factors)
+    return logits, jax.tree.map(lambda x: x[0], state)

@@ -1,0 +1,298 @@
+"""The explorer's page in a real browser, beside what the network itself computes."""
+
+import base64
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import danet_jax
+from danet_jax.inference.segmenter import Segmenter
+from danet_jax.ops.normalize import normalize
+from tests.visual.browser import chromium, requests_of
+
+NAMES = ('<img src=x onerror="document.title=1">', "quote\"s & 'more'", "straße ☃", "road")
+HEIGHT, WIDTH = 91, 139  # 12 x 18 places
+GRID = (12, 18)
+
+
+def random_variables(model, images, rng):
+    """Drawn by numpy, since compiling the network's own initialisation takes longer than all else."""
+
+    def drawn(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+        return np.full(leaf.shape, float(name in ("scale", "var")), np.float32)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(drawn, {name: shapes[name] for name in ("params", "batch_stats")})
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network whose attention is far from even, and sums up to something."""
+    rng = np.random.default_rng()
+    model = danet_jax.DANet(num_classes=4, backbone="resnet18")
+    image = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(image).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    images = normalize(jnp.asarray(image)[None])
+    variables = random_variables(model, images, rng)
+    head = variables["params"]["head"]
+    head["position_attention"]["alpha"] = jnp.float32(0.8)
+    head["channel_attention"]["beta"] = jnp.float32(-0.6)
+    for name in ("query", "key"):  # logits of hundreds
+        head["position_attention"][name]["kernel"] *= 3.0
+    classes = danet_jax.Classes(NAMES, ((200, 30, 30), (30, 200, 30), (30, 30, 200), (120, 120, 120)))
+    return Segmenter(model, variables, classes=classes), image
+
+
+@pytest.fixture(scope="module")
+def exact(network):
+    """The whole map, float32 `[N, N]`."""
+    segmenter, image = network
+    places = np.stack(np.divmod(np.arange(GRID[0] * GRID[1]), GRID[1]), 1)
+    return segmenter.attention(image, places).rows.reshape(len(places), -1)
+
+
+@pytest.fixture(scope="module")
+def page(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("explorer") / "page.html"
+    segmenter, image = network
+    assert danet_jax.explore(segmenter, image, path, name='<b>"photo" ☃</b>') == path.stat().st_size
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+def opened(browser, page, link="", width=1280, height=900, mobile=False):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get("about:blank")
+    browser.get_log("performance")
+    browser.get_log("browser")
+    browser.get(f"{page.as_uri()}{link}")
+    browser.set_script_timeout(20)
+    browser.execute_async_script(
+        "const done = arguments[0]; const wait = () => document.documentElement.dataset.ready ? done() :"
+        " setTimeout(wait, 20); wait()"
+    )
+    return browser.find_element("id", "stage")
+
+
+def move(browser, stage, x, y, click=False):
+    """The mouse to a point of the picture, in 0 to 1."""
+    from selenium.webdriver import ActionChains
+
+    box = stage.rect
+    offset = round((x - 0.5) * box["width"]), round((y - 0.5) * box["height"])
+    actions = ActionChains(browser, duration=0).move_to_element_with_offset(stage, *offset)
+    (actions.click() if click else actions).perform()
+
+
+def weights(browser):
+    return np.array(browser.execute_script("return Array.from(explorer.weights)"))
+
+
+def state(browser):
+    return browser.execute_script("return explorer.state")
+
+
+def test_rows_and_columns_under_the_mouse(browser, page, exact, rng):
+    stage = opened(browser, page)
+    rows, columns = GRID
+    for view, whole in (("row", exact), ("column", exact.T)):
+        browser.find_element("css selector", f'[data-view="{view}"]').click()
+        for _ in range(10):
+            row, column = rng.integers(rows), rng.integers(columns)
+            # Corner places lie on the corners of the picture; the mouse keeps off its edge.
+            x, y = np.clip([column / (columns - 1), row / (rows - 1)], 0.01, 0.99)
+            move(browser, stage, x, y)
+            place = row * columns + column
+            assert state(browser)["at"] == place
+            np.testing.assert_allclose(weights(browser), whole[place], atol=1e-2)
+        # Milliseconds from the mouse to the picture, on a machine that does other things too.
+        assert browser.execute_script("return explorer.milliseconds") < 50
+    tops = browser.execute_script(
+        f"return Array.from({{length: {exact.shape[0]}}}, (_, i) =>"
+        " Attention.strongest(explorer.map.row(i), 1)[0])"
+    )
+    second = np.sort(exact, 1)[:, -2:]
+    clear = second[:, 1] - second[:, 0] > 1e-6
+    assert (np.array(tops) == exact.argmax(1))[clear].mean() >= 0.99
+
+
+def test_opens_from_disk_without_a_request_or_a_message(browser, page):
+    opened(browser, page)
+    for view in ("entropy", "distance", "received", "labels", "photo"):
+        browser.find_element("css selector", f'[data-view="{view}"]').click()
+    assert [url for url in requests_of(browser) if not url.startswith(("file:", "data:", "about:"))] == []
+    assert browser.get_log("browser") == []
+
+
+def test_names_are_shown_and_not_run(browser, page):
+    opened(browser, page)
+    assert browser.title == '<b>"photo" ☃</b>: attention'
+    assert browser.find_element("tag name", "h1").text == '<b>"photo" ☃</b>'
+    shown = browser.find_element("id", "legend").text
+    found = browser.execute_script("return [...new Set(explorer.arrays['labels.fusion'])]")
+    assert found
+    for index in found:
+        assert NAMES[index] in shown
+    assert len(browser.find_elements("tag name", "img")) == 1  # the picture
+
+
+def test_labels_are_the_networks(browser, page, network):
+    segmenter, image = network
+    opened(browser, page)
+
+    def labels(kind):
+        values = browser.execute_script(f"return Array.from(explorer.arrays['labels.{kind}'])")
+        return np.array(values).reshape(HEIGHT, WIDTH)
+
+    assert (labels("fusion") == segmenter(image[None])[0]).mean() > 0.999
+    images = normalize(jnp.asarray(image)[None])
+    logits = segmenter.model.apply(segmenter.variables, images)
+    for kind in ("position", "channel"):
+        assert (labels(kind) == getattr(logits, kind)[0].argmax(-1)).mean() > 0.999
+    for kind, module, scale in (
+        ("without_position", "position_attention", "alpha"),
+        ("without_channel", "channel_attention", "beta"),
+    ):
+        head = dict(segmenter.variables["params"]["head"])
+        head[module] = {**head[module], scale: jnp.float32(0)}
+        params = {**segmenter.variables["params"], "head": head}
+        other = segmenter.model.apply({**segmenter.variables, "params": params}, images).fusion
+        assert (labels(kind) == other[0].argmax(-1)).mean() > 0.999
+        share = browser.execute_script(
+            "return explorer.facts.labels.find((label) => label.kind === arguments[0]).changed", kind
+        )
+        assert share == pytest.approx((labels(kind) != labels("fusion")).mean())
+
+
+def test_pins_keys_and_link(browser, page):
+    from selenium.webdriver import Keys
+
+    stage = opened(browser, page)
+    move(browser, stage, 0.3, 0.4, click=True)
+    move(browser, stage, 0.7, 0.6, click=True)
+    first, second = state(browser)["pins"]
+    assert len(browser.find_elements("css selector", "#pins .pin")) == 2
+    stage.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_UP)
+    assert state(browser)["at"] == second + 1 - GRID[1]
+    stage.send_keys("c", "g", "l")
+    found = state(browser)
+    assert (found["view"], found["logarithmic"], found["lines"]) == ("column", True, False)
+    browser.execute_async_script("setTimeout(arguments[0], 300)")  # the link follows in a moment
+    link = browser.execute_script("return location.hash")
+    opened(browser, page, link)
+    assert state(browser) == found
+    move(browser, browser.find_element("id", "stage"), 0.3, 0.4, click=True)  # a click on a pin takes it away
+    assert state(browser)["pins"] == [second]
+    browser.find_element("id", "stage").send_keys(Keys.ESCAPE)
+    assert state(browser)["pins"] == []
+    assert first != second
+
+
+def test_saved_as_a_picture(browser, page):
+    opened(browser, page, "#pins=5,100")
+    link = browser.execute_script("return explorer.saved().toDataURL()")
+    saved = Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2])))
+    assert saved.width == 1200
+    assert saved.height > 1200 * HEIGHT / WIDTH
+    assert len(saved.convert("RGB").resize((60, 40)).getcolors(2400)) > 200  # not an empty one
+
+
+def test_touch_on_a_narrow_screen(browser, page):
+    stage = opened(browser, page, width=375, height=700, mobile=True)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 375
+        box = browser.execute_script(
+            "const b = arguments[0].getBoundingClientRect(); return [b.x, b.y]", stage
+        )
+        point = {"x": box[0] + 40, "y": box[1] + 30}
+        before = state(browser)["at"]
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [point]})
+        point = {"x": point["x"] + 60, "y": point["y"] + 20}
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        browser.execute_async_script("setTimeout(arguments[0], 100)")
+        assert state(browser)["at"] != before
+        small = browser.execute_script(
+            "return [...document.querySelectorAll('.views button')].map((b) => b.getBoundingClientRect().height)"
+        )
+        assert min(small) >= 32
+    finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_themes(browser, page, theme):
+    opened(browser, page, f"#theme={theme}")
+    red, green, blue = browser.execute_script(
+        "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+    )
+    assert (red + green + blue > 384) == (theme == "light")
+
+
+def test_pooled_where_the_page_would_be_too_large(browser, network, exact, tmp_path, monkeypatch):
+    segmenter, image = network
+    monkeypatch.setattr("danet_jax.visual.explorer.page._MAP_SHARE", 1e-4)
+    monkeypatch.setattr("danet_jax.visual.explorer.page.MOST_CELLS", 60)
+    danet_jax.explore(segmenter, image, tmp_path / "pooled.html")
+    opened(browser, tmp_path / "pooled.html")
+    assert "pooled into cells of 2 x 2" in browser.find_element("class name", "sentence").text
+    row = np.array(browser.execute_script("return Array.from(explorer.map.row(10))"))
+    assert row.sum() == pytest.approx(1, abs=1e-3)
+    home = np.arange(GRID[0])[:, None] // 2 * 9 + np.arange(GRID[1])[None] // 2
+    mean = exact[home.ravel() == 10].mean(0)
+    expected = [mean[home.ravel() == i].sum() for i in range(54)]
+    np.testing.assert_allclose(row, expected, atol=1e-2)
+
+
+def test_says_what_is_off(browser, network, tmp_path):
+    segmenter, image = network
+    head = dict(segmenter.variables["params"]["head"])
+    head["position_attention"] = {**head["position_attention"], "alpha": jnp.float32(0)}
+    params = {**segmenter.variables["params"], "head": head}
+    off = Segmenter(segmenter.model, {**segmenter.variables, "params": params})
+    danet_jax.explore(off, image, tmp_path / "off.html")
+    opened(browser, tmp_path / "off.html")
+    assert "Alpha is 0" in browser.find_element("class name", "sentence").text
+
+
+def test_a_network_without_attention(browser, network, tmp_path):
+    _, image = network
+    model = danet_jax.DANet(
+        num_classes=4,
+        backbone="resnet18",
+        output_stride=32,
+        position_attention=False,
+        channel_attention=False,
+    )
+    variables = random_variables(model, normalize(jnp.asarray(image)[None]), np.random.default_rng())
+    danet_jax.explore(Segmenter(model, variables), image, tmp_path / "fcn.html")
+    opened(browser, tmp_path / "fcn.html")
+    assert "no position attention" in browser.find_element("class name", "sentence").text
+    assert state(browser)["view"] == "labels"
+    assert browser.get_log("browser") == []
+    assert json.dumps(state(browser))
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8), [1]]
+)
+def test_refuses_what_is_no_picture(network, tmp_path, image):
+    with pytest.raises(danet_jax.InputError, match="image must be uint8"):
+        danet_jax.explore(network[0], image, tmp_path / "no.html")
+    assert not list(tmp_path.iterdir())
