@@ -21,6 +21,7 @@ from danet_jax.runs.checkpoints import Checkpoints, has_checkpoint
 from danet_jax.runs.directory import is_run, read_config, write_description
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.resume import refuse_other_classes, refuse_other_config
+from danet_jax.training.losses import HardPixels
 from danet_jax.training.mesh import make_mesh, refuse_indivisible
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import Metrics, create_state, make_train_step
@@ -99,6 +100,8 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         optimizer,
         loss_weights=options.loss_weights,
         auxiliary_weight=options.auxiliary_weight,
+        hard_pixels=HardPixels(options.ohem_threshold, options.ohem_kept) if options.ohem_threshold else None,
+        average_decay=options.ema_decay,
         accumulation=options.accumulation,
     )
     evaluator = Evaluator(model, dataset.classes, recipe.protocol(), mesh)
@@ -110,7 +113,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         return evaluator(variables, examples)
 
     # Where it starts: from nothing, from other weights, or where it was interrupted.
-    state = create_state(model, optimizer, recipe.seed, mesh)
+    state = create_state(model, optimizer, recipe.seed, mesh, average=options.ema_decay > 0)
     if recipe.init.source and not has_checkpoint(workdir / "checkpoints"):
         checkpoint = load_checkpoint(recipe.init.source)
         try:
@@ -123,8 +126,8 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.newest() or 0
         if step:
-            restored, position = checkpoints.restore(state.variables, state.progress)
-            state = state.replace(**restored)
+            variables, progress, position = checkpoints.restore(state.variables, state.progress)
+            state = state.resumed(variables, progress)
             batches.set_state(position)
         if first_host:
             write_description(workdir, recipe.as_dict(), dataset.classes)

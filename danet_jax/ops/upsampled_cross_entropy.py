@@ -43,6 +43,29 @@ def upsampled_cross_entropy(
     return loss, jnp.sum(labels != ignore_label, dtype=jnp.int32)
 
 
+def upsampled_pixel_losses(
+    logits: jax.Array, labels: jax.Array, *, align_corners: bool, ignore_label: int = 255
+) -> jax.Array:
+    """The cross-entropy of every pixel of which `upsampled_cross_entropy` is the sum, 0 where the label is ignored.
+
+    It serves to choose pixels, not to learn from: it has no gradient.
+
+    Returns:
+      Float32 `[B, H, W]`, nats; `exp(-loss)` is the probability of the pixel's own class.
+    """
+    batch, height, width = labels.shape
+    x, weights, column_weights, blocks = _row_blocks(align_corners, ignore_label, logits, labels)
+
+    def block(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        row_weights, labels = inputs
+        up = _upsampled(x, row_weights, column_weights)
+        of_class = jnp.sum(jnp.where(_one_hot(labels, up.shape[2]), up, 0.0), axis=2)
+        return None, jnp.where(labels != ignore_label, jax.nn.logsumexp(up, axis=2) - of_class, 0.0)
+
+    _, losses = lax.scan(block, None, (weights, blocks))
+    return lax.stop_gradient(jnp.moveaxis(losses, 0, 2).reshape(batch, -1, width)[:, :height])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _loss_sum(align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array) -> jax.Array:
     return _by_rows(align_corners, ignore_label, logits, labels, with_gradient=False)[0]
@@ -63,7 +86,40 @@ def _by_rows(
     align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The sum, and its gradient of the shape and dtype of `logits` (or zeros)."""
-    batch, height, width, classes = logits.shape
+    x, row_weights, column_weights, blocks = _row_blocks(align_corners, ignore_label, logits, labels)
+
+    def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
+        loss_sum, gradient = carry
+        weights, labels = inputs
+        up = _upsampled(x, weights, column_weights)
+        valid = (labels != ignore_label)[:, :, None, :]
+        maximum = jnp.max(up, axis=2, keepdims=True)
+        exponential = jnp.exp(up - maximum)
+        denominator = jnp.sum(exponential, axis=2, keepdims=True)
+        of_class = _one_hot(labels, up.shape[2])
+        loss = maximum + jnp.log(denominator) - jnp.sum(jnp.where(of_class, up, 0.0), axis=2, keepdims=True)
+        loss_sum = loss_sum + jnp.sum(jnp.where(valid, loss, 0.0))
+        if with_gradient:
+            d = jnp.where(valid, exponential / denominator - of_class.astype(jnp.float32), 0.0)
+            d = _product("brkv,vw->brkw", d, column_weights)
+            gradient = gradient + _product("brh,brkw->bhkw", _of_every_image(weights, x), d)
+        return (loss_sum, gradient), None
+
+    start = jnp.zeros((), jnp.float32), jnp.zeros(x.shape, jnp.float32)
+    (loss_sum, gradient), _ = lax.scan(block, start, (row_weights, blocks))
+    return loss_sum, jnp.swapaxes(gradient, 2, 3).astype(logits.dtype)
+
+
+def _row_blocks(
+    align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What a pass over blocks of rows needs.
+
+    Returns:
+      The logits as float32 `[B, h, K, w]`, the weights of each block's rows `[blocks, rows, h]`, of the columns
+      `[W, w]`, and the labels of each block `[blocks, B, rows, W]`.
+    """
+    batch, height, width, _ = logits.shape
     _, new_height, new_width = labels.shape
     rows = min(ROWS, new_height)
     count = -(-new_height // rows)
@@ -76,36 +132,26 @@ def _by_rows(
     row_weights = jnp.asarray(every_row.reshape(rows, count, height).swapaxes(0, 1))
     column_weights = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
     labels = jnp.pad(labels, ((0, 0), (0, padding), (0, 0)), constant_values=ignore_label)
-    labels = jnp.moveaxis(labels.reshape(batch, rows, count, new_width), 2, 0)
-
+    blocks = jnp.moveaxis(labels.reshape(batch, rows, count, new_width), 2, 0)
     # Classes before columns: sums over few classes then run along whole rows of pixels.
-    x = jnp.swapaxes(logits.astype(jnp.float32), 2, 3)
+    return jnp.swapaxes(logits.astype(jnp.float32), 2, 3), row_weights, column_weights, blocks
+
+
+def _of_every_image(weights: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(weights, (x.shape[0], *weights.shape))
+
+
+def _upsampled(x: jax.Array, row_weights: jax.Array, column_weights: jax.Array) -> jax.Array:
+    """Rows of the up-sampled logits, `[B, rows, K, W]`."""
+    up = _product("brh,bhkw->brkw", _of_every_image(row_weights, x), x)
+    return _product("brkw,vw->brkv", up, column_weights)
+
+
+def _one_hot(labels: jax.Array, classes: int) -> jax.Array:
+    """Whether a pixel is of a class, bool `[B, rows, K, W]`."""
+    # uint8 holds every class number, but a class index is compared as int32.
     class_index = lax.broadcasted_iota(jnp.int32, (1, 1, classes, 1), 2)
-
-    def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
-        loss_sum, gradient = carry
-        weights, labels = inputs
-        weights = jnp.broadcast_to(weights, (batch, *weights.shape))
-        up = _product("brh,bhkw->brkw", weights, x)
-        up = _product("brkw,vw->brkv", up, column_weights)
-        # uint8 holds every class number, but a class index is compared as int32.
-        labels = labels[:, :, None, :].astype(jnp.int32)
-        valid = labels != ignore_label
-        maximum = jnp.max(up, axis=2, keepdims=True)
-        exponential = jnp.exp(up - maximum)
-        denominator = jnp.sum(exponential, axis=2, keepdims=True)
-        of_class = labels == class_index
-        loss = maximum + jnp.log(denominator) - jnp.sum(jnp.where(of_class, up, 0.0), axis=2, keepdims=True)
-        loss_sum = loss_sum + jnp.sum(jnp.where(valid, loss, 0.0))
-        if with_gradient:
-            d = jnp.where(valid, exponential / denominator - of_class.astype(jnp.float32), 0.0)
-            d = _product("brkv,vw->brkw", d, column_weights)
-            gradient = gradient + _product("brh,brkw->bhkw", weights, d)
-        return (loss_sum, gradient), None
-
-    start = jnp.zeros((), jnp.float32), jnp.zeros(x.shape, jnp.float32)
-    (loss_sum, gradient), _ = lax.scan(block, start, (row_weights, labels))
-    return loss_sum, jnp.swapaxes(gradient, 2, 3).astype(logits.dtype)
+    return labels[:, :, None, :].astype(jnp.int32) == class_index
 
 
 def _product(pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -29,6 +29,26 @@ class TrainingOptions(Group):
         (1.0, 1.0, 1.0), description="Of the losses of the fused, the position and the channel branch."
     )
     auxiliary_weight: Weight = Field(0.4, description="Of the auxiliary head's loss, with model.auxiliary.")
+    ohem_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Online hard example mining: only pixels to whose own class a classifier gives a lower probability "
+        "enter its loss, 0.7 in mmsegmentation and PaddleSeg; 0 is off, all enter.",
+    )
+    ohem_kept: int = Field(
+        100_000,
+        ge=0,
+        le=2**31 - 1,
+        description="With training.ohem_threshold, the pixels per image that enter at least, the hardest of the batch.",
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Of an exponential moving average of the weights, which then is what is evaluated, kept, predicted "
+        "with and exported; 0 is off.",
+    )
     accumulation: int = Field(
         1,
         ge=1,

@@ -75,11 +75,11 @@ class Checkpoints:
 
     def restore(
         self, variables: Mapping[str, Any], progress: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, int]]:
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
         """The newest checkpoint, laid out over devices as `variables` and `progress` are.
 
         Returns:
-          Both of them in one dictionary, and the position of the input.
+          Both of them, and the position of the input.
 
         Raises:
           InputError: the checkpoint is damaged or belongs to another network; the message names its folder.
@@ -100,7 +100,7 @@ class Checkpoints:
                 f"{self._folder / str(step)}: cannot be resumed from; delete this folder to go on from an older "
                 f"checkpoint, or choose another --workdir: {first_line(error)}"
             ) from error
-        return {**restored["variables"], **restored["training"]}, restored["data"]
+        return restored["variables"], restored["training"], restored["data"]
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,16 @@ import rich.progress
 from danet_jax.runs.writing import replacing
 
 # On the terminal; files hold all.
-_SHOWN = ("loss", "learning_rate", "alpha", "beta", "images_per_second", "waiting_for_data")
+_SHOWN = (
+    "loss",
+    "learning_rate",
+    "alpha",
+    "beta",
+    "attention_spread",
+    "attention_entropy",
+    "images_per_second",
+    "waiting_for_data",
+)
 
 
 class TrainingLog:

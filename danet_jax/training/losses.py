@@ -1,18 +1,58 @@
-"""The multi-loss: a cross-entropy on each of the classifiers (section 4.1)."""
+"""The multi-loss: a cross-entropy on each of the classifiers (section 4.1), on all pixels or on hard ones."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from danet_jax.classes import IGNORE_LABEL
 from danet_jax.models.danet import Logits
-from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy
+from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_pixel_losses
 
 
 def valid_pixels(labels: jax.Array) -> jax.Array:
     """How many of `labels` are not ignored, float32, at least 1 so that it can divide."""
     return jnp.maximum(jnp.sum(labels != IGNORE_LABEL), 1).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardPixels:
+    """Online hard example mining: only pixels whose own class has a low probability enter the loss.
+
+    As mmsegmentation's `OHEMPixelSampler` and PaddleSeg's `OhemCrossEntropyLoss` choose them, for each classifier by
+    its own scores; the loss is the mean over those chosen, as PaddleSeg's. Not in the paper.
+
+    Attributes:
+      threshold: the probability of its own class below which a pixel is hard.
+      kept: times the number of images, the least number of pixels that enter, the hardest.
+    """
+
+    threshold: float
+    kept: int
+
+    def choose(self, losses: jax.Array, valid: jax.Array) -> jax.Array:
+        """Which pixels enter, bool `[B, H, W]`: of `losses`, nats `[B, H, W]`, those that are `valid`."""
+        last = jnp.minimum(self.kept * losses.shape[0], jnp.sum(valid, dtype=jnp.int32) - 1)
+        losses = jnp.where(valid, jnp.maximum(losses, 0.0), -1.0)
+        at_least = jnp.minimum(_descending(losses, last), -jnp.log(jnp.float32(self.threshold)))
+        return losses > at_least
+
+
+def _descending(values: jax.Array, place: jax.Array) -> jax.Array:
+    """The value that stands at `place` (from 0) when `values` are sorted from high to low, of those not negative.
+
+    Found bit by bit from counts, which devices add up, where sorting would gather all pixels on each of them.
+    """
+    bits = lax.bitcast_convert_type(values, jnp.int32)  # ordered as the numbers are, from 0 up
+
+    def body(index: jax.Array, found: jax.Array) -> jax.Array:
+        candidate = found | lax.shift_left(jnp.int32(1), 30 - index)
+        return jnp.where(jnp.sum(bits >= candidate, dtype=jnp.int32) > place, candidate, found)
+
+    return lax.bitcast_convert_type(lax.fori_loop(0, 31, body, jnp.int32(0)), jnp.float32)
 
 
 def multi_loss(
@@ -23,6 +63,7 @@ def multi_loss(
     align_corners: bool,
     weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
+    hard_pixels: HardPixels | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sum over the network's classifiers of weight x cross-entropy / `pixels`, and each cross-entropy by name.
 
@@ -33,6 +74,8 @@ def multi_loss(
       align_corners: of the up-sampling.
       weights: of fusion, position and channel.
       auxiliary_weight: of the auxiliary head.
+      hard_pixels: which pixels enter; None is all that are valid. With it, each cross-entropy is the mean over those
+        chosen, times the share of the global batch's valid pixels that `labels` hold.
 
     Returns:
       The total, float32 `()`, and `{"loss_fusion": ..., ...}` of those classifiers that exist.
@@ -43,9 +86,19 @@ def multi_loss(
     parts = {}
     for name, branch in logits._asdict().items():
         if branch is not None:
+            chosen, divisor = labels, pixels
+            if hard_pixels is not None:
+                valid = labels != IGNORE_LABEL
+                losses = upsampled_pixel_losses(
+                    branch, labels, align_corners=align_corners, ignore_label=IGNORE_LABEL
+                )
+                chosen = jnp.where(
+                    hard_pixels.choose(losses, valid), labels, jnp.full_like(labels, IGNORE_LABEL)
+                )
+                divisor = pixels * valid_pixels(chosen) / valid_pixels(labels)
             loss_sum, _ = upsampled_cross_entropy(
-                branch, labels, align_corners=align_corners, ignore_label=IGNORE_LABEL
+                branch, chosen, align_corners=align_corners, ignore_label=IGNORE_LABEL
             )
-            parts[f"loss_{name}"] = loss_sum / pixels
+            parts[f"loss_{name}"] = loss_sum / divisor
             total = total + named_weights[name] * parts[f"loss_{name}"]
     return total, parts

@@ -12,34 +12,57 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.models.danet import DANet
+from danet_jax.ops.attention import row_statistics
 from danet_jax.ops.normalize import normalize
-from danet_jax.training.losses import multi_loss, valid_pixels
+from danet_jax.training.losses import HardPixels, multi_loss, valid_pixels
 
 Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a step reads and writes. `rng` is the data of a key; each step folds its number into it."""
+    """All that a step reads and writes.
+
+    `rng` is the data of a key; each step folds its number into it. `average` is the moving average of parameters
+    and batch statistics, `{"params": ..., "batch_stats": ...}`, where one is kept.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
     rng: jax.Array
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is applied with."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What the network is applied with: the moving average where one is kept."""
+        return self.average or self._trained
 
     @property
     def progress(self) -> dict[str, Any]:
         """The rest: what only going on with training needs."""
-        return {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
+        progress = {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
+        return progress if self.average is None else progress | {"trained": self._trained}
+
+    @property
+    def _trained(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def resumed(self, variables: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
+        """The state whose `variables` and `progress` these are."""
+        rest = dict(progress)
+        if self.average is None:
+            return self.replace(**variables, **rest)
+        return self.replace(average=dict(variables), **rest.pop("trained"), **rest)
 
 
-def create_state(model: DANet, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-    """A fresh state, made on the devices of `mesh`, without a copy on the host."""
+def create_state(
+    model: DANet, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh, *, average: bool = False
+) -> TrainState:
+    """A fresh state, made on the devices of `mesh`, without a copy on the host.
+
+    `average` says whether a moving average is kept; the first step is where it starts.
+    """
 
     def init() -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
@@ -52,6 +75,7 @@ def create_state(model: DANet, optimizer: optax.GradientTransformation, seed: in
             batch_stats=variables["batch_stats"],
             opt_state=optimizer.init(params),
             rng=jax.random.key_data(step_key),
+            average={"params": params, "batch_stats": variables["batch_stats"]} if average else None,
         )
 
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -64,6 +88,8 @@ def make_train_step(
     *,
     loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
+    hard_pixels: HardPixels | None = None,
+    average_decay: float = 0.0,
     accumulation: int = 1,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The jit-compiled training step `(state, batch) -> (state, metrics)`; the old state is donated.
@@ -73,8 +99,13 @@ def make_train_step(
     parts, in a fraction of the memory; the loss remains the mean over the valid pixels of the whole batch,
     and batch statistics are those of a part.
 
-    `metrics` holds float32 scalars: `loss`, `loss_fusion`, `loss_position`, `loss_channel`,
-    `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, those that the network has.
+    `hard_pixels` restricts the loss, see `multi_loss`. With `average_decay` of d, and a state that keeps one, the
+    average is that of the first step and then `d * average + (1 - d) * new`, of parameters and of batch statistics, as
+    mmengine's `ExponentialMovingAverage` with `update_buffers` and momentum 1 - d.
+
+    `metrics` holds float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`,
+    `loss_channel`, `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, and of the position
+    attention map `attention_spread` and `attention_entropy`, see `row_statistics`.
     """
 
     def loss(params: Any, batch_stats: Any, part: Mapping[str, jax.Array], key: jax.Array, pixels: jax.Array):
@@ -84,7 +115,7 @@ def make_train_step(
             train=True,
             upsample=False,
             rngs={"dropout": key},
-            mutable=["batch_stats"],
+            mutable=["batch_stats", "attention"],
         )
         total, parts = multi_loss(
             logits,
@@ -93,8 +124,16 @@ def make_train_step(
             align_corners=model.align_corners,
             weights=loss_weights,
             auxiliary_weight=auxiliary_weight,
+            hard_pixels=hard_pixels,
         )
-        return total, (updates["batch_stats"], {"loss": total, **parts})
+        metrics = {"loss": total, **parts}
+        if model.position_attention:
+            seen = updates["attention"]["head"]["position_attention"]
+            spread, entropy = row_statistics(*jax.lax.stop_gradient((seen["queries"][0], seen["keys"][0])))
+            # Of several parts, metrics are added up.
+            metrics["attention_spread"] = spread / accumulation
+            metrics["attention_entropy"] = entropy / accumulation
+        return total, (updates["batch_stats"], metrics)
 
     gradients_of = jax.value_and_grad(loss, has_aux=True)
 
@@ -139,8 +178,15 @@ def make_train_step(
             metrics["alpha"] = head["position_attention"]["alpha"]
         if "channel_attention" in head:
             metrics["beta"] = head["channel_attention"]["beta"]
-        return state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-        ), metrics
+        new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        if state.average is not None:
+            decay = jnp.where(state.step == 0, jnp.float32(0), jnp.float32(average_decay))
+            averaged = jax.tree.map(
+                lambda old, new: decay * old + (1 - decay) * new,
+                state.average,
+                {"params": params, "batch_stats": batch_stats},
+            )
+            new = new.replace(average=averaged)
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -33,6 +33,9 @@ def recipe(tmp_path_factory):
     config.training.batch_size = 4
     config.training.steps = STEPS
     config.training.learning_rate = 0.01
+    config.training.ohem_threshold = 0.7
+    config.training.ohem_kept = 200
+    config.training.ema_decay = 0.6
     config.training.evaluate_every = 2
     config.training.checkpoint_every = 3
     config.training.log_every = 1
@@ -53,7 +56,9 @@ def compiled_once():
     return {
         "make_train_step": functools.partial(once, make),
         # The step takes its state away.
-        "create_state": lambda *arguments: jax.tree.map(jax.numpy.copy, once(create, *arguments)),
+        "create_state": lambda *arguments, **options: jax.tree.map(
+            jax.numpy.copy, once(create, *arguments, **options)
+        ),
     }
 
 
@@ -76,7 +81,7 @@ def trained(recipe, compiled_once, monkeypatch):
         assert train.run(recipe, folder, []) == 0
         state = compiled_once["create_state"]()
         with Checkpoints(folder / "checkpoints") as checkpoints:
-            return checkpoints.restore(state.variables, state.progress)[0]
+            return checkpoints.restore(state.variables, state.progress)[:2]
 
     return call
 
@@ -99,7 +104,16 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_pat
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == list(range(1, STEPS + 1))
     reference = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
-    names = ("step", "train/loss", "train/gradient_norm", "train/alpha", "train/beta", "train/learning_rate")
+    names = (
+        "step",
+        "train/loss",
+        "train/gradient_norm",
+        "train/alpha",
+        "train/beta",
+        "train/attention_spread",
+        "train/attention_entropy",
+        "train/learning_rate",
+    )
     for ours, theirs in zip(lines, reference, strict=True):
         assert [ours.get(name) for name in names] == [theirs.get(name) for name in names]
     assert list((tmp_path / "parts/tensorboard").iterdir())
@@ -113,8 +127,10 @@ def test_the_best_and_the_newest_are_kept(trained, recipe, tmp_path):
     assert (best.step, newest.step) == (4, 6)
     assert best.model == recipe.network(len(best.classes))
     assert "road (red light)" in best.classes.names
-    final = {name: final[name] for name in ("params", "batch_stats")}
-    jax.tree.map(np.testing.assert_array_equal, newest.variables, jax.device_get(final))
+    average, progress = jax.device_get(final)
+    jax.tree.map(np.testing.assert_array_equal, newest.variables, average)
+    trained_away = jax.tree.map(lambda a, b: not np.array_equal(a, b), average, progress["trained"])
+    assert any(jax.tree.leaves(trained_away))  # what is read is the moving average
     differing = jax.tree.map(lambda a, b: not np.array_equal(a, b), best.variables, newest.variables)
     assert any(jax.tree.leaves(differing))
 

@@ -131,6 +131,27 @@ def test_a_batch_of_nothing_but_ignore_is_no_nan(rng, small):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
+def test_the_moving_average_of_weights_and_statistics(rng, small):
+    model, optimizer = small
+    mesh, decay = make_mesh(2, 1), 0.7
+    batch = place(random_batch(rng, batch=4), mesh)
+    step = make_train_step(model, optimizer, average_decay=decay)
+    state = create_state(model, optimizer, 0, mesh, average=True)
+    expected = None
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        new = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+        expected = expected or new  # the first is where it starts
+        expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, expected, new)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.variables, expected
+    )
+    assert metrics["attention_spread"] >= 0
+    assert 0 < metrics["attention_entropy"] <= 1 + 1e-5
+    again = create_state(model, optimizer, 1, mesh, average=True).resumed(state.variables, state.progress)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
+
+
 @pytest.mark.parametrize(("data", "space"), [(3, 3), (-1, -1), (-1, 3), (16, 1)])
 def test_a_mesh_that_does_not_fit(data, space):
     with pytest.raises(InputError, match="mesh"):

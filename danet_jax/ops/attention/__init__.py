@@ -8,6 +8,7 @@ from danet_jax.errors import InputError
 from danet_jax.ops.attention.map import attention_column as attention_column
 from danet_jax.ops.attention.map import attention_row as attention_row
 from danet_jax.ops.attention.map import row_logsumexp as row_logsumexp
+from danet_jax.ops.attention.map import row_statistics as row_statistics
 from danet_jax.ops.attention.padding import exclude_keys
 from danet_jax.ops.attention.platforms import KERNELS, attention
 from danet_jax.ops.attention.rows import attention_by_rows, plain_attention

@@ -29,6 +29,26 @@ def attention_row(
     return jax.nn.softmax(logits, axis=-1)
 
 
+def row_statistics(query: jax.Array, key: jax.Array, *, rows: int = 16) -> tuple[jax.Array, jax.Array]:
+    """How sharply positions attend: what tells a map that chooses from one that averages everything.
+
+    Args:
+      query: `[B, N, Ck]`.
+      key: `[B, M, Ck]`.
+      rows: of the map, evenly spaced, of each image that are looked at.
+
+    Returns:
+      The standard deviation of a row's logits, and the entropy of a row divided by that of the uniform one, log M,
+      both float32 `()`, means over the rows. A spread far below 1, an entropy close to 1: the map is uniform.
+    """
+    chosen = query[:, :: max(1, query.shape[1] // rows)]
+    logits = _logits(chosen, key)
+    logarithms = jax.nn.log_softmax(logits, axis=-1)
+    entropy = -jnp.sum(jnp.exp(logarithms) * logarithms, axis=-1)
+    uniform = jnp.log(jnp.float32(max(key.shape[1], 2)))
+    return jnp.mean(jnp.std(logits, axis=-1)), jnp.mean(entropy) / uniform
+
+
 def row_logsumexp(
     query: jax.Array, key: jax.Array, *, key_mask: jax.Array | None = None, rows: int = 1024
 ) -> jax.Array:

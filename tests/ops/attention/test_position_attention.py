@@ -15,6 +15,7 @@ from danet_jax.ops.attention import (
     blockwise,
     position_attention,
     row_logsumexp,
+    row_statistics,
 )
 from danet_jax.ops.attention.blockwise import Tile
 from danet_jax.ops.attention.partition import division
@@ -284,3 +285,15 @@ def test_rows_and_columns_of_the_map(rng):
         np.testing.assert_allclose(
             columns, np.take_along_axis(attention, np.asarray(index)[:, None], 2), rtol=1e-4, atol=1e-7
         )
+
+
+def test_how_sharply_rows_attend(rng):
+    query, key = (jnp.asarray(rng.standard_normal((2, 32, 3)), jnp.float32) for _ in range(2))
+    spread, entropy = row_statistics(query, key, rows=32)
+    logits = np.einsum("bnc,bmc->bnm", *(np.asarray(x, np.float64) for x in (query, key)))
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(spread, logits.std(-1).mean(), rtol=1e-4)
+    np.testing.assert_allclose(entropy, -(weights * np.log(weights)).sum(-1).mean() / np.log(32), rtol=1e-4)
+    # A map that averages everything, and one that chooses one place.
+    np.testing.assert_allclose(row_statistics(0 * query, key)[1], 1, rtol=1e-5)
+    assert row_statistics(1000 * query, key)[1] < 0.3
