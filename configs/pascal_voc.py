@@ -2,7 +2,8 @@
 
     python run.py --config=configs/pascal_voc.py --config.dataset.root=PATH --config.init.from=RESNET101
 
-`root` holds VOCtrainval_11-May-2012.tar and benchmark.tgz, or what they hold; or fetch both with
+`root` holds VOCtrainval_11-May-2012.tar and benchmark.tgz, or what they hold, wherever tools put SBD; or a VOC2012
+folder with SegmentationClassAug and train_aug.txt, which hold the same labels; or fetch both with
 `--config.dataset.options.download=True`. The paper reports 82.6 % mIoU on the test server, after more training
 on train and val, which this recipe does not do. For --mode=submit add `--config.dataset.options.test=True` and
 VOC2012test.tar.

@@ -20,6 +20,7 @@ _BUILDERS = {
     "ade20k": ("ade20k", "Ade20k"),
     "cityscapes": ("cityscapes", "Cityscapes"),
     "coco_stuff10k": ("coco_stuff10k", "CocoStuff10k"),
+    "coco_stuff164k": ("coco_stuff164k", "CocoStuff164k"),
     "folder": ("folder", "Folder"),
     "pascal_context": ("pascal_context", "PascalContext"),
     "pascal_voc_aug": ("pascal_voc_aug", "PascalVocAug"),

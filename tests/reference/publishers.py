@@ -39,6 +39,17 @@ def palette_png(label: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def ids_of(content: bytes) -> np.ndarray:
+    """The values of a label PNG, or the indices of its palette."""
+    return np.array(Image.open(io.BytesIO(content)))
+
+
+def saved(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return file.getvalue()
+
+
 def voc_palette() -> list[tuple[int, int, int]]:
     """PASCAL VOC's, from the development kit's `VOClabelcolormap`."""
     palette = []
@@ -247,6 +258,23 @@ def coco_stuff10k(rng: np.random.Generator) -> tuple[Tree, dict[str, list[str]],
             )
     files["imageLists/all.txt"] = files["imageLists/train.txt"] + files["imageLists/test.txt"]
     return {"cocostuff-10k-v1.1.zip": files}, lists, truth
+
+
+def coco_stuff164k(rng: np.random.Generator) -> tuple[Tree, dict[str, list[str]], dict[str, np.ndarray]]:
+    """Returns the archives, the names of each split, and the PNGs' values by name."""
+    absent = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
+    ids = np.setdiff1d([*range(182), 255], absent)
+    splits = {"train": ["000000000009", "000000581921"], "val": ["000000000139"]}
+    labels: dict[str, bytes] = {}
+    truth: dict[str, np.ndarray] = {}
+    tree: Tree = {"stuffthingmaps_trainval2017.zip": labels}
+    for split, names in splits.items():
+        images = tree[f"{split}2017.zip"] = {}
+        for name in names:
+            images[f"{split}2017/{name}.jpg"] = photo(rng, 16, 24)
+            truth[name] = rng.choice(ids, (16, 24)).astype(np.uint8)
+            labels[f"{split}2017/{name}.png"] = encoded(truth[name])
+    return tree, splits, truth
 
 
 def ade20k(rng: np.random.Generator) -> tuple[Tree, dict[str, np.ndarray]]:

@@ -61,8 +61,8 @@ class Cityscapes(published.PublishedBuilder):
     def sources(self) -> tuple[Source, ...]:
         """Return two archives, or four with `coarse`."""
         fine = (
-            Source("leftImg8bit_trainvaltest.zip", "leftImg8bit", _SPLITS, 11.6, _PAGE),
-            Source("gtFine_trainvaltest.zip", "gtFine", _SPLITS, 0.25, _PAGE),
+            Source("leftImg8bit_trainvaltest.zip", "leftImg8bit", _SPLITS, 11.6, _PAGE, any_part=True),
+            Source("gtFine_trainvaltest.zip", "gtFine", _SPLITS, 0.25, _PAGE, any_part=True),
         )
         coarse = (
             Source("leftImg8bit_trainextra.zip", "leftImg8bit", ("train_extra",), 47, _PAGE),
@@ -74,14 +74,25 @@ class Cityscapes(published.PublishedBuilder):
         """Return the readers of the splits."""
         images, fine = files[:2]
         labels = published_labels(MAPPING)
-        splits = {split: _labelled(images, fine, labels, split, "gtFine") for split in ("train", "val")}
-        if any(name.startswith("test/") for name in images.names) or not self.options["allow_partial"]:
+        there = {name.partition("/")[0] for name in images.names}
+        partial = self.options["allow_partial"]
+        if not partial and "test" not in there and {"train", "val"} <= there:
+            raise InputError(
+                f"{images.where('test')}: missing, the pictures of the test split, which mmsegmentation's folders lack "
+                "as well; get them, or set dataset.options.allow_partial=True to go without"
+            )
+        splits = {
+            split: _labelled(images, fine, labels, split, "gtFine", partial)
+            for split in ("train", "val")
+            if split in there or not partial
+        }
+        if "test" in there or not partial:
             splits["test"] = [
                 published.pair_reader(name.rpartition("/")[2], images, path)
                 for name, path in published.below(images, "test", "_leftImg8bit.png").items()
             ]
         if self.options["coarse"]:
-            splits["train_extra"] = _labelled(files[2], files[3], labels, "train_extra", "gtCoarse")
+            splits["train_extra"] = _labelled(files[2], files[3], labels, "train_extra", "gtCoarse", partial)
         return splits
 
 
@@ -98,12 +109,16 @@ def _train_ids(files: LabelFiles, data: bytes, name: str) -> bytes:
 
 
 def _labelled(
-    images: Files, labels: Files, label_files: LabelFiles, split: str, kind: str
+    images: Files, labels: Files, label_files: LabelFiles, split: str, kind: str, partial: bool
 ) -> list[base.PairReader]:
     suffix = f"_{kind}_labelIds.png"
     found = published.below(images, split, "_leftImg8bit.png")
     convert = functools.partial(_train_ids, label_files)
-    orphans = published.orphans(found, published.below(labels, split, suffix), labels)
+    label_names = published.below(labels, split, suffix)
+    if partial:  # whole cities may be left out
+        cities = {name.partition("/")[0] for name in found}
+        label_names = {name: path for name, path in label_names.items() if name.partition("/")[0] in cities}
+    orphans = published.orphans(found, label_names, labels)
     readers: list[base.PairReader] = [
         published.pair_reader(
             name.rpartition("/")[2], images, path, labels, f"{split}/{name}{suffix}", convert

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -25,6 +25,11 @@ def same_png(files: LabelFiles, data: bytes, name: str) -> bytes:
     """Return a PNG of train ids from a PNG of train ids: `data`, unless a program has renumbered it."""
     read = files.read(data, name)
     return data if read.as_stored else encode_label(read.values)
+
+
+def grey_labels(train_ids: Collection[int]) -> LabelFiles:
+    """Return what reads grey PNGs of train ids."""
+    return LabelFiles(train_ids, always_by_colour=True)
 
 
 def published_labels(mapping: LabelMapping, *, in_colours: bool = False) -> LabelFiles:

@@ -3,12 +3,17 @@
     VOCtrainval_03-May-2010.tar    VOCdevkit/VOC2010/{JPEGImages,ImageSets/Main/{train,val}.txt}
     trainval.tar.gz                trainval/*.mat (459 categories), labels.txt
 
+mmsegmentation's conversion will do for the second:
+
+    VOCdevkit/VOC2010/{SegmentationClassContext/*.png,ImageSets/SegmentationContext/{train,val}.txt}
+
 With the option `background` the pixels of the other 400 categories are a 60th class, the first, as in the
 figures that the paper reports; without, they are ignored.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -17,12 +22,15 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_mat
+from danet_jax.data.builders.conversion import mapped_mat, mapped_png, published_labels
+from danet_jax.data.builders.finding import find
 from danet_jax.data.labels import pascal_context
 from danet_jax.errors import InputError
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
 _CONTEXT = "https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz"
+
+_CONVERTED = "SegmentationClassContext"
 
 
 class PascalContext(published.PublishedBuilder):
@@ -58,30 +66,35 @@ class PascalContext(published.PublishedBuilder):
         return self._mapping.classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return the two archives."""
-        return (
-            Source(
-                "VOCtrainval_03-May-2010.tar",
-                "VOC2010",
-                ("JPEGImages", "ImageSets/Main"),
-                1.3,
-                _VOC,
-                direct=True,
-                digest="md5:da459979d0c395079b5c75ee67908abb",
-            ),
-            Source(
-                "trainval.tar.gz",
-                "",
-                ("trainval", "labels.txt"),
-                0.03,
-                _CONTEXT,
-                direct=True,
-                digest="md5:df034edb2c12aa7d33b42b20bb1796e3",
-            ),
+        """Return the two archives, or the one folder that holds the converted labels as well."""
+        voc = Source(
+            "VOCtrainval_03-May-2010.tar",
+            "VOC2010",
+            ("JPEGImages", "ImageSets/Main"),
+            1.3,
+            _VOC,
+            direct=True,
+            digest="md5:da459979d0c395079b5c75ee67908abb",
         )
+        context = Source(
+            "trainval.tar.gz",
+            "",
+            ("trainval", "labels.txt"),
+            0.03,
+            _CONTEXT,
+            direct=True,
+            digest="md5:df034edb2c12aa7d33b42b20bb1796e3",
+        )
+        parts = (_CONVERTED, "JPEGImages", "ImageSets/SegmentationContext")
+        converted = dataclasses.replace(voc, archive=_CONVERTED, parts=parts)
+        if find(self.root, context) is None and find(self.root, converted) is not None:
+            return (converted,)
+        return voc, context
 
     def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of both splits."""
+        if len(files) == 1:
+            return self._read_converted(files[0])
         voc, context = files
         if "labels.txt" in context:
             _check_categories(context)
@@ -92,6 +105,19 @@ class PascalContext(published.PublishedBuilder):
                     name, voc, f"JPEGImages/{name}.jpg", context, f"trainval/{name}.mat", convert
                 )
                 for name in sorted(voc.lines(f"ImageSets/Main/{split}.txt"))
+            ]
+            for split in ("train", "val")
+        }
+
+    def _read_converted(self, voc: Files) -> Mapping[str, list[base.PairReader]]:
+        mapping = pascal_context.CONVERTED_60 if self.options["background"] else pascal_context.CONVERTED_59
+        convert = functools.partial(mapped_png, mapping, published_labels(mapping))
+        return {
+            split: [
+                published.pair_reader(
+                    name, voc, f"JPEGImages/{name}.jpg", voc, f"{_CONVERTED}/{name}.png", convert
+                )
+                for name in sorted(voc.lines(f"ImageSets/SegmentationContext/{split}.txt"))
             ]
             for split in ("train", "val")
         }

@@ -3,6 +3,10 @@
     VOCtrainval_11-May-2012.tar    VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}
     benchmark.tgz                  benchmark_RELEASE/dataset/{cls/*.mat,train.txt,val.txt}
 
+SBD may lie where other tools put it (`VOCaug/dataset`, `sbd`), or be converted already, as for DeepLab and PaddleSeg:
+
+    VOCdevkit/VOC2012/SegmentationClassAug/*.png, ImageSets/Segmentation/{train_aug,trainaug,aug}.txt
+
 For training: all images of VOC's `train` and of SBD's `train` and `val`, without those of VOC's `val`, sorted
 by name, with VOC's own label where there is one. With the option `test`, also the split `test` without labels:
 
@@ -11,18 +15,24 @@ by name, with VOC's own label where there is one. With the option `test`, also t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat, published_labels, same_png
+from danet_jax.data.builders.finding import find
 from danet_jax.data.builders.label_files import LabelFiles
 from danet_jax.data.labels.pascal_voc import MAPPING
+from danet_jax.errors import InputError
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
+_PARTS = ("SegmentationClass", "JPEGImages", "ImageSets/Segmentation")
+_CONVERTED = "SegmentationClassAug"
+_CONVERTED_LISTS = ("train_aug", "trainaug", "aug")
 _SBD = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
 
 
@@ -59,11 +69,11 @@ class PascalVocAug(published.PublishedBuilder):
         return MAPPING.classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return two archives, or three with `test`."""
+        """Return two archives, or one folder of VOC's with SBD's labels in it; one more with `test`."""
         trainval = Source(
             "VOCtrainval_11-May-2012.tar",
             "VOC2012",
-            ("SegmentationClass", "JPEGImages", "ImageSets/Segmentation"),
+            _PARTS,
             2.0,
             f"{_VOC}/VOCtrainval_11-May-2012.tar",
             direct=True,
@@ -77,7 +87,13 @@ class PascalVocAug(published.PublishedBuilder):
             _SBD,
             direct=True,
             digest="sha256:6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
+            also=("VOCaug/dataset", "sbd", "dataset"),
         )
+        # The converted labels are a folder of people's own making: no archive holds it.
+        converted = dataclasses.replace(trainval, archive=_CONVERTED, parts=(_CONVERTED, *_PARTS))
+        wanted: tuple[Source, ...] = (trainval, sbd)
+        if find(self.root, sbd) is None and find(self.root, converted) is not None:
+            wanted = (converted,)
         test = Source(
             "VOC2012test.tar",
             "VOC2012",
@@ -85,36 +101,60 @@ class PascalVocAug(published.PublishedBuilder):
             1.9,
             "http://host.robots.ox.ac.uk:8080 (free registration)",
         )
-        return (trainval, sbd, test) if self.options["test"] else (trainval, sbd)
+        return (*wanted, test) if self.options["test"] else wanted
 
     def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
         """Return the readers of the splits."""
-        voc, sbd = files[:2]
+        voc = files[0]
         labels = published_labels(MAPPING, in_colours=True)
         own = set(voc.lines("ImageSets/Segmentation/train.txt"))
         held_out = voc.lines("ImageSets/Segmentation/val.txt")
-        more = {*sbd.lines("train.txt"), *sbd.lines("val.txt")}
+        if any(name.startswith(f"{_CONVERTED}/") for name in voc.names):
+            more = _converted_list(voc, held_out)
+            of_sbd = functools.partial(_of_voc, voc, labels, folder=_CONVERTED)
+        else:
+            sbd = files[1]
+            more = {*sbd.lines("train.txt"), *sbd.lines("val.txt")}
+            of_sbd = functools.partial(_of_sbd, voc, sbd)
         splits = {
             "train": [
-                _of_voc(voc, labels, name) if name in own else _of_sbd(voc, sbd, name)
+                _of_voc(voc, labels, name) if name in own else of_sbd(name=name)
                 for name in sorted((own | more) - set(held_out))
             ],
             "val": [_of_voc(voc, labels, name) for name in sorted(held_out)],
         }
         if self.options["test"]:
             splits["test"] = [
-                published.pair_reader(name, files[2], f"JPEGImages/{name}.jpg")
-                for name in sorted(files[2].lines("ImageSets/Segmentation/test.txt"))
+                published.pair_reader(name, files[-1], f"JPEGImages/{name}.jpg")
+                for name in sorted(files[-1].lines("ImageSets/Segmentation/test.txt"))
             ]
         return splits
 
 
-def _of_voc(voc: Files, labels: LabelFiles, name: str) -> base.PairReader:
+def _converted_list(voc: Files, held_out: Sequence[str]) -> set[str]:
+    """The names of the training images in whichever list there is of them.
+
+    Raises:
+      InputError: There is no such list, or it names images of `held_out`.
+    """
+    paths = [f"ImageSets/Segmentation/{name}.txt" for name in _CONVERTED_LISTS]
+    found = next((path for path in paths if path in voc), None)
+    if found is None:
+        raise InputError(
+            f"{voc.where(_CONVERTED)}: there, but none of {', '.join(paths)}, which lists its training images; get one"
+        )
+    names = set(voc.lines(found))
+    if shared := sorted(names & set(held_out)):
+        raise InputError(
+            f"{voc.where(found)}: lists {len(shared)} images of val.txt, {shared[0]} first; get the list of 10,582"
+        )
+    return names
+
+
+def _of_voc(voc: Files, labels: LabelFiles, name: str, folder: str = "SegmentationClass") -> base.PairReader:
     """A palette PNG whose indices are the train ids: as it is."""
     convert = functools.partial(same_png, labels)
-    return published.pair_reader(
-        name, voc, f"JPEGImages/{name}.jpg", voc, f"SegmentationClass/{name}.png", convert
-    )
+    return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", voc, f"{folder}/{name}.png", convert)
 
 
 def _of_sbd(voc: Files, sbd: Files, name: str) -> base.PairReader:

@@ -273,6 +273,8 @@ def below(files: Files, folder: str, suffix: str) -> dict[str, str]:
 def orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> list[base.Missing]:
     """Return what says so of every label in `labels` (name -> path in `files`) without an image of its name."""
     return [
-        base.Missing(f"{files.where(labels[name])}: a label without its image; get the images again")
+        base.Missing(
+            f"{files.where(labels[name])}: a label without its image; get the images again, or remove it"
+        )
         for name in sorted(set(labels) - set(images))
     ]

@@ -202,3 +202,8 @@ MAPPING = LabelMapping(
     ids=_IDS,
     others=frozenset({0}),
 )
+
+PNG_MAPPING = LabelMapping(
+    classes=MAPPING.classes, ids=tuple(index - 1 for index in _IDS), others=frozenset({255})
+)
+"""Of the PNGs of COCO Stuff 164k, which count from 0 and hold 255 where nothing is labelled."""

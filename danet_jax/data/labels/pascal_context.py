@@ -96,3 +96,15 @@ MAPPING_60 = LabelMapping(
     others_become=0,
 )
 """The same with everything else as a class of its own, background."""
+
+_BY_CATEGORY = sorted(_IDS)
+
+CONVERTED_59 = LabelMapping(
+    classes=MAPPING_59.classes,
+    ids=tuple(_BY_CATEGORY.index(category) + 1 for category in _IDS),
+    others=frozenset({0, 255}),
+)
+"""Of mmsegmentation's PNGs: 1 to 59 by the order of the categories' ids, 0 for everything else."""
+
+CONVERTED_60 = LabelMapping(classes=MAPPING_60.classes, ids=(0, *CONVERTED_59.ids), others=frozenset({255}))
+"""The same with everything else as background."""
