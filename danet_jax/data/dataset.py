@@ -167,6 +167,7 @@ def open_dataset(
     data_dir: str | pathlib.Path = "data",
     class_names: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
+    needed: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Open a dataset, preparing it first when that has not been done.
 
@@ -178,13 +179,14 @@ def open_dataset(
       data_dir: Where prepared data are kept.
       class_names: The classes of a `folder` without `classes.csv`.
       options: Options of the dataset, see its builder.
+      needed: Splits that there must be, under the names by which a person knows them.
 
     Raises:
-      InputError: The name is unknown or something is wrong with the user's files. Nothing half-made is
-        left on disk.
+      InputError: The name is unknown, a split is absent, or something is wrong with the user's files. Nothing
+        half-made is left on disk.
     """
     builder = dataset_builder(name, root=root, data_dir=data_dir, class_names=class_names, options=options)
-    builder.prepare()
+    builder.prepare(needed)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     return Dataset(
         name, builder.classes, splits, str(builder.data_dir), builder.summaries(), builder.shard_sizes()

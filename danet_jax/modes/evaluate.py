@@ -21,7 +21,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.options import options_of
 from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset
-from danet_jax.modes.trained import trained
+from danet_jax.modes.trained import refuse_absent, trained
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.training.mesh import make_mesh
@@ -48,7 +48,9 @@ def run(
         raise InputError("give either --checkpoint or checkpoints after the flags, not both")
     # Before the data are prepared, which may take hours.
     path = "" if arguments else trained(workdir, checkpoint)
-    dataset = recipe_dataset(recipe)
+    for argument in arguments:
+        refuse_absent(argument)
+    dataset = recipe_dataset(recipe, "validation_split")
     split = recipe.dataset.validation_split
     source = dataset.source(split)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)

@@ -20,8 +20,15 @@ def find_recipe(config: Mapping[str, Any] | None, workdir: str | None) -> Recipe
     """
     if config is not None:
         return read_recipe(config)
-    if workdir is None or not is_run(workdir):
-        return None
+    return recipe_of_run(workdir) if workdir is not None and is_run(workdir) else None
+
+
+def recipe_of_run(workdir: str | Path) -> Recipe:
+    """The recipe of the run in `workdir`; options that did not exist when it was made have their defaults.
+
+    Raises:
+      InputError: its config.json is none, in a line that names it.
+    """
     try:
         return read_recipe(read_config(workdir))
     except InputError as error:

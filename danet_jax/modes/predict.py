@@ -64,7 +64,7 @@ def run(
 
 
 def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, folder: Path) -> None:
-    source = recipe_dataset(recipe).source(recipe.dataset.validation_split)
+    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
     for index in range(min(_EXAMPLES, len(source))):
         example = source[index]
         name = example["name"].replace("/", "_")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,30 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
 def recipe_builder(recipe: Recipe) -> PairsBuilder:
     """The builder of a recipe's dataset, which has prepared nothing yet."""
-    return dataset_builder(recipe.dataset.name, **_places(recipe))
+    with _naming_keys():
+        return dataset_builder(recipe.dataset.name, **_places(recipe))
 
 
-def recipe_dataset(recipe: Recipe) -> Dataset:
-    """The dataset of a recipe, prepared if it was not yet; says what may not be meant so."""
-    dataset = open_dataset(recipe.dataset.name, **_places(recipe))
+def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
+    """The dataset of a recipe, prepared if it was not yet; says what may not be meant so.
+
+    `needed` are options such as "train_split", whose splits there must be.
+    """
+    splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
+    with _naming_keys():
+        dataset = open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
     for line in dataset.warnings():
         print(f"warning: {dataset.name}, {line}", file=sys.stderr)
     return dataset
+
+
+@contextlib.contextmanager
+def _naming_keys() -> Iterator[None]:
+    """Gives options of data sets, which know no recipe, their names in one."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"config.{error}" if str(error).startswith("dataset.") else str(error)) from error
 
 
 def _places(recipe: Recipe) -> dict[str, Any]:

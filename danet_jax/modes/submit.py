@@ -62,13 +62,11 @@ def check_classes(segmenter: Segmenter, classes: Classes) -> None:
 
 
 def _dataset(recipe: Recipe) -> Dataset:
-    options, split = recipe.dataset, recipe.dataset.test_split
-    dataset = recipe_dataset(recipe)
-    if split not in dataset.splits and options.options.get("test") is False:
+    if recipe.dataset.test_split == "test" and recipe.dataset.options.get("test") is False:
         raise InputError(
-            f"{options.name}: no split {split!r} was prepared; set --config.dataset.options.test=True"
+            "config.dataset.options.test=False leaves out the split that is to be predicted; set it to True"
         )
-    return dataset
+    return recipe_dataset(recipe, "test_split")
 
 
 def _predictions(segmenter: Segmenter, source: Sequence[EncodedExample]) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,10 +15,11 @@ from danet_jax.data.pipeline import evaluation_examples, to_device, training_bat
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
+from danet_jax.modes.places import recipe_of_run
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.runs.checkpoints import Checkpoints, has_checkpoint
-from danet_jax.runs.directory import is_run, read_config, write_description
+from danet_jax.runs.directory import is_run, write_description
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.resume import refuse_other_classes, refuse_other_config
 from danet_jax.training.losses import HardPixels
@@ -55,7 +56,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     if arguments:
         raise InputError(f"{arguments[0]}: --mode=train takes no arguments after the flags")
     if is_run(workdir) and not options.resume_anyway:
-        refuse_other_config(workdir, read_config(workdir), recipe.as_dict(), free=_FREE)
+        refuse_other_config(workdir, recipe_of_run(workdir).as_dict(), recipe.as_dict(), free=_FREE)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     refuse_indivisible(
         mesh,
@@ -63,9 +64,11 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         accumulation=options.accumulation,
         crop_size=recipe.dataset.crop_size,
     )
+    fresh = not has_checkpoint(workdir / "checkpoints")
+    start = load_checkpoint(recipe.init.source) if recipe.init.source and fresh else None
 
     # The data.
-    dataset = recipe_dataset(recipe)
+    dataset = recipe_dataset(recipe, "train_split", "validation_split")
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
     source = dataset.source(recipe.dataset.train_split)
@@ -83,6 +86,10 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     )
     steps_per_epoch = max(1, len(source) // options.batch_size)
     steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
+    if steps >= 2**31:
+        raise InputError(
+            f"config.training.epochs={options.epochs} are {steps} steps here, more than 2**31 - 1"
+        )
     evaluate_every = options.evaluate_every or steps_per_epoch
     checkpoint_every = options.checkpoint_every or steps_per_epoch
 
@@ -95,6 +102,8 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         weight_decay=options.weight_decay,
         head_multiplier=options.head_multiplier,
     )
+    protocol = recipe.protocol()
+    mean, std = protocol.normalisation
     train_step = make_train_step(
         model,
         optimizer,
@@ -103,8 +112,10 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         hard_pixels=HardPixels(options.ohem_threshold, options.ohem_kept) if options.ohem_threshold else None,
         average_decay=options.ema_decay,
         accumulation=options.accumulation,
+        mean=mean,
+        std=std,
     )
-    evaluator = Evaluator(model, dataset.classes, recipe.protocol(), mesh)
+    evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 
     def validate(variables: Mapping[str, Any]) -> Result:
         examples = evaluation_examples(
@@ -114,15 +125,14 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
     # Where it starts: from nothing, from other weights, or where it was interrupted.
     state = create_state(model, optimizer, recipe.seed, mesh, average=options.ema_decay > 0)
-    if recipe.init.source and not has_checkpoint(workdir / "checkpoints"):
-        checkpoint = load_checkpoint(recipe.init.source)
+    if start is not None:
         try:
-            variables, report = initialize_from(checkpoint, model, state.variables)
+            variables, report = initialize_from(start, model, state.variables)
         except InputError as error:
             raise InputError(f"{recipe.init.source}: {error}") from error
         state = state.replace(**variables)
         if first_host:
-            print(f"{recipe.init.source}: {checkpoint.description}", *report, sep="\n  ")
+            print(f"{recipe.init.source}: {start.description}", *report, sep="\n  ")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.newest() or 0
         if step:

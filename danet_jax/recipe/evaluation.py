@@ -42,7 +42,13 @@ class EvaluationOptions(Group):
     image_resize: Annotated[str, Names(IMAGE_RESIZES)] | None = Field(
         None, description="Images are resized in float32 after normalisation, or in 8 bits before it."
     )
-    mean: Mean | None = Field(None, description="Subtracted from R, G and B in 0 to 1; None is ImageNet's.")
+    mean: Mean | None = Field(
+        None,
+        description="Subtracted from R, G and B in 0 to 1, in training, too; None is the network's own, "
+        "ImageNet's of a new one.",
+    )
     std: Deviation | None = Field(
-        None, description="That R, G and B are divided by then; None is ImageNet's."
+        None,
+        description="That R, G and B are divided by then, in training, too; None is the network's own, "
+        "ImageNet's of a new one.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.models.danet import DANet
 from danet_jax.ops.attention import row_statistics
-from danet_jax.ops.normalize import normalize
+from danet_jax.ops.normalize import MEAN, STD, normalize
 from danet_jax.training.losses import HardPixels, multi_loss, valid_pixels
 
 Metrics = dict[str, jax.Array]
@@ -91,13 +91,15 @@ def make_train_step(
     hard_pixels: HardPixels | None = None,
     average_decay: float = 0.0,
     accumulation: int = 1,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
     """The jit-compiled training step `(state, batch) -> (state, metrics)`; the old state is donated.
 
     `batch` is `{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}`, sharded in any way: losses and
     batch statistics are those of the global batch. With `accumulation` of A the batch is gone through in A
     parts, in a fraction of the memory; the loss remains the mean over the valid pixels of the whole batch,
-    and batch statistics are those of a part.
+    and batch statistics are those of a part. Images are normalised by `mean` and `std` (see `normalize`).
 
     `hard_pixels` restricts the loss, see `multi_loss`. With `average_decay` of d, and a state that keeps one, the
     average is that of the first step and then `d * average + (1 - d) * new`, of parameters and of batch statistics, as
@@ -111,7 +113,7 @@ def make_train_step(
     def loss(params: Any, batch_stats: Any, part: Mapping[str, jax.Array], key: jax.Array, pixels: jax.Array):
         logits, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalize(part["image"]),
+            normalize(part["image"], mean, std),
             train=True,
             upsample=False,
             rngs={"dropout": key},

@@ -164,6 +164,35 @@ def test_settings_that_make_no_sense(setting, main, capsys):
     assert name in refused(main, capsys, QUICKSTART, "--config.mesh.data=2", f"--config.{setting}")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--config.dataset.train_split=nope"],
+            "config.dataset.train_split='nope': scenes has no such split",
+        ),
+        (
+            ["--config.dataset.validation_split=nope"],
+            "config.dataset.validation_split='nope': scenes has no such",
+        ),
+        (["--config.dataset.root=somewhere"], "config.dataset.root='somewhere': scenes are drawn, not read"),
+        (["--config.init.from=no/such/file.pth"], "no/such/file.pth: no such file"),
+        (["--config.init.from=."], "a directory, but not of a run"),
+        (["--config.dataset.data_dir=/dev/null"], "/dev/null: cannot be written to"),
+        (["--mode=evaluate"], "runs/quickstart: no run here; train first"),
+        (["--mode=evaluate", "--checkpoint=absent.pth"], "absent.pth: no such file"),
+        (["--mode=evaluate", "--checkpoint=."], ".: a directory, but not of a run"),
+        (["--mode=evaluate", "absent.pth"], "absent.pth: no such file"),
+        (["--mode=predict", "--checkpoint=a\nb"], "no such file"),
+        (["--mode=export", "--format=onnx", "--checkpoint=danet_r51"], "danet_r51: no such file"),
+        (["--mode=submit"], "scenes: there is no test server"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_data_are_prepared(flags, words, main, capsys):
+    small = [f"--config.dataset.options.{split}=4" for split in ("train", "val")]
+    assert words in refused(main, capsys, QUICKSTART, "--config.mesh.data=2", *small, *flags)
+
+
 def test_settings_that_contradict_each_other(main, capsys):
     for flags, words in (
         (

@@ -19,7 +19,7 @@ import pathlib
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
@@ -104,22 +104,28 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """
         return None
 
-    def prepare(self) -> None:
+    def prepare(self, needed: Mapping[str, str] | None = None) -> None:
         """Prepare the data unless they are prepared already.
 
         Processes that prepare data in the same directory at the same time wait for each other; one that waited for
         the same data takes what the other has made. If it is interrupted (Ctrl-C, a killed machine), the next call
         goes on after the last finished shard.
 
+        Args:
+          needed: Splits that there must be, under the names by which a person knows them.
+
         Raises:
-          InputError: Something about the user's files is wrong; nothing is left behind.
+          InputError: Something about the user's files is wrong, or a split is absent; nothing is left behind.
         """
+        self._needed = needed or {}
         if self.is_prepared():
+            refuse_absent_splits(self.name, self._needed, self.info.splits)
             return
         top = pathlib.Path(self.data_dir_root)
         with preparing(top, self.name), _quiet():
             self._look_again()
             if self.is_prepared():
+                refuse_absent_splits(self.name, self._needed, self.info.splits)
                 return
             for stale in top.glob("*/*/incomplete.*"):  # of killed preparations: we hold the lock
                 shutil.rmtree(stale, ignore_errors=True)
@@ -196,6 +202,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     ) -> Mapping[str, Sequence[Callable[[], Iterator[Any]]]]:
         del dl_manager  # nothing is downloaded
         pairs = self.pairs()
+        refuse_absent_splits(self.name, self._needed, pairs)
         for reader in itertools.chain(*pairs.values()):
             if isinstance(reader, Missing):
                 reader()
@@ -280,6 +287,14 @@ def file_state(path: pathlib.Path) -> tuple[int, int]:
     """Return what tells an unchanged file from a changed one without reading it: size and time of change."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
+    """Raise InputError if one of the needed splits of a dataset does not exist."""
+    existing = tuple(existing)
+    for key, split in needed.items():
+        if split not in existing:
+            raise InputError(f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}")
 
 
 def checked_options(

@@ -31,7 +31,8 @@ def preparing(directory: pathlib.Path, what: str) -> Iterator[None]:
 
     The system's lock is used, which ends with the process, however it ends. File systems that have none (some
     network mounts) get a file, `.preparing`, instead, which its holder touches every few seconds; one that has not
-    been touched for a minute was left by a process that was killed, and is taken over.
+    been touched for a minute was left by a process that was killed, and is taken over. Where nothing was prepared,
+    neither the lock's file nor a directory that was made for it is left.
 
     Args:
       directory: Made if it does not exist.
@@ -41,6 +42,7 @@ def preparing(directory: pathlib.Path, what: str) -> Iterator[None]:
       InputError: The directory cannot be written to.
     """
     holder = f"{what}, prepared by process {os.getpid()} on {socket.gethostname()} since {_now()}"
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / ".lock").open("a+", encoding="utf-8")
@@ -60,11 +62,27 @@ def preparing(directory: pathlib.Path, what: str) -> Iterator[None]:
             with _held_file(directory / ".preparing", holder):
                 yield
             return
+        if not _still_there(file, directory / ".lock"):  # who had it prepared nothing, and left nothing
+            with preparing(directory, what):
+                yield
+            return
         _write(file, holder)
         try:
             yield
         finally:
             _write(file, "")
+            with contextlib.suppress(OSError):
+                if [path.name for path in directory.iterdir()] == [".lock"]:
+                    (directory / ".lock").unlink()
+                    for path in missing:
+                        path.rmdir()
+
+
+def _still_there(file: TextIO, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _free_soon(file: TextIO) -> bool:

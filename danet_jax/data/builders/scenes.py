@@ -45,7 +45,7 @@ class Scenes(base.PairsBuilder):
 
         Args:
           data_dir: The directory of all prepared data.
-          root: Not used: scenes are drawn, not read.
+          root: Must be empty: scenes are drawn, not read.
           class_names: Must be empty: scenes have their own classes.
           options: `height` and `width` of the pictures in pixels, the number of pictures in the splits
             `train` and `val`, and `seed`.
@@ -53,7 +53,8 @@ class Scenes(base.PairsBuilder):
         Raises:
           InputError: An option does not exist or is out of range.
         """
-        del root
+        if root:
+            raise InputError(f"dataset.root={str(root)!r}: scenes are drawn, not read; leave it empty")
         if class_names:
             raise InputError("dataset.class_names: scenes have their own classes; leave it empty")
         self._options = base.checked_options("scenes", options, _DEFAULTS)
