@@ -63,15 +63,24 @@ class Dataset:
         """Return a line for everything about the data that a person should hear before training on them."""
         return warnings(self.summaries, self.classes)
 
-    def source(self, split: str) -> EncodedSource:
+    def source(self, split: str, *, labelled: str = "") -> EncodedSource:
         """Return the examples of `split` as a random-access sequence.
 
+        Args:
+          split: Its name.
+          labelled: The option that chose it, if it must have labels.
+
         Raises:
-          InputError: There is no such split.
+          InputError: There is no such split, or it has no labels and must have.
         """
         if split not in self.splits:
             raise InputError(f"{self.name}: no split {split!r}; there are: {', '.join(self.splits)}")
-        return EncodedSource(self.directory, split, self.splits[split], self.shard_sizes)
+        source = EncodedSource(self.directory, split, self.splits[split], self.shard_sizes)
+        if labelled and source[0]["label"] is None:
+            raise InputError(
+                f"{self.name}: the split {split!r} has no labels; choose another with {labelled}"
+            )
+        return source
 
 
 class EncodedSource(Sequence[EncodedExample]):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from danet_jax.classes import IGNORE_LABEL
+from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.dataset import EncodedExample
 from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ def draw_view(
     base_size: int,
     crop_size: int,
     scale_range: tuple[float, float] | None = (0.75, 2.0),
+    flip: bool = True,
 ) -> View:
     """Draw a view of an image of `height` x `width` as the authors' code does.
 
@@ -61,8 +64,9 @@ def draw_view(
       crop_size: Rows and columns of the crop.
       scale_range: Smallest and largest scale; None always scales the short side to `base_size` (the rows
         of the paper's table 2 without "DA").
+      flip: Whether images may be mirrored; all else is drawn alike with and without.
     """
-    flip = bool(rng.random() < 0.5)
+    flip = bool(rng.random() < 0.5) and flip
     low, high = (int(base_size * scale) for scale in scale_range or (1.0, 1.0))
     short = int(rng.integers(low, high, endpoint=True))
     if height > width:
@@ -74,18 +78,48 @@ def draw_view(
     return View(flip, scaled_height, scaled_width, top, left, crop_size)
 
 
-def apply_view(image: np.ndarray, label: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
+    """Return what a mirror makes of each label, uint8 `[256]`.
+
+    Args:
+      classes: That labels stand for.
+      pairs: Two classes each, `left lane=right lane`, that it makes of each other.
+
+    Raises:
+      InputError: There is no class of a name, or it is in two pairs.
+    """
+    table = np.arange(256, dtype=np.uint8)
+    for pair in pairs:
+        sides = [name.strip() for name in pair.split("=")]
+        for name in sides:
+            if name not in classes.names:
+                raise InputError(
+                    f"config.dataset.flip_pairs: no class {name!r}; there are: {', '.join(classes.names)}"
+                )
+        left, right = (classes.names.index(name) for name in sides)
+        if left == right or table[left] != left or table[right] != right:
+            raise InputError(f"config.dataset.flip_pairs: {pair!r} pairs a class twice")
+        table[left], table[right] = right, left
+    return table
+
+
+def apply_view(
+    image: np.ndarray, label: np.ndarray, view: View, mirrored: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Look at `image` and `label` through `view`.
 
     Args:
       image: uint8 `[H, W, 3]`. Scaled bilinearly, with antialiasing on reduction; padded with 0.
       label: uint8 `[H, W]`. Scaled to the nearest value; padded with 255.
       view: A view drawn for an image of this size.
+      mirrored: What a mirror makes of each label, see `mirrored_labels`; None leaves them.
 
     Returns:
       uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit what Pillow gives when the whole image
       is scaled first, columns and then rows, then padded at the right and bottom, then cropped.
     """
+    if view.flip and mirrored is not None:
+        label = mirrored[label]
     picture, labels = Image.fromarray(image), Image.fromarray(label)
     if view.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -140,6 +174,8 @@ class Augment:
     base_size: int
     crop_size: int
     scale_range: tuple[float, float] | None
+    flip: bool = True
+    mirrored: np.ndarray | None = None
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Augment one decoded example to `image` `[crop, crop, 3]` and `label` `[crop, crop]`."""
@@ -151,6 +187,7 @@ class Augment:
             base_size=self.base_size,
             crop_size=self.crop_size,
             scale_range=self.scale_range,
+            flip=self.flip,
         )
-        image, label = apply_view(example["image"], example["label"], view)
+        image, label = apply_view(example["image"], example["label"], view, self.mirrored)
         return {"image": image, "label": label}

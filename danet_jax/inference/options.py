@@ -16,13 +16,13 @@ _OPTIONS = (
 )
 
 
-def build_protocol(dataset: str, options: Mapping[str, Any]) -> Protocol:
+def build_protocol(dataset: str, options: Mapping[str, Any], *, one_sided: bool = False) -> Protocol:
     """The protocol that `options["protocol"]` names, for a dataset by name, with fields replaced.
 
     Of the other options, which are fields of `Protocol`, None leaves the protocol's own value, and `()` takes a
     window, a stride or a base size away. A `base_size` of one number is the length of the long side, of two the
     size of a box. `whole_base_size` is a recipe's own base size of the protocol "whole", for images that are not
-    taken at their own size.
+    taken at their own size. `one_sided` says that classes mean a side, so that no mirrored image may be scored.
 
     Raises:
       InputError: a value that does not exist or makes no sense; the message gives the config's key.
@@ -36,6 +36,13 @@ def build_protocol(dataset: str, options: Mapping[str, Any]) -> Protocol:
     name, whole_base_size = changes.pop("protocol", "whole"), changes.pop("whole_base_size", None)
     if name == "whole" and whole_base_size is not None:
         changes.setdefault("base_size", whole_base_size)
+    if one_sided:
+        if changes.get("flip"):
+            raise InputError(
+                "config.evaluation.flip=True mirrors images whose classes mean a side, by config.dataset.flip or "
+                "flip_pairs; leave it out"
+            )
+        changes["flip"] = False
     for key in {"window", "stride", "base_size"} & changes.keys():
         changes[key] = changes[key] or None
     if len(changes.get("base_size") or ()) == 1:

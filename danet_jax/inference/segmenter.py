@@ -194,7 +194,9 @@ def protocol_of(checkpoint: Checkpoint) -> Protocol:
     """The protocol that a run was evaluated with; of other checkpoints, the whole image at once."""
     if "evaluation" not in checkpoint.config:
         return Protocol.whole()
-    return build_protocol(checkpoint.config["dataset"]["name"], checkpoint.config["evaluation"])
+    dataset = checkpoint.config["dataset"]
+    one_sided = bool(not dataset.get("flip", True) or dataset.get("flip_pairs"))
+    return build_protocol(dataset["name"], checkpoint.config["evaluation"], one_sided=one_sided)
 
 
 def _checked(images: Any) -> np.ndarray:

@@ -52,7 +52,7 @@ def run(
         refuse_absent(argument)
     dataset = recipe_dataset(recipe, "validation_split")
     split = recipe.dataset.validation_split
-    source = dataset.source(split)
+    source = dataset.source(split, labelled="dataset.validation_split")
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     protocol = recipe.protocol()
     evaluators: list[tuple[tuple[DANet, Protocol], Evaluator]] = []
@@ -62,7 +62,10 @@ def run(
         found = load_checkpoint(path, **(overrides or {}))
         if not isinstance(found.model, DANet):
             raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
-        check_order(path, found.classes, dataset.classes)
+        if found.classes:
+            differing = check_classes(path, found.classes, dataset.classes, recipe.dataset.classes_by_number)
+            if differing and first:
+                print(f"warning: {path}, {differing}", file=sys.stderr)
         # Networks that are built alike share what is compiled.
         applied = protocol.for_network(found.model.align_corners, found.mean, found.std)
         evaluator = next((e for alike, e in evaluators if alike == (found.model, applied)), None)
@@ -113,13 +116,37 @@ def run(
     return 0
 
 
-def check_order(path: str | Path, theirs: Classes | None, ours: Classes) -> None:
-    """Raises InputError if a network knows the same classes as the data, in another order."""
-    if theirs and theirs.names != ours.names and sorted(theirs.names) == sorted(ours.names):
+def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:
+    """Holds the names of a network's classes against the data's; returns what is to be said of names that differ.
+
+    Raises:
+      InputError: the network has classes of the data at other numbers; or most have other names and nobody said that
+        they are the same `by_number`.
+    """
+    pairs = list(zip(map(_plain, theirs.names), map(_plain, ours.names), strict=False))
+    differing = [index for index, (one, other) in enumerate(pairs) if one != other]
+    if not differing:
+        return ""
+    index = differing[0]
+    said = (
+        f"{len(differing)} of {len(pairs)} classes have other names than the data's: "
+        f"{index} is {theirs.names[index]!r} of the network and {ours.names[index]!r} of the data"
+    )
+    if sorted(theirs.names) == sorted(ours.names):
         raise InputError(
             f"{path}: its classes are those of the data in another order ({', '.join(theirs.names[:4])}, ... "
             f"and {', '.join(ours.names[:4])}, ...); order the data's as the network's"
         )
+    if len(differing) > len(pairs) / 2 and not by_number:
+        raise InputError(
+            f"{path}: {said}; if the numbers mean the same, set --config.dataset.classes_by_number=True"
+        )
+    return said
+
+
+def _plain(name: str) -> str:
+    """A name without what people write differently."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def show(table: Any) -> None:

@@ -41,12 +41,17 @@ def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
 
     `needed` are options such as "train_split", whose splits there must be.
     """
-    splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
-    with _naming_keys():
-        dataset = open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
+    dataset = quiet_dataset(recipe, *needed)
     for line in dataset.warnings():
         print(f"warning: {dataset.name}, {line}", file=sys.stderr)
     return dataset
+
+
+def quiet_dataset(recipe: Recipe, *needed: str) -> Dataset:
+    """The same without a word."""
+    splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
+    with _naming_keys():
+        return open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
 
 
 @contextlib.contextmanager

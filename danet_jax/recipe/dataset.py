@@ -19,6 +19,10 @@ def _is_plain(options: dict[str, Any]) -> bool:
     return True
 
 
+def _are_pairs(pairs: tuple[str, ...]) -> bool:
+    return all(len(sides) == 2 and all(sides) for sides in (pair.split("=") for pair in pairs))
+
+
 class DatasetOptions(Group):
     """Which data, and how they are cropped."""
 
@@ -45,6 +49,22 @@ class DatasetOptions(Group):
     )
     crop_size: Side = Field(768, description="Pixels of the sides of a crop, at least the output stride.")
     random_scale: bool = Field(True, description="Whether training scales images at random by 0.5 to 2.")
+    flip: bool = Field(
+        True,
+        description="Whether training mirrors images at random. Off where classes mean a side: then evaluation "
+        "mirrors none, either.",
+    )
+    flip_pairs: Annotated[
+        Words, Check(_are_pairs, "pairs of classes that a mirror swaps, each LEFT=RIGHT")
+    ] = Field(
+        (),
+        description="Classes that a mirror makes of each other, as `left lane=right lane`. Then evaluation mirrors "
+        "no images.",
+    )
+    classes_by_number: bool = Field(
+        False,
+        description="Whether a network whose classes have other names than the data's is evaluated all the same.",
+    )
     workers: int = Field(
         4, ge=0, le=256, description="Processes that decode and augment; 0 does it in the training process."
     )

@@ -1,5 +1,7 @@
 """The augmentation against Pillow doing it whole, step by step."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -102,3 +104,27 @@ def test_image_and_label_stay_together(flip, rng):
     image = np.repeat(label[..., None] * 255, 3, axis=2)
     seen, seen_label = apply_view(image, label, View(flip, 96, 128, 17, 30, 64))
     assert ((seen[..., 0] > 127) == (seen_label == 1)).mean() > 0.98
+
+
+def test_flips_of_classes_that_mean_a_side(rng):
+    from danet_jax.classes import Classes
+    from danet_jax.data.transforms import mirrored_labels
+    from danet_jax.errors import InputError
+
+    classes = Classes.named(["left lane", "sky", "right lane"])
+    table = mirrored_labels(classes, ["left lane=right lane"])
+    assert table[[0, 1, 2, 3, 255]].tolist() == [2, 1, 0, 3, 255]
+    assert (mirrored_labels(classes, []) == np.arange(256)).all()
+    for pairs in (["left lane=road"], ["sky=sky"], ["left lane=sky", "sky=right lane"]):
+        with pytest.raises(InputError, match=r"config\.dataset\.flip_pairs"):
+            mirrored_labels(classes, pairs)
+    image = rng.integers(0, 256, (10, 14, 3), dtype=np.uint8)
+    label = rng.choice(np.array([0, 1, 2, 255], np.uint8), (10, 14))
+    options = {"base_size": 10, "crop_size": 10, "scale_range": None}
+    for seed in range(20):
+        view = draw_view(10, 14, np.random.default_rng(seed), **options)
+        never = draw_view(10, 14, np.random.default_rng(seed), **options, flip=False)
+        assert never == dataclasses.replace(view, flip=False)  # all else is drawn alike
+        _, seen = apply_view(image, label, view, table)
+        expected = table[label][:, ::-1] if view.flip else label
+        np.testing.assert_array_equal(seen, expected[:, view.left : view.left + 10])

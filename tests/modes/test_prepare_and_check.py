@@ -150,3 +150,67 @@ def test_classes_that_never_occur_are_named(rng, tmp_path, capsys):
     (root / "classes.csv").write_text("id,name\n0,ground\n1,thing\n2,cloud\n")
     assert check.run(recipe_of("folder", root, tmp_path), tmp_path, []) == 0
     assert "val: 1 classes without a pixel: cloud" in capsys.readouterr().out
+
+
+def test_check_shows_what_a_person_looks_at(rng, tmp_path, capsys):
+    root = folder(rng, tmp_path / "in")
+    (root / "classes.csv").write_text("id,name\n0,ground\n1,thing\n2,<cloud>\n")
+    Image.fromarray(np.full((10, 12), 9, np.uint8)).save(root / "labels/train/5.png")
+    recipe = recipe_of("folder", root, tmp_path)
+    assert check.run(recipe, tmp_path / "run", []) == 1
+    assert capsys.readouterr().out.index("warning: 1 of 3 classes never occur") < 120  # first
+    page = (tmp_path / "run/check.html").read_text()
+    assert page.index("class=warning") < page.index("class=wrong") < page.index("<table>")
+    assert "labels/train/5.png: label value 9 (120 pixels)" in page
+    assert "&lt;cloud&gt;" in page
+    assert page.count('<img src="data:image/png;base64,') == 6  # four of train, two of val
+    things = 7 * 12 * 4 + 22 * 9 - 12 * 4  # but those of the wrong label
+    assert f"<td>{things}</td>" in page
+
+
+def test_digests_find_every_flip_and_every_cut(rng, tmp_path, capsys):
+    recipe = recipe_of("folder", folder(rng, tmp_path / "in"), tmp_path)
+    prepare.run(recipe, tmp_path, [])
+    shards = sorted((tmp_path / "data").rglob("*.array_record*"))
+    for shard in shards:
+        whole = shard.read_bytes()
+        for _ in range(10):
+            content = bytearray(whole)
+            content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+            shard.write_bytes(content)
+            assert check.run(recipe, tmp_path, []) == 1
+            assert f"WRONG  {shard}: not as it was written" in capsys.readouterr().out
+        shard.write_bytes(whole[: -int(rng.integers(1, 1000))])
+        assert check.run(recipe, tmp_path, []) == 1
+        assert str(shard) in capsys.readouterr().out
+        shard.write_bytes(whole)
+    assert check.run(recipe, tmp_path, []) == 0
+
+
+def test_a_damaged_shard_is_one_line_with_its_file_when_it_is_read(rng, tmp_path):
+    recipe = recipe_of("folder", folder(rng, tmp_path / "in"), tmp_path)
+    source = prepare.recipe_dataset(recipe).source("train")
+    examples = list(source)
+    [shard] = (tmp_path / "data").rglob("folder-train.array_record*")
+    whole = shard.read_bytes()
+    for _ in range(40):
+        content = bytearray(whole)
+        content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        shard.write_bytes(content)
+        message = ""
+        try:
+            assert (
+                list(prepare.recipe_dataset(recipe).source("train")) == examples
+            )  # it fell between the records
+        except InputError as error:
+            message = str(error)
+        assert not message or str(shard.parent) in message
+        assert "\n" not in message
+    shard.write_bytes(whole[:-100])
+    with pytest.raises(
+        InputError, match=rf"{shard}: has {len(whole) - 100} bytes, {len(whole)} were written"
+    ):
+        list(prepare.recipe_dataset(recipe).source("train"))
+    (shard.parent / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match=r"dataset_info\.json cannot be read"):
+        prepare.recipe_dataset(recipe)
