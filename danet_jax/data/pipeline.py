@@ -3,7 +3,7 @@
 The stream of training examples is one for the whole job: each epoch shuffles all examples anew, and of
 that one order host k of n takes every n-th. Shuffling and augmenting depend on nothing but the seed and the
 position in the stream, so neither the number of hosts nor that of worker processes changes what is seen, and
-the number of batches taken is all there is to save.
+the number of examples taken by all hosts is all there is to save.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import atexit
 import gc
 import multiprocessing
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,30 +34,47 @@ _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
-    """Endless batches; the state is the number of batches taken, whatever the number of workers."""
+    """Endless batches; the state is the number of examples that all hosts took, whatever hosts, batches and workers."""
 
-    def __init__(self, batches: grain.MapDataset[dict[str, np.ndarray]], workers: int):
+    def __init__(
+        self,
+        examples: grain.MapDataset[dict[str, np.ndarray]],
+        *,
+        batch_size: int,
+        shard_index: int,
+        shard_count: int,
+        workers: int,
+    ):
         super().__init__()
-        self._batches, self._workers, self._taken = batches, workers, 0
+        self._examples, self._batch_size, self._workers = examples, batch_size, workers
+        self._shard_index, self._shard_count, self._taken = shard_index, shard_count, 0
         _open.add(self)
         self._iterator: grain.DatasetIterator[dict[str, np.ndarray]] | None = None
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Return the next batch."""
         if self._iterator is None:
-            self._iterator = _read_ahead(self._batches[self._taken :], self._workers)
+            mine = self._examples[self._taken + self._shard_index :: self._shard_count]
+            self._iterator = _read_ahead(mine.batch(self._batch_size, drop_remainder=True), self._workers)
         batch = next(self._iterator)
-        self._taken += 1
+        self._taken += self._batch_size * self._shard_count
         return batch
 
     def get_state(self) -> dict[str, int]:
         """Return the position."""
-        return {"batches_taken": self._taken}
+        return {"examples_taken": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go to a position that `get_state` returned, here or in another process."""
+        """Go to a position that `get_state` returned, here or in another process.
+
+        Raises:
+          InputError: It is no such position.
+        """
+        taken = state.get("examples_taken")
+        if not isinstance(taken, int) or taken < 0:
+            raise InputError(f"the position in the data is {state!r}, which no run writes")
         self.close()
-        self._taken = state["batches_taken"]
+        self._taken = taken
 
     def close(self) -> None:
         """End the worker processes; the next batch starts them again."""
@@ -116,7 +134,13 @@ def training_batches(
         .random_map(Augment(base_size, crop_size, scale_range if random_scale else None, flip, mirrored))
         .repeat()
     )
-    return TrainingBatches(examples[shard_index::shard_count].batch(batch_size, drop_remainder=True), workers)
+    return TrainingBatches(
+        examples,
+        batch_size=batch_size,
+        shard_index=shard_index,
+        shard_count=shard_count,
+        workers=workers,
+    )
 
 
 def evaluation_examples(
@@ -197,8 +221,13 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """In a worker process: ends it with the process that started it, which may be killed and close nothing."""
+    """In a worker process: ends it with the process that started it, and only then.
+
+    That one may be killed and close nothing. A signal that is sent to a whole group, as Ctrl-C is, is for it.
+    """
     del index, count
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

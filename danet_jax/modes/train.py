@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -19,10 +20,18 @@ from danet_jax.evaluation.result import Result
 from danet_jax.modes.places import recipe_of_run
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
-from danet_jax.runs.checkpoints import Checkpoints, has_checkpoint
+from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
+from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
-from danet_jax.runs.resume import refuse_other_classes, refuse_other_config
+from danet_jax.runs.resume import (
+    refuse_fewer_steps,
+    refuse_half_a_run,
+    refuse_other_classes,
+    refuse_other_config,
+)
+from danet_jax.runs.stopping import StopSignals
+from danet_jax.runs.stored import checkpoint_steps, describe
 from danet_jax.training.losses import HardPixels
 from danet_jax.training.mesh import make_mesh, refuse_indivisible
 from danet_jax.training.optimizer import poly_schedule, sgd
@@ -35,6 +44,7 @@ from danet_jax.weights.initialize import initialize_from
 _FREE = (
     "training.log_every",
     "training.resume_anyway",
+    "training.keep_every",
     "dataset.workers",
     "dataset.data_dir",
     "mesh",
@@ -44,18 +54,30 @@ _FREE = (
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     """Trains, going on where an earlier run in `workdir` was interrupted; 0 when it is done.
 
-    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not.
+    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. SIGTERM, or
+    SIGINT once, ends the step that is being made, saves it on all hosts and returns 143 or 130.
 
     Raises:
       InputError: the recipe, the data or what is in `workdir` do not fit, before anything is written; or the loss, the
         gradients or the parameters are not finite, and the last good checkpoint is kept.
     """
+    if arguments:
+        raise InputError(f"{arguments[0]}: --mode=train takes no arguments after the flags")
+    with StopSignals() as signals:
+        train(recipe, workdir, signals)
+    if signals.status:
+        print(signals, flush=True)
+    return signals.status
+
+
+def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
+    """The loop; see `run`."""
     options, host, hosts = recipe.training, jax.process_index(), jax.process_count()
     first_host = host == 0
 
     # What can be known before data are prepared, which may take hours.
-    if arguments:
-        raise InputError(f"{arguments[0]}: --mode=train takes no arguments after the flags")
+    refuse_locked(workdir)
+    refuse_half_a_run(workdir)
     if is_run(workdir) and not options.resume_anyway:
         refuse_other_config(workdir, recipe_of_run(workdir).as_dict(), recipe.as_dict(), free=_FREE)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
@@ -65,7 +87,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         accumulation=options.accumulation,
         crop_size=recipe.dataset.crop_size,
     )
-    fresh = not has_checkpoint(workdir / "checkpoints")
+    fresh = not checkpoint_steps(workdir / "checkpoints")
     start = load_checkpoint(recipe.init.source) if recipe.init.source and fresh else None
 
     # The data.
@@ -95,9 +117,11 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         )
     evaluate_every = options.evaluate_every or steps_per_epoch
     checkpoint_every = options.checkpoint_every or steps_per_epoch
+    refuse_fewer_steps(workdir, steps)
 
     # The network, and what a step of training does to it.
     model = recipe.network(len(dataset.classes))
+    description = describe(model, dataset.classes)
     schedule = poly_schedule(options.learning_rate, steps, options.power)
     optimizer = sgd(
         schedule,
@@ -124,7 +148,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         examples = evaluation_examples(
             validation, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
         )
-        return evaluator(variables, examples)
+        return evaluator(variables, signals.interrupting(examples))
 
     # Where it starts: from nothing, from other weights, or where it was interrupted.
     state = create_state(model, optimizer, recipe.seed, mesh, average=options.ema_decay > 0)
@@ -136,17 +160,23 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         state = state.replace(**variables)
         if first_host:
             print(f"{recipe.init.source}: {start.description}", *report, sep="\n  ")
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step = checkpoints.newest() or 0
-        if step:
-            variables, progress, position = checkpoints.restore(state.variables, state.progress)
-            state = state.resumed(variables, progress)
-            batches.set_state(position)
+    with (
+        locked(workdir) if first_host else contextlib.nullcontext(),
+        Checkpoints(workdir / "checkpoints", keep_every=options.keep_every) as checkpoints,
+    ):
+        step = 0
+        if restored := checkpoints.restore(state.variables, state.progress, description):
+            step, state = restored.step, state.resumed(restored.variables, restored.progress)
+            batches.set_state(restored.position)
         if first_host:
             write_description(workdir, recipe.as_dict(), dataset.classes)
             print(f"{len(source)} examples, {steps} steps", flush=True)
+        signals.is_safe = lambda: step == 0 or checkpoints.is_whole(step)
 
-        with TrainingLog(workdir, steps=steps, start=step, enabled=first_host) as log:
+        with (
+            TrainingLog(workdir, steps=steps, start=step, enabled=first_host) as log,
+            signals.between_steps(),
+        ):
             if step:
                 log.say(f"going on from step {step} in {workdir}")
 
@@ -154,7 +184,17 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
             pending: list[Metrics] = []
             images, waiting, since = 0, 0.0, time.perf_counter()
             first = step + 1
-            while step < steps:
+            while True:
+                # What is evaluated was saved before: nothing that goes wrong here costs a step.
+                if step and (step % evaluate_every == 0 or step == steps) and not checkpoints.is_scored(step):
+                    result = validate(state.variables)
+                    scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
+                    log.write(step, scores, prefix="validation", protocol=evaluator.protocol.name)
+                    checkpoints.score(step, scores)
+                    images, waiting, since = 0, 0.0, time.perf_counter()
+                if step == steps:
+                    break
+
                 asked = time.perf_counter()
                 batch = to_device(next(batches), mesh)
                 waiting += time.perf_counter() - asked
@@ -165,8 +205,9 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
                 pending.append(metrics)
                 log.advance(step)
 
+                stopping = signals.agreed()
                 evaluating = step % evaluate_every == 0 or step == steps
-                saving = evaluating or step % checkpoint_every == 0
+                saving = stopping or evaluating or step % checkpoint_every == 0
                 if not (saving or step == first or step % options.log_every == 0):
                     continue
 
@@ -181,16 +222,15 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
                     "waiting_for_data": waiting / elapsed,
                 }
                 log.write(step, values)
-                scores = None
-                if evaluating:
-                    result = validate(state.variables)
-                    scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
-                    log.write(step, scores, prefix="validation", protocol=evaluator.protocol.name)
                 if saving:
-                    checkpoints.save(step, state.variables, state.progress, batches.get_state(), scores)
+                    checkpoints.save(step, state.variables, state.progress, batches.get_state(), description)
+                    signals.standing = (
+                        f"at step {step} of {steps}, saved in {workdir}; the same command goes on"
+                    )
+                if stopping:
+                    break
                 pending.clear()
                 images, waiting, since = 0, 0.0, time.perf_counter()
-    return 0
 
 
 def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:

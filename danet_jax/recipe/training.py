@@ -61,6 +61,10 @@ class TrainingOptions(Group):
     checkpoint_every: Steps | None = Field(
         None, description="Steps between checkpoints; None is once an epoch."
     )
+    keep_every: Steps | None = Field(
+        None,
+        description="Checkpoints at multiples of this step are kept for good; the best and the newest are always.",
+    )
     log_every: Steps = Field(20, description="Steps between lines of the log.")
     resume_anyway: bool = Field(
         False,

@@ -1,47 +1,71 @@
-"""Checkpoints of a run in training: the newest, to go on from, and the best by mIoU, to use."""
+"""Checkpoints of a run in training: the newest, to go on from, and the best by mIoU, to use.
+
+Orbax gives a checkpoint its name only when all of it but the scores is on disk: a killed run leaves none half-written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+import functools
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from danet_jax.errors import InputError, first_line
-from danet_jax.runs.directory import read_through
+from danet_jax.runs.digests import MANIFEST, refuse_changed, write_digests
+from danet_jax.runs.hosts import from_first_host
+from danet_jax.runs.stored import (
+    best_of,
+    checkpoint_steps,
+    digest_of_scores,
+    read_scores,
+    refuse_other_arrays,
+    refuse_other_description,
+    scores_file,
+)
+from danet_jax.runs.writing import write_json
 
 
-def _miou(metrics: dict[str, float]) -> float:
-    return metrics["miou"]
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """Where training goes on: the step, what the network is applied with, the rest of the state, and the position."""
 
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint was completed in `folder`; Orbax makes the folder before the first."""
-    return any(path.name.isdigit() for path in folder.glob("*"))
+    step: int
+    variables: dict[str, Any]
+    progress: dict[str, Any]
+    position: dict[str, int]
 
 
 class Checkpoints:
     """Writes in the background, keeps the newest and the best, and restores into any topology.
 
-    Each checkpoint has three items: `variables` (what inference needs), `training` (step, optimizer and
-    random state) and `data` (the position in the stream of batches, which is the same on every host). Orbax
-    names a checkpoint only when all of it is on disk, so that a killed run leaves none that is half-written.
+    Args:
+      folder: where they are.
+      keep_every: checkpoints at multiples of this step are kept, too.
     """
 
-    def __init__(self, folder: Path) -> None:
-        policy = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(1),
-                preservation_policy.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_miou, preservation_policy=policy, cleanup_tmp_directories=True
-        )
+    def __init__(self, folder: Path, *, keep_every: int | None = None) -> None:
         self._folder = folder.absolute()
+        self._scores: dict[int, float | None] = {}
+        self._kept: int | None = None
+        self._saving = 0
+        policies: list[Any] = [preservation_policy.LatestN(1), _Best(self._scores)]
+        if keep_every:
+            policies.append(preservation_policy.EveryNSteps(keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            temporary_path_class=_with_digests(self._folder),
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(
@@ -50,7 +74,7 @@ class Checkpoints:
         variables: Mapping[str, Any],
         progress: Mapping[str, Any],
         position: Mapping[str, int],
-        scores: Mapping[str, float] | None = None,
+        description: Mapping[str, Any],
     ) -> None:
         """Saves after `step` steps, while training goes on.
 
@@ -59,52 +83,181 @@ class Checkpoints:
           variables: what the network is applied with.
           progress: the rest of the state of training.
           position: of the input, of which JSON is written.
-          scores: of the evaluation; `miou`, a fraction, enters the choice of the best.
+          description: what the network and its classes are, of which JSON is written.
+
+        Raises:
+          InputError: the disk is full, or this or the last checkpoint cannot be written for another reason; the message
+            names the folder and the step that is kept.
         """
+        self.wait()
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves((variables, progress)))
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(variables),
             training=ocp.args.StandardSave(progress),
             data=ocp.args.JsonSave(position),
+            description=ocp.args.JsonSave(description),
         )
-        metrics = None if scores is None else {"miou": scores["miou"]}
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        self._kept, self._saving = self._manager.latest_step(), step
+        with self._telling_what_is_kept():
+            if (free := shutil.disk_usage(self._folder).free) < 1.1 * size:
+                raise OSError(
+                    f"the disk is full: {free / 1e6:.1f} MB are free, a checkpoint takes {size / 1e6:.1f} MB"
+                )
+            self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk.
+
+        Raises:
+          InputError: it cannot be written; see `save`.
+        """
+        with self._telling_what_is_kept():
+            self._manager.wait_until_finished()
+
+    def score(self, step: int, scores: Mapping[str, float]) -> None:
+        """Notes what the evaluation of the checkpoint of `step` gave; `miou`, a fraction, decides the best."""
+        finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+        self._scores[step] = finite["miou"]
+        self.wait()
+        if jax.process_index() == 0:
+            checkpoint = self._folder / str(step)
+            content = {**finite, "digest": digest_of_scores(checkpoint, finite)}
+            write_json(scores_file(checkpoint), content)
+
+    def is_scored(self, step: int) -> bool:
+        """Whether the checkpoint of `step` was evaluated."""
+        return step in self._scores
+
+    def is_whole(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is on disk."""
+        return (self._folder / str(step) / MANIFEST).exists()
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def restore(
-        self, variables: Mapping[str, Any], progress: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
-        """The newest checkpoint, laid out over devices as `variables` and `progress` are.
+        self, variables: Mapping[str, Any], progress: Mapping[str, Any], description: Mapping[str, Any]
+    ) -> Restored | None:
+        """The newest checkpoint that is whole, laid out over devices as `variables` and `progress` are.
 
-        Returns:
-          Both of them, and the position of the input.
+        Those after it, which are damaged, are named on stderr and taken away. None if there is no checkpoint.
 
         Raises:
-          InputError: the checkpoint is damaged or belongs to another network; the message names its folder.
+          InputError: none is whole, or it belongs to another network than `description` says; the message names it.
         """
-        step = self.newest()
+        steps = checkpoint_steps(self._folder)
+        if not steps:
+            return None
+        step, problem = self._newest_whole(steps)
+        for damaged in (after for after in steps if after > step):
+            self._manager.delete(damaged)
+        if problem and jax.process_index() == 0:
+            print(f"{problem}; going on from the checkpoint of step {step} before it", file=sys.stderr)
+        folder = self._folder / str(step)
+        refuse_other_description(folder, description)
         variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
+        expected = {"variables": variables, "training": progress}
         items = ocp.args.Composite(
             variables=ocp.args.StandardRestore(variables),
             training=ocp.args.StandardRestore(progress),
             data=ocp.args.JsonRestore(),
         )
         try:
-            for item in ("variables", "training"):
-                read_through(self._folder / str(step) / item)
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                for item, like in expected.items():
+                    there = checkpointer.metadata(folder / item).item_metadata.tree
+                    refuse_other_arrays(there, like)
             restored = self._manager.restore(step, args=items)
-        except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
+        except Exception as error:  # whatever a tree that does not fit makes Orbax or TensorStore raise
             raise InputError(
-                f"{self._folder / str(step)}: cannot be resumed from; delete this folder to go on from an older "
-                f"checkpoint, or choose another --workdir: {first_line(error)}"
+                f"{folder}: cannot be resumed from; choose another --workdir: {first_line(error)}"
             ) from error
-        return restored["variables"], restored["training"], restored["data"]
+        return Restored(step, restored["variables"], restored["training"], restored["data"])
+
+    def _newest_whole(self, steps: Sequence[int]) -> tuple[int, str]:
+        """The step of the newest checkpoint that is whole, and what is wrong with those after it."""
+        problems: list[str] = []
+        whole = None
+        if jax.process_index() == 0:  # one host looks, so that all go on from the same
+            for step in reversed(steps):
+                try:
+                    refuse_changed(self._folder / str(step))
+                    whole = step
+                    break
+                except InputError as error:
+                    problems.append(str(error))
+            for step in steps[: steps.index(whole) + 1] if whole is not None else ():
+                try:
+                    scores = read_scores(self._folder / str(step))
+                except InputError as error:
+                    print(f"{error}; it is evaluated again or not taken for the best", file=sys.stderr)
+                else:
+                    if scores is not None:
+                        self._scores[step] = scores["miou"]
+        if jax.process_count() > 1:
+            whole, scored = from_first_host([whole, list(self._scores.items())])
+            self._scores.update(dict(scored))
+        if whole is None:
+            raise InputError(
+                f"{problems[0]}; no checkpoint is whole: choose another --workdir, or delete {self._folder} to start "
+                "anew"
+            )
+        return whole, problems[0] if problems else ""
+
+    @contextlib.contextmanager
+    def _telling_what_is_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a full disk, a lost mount, a wrong permission make Orbax raise
+            kept = "none was saved yet" if self._kept is None else f"step {self._kept} is kept"
+            raise InputError(
+                f"{self._folder}: the checkpoint of step {self._saving} cannot be written ({first_line(error)}); "
+                f"{kept}; make room or mend it, and the same command goes on"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """Waits until what was saved is on disk."""
-        self._manager.close()
+        try:
+            self.wait()
+        except InputError:
+            if kind is None or not issubclass(kind, Exception):
+                raise  # else what ended the run says it
+        finally:
+            with contextlib.suppress(Exception):  # said already
+                self._manager.close()
+
+
+class _Best(preservation_policy.PreservationPolicy):
+    """Keeps the checkpoint of the highest mIoU; scores come after a checkpoint was written."""
+
+    def __init__(self, scores: Mapping[int, float | None]) -> None:
+        self._scores = scores
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[Any],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        del context
+        existing = {checkpoint.step for checkpoint in checkpoints}
+        best = best_of({step: score for step, score in self._scores.items() if step in existing})
+        return [checkpoint.step == best for checkpoint in checkpoints]
+
+
+@functools.cache
+def _with_digests(folder: Path) -> type[ocp.path.atomicity_types.TemporaryPath]:
+    """Orbax's temporary checkpoint, whose digests are written before it gets its name."""
+    base: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(folder))
+
+    class WithDigests(base):
+        async def finalize(self) -> None:
+            if self.get_final().name.isdigit():  # a checkpoint, not an item of one
+                write_digests(self.get())
+            await super().finalize()
+
+    return WithDigests

@@ -106,15 +106,15 @@ class TrainingLog:
 
 
 def _drop_lines_after(file: Path, step: int) -> None:
-    """Forgets what an interrupted run wrote past the checkpoint that is resumed, also a last line cut short."""
+    """Forgets what an interrupted run wrote past the checkpoint that is resumed, and lines that are damaged."""
     if not file.is_file():
         return
     kept = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # no line of a run's
     with replacing(file) as partial:
         partial.write_text("".join(kept))

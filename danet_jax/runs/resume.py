@@ -8,7 +8,8 @@ from typing import Any
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
-from danet_jax.runs.directory import read_classes
+from danet_jax.runs.directory import is_run, read_classes
+from danet_jax.runs.stored import checkpoint_steps
 
 
 def refuse_other_config(
@@ -22,7 +23,7 @@ def refuse_other_config(
       new: the config to go on with.
       free: keys and groups, separated by dots, that may differ.
     """
-    before, now = _flat(old), _flat(new)
+    before, now = flat_config(old), flat_config(new)
     differing = [
         f"{key.replace('init.source', 'init.from')} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -35,6 +36,24 @@ def refuse_other_config(
         )
 
 
+def refuse_half_a_run(path: Path) -> None:
+    """Raises InputError when `path` holds checkpoints, but not what they were trained with."""
+    if checkpoint_steps(path / "checkpoints") and not is_run(path):
+        raise InputError(
+            f"{path}: holds checkpoints, but its config.json is missing; put it back, or choose another --workdir"
+        )
+
+
+def refuse_fewer_steps(path: Path, steps: int) -> None:
+    """Raises InputError when the run in `path` has gone further than `steps`."""
+    reached = checkpoint_steps(path / "checkpoints")
+    if reached and reached[-1] > steps:
+        raise InputError(
+            f"{path}: has reached step {reached[-1]}, which is more than the {steps} of config.training.steps (or of "
+            "epochs); raise them, or choose another --workdir"
+        )
+
+
 def refuse_other_classes(path: Path, classes: Classes) -> None:
     """Raises InputError when the run in `path` was trained on classes of other names."""
     if (names := read_classes(path).names) != classes.names:
@@ -44,11 +63,12 @@ def refuse_other_classes(path: Path, classes: Classes) -> None:
         )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's values by `group.name`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flat_config(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
@@ -125,11 +126,26 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
 def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     if not is_run(path):
         raise InputError("a directory, but not of a run (it has no config.json)")
-    run = read_run(path)
+    run = read_run(path, variables_of)
     model = _overridden(run.model, overrides)
     description = f"of a run here, step {run.step}: {_in_words(model)}"
     mean, std = _normalisation(run.config)
     return Checkpoint(model, run.variables, run.classes, description, config=run.config, mean=mean, std=std)
+
+
+def variables_of(model: DANet) -> dict[str, Any]:
+    """The variables of a network without values, `jax.ShapeDtypeStruct`s in a tree; nothing is traced for it."""
+    flat = {
+        tuple(path.split("/")): jax.ShapeDtypeStruct(shape, jnp.float32)
+        for path, shape in own_shapes(model).items()
+    }
+    return unflatten_dict(flat)
+
+
+def own_shapes(model: DANet) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's variables by their path, such as `params/head/.../kernel`."""
+    options = {name: getattr(model, name) for name in _READ_FROM_TENSORS}
+    return {"/".join(t.path): t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
 
 
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
@@ -137,8 +153,7 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
         raise InputError(f"lacks the description {KEY!r} in its metadata")
     described = Description.from_json(file.metadata[KEY])
     model = _overridden(described.build(), overrides)
-    options = {name: getattr(model, name) for name in _READ_FROM_TENSORS}
-    expected = {"/".join(t.path): t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
+    expected = own_shapes(model)
     found = {name: array.shape for name, array in file.tensors.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))

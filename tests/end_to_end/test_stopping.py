@@ -1,0 +1,84 @@
+"""Runs in processes of their own, told to stop or killed while they train, and gone on with."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = (
+    f"--config={ROOT / 'configs/quickstart.py'}",
+    "--config.dataset.options.height=32",
+    "--config.dataset.options.width=48",
+    "--config.dataset.options.train=12",
+    "--config.dataset.options.val=2",
+    "--config.dataset.base_size=32",
+    "--config.dataset.crop_size=32",
+    "--config.dataset.workers=1",
+    "--config.training.batch_size=2",
+    "--config.training.evaluate_every=1000",
+    "--config.training.log_every=1",
+    "--config.mesh.data=1",
+    "--config.model.output_stride=32",
+)
+
+
+@contextlib.contextmanager
+def started(folder, *flags, workdir="run"):
+    """A training in a session of its own, ended with the test."""
+    command = [sys.executable, "-u", str(ROOT / "run.py"), *FLAGS, f"--workdir={workdir}", *flags]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(process, text):
+    """Reads lines of `process` until one holds `text`."""
+    for line in process.stdout:
+        if text in line:
+            return line
+    pytest.fail(f"ended without {text!r}: {process.stderr.read()}")
+
+
+def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(tmp_path, rng):
+    stop_after = int(rng.integers(2, 30))
+    with started(tmp_path, "--config.training.steps=100000") as process:
+        wait_for(process, f"step {stop_after}/")
+        with started(tmp_path, "--config.training.steps=100000") as second:
+            output, error = second.communicate(timeout=120)
+            assert second.returncode == 1
+            assert f"is in use by process {process.pid} on" in error
+            assert error.count("\n") == 1
+        told = time.perf_counter()
+        os.killpg(process.pid, signal.SIGTERM)  # the workers get it, too, as from a scheduler
+        output, error = process.communicate(timeout=60)
+    took = time.perf_counter() - told
+    print(f"ended {took:.1f} s after the signal")
+    assert process.returncode == 143, error
+    assert error == ""
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("stopped by SIGTERM at step ")
+    step = int(last.split()[5])
+    assert json.loads((tmp_path / f"run/checkpoints/{step}/digests.json").read_text())
+    assert f"step {step}/" in output.splitlines()[-2]
+    assert not (tmp_path / "run/lock.json").exists()
+    with started(tmp_path, "--config.training.steps=100000") as process:
+        assert f"going on from step {step} " in wait_for(process, "going on")
+        wait_for(process, f"step {step + 1}/")
+        os.killpg(process.pid, signal.SIGINT)
+        output, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error == ""
+    assert output.strip().splitlines()[-1].startswith("stopped by SIGINT at step ")

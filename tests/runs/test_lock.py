@@ -1,0 +1,71 @@
+"""One run at a time in a directory."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from danet_jax import InputError
+from danet_jax.runs.lock import locked, refuse_locked
+
+
+@pytest.fixture
+def other():
+    """Another process that lives, and ends with the test."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def hold(folder, process, **changes):
+    """What `process` of this host leaves in `folder` when it holds it."""
+    start = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    holder = {"host": socket.gethostname(), "process": process, "since": "noon", "start": start, **changes}
+    (folder / "lock.json").write_text(json.dumps(holder))
+
+
+def test_the_holder_is_named(other, tmp_path):
+    hold(tmp_path, other.pid)
+    message = f"is in use by process {other.pid} on {socket.gethostname()} since noon"
+    with pytest.raises(InputError, match=message):
+        refuse_locked(tmp_path)
+    with pytest.raises(InputError, match=message), locked(tmp_path):
+        pass
+    assert json.loads((tmp_path / "lock.json").read_text())["process"] == other.pid
+
+
+def test_what_a_dead_process_left_is_taken_over(other, tmp_path):
+    hold(tmp_path, other.pid)
+    other.kill()
+    other.wait()
+    with locked(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"process": "x"}', '{"process": -1}'])
+def test_what_was_cut_short_or_is_no_lock_is_taken_over_when_it_is_silent(left, tmp_path):
+    (tmp_path / "lock.json").write_text(left)
+    with pytest.raises(InputError, match="is in use"):
+        refuse_locked(tmp_path)
+    os.utime(tmp_path / "lock.json", (1e9, 1e9))
+    with locked(tmp_path):
+        pass
+
+
+def test_a_number_that_another_process_was_given_since_is_no_holder(other, tmp_path):
+    hold(tmp_path, other.pid, start="1")
+    refuse_locked(tmp_path)
+
+
+def test_a_holder_on_another_host_lives_while_it_gives_signs(other, tmp_path):
+    hold(tmp_path, other.pid, host="elsewhere")
+    with pytest.raises(InputError, match=f"process {other.pid} on elsewhere"):
+        refuse_locked(tmp_path)
+    os.utime(tmp_path / "lock.json", (1e9, 1e9))
+    refuse_locked(tmp_path)
