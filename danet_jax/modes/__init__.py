@@ -32,4 +32,5 @@ class Flag(NamedTuple):
 FLAGS = {
     "checkpoint": Flag(None, "A checkpoint file or a name in the zoo to use instead of the run's.", TRAINED),
     "format": Flag(None, "What --mode=export writes.", ("export",)),
+    "ablate": Flag(False, "Evaluate also with alpha, beta and both set to 0.", ("evaluate",)),
 }

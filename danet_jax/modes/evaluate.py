@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import rich.console
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from danet_jax.classes import Classes
 from danet_jax.data.pipeline import evaluation_examples
@@ -34,6 +36,7 @@ def run(
     arguments: list[str],
     *,
     checkpoint: str = "",
+    ablate: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Evaluates the run in `workdir`, or `checkpoint`, on the recipe's validation split.
@@ -43,7 +46,12 @@ def run(
     Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are
     runs' directories, checkpoint files or names in the zoo, it evaluates each of them under the same protocol,
     prints one table of all, and writes their files into `workdir/comparison/NAME`.
+
+    With `ablate` the one network is evaluated four times, as it is and with what its attention modules add taken away:
+    alpha, beta and both set to 0. One table shows all, and `workdir/ablation/NAME` holds the files of each.
     """
+    if arguments and ablate:
+        raise InputError("--ablate is for one network; give no checkpoints after the flags")
     if arguments and checkpoint:
         raise InputError("give either --checkpoint or checkpoints after the flags, not both")
     # Before the data are prepared, which may take hours.
@@ -58,7 +66,7 @@ def run(
     evaluators: list[tuple[tuple[DANet, Protocol], Evaluator]] = []
     first = jax.process_index() == 0
 
-    def evaluate(path: str | Path) -> tuple[Result, DANet]:
+    def evaluate(path: str | Path, without: tuple[str, ...] = ()) -> tuple[Result, DANet]:
         found = load_checkpoint(path, **(overrides or {}))
         if not isinstance(found.model, DANet):
             raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
@@ -84,7 +92,8 @@ def run(
             workers=recipe.dataset.workers,
         )
         share = len(range(len(source))[jax.process_index() :: jax.process_count()])
-        return evaluator(found.variables, watched(examples, share, enabled=first)), found.model
+        variables = with_scales_at_zero(found.variables, without)
+        return evaluator(variables, watched(examples, share, enabled=first)), found.model
 
     def about(path: str | Path, model: DANet) -> dict[str, Any]:
         return {
@@ -97,6 +106,18 @@ def run(
 
     title = f"{recipe.dataset.name} {split}"
     results = {}
+    if ablate:
+        for name, without in ablations(load_checkpoint(path).variables).items():
+            results[name], model = evaluate(path, without)
+            if first:
+                results[name].write(workdir / "ablation" / name.replace(" ", "_"), about(path, model))
+        if first:
+            show(comparison_table(results, f"{title}: what attention adds"))
+            lost = (
+                f"{name} {100 * (results['as trained'].miou - r.miou):+.2f}" for name, r in results.items()
+            )
+            print(f"points of mIoU lost: {', '.join(list(lost)[1:])}; {workdir / 'ablation'}")
+        return 0
     if not arguments:
         result, model = evaluate(path)
         if first:
@@ -114,6 +135,27 @@ def run(
         show(comparison_table(results, title))
         print(f"{workdir / 'comparison'}: evaluation.json and confusion.csv of each")
     return 0
+
+
+def ablations(variables: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What `--ablate` evaluates: a name, and which of `alpha` and `beta` are set to 0.
+
+    Raises:
+      InputError: the network has no attention module.
+    """
+    scales = [
+        name for name in ("alpha", "beta") if any(path[-1] == name for path in flatten_dict(dict(variables)))
+    ]
+    if not scales:
+        raise InputError("--ablate: the network has no attention module")
+    both = {"alpha and beta 0": ("alpha", "beta")} if len(scales) == 2 else {}
+    return {"as trained": (), **{f"{name} 0": (name,) for name in scales}, **both}
+
+
+def with_scales_at_zero(variables: Mapping[str, Any], scales: tuple[str, ...]) -> dict[str, Any]:
+    """`variables` of a network with these of `alpha` and `beta` at 0: its attention modules add nothing."""
+    flat = flatten_dict(dict(variables))
+    return unflatten_dict({p: jnp.zeros_like(leaf) if p[-1] in scales else leaf for p, leaf in flat.items()})
 
 
 def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:

@@ -32,6 +32,7 @@ from danet_jax.runs.resume import (
 )
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import checkpoint_steps, describe
+from danet_jax.training.attention_start import AttentionStart
 from danet_jax.training.losses import HardPixels
 from danet_jax.training.mesh import make_mesh, refuse_indivisible
 from danet_jax.training.optimizer import poly_schedule, sgd
@@ -128,11 +129,14 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         head_multiplier=options.head_multiplier,
+        attention_multiplier=options.attention_multiplier,
+        decay_scales=options.decay_scales,
     )
     protocol = recipe.protocol()
     mean, std = protocol.normalisation
     train_step = make_train_step(
-        model,
+        # Strides and dilations have no parameters: the weights are the same.
+        model.clone(output_stride=options.output_stride or model.output_stride),
         optimizer,
         loss_weights=options.loss_weights,
         auxiliary_weight=options.auxiliary_weight,
@@ -151,7 +155,14 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         return evaluator(variables, signals.interrupting(examples))
 
     # Where it starts: from nothing, from other weights, or where it was interrupted.
-    state = create_state(model, optimizer, recipe.seed, mesh, average=options.ema_decay > 0)
+    state = create_state(
+        model,
+        optimizer,
+        recipe.seed,
+        mesh,
+        start=AttentionStart(recipe.init.query_key_gain, recipe.init.alpha, recipe.init.beta),
+        average=options.ema_decay > 0,
+    )
     if start is not None:
         try:
             variables, report = initialize_from(start, model, state.variables)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
-from danet_jax.recipe.kinds import Devices, Group, Steps, Text, Weight, Weights
+from danet_jax.models.resnet import OUTPUT_STRIDES
+from danet_jax.recipe.kinds import Devices, Group, Names, Steps, Text, Weight, Weights
 
 
 class TrainingOptions(Group):
@@ -49,6 +50,19 @@ class TrainingOptions(Group):
         description="Of an exponential moving average of the weights, which then is what is evaluated, kept, predicted "
         "with and exported; 0 is off.",
     )
+    attention_multiplier: Weight = Field(
+        1.0,
+        description="Times the heads' learning rate for query, key, alpha and beta; more than 1 is outside the paper.",
+    )
+    decay_scales: bool = Field(
+        True,
+        description="Whether alpha and beta have weight decay as every other parameter, as in the paper.",
+    )
+    output_stride: Annotated[int, Names(OUTPUT_STRIDES)] | None = Field(
+        None,
+        description="Of the network while it is trained; None is model.output_stride. Trained at 16, used at 8, as in "
+        "DeepLabv3 (arXiv 1706.05587, section 4.1), a step takes a third of the time.",
+    )
     accumulation: int = Field(
         1,
         ge=1,
@@ -82,10 +96,23 @@ class TrainingOptions(Group):
 
 
 class InitOptions(Group):
-    """Where training starts. `run.py` takes it as `--config.init.from`."""
+    """Where training starts. `run.py` takes `source` as `--config.init.from`."""
 
     source: Text = Field(
         "", description="A checkpoint's file, a run's directory or a name in the zoo; empty: none."
+    )
+    query_key_gain: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="Times torch's range for query and key of position attention where they start anew; the logits "
+        "spread by its square. More than 1 is outside the paper.",
+    )
+    alpha: float = Field(
+        0.0, ge=-1000, le=1000, description="Of position attention where it starts anew; 0 in the paper."
+    )
+    beta: float = Field(
+        0.0, ge=-1000, le=1000, description="Of channel attention where it starts anew; 0 in the paper."
     )
 
 

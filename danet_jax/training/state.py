@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.models.danet import DANet
 from danet_jax.ops.attention import row_statistics
 from danet_jax.ops.normalize import MEAN, STD, normalize
+from danet_jax.training.attention_start import AttentionStart
 from danet_jax.training.losses import HardPixels, multi_loss, valid_pixels
 
 Metrics = dict[str, jax.Array]
@@ -57,18 +58,25 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create_state(
-    model: DANet, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh, *, average: bool = False
+    model: DANet,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    *,
+    start: AttentionStart | None = None,
+    average: bool = False,
 ) -> TrainState:
     """A fresh state, made on the devices of `mesh`, without a copy on the host.
 
-    `average` says whether a moving average is kept; the first step is where it starts.
+    `start` is that of the attention modules, None the paper's. `average` says whether a moving average is kept; the
+    first step is where it starts.
     """
 
     def init() -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
         # Parameters do not depend on the size of the images: the smallest is the quickest to trace.
         variables = model.init(init_key, jnp.zeros((1, 32, 32, 3)))
-        params = variables["params"]
+        params = variables["params"] if start is None else start.apply(variables["params"])
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -35,3 +35,27 @@ def test_twenty_steps_equal_torch_with_two_parameter_groups(rng):
     np.testing.assert_allclose(params["backbone"]["w"], weights.detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(params["head"]["alpha"], alpha.detach().numpy(), rtol=1e-4, atol=1e-5)
     assert float(poly_schedule(learning_rate, steps)(steps)) == 0
+
+
+def test_attention_learns_faster_and_its_scales_do_not_decay(rng):
+    initial = {
+        "backbone": {"w": rng.standard_normal(3)},
+        "head": {"position_attention": {"alpha": rng.standard_normal(()), "query": {"kernel": rng.standard_normal(3)}},
+                 "fusion_classifier": {"kernel": rng.standard_normal(3)}},
+    }  # fmt: skip
+    params = jax.tree.map(np.float32, initial)
+    gradient = jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), initial)
+    ours = sgd(
+        lambda step: 0.1, weight_decay=0.5, head_multiplier=2.0, attention_multiplier=5.0, decay_scales=False
+    )
+    updates, _ = ours.update(gradient, ours.init(params), params)
+    expected = {"w": (1, 0.5), "alpha": (10, 0.0), "query": (10, 0.5), "fusion_classifier": (2, 0.5)}
+    for name, (multiplier, decay) in expected.items():
+        select = {
+            "w": lambda tree: tree["backbone"]["w"],
+            "alpha": lambda tree: tree["head"]["position_attention"]["alpha"],
+            "query": lambda tree: tree["head"]["position_attention"]["query"]["kernel"],
+            "fusion_classifier": lambda tree: tree["head"]["fusion_classifier"]["kernel"],
+        }[name]
+        step = -0.1 * multiplier * (select(gradient) + decay * select(params))
+        np.testing.assert_allclose(select(updates), step, rtol=1e-4, atol=1e-6)
