@@ -118,6 +118,20 @@ def test_options_of_a_trained_network_are_its_own_but_for_those_that_are_given(
     assert "backbone='resnet101' contradicts its tensors" in capsys.readouterr().err
 
 
+def test_ablation_takes_away_what_attention_adds(trained, main, capsys, monkeypatch):
+    folder, recipe, _ = trained
+    monkeypatch.chdir(folder)
+    assert main(recipe, *TINY, "--mode=evaluate", "--ablate") == 0
+    output = capsys.readouterr().out
+    assert "points of mIoU lost: alpha 0 " in output
+    written = sorted(
+        path.parent.name for path in pathlib.Path("runs/quickstart/ablation").glob("*/evaluation.json")
+    )
+    assert written == ["alpha_0", "alpha_and_beta_0", "as_trained", "beta_0"]
+    assert main(recipe, *TINY, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
+    assert "--ablate is for one network" in capsys.readouterr().err
+
+
 def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):
     folder, recipe, _ = trained
     monkeypatch.chdir(folder)
