@@ -34,7 +34,7 @@ from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import checkpoint_steps, describe
 from danet_jax.training.attention_start import AttentionStart
 from danet_jax.training.losses import HardPixels
-from danet_jax.training.mesh import make_mesh, refuse_indivisible
+from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import Metrics, create_state, make_train_step
 from danet_jax.weights.checkpoint import load_checkpoint
@@ -82,12 +82,13 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     if is_run(workdir) and not options.resume_anyway:
         refuse_other_config(workdir, recipe_of_run(workdir).as_dict(), recipe.as_dict(), free=_FREE)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
-    refuse_indivisible(
-        mesh,
-        batch_size=options.batch_size,
-        accumulation=options.accumulation,
-        crop_size=recipe.dataset.crop_size,
-    )
+    sizes = {
+        "batch_size": options.batch_size,
+        "accumulation": options.accumulation,
+        "crop_size": recipe.dataset.crop_size,
+    }
+    refuse_indivisible(mesh, **sizes)
+    refuse_too_large(mesh, **sizes, stem=recipe.model.stem, dtype=recipe.model.dtype)
     fresh = not checkpoint_steps(workdir / "checkpoints")
     start = load_checkpoint(recipe.init.source) if recipe.init.source and fresh else None
 

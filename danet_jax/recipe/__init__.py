@@ -32,7 +32,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
 from danet_jax.recipe.dataset import DatasetOptions
 from danet_jax.recipe.evaluation import EvaluationOptions
-from danet_jax.recipe.kinds import FileName, Group
+from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group
 from danet_jax.recipe.model import ModelOptions
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
 from danet_jax.recipe.words import group_of, line, plain_type
@@ -69,7 +69,19 @@ class Recipe(Group):
                 f"config.training.loss_weights={training.loss_weights} must be greater than 0 for a branch that is on: "
                 "the fused result, position attention, channel attention"
             )
-        self.protocol()  # refuses what makes no sense
+        protocol = self.protocol()  # refuses what makes no sense
+        if protocol.window is not None and min(protocol.window) < model.output_stride:
+            raise InputError(
+                f"config.evaluation.window={protocol.window} must be at least "
+                f"config.model.output_stride={model.output_stride}"
+            )
+        base = protocol.base_size
+        side = max(base if isinstance(base, tuple) else (base or 1,)) * max(protocol.scales)
+        if side > LARGEST_SCALED:
+            raise InputError(
+                f"config.evaluation.scales={protocol.scales} of config.evaluation.base_size={base} are {side:.0f} "
+                f"pixels of a side, more than {LARGEST_SCALED}"
+            )
         return self
 
     def network(self, num_classes: int) -> DANet:

@@ -13,6 +13,9 @@ from pydantic_core import CoreSchema, core_schema
 LARGEST_SIDE = 8192
 """Pixels of a side of a crop or a window: a float32 stem makes 4 GiB of a square of them, per image."""
 
+LARGEST_SCALED = 16384
+"""Pixels of a side of an image that is scored: the float32 scores of 20 classes are 20 GiB of a square of them."""
+
 LARGEST_STEP = 2**31 - 1
 """Steps are counted in int32."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from danet_jax.errors import InputError
+from danet_jax.models.resnet import STEMS
 
 
 def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -50,4 +53,22 @@ def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_s
     if crop_size % space:
         raise InputError(
             f"config.dataset.crop_size={crop_size} must be a multiple of config.mesh.space={space}"
+        )
+
+
+def refuse_too_large(
+    mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int, stem: str, dtype: str
+) -> None:
+    """Raises InputError if what the first convolution alone makes of a batch is more than the devices hold."""
+    device = mesh.local_devices[0]
+    held = (device.memory_stats() or {}).get("bytes_limit")
+    if held is None:  # CPUs share what the host has
+        held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
+    values = batch_size // accumulation * (crop_size // 2) ** 2 * STEMS[stem][0]
+    needed = values * jnp.dtype(dtype).itemsize // mesh.devices.size
+    if needed > held:
+        raise InputError(
+            f"config.training.batch_size={batch_size} (in {accumulation} parts) of "
+            f"config.dataset.crop_size={crop_size}: the first layer alone fills {needed / 1e9:.0f} GB on each of "
+            f"{mesh.devices.size} devices, which have {held / 1e9:.0f}; lower one or raise config.training.accumulation"
         )

@@ -199,12 +199,25 @@ def test_settings_that_contradict_each_other(main, capsys):
             ("evaluation.window=(64,64)", "evaluation.stride=(65,64)"),
             "evaluation.stride=(65, 64) leaves gaps",
         ),
+        (
+            ("evaluation.window=(7,64)",),
+            "window=(7, 64) must be at least config.model.output_stride=8",
+        ),
+        (("evaluation.scales=(16,)", "evaluation.base_size=(1025,)"), "are 16400 pixels of a side"),
+        (("training.batch_size=60000", "dataset.crop_size=2048"), "the first layer alone fills"),
+        (
+            ("dataset.options.height=100000",),
+            "config.dataset.options.height: must be at most 4096, not 100000",
+        ),
+        (("dataset.options.seed=4294967296",), "config.dataset.options.seed: must be at most 4294967295"),
         (("mesh.data=-1", "mesh.space=-1"), "config.mesh.data=-1"),
         (("model.output_stride=32", "dataset.crop_size=31"), "config.dataset.crop_size=31"),
         (("training.batch_size=6", "training.accumulation=4"), "config.training.batch_size=6"),
         (("training.steps=5", "training={'momentum': 0.5}"), "config.training"),
     ):
-        assert words in refused(main, capsys, QUICKSTART, *(f"--config.{flag}" for flag in flags))
+        assert words in refused(
+            main, capsys, QUICKSTART, "--config.mesh.data=2", *(f"--config.{flag}" for flag in flags)
+        )
     error = refused(main, capsys, f"{QUICKSTART}:fcn", "--config.training.loss_weights=(0,1,1)")
     assert "config.training.loss_weights=(0, 1, 1)".replace("0, 1, 1", "0.0, 1.0, 1.0") in error
 

@@ -25,6 +25,7 @@ from danet_jax.errors import InputError
 
 _DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0}
 _SMALLEST = {"height": 32, "width": 32, "train": 1, "val": 1, "seed": 0}
+_LARGEST = {"height": 4096, "width": 4096, "train": 10**7, "val": 10**7, "seed": 2**32 - 1}
 
 
 class Scenes(base.PairsBuilder):
@@ -59,10 +60,9 @@ class Scenes(base.PairsBuilder):
             raise InputError("dataset.class_names: scenes have their own classes; leave it empty")
         self._options = base.checked_options("scenes", options, _DEFAULTS)
         for key, smallest in _SMALLEST.items():
-            if self._options[key] < smallest:
-                raise InputError(
-                    f"dataset.options.{key}: must be at least {smallest}, not {self._options[key]}"
-                )
+            if not smallest <= (value := self._options[key]) <= _LARGEST[key]:
+                bound = f"least {smallest}" if value < smallest else f"most {_LARGEST[key]}"
+                raise InputError(f"dataset.options.{key}: must be at {bound}, not {value}")
         variant = "{height}x{width}-{train}-{val}-seed{seed}".format(**self._options)
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
 
