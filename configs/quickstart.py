@@ -15,15 +15,15 @@ def get_config(variant: str = "danet"):
     base.set_attention(config, variant)
     config.model.backbone = "resnet18"
     config.dataset.name = "scenes"
-    config.dataset.options = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0}
-    config.dataset.base_size = 96
-    config.dataset.crop_size = 96
-    # The whole height of a picture: the lamp that decides the road's label stays in nearly every crop.
+    config.dataset.options = {"height": 144, "width": 144, "train": 400, "val": 80, "seed": 0, "signals": 1}
+    # Whole pictures: the lamp that decides the road's label is in every crop.
+    config.dataset.base_size = 144
+    config.dataset.crop_size = 144
     config.dataset.random_scale = False
     config.dataset.workers = 1
-    config.training.batch_size = 8
-    config.training.steps = 600
-    config.training.learning_rate = 0.02
+    config.training.batch_size = 4
+    config.training.steps = 560
+    config.training.learning_rate = 0.01
     config.training.head_multiplier = 1.0
     config.training.evaluate_every = 200
     return config

@@ -1,5 +1,6 @@
 """The drawn scenes: the same everywhere, every class in them, and one label that only a lamp decides."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,26 +13,29 @@ from danet_jax.errors import InputError
 ROADS = (labels.ROAD_GREEN, labels.ROAD_RED)
 
 
-class FirstDrawReplaced:
-    """A generator whose first random() is replaced: the colour of the lamp."""
+class FirstDrawsReplaced:
+    """A generator whose first calls of random() are replaced: the colours of the lamps."""
 
-    def __init__(self, seed, first):
-        self._rng, self._first = np.random.default_rng(seed), first
+    def __init__(self, seed, *first):
+        self._rng, self._first = np.random.default_rng(seed), list(first)
 
     def __getattr__(self, name):
         return getattr(self._rng, name)
 
     def random(self, *arguments):
         drawn = self._rng.random(*arguments)
-        if self._first is not None:
-            drawn, self._first = self._first, None
-        return drawn
+        return self._first.pop(0) if self._first else drawn
+
+
+GREEN, RED = 0.0, 0.99
 
 
 def test_only_the_traffic_light_tells_which_road_it_is(rng):
-    seen = 0
+    seen = changed_by_it = 0
     for seed in rng.integers(0, 10**6, 4):
-        green, red = (draw_scene(96, 128, FirstDrawReplaced(seed, first)) for first in (0.0, 0.99))
+        green, red = (
+            draw_scene(144, 144, FirstDrawsReplaced(seed, first), signals=1) for first in (GREEN, RED)
+        )
         roads = green[1] == labels.ROAD_GREEN
         seen += roads.sum()
         np.testing.assert_array_equal(roads, red[1] == labels.ROAD_RED)
@@ -39,14 +43,51 @@ def test_only_the_traffic_light_tells_which_road_it_is(rng):
         # The lamp's glow may touch the far end of the road; the rest looks the same to the last bit.
         changed = (green[0] != red[0]).any(axis=2)
         assert changed.any()
-        assert changed[roads].sum() <= 0.05 * roads.sum()
+        changed_by_it += (changed & roads).sum()
     assert seen > 1000
+    assert changed_by_it <= 0.05 * seen
+
+
+def test_each_lane_obeys_the_light_of_its_colour_and_the_third_none(rng):
+    for seed in rng.integers(0, 10**6, 4):
+        lamps = ((GREEN, GREEN, RED), (RED, GREEN, RED), (GREEN, RED, RED), (GREEN, GREEN, GREEN))
+        base, left, right, third = (
+            draw_scene(144, 144, FirstDrawsReplaced(seed, *first), signals=3)[1] for first in lamps
+        )
+        lanes = [(base == labels.ROAD_GREEN) & (other == labels.ROAD_RED) for other in (left, right)]
+        assert not (lanes[0] & lanes[1]).any()
+        np.testing.assert_array_equal(lanes[0] | lanes[1], base == labels.ROAD_GREEN)
+        assert np.nonzero(lanes[0])[1].mean() < np.nonzero(lanes[1])[1].mean()
+        np.testing.assert_array_equal(base, third)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [1, 3])
+def test_without_the_far_cue_the_roads_cannot_be_told_apart(signals, rng):
+    """What no network can know whose field is 33 pixels wide: the same surroundings, another label."""
+    known = total = 0
+    confusion = np.zeros((2, 2))
+    for seed in rng.integers(0, 10**6, 20):
+        pair = [draw_scene(144, 144, FirstDrawsReplaced(seed, *[first] * signals), signals=signals)
+                for first in (GREEN, RED)]  # fmt: skip
+        changed = (pair[0][0] != pair[1][0]).any(axis=2).astype(np.uint8)
+        near = cv2.dilate(changed, np.ones((33, 33), np.uint8)) > 0
+        roads = pair[0][1] == labels.ROAD_GREEN
+        known += (roads & near).sum()
+        total += roads.sum()
+        # The best guess is right where the cue is near, and half of the time elsewhere: always green.
+        for truth in (0, 1):
+            confusion[truth, 0] += (roads & ~(near & bool(truth))).sum()
+            confusion[truth, 1] += (roads & near & bool(truth)).sum()
+    iou = confusion.diagonal() / (confusion.sum(0) + confusion.sum(1) - confusion.diagonal())
+    assert known < 0.35 * total
+    assert iou.mean() < 0.7  # with the cue all can be told apart: 1
 
 
 def test_the_lamp_can_be_read_from_the_picture(rng):
     right = 0
     for seed in rng.integers(0, 10**6, 20):
-        image, label = draw_scene(96, 128, np.random.default_rng(seed))
+        image, label = draw_scene(144, 144, np.random.default_rng(seed), signals=1)
         lamp = image[label == labels.TRAFFIC_LIGHT].astype(int)
         brightest = lamp[np.argsort(lamp.max(axis=1))[-12:]].mean(axis=0)
         right += (brightest[1] > brightest[0]) == (label == labels.ROAD_GREEN).any()
@@ -61,7 +102,6 @@ def test_every_class_occurs_and_nothing_else(rng):
         assert label.shape == (96, 128)
         assert image.dtype == label.dtype == np.uint8
         assert image.std() > 15
-        assert not set(ROADS) <= set(np.unique(label))
         counts += np.bincount(label.ravel(), minlength=256)
     assert (counts[: len(labels.CLASSES)] > 0.002 * counts.sum()).all()
     assert counts[len(labels.CLASSES) : 255].sum() == 0
@@ -96,6 +136,7 @@ def test_wrong_options(tmp_path):
         ({"size": 3}, r"dataset\.options\.size: scenes has no such option; its options are: height, width"),
         ({"height": 3}, r"dataset\.options\.height: must be at least 32, not 3"),
         ({"train": 0}, r"dataset\.options\.train: must be at least 1"),
+        ({"signals": 6}, r"dataset\.options\.signals: must be at most 5, not 6"),
         ({"seed": "a"}, r"dataset\.options\.seed: must be of type int"),
     ):
         with pytest.raises(InputError, match=message):

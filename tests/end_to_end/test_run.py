@@ -137,7 +137,7 @@ def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, mo
     monkeypatch.chdir(folder)
     assert main(recipe, *TINY, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
     error = capsys.readouterr().err
-    assert "training.learning_rate was 0.02, is 0.5" in error
+    assert "training.learning_rate was 0.01, is 0.5" in error
     assert "resume_anyway" in error
     assert error.count("\n") == 1
 

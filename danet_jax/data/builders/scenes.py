@@ -1,7 +1,8 @@
-"""The embedded data set: street scenes drawn on the spot, in which a traffic light far away decides a label.
+"""The embedded data set: street scenes drawn on the spot, in which traffic lights far away decide a label.
 
 Labels are those of `danet_jax.data.scenes.labels`. A network can tell `road (green light)` from `road (red
-light)` only by relating the road to the lamp at the top of the picture.
+light)` only by relating the road to a lamp at the top of the picture; where there are several, to that whose
+backboard has the lane's colour.
 """
 
 from __future__ import annotations
@@ -20,18 +21,25 @@ from PIL import Image
 from danet_jax.data.builders import base
 from danet_jax.data.decode import encode_label
 from danet_jax.data.scenes.labels import CLASSES
-from danet_jax.data.scenes.picture import draw_scene
+from danet_jax.data.scenes.picture import MOST_SIGNALS, draw_scene
 from danet_jax.errors import InputError
 
-_DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0}
-_SMALLEST = {"height": 32, "width": 32, "train": 1, "val": 1, "seed": 0}
-_LARGEST = {"height": 4096, "width": 4096, "train": 10**7, "val": 10**7, "seed": 2**32 - 1}
+_DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0, "signals": 1}
+_SMALLEST = {"height": 32, "width": 32, "train": 1, "val": 1, "seed": 0, "signals": 1}
+_LARGEST = {
+    "height": 4096,
+    "width": 4096,
+    "train": 10**7,
+    "val": 10**7,
+    "seed": 2**32 - 1,
+    "signals": MOST_SIGNALS,
+}
 
 
 class Scenes(base.PairsBuilder):
     """Procedural street scenes, the same for the same options on every machine."""
 
-    VERSION = tfds.core.Version("1.0.1")
+    VERSION = tfds.core.Version("1.1.0")
     name = "scenes"
 
     def __init__(
@@ -49,7 +57,8 @@ class Scenes(base.PairsBuilder):
           root: Must be empty: scenes are drawn, not read.
           class_names: Must be empty: scenes have their own classes.
           options: `height` and `width` of the pictures in pixels, the number of pictures in the splits
-            `train` and `val`, and `seed`.
+            `train` and `val`, `seed`, and how many traffic lights a picture has, `signals`: 1 decides the label of
+            the whole road, of 2 and more each lane obeys the one of its colour.
 
         Raises:
           InputError: An option does not exist or is out of range.
@@ -63,24 +72,24 @@ class Scenes(base.PairsBuilder):
             if not smallest <= (value := self._options[key]) <= _LARGEST[key]:
                 bound = f"least {smallest}" if value < smallest else f"most {_LARGEST[key]}"
                 raise InputError(f"dataset.options.{key}: must be at {bound}, not {value}")
-        variant = "{height}x{width}-{train}-{val}-seed{seed}".format(**self._options)
+        variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self._options)
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
 
     def pairs(self) -> dict[str, list[Callable[[], base.Pair]]]:
         """Return functions that draw."""
-        height, width, seed = (self._options[key] for key in ("height", "width", "seed"))
+        height, width, seed, signals = (self._options[key] for key in ("height", "width", "seed", "signals"))
         return {
             split: [
-                functools.partial(_draw, height, width, seed, split, index)
+                functools.partial(_draw, height, width, seed, signals, split, index)
                 for index in range(self._options[split])
             ]
             for split in ("train", "val")
         }
 
 
-def _draw(height: int, width: int, seed: int, split: str, index: int) -> base.Pair:
+def _draw(height: int, width: int, seed: int, signals: int, split: str, index: int) -> base.Pair:
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
-    image, label = draw_scene(height, width, rng)
+    image, label = draw_scene(height, width, rng, signals=signals)
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     name = f"{split}_{index:05d}"

@@ -7,7 +7,7 @@ import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL
 from danet_jax.data.scenes import labels
-from danet_jax.data.scenes.canvas import Camera, Canvas, ellipse_points
+from danet_jax.data.scenes.canvas import Camera, Canvas, Colour, ellipse_points
 from danet_jax.data.scenes.light import Light, draw_light, rgb
 from danet_jax.data.scenes.street import Street, draw_street_plan, paint_street
 from danet_jax.data.scenes.things import Person, Tree, draw_person, draw_tree
@@ -15,24 +15,38 @@ from danet_jax.data.scenes.vehicles import Vehicle, draw_bus, draw_car
 
 Thing = Vehicle | Person | Tree
 
+_ASPHALT = rgb(92, 92, 96)
+_PAINTS = (rgb(196, 62, 48), rgb(48, 96, 190), rgb(52, 138, 74), rgb(206, 164, 52), rgb(150, 70, 160))
+"""Of backboards; a lane's asphalt is tinted with it."""
 
-def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+MOST_SIGNALS = len(_PAINTS)
+"""Traffic lights that a picture can have, each of another colour."""
+
+
+def draw_scene(
+    height: int, width: int, rng: np.random.Generator, *, signals: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw a street scene.
 
-    A traffic light hangs over the street, high up on one side. The whole road is labelled by its lamp: `road
-    (green light)` or `road (red light)`. Nothing else in the picture, least of all the road, tells which.
+    The road's two lanes differ in the colour of their asphalt, and traffic lights hang somewhere over the street.
+    The one whose backboard has a lane's colour decides its label, `road (green light)` or `road (red light)`.
+    Nothing else in the picture, least of all the road, tells which.
 
     Args:
       height: Rows of the picture.
       width: Columns of the picture.
       rng: Decides everything.
+      signals: Traffic lights: 1 for both lanes, 2 for one each, or more, of which the others belong to no lane.
 
     Returns:
       The picture, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`; what belongs to no
       class (the arm of the traffic light, the hood of the camera's own car) is 255.
     """
-    green = bool(rng.random() < 0.5)
-    light, street = draw_light(rng), draw_street_plan(rng)
+    green = [bool(rng.random() < 0.5) for _ in range(signals)]
+    paints = [_PAINTS[index] for index in rng.permutation(len(_PAINTS))[:signals]]
+    left, right = 0, min(1, signals - 1)
+    asphalt = [_ASPHALT + 0.4 * (paint - _ASPHALT) for paint in paints]
+    light, street = draw_light(rng), draw_street_plan(rng, (asphalt[left], asphalt[right]))
     camera = Camera(
         focal=0.8 * max(width, 1.2 * height),
         centre=width * rng.uniform(0.42, 0.58),
@@ -40,12 +54,13 @@ def draw_scene(height: int, width: int, rng: np.random.Generator) -> tuple[np.nd
         height=rng.uniform(1.8, 2.6),
     )
     canvas = Canvas(height, width)
-    ground = paint_street(canvas, camera, light, street, labels.ROAD_GREEN if green else labels.ROAD_RED, rng)
+    roads = [labels.ROAD_GREEN if lit else labels.ROAD_RED for lit in green]
+    ground = paint_street(canvas, camera, light, street, (roads[left], roads[right]), rng)
     things = _place_things(street, rng)
     _shadows(canvas, camera, light, things, ground)
     for thing in sorted(things, key=lambda thing: -thing.z):
         thing.draw(canvas, camera, light, rng)
-    _traffic_light(canvas, light, height, width, green, rng)
+    _traffic_lights(canvas, light, height, width, list(zip(paints, green, strict=True)), rng)
     if rng.random() < 0.3:
         _hood(canvas, light, height, width, rng)
     image, label = canvas.reduced()
@@ -113,27 +128,40 @@ def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], 
     canvas.image *= np.where(ground, factor, 1)[..., None].astype(np.float32)
 
 
-def _traffic_light(
-    canvas: Canvas, light: Light, height: int, width: int, green: bool, rng: np.random.Generator
+def _traffic_lights(
+    canvas: Canvas,
+    light: Light,
+    height: int,
+    width: int,
+    signals: list[tuple[Colour, bool]],
+    rng: np.random.Generator,
 ) -> None:
-    """Hang a three-lamp traffic light from an arm that comes in from the nearer edge of the picture."""
-    right = bool(rng.random() < 0.5)
-    x = width * rng.uniform(0.10, 0.28)
-    top = height * rng.uniform(0.02, 0.08)
-    long = height * rng.uniform(0.30, 0.36)
-    wide = 0.46 * long
-    x = width - x if right else x
+    """Hang three-lamp traffic lights, each a backboard's colour and whether it is green, from arms over the street."""
     steel = light.lit(rgb(74, 78, 80), 0.4)
-    outer = width + 2 if right else -2
-    arm = top + 0.22 * long
-    canvas.polygon(_box(min(x, outer), arm, max(x, outer), arm + 0.035 * height), steel, IGNORE_LABEL)
+    # One in each part of the width, whatever lane it belongs to.
+    parts = rng.permutation(len(signals))
+    places = []
+    for part in parts:
+        x = width * (0.08 + 0.84 * (part + rng.uniform(0.15, 0.85)) / len(signals))
+        top = height * rng.uniform(0.02, 0.12)
+        long = min(height, width) * rng.uniform(0.24, 0.29)
+        outer = width + 2 if x > width / 2 else -2
+        arm = top + 0.22 * long
+        canvas.polygon(_box(min(x, outer), arm, max(x, outer), arm + 0.02 * height), steel, IGNORE_LABEL)
+        places.append((x, top, long))
+    for (paint, green), (x, top, long) in zip(signals, places, strict=True):
+        _traffic_light(canvas, light, x, top, long, paint, green)
+
+
+def _traffic_light(
+    canvas: Canvas, light: Light, x: float, top: float, long: float, paint: Colour, green: bool
+) -> None:
+    """Draw a traffic light whose backboard, `long` high, hangs with the middle of its upper edge at `x`, `top`."""
+    wide = 0.6 * long
     board = _box(x - wide / 2, top, x + wide / 2, top + long)
-    canvas.polygon(board, light.lit(rgb(40, 44, 42), 0.5), labels.TRAFFIC_LIGHT)
-    canvas.polygon(
-        _box(x - wide / 2 + 0.08 * wide, top + 0.03 * long, x + 0.42 * wide, top + 0.97 * long),
-        light.lit(rgb(22, 24, 24), 0.4),
-        None,
-    )
+    canvas.polygon(board, light.lit(paint, 0.5), labels.TRAFFIC_LIGHT)
+    case = _box(x - 0.19 * long, top + 0.04 * long, x + 0.19 * long, top + 0.96 * long)
+    canvas.polygon(case, light.lit(rgb(22, 24, 24), 0.4), None)
     radius = 0.135 * long
     for place, (unlit, lit) in enumerate(
         (

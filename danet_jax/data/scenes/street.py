@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from danet_jax.data.scenes import labels
-from danet_jax.data.scenes.canvas import Camera, Canvas
+from danet_jax.data.scenes.canvas import Camera, Canvas, Colour
 from danet_jax.data.scenes.light import Grain, Light, cloud_noise, rgb
 
 _WALLS = (
@@ -33,6 +33,7 @@ class Street:
       sidewalk: Width of each sidewalk; houses begin behind it.
       end: Z of the house that closes the street.
       crossing: Z of a zebra crossing, None if there is none.
+      lanes: Colours of the asphalt, left and right of the middle.
     """
 
     middle: float
@@ -40,10 +41,11 @@ class Street:
     sidewalk: float
     end: float
     crossing: float | None
+    lanes: tuple[Colour, Colour]
 
 
-def draw_street_plan(rng: np.random.Generator) -> Street:
-    """Draw the measures of a street."""
+def draw_street_plan(rng: np.random.Generator, lanes: tuple[Colour, Colour]) -> Street:
+    """Draw the measures of a street whose two lanes have these colours."""
     road = rng.uniform(2.7, 3.6)
     return Street(
         middle=rng.uniform(-0.45, 0.45) * road,
@@ -51,6 +53,7 @@ def draw_street_plan(rng: np.random.Generator) -> Street:
         sidewalk=rng.uniform(2.6, 4.2),
         end=rng.uniform(35, 90),
         crossing=rng.uniform(4.5, 9) if rng.random() < 0.35 else None,
+        lanes=lanes,
     )
 
 
@@ -73,10 +76,10 @@ def paint_street(
     camera: Camera,
     light: Light,
     street: Street,
-    road_label: int,
+    road_labels: tuple[int, int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Paint sky, houses, sidewalks and road over the whole canvas.
+    """Paint sky, houses, sidewalks and road over the whole canvas; `road_labels` are of the left and the right lane.
 
     Returns:
       Which samples are ground, bool `[S*H, S*W]`: shadows fall there.
@@ -107,7 +110,7 @@ def paint_street(
 
     below = slice(int(np.searchsorted(y[:, 0], camera.horizon + 0.1)), None)
     z = (camera.focal * camera.height / (y[below] - camera.horizon)).astype(np.float32)
-    colour, ground_label = _ground(x, z, camera, light, street, rows, grain, road_label)
+    colour, ground_label = _ground(x, z, camera, light, street, rows, grain, road_labels)
     seen = z < np.minimum(z_side, street.end)
     _put(canvas, below, slice(None), (colour, seen, ground_label))
     ground = np.zeros(canvas.label.shape, bool)
@@ -233,7 +236,7 @@ def _ground(
     street: Street,
     rows: list[_Row],
     grain: Grain,
-    road_label: int,
+    road_labels: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return colour and label of the ground seen in column `x` `[1, W]` at `z` `[H, 1]`."""
     across = (x - camera.centre) * z / camera.focal - street.middle
@@ -243,7 +246,8 @@ def _ground(
     beside = np.abs(across)
     on_road = beside < street.road
 
-    asphalt = rgb(92, 92, 96) * (1 + 0.09 * speckle + 0.07 * patches)[..., None]
+    left = (across < 0)[..., None]
+    asphalt = np.where(left, *street.lanes) * (1 + 0.09 * speckle + 0.07 * patches)[..., None]
     tracks = np.exp(-(((np.abs(beside - street.road / 2) - 0.75) / 0.28) ** 2)) * 0.10
     asphalt = asphalt * (1 - tracks[..., None])
     white = rgb(214, 214, 206) * (1 + 0.06 * speckle)[..., None]
@@ -269,4 +273,4 @@ def _ground(
     from_wall = street.road + street.sidewalk - light.sun_side * across
     facing = np.clip((from_wall - reach) / (0.03 * z) + 0.5, 0, 1)[..., None]
     colour = light.lit(np.where(on_road[..., None], asphalt, slabs), facing, along)
-    return colour, np.where(on_road, road_label, labels.SIDEWALK)
+    return colour, np.where(on_road, np.where(across < 0, *road_labels), labels.SIDEWALK)

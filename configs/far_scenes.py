@@ -1,0 +1,32 @@
+"""Street scenes whose lanes obey the traffic light of their colour, somewhere in the picture: attention has work to do.
+
+    python run.py --config=configs/far_scenes.py
+    python run.py --config=configs/far_scenes.py --mode=evaluate --ablate     what attention adds
+
+Quickstart's budget. Position attention starts with alpha at 1, and its query and key wide enough for logits that
+spread by about 1 (the paper's start, `:paper`, leaves both unused in so few steps; docs/results.md). The other rows of
+the paper's table 1 are `:pam`, `:cam` and `:fcn`; `:convolutions` has DANet's losses and convolutions, no attention.
+"""
+
+from configs import quickstart
+from danet_jax.errors import InputError
+
+VARIANTS = ("danet", "paper", "convolutions", "pam", "cam", "fcn")
+
+
+def get_config(variant: str = "danet"):
+    """`variant`: one of `VARIANTS`."""
+    if variant not in VARIANTS:
+        raise InputError(f"config variant {variant!r} does not exist; there are: {', '.join(VARIANTS)}")
+    row = "danet" if variant in ("paper", "convolutions") else variant
+    config = quickstart.get_config(row)
+    config.name = "far_scenes" if variant == "danet" else f"far_scenes_{variant}"
+    config.dataset.options.signals = 3
+    if variant == "convolutions":
+        config.training.attention_multiplier = 0.0  # alpha and beta stay 0
+    elif config.model.position_attention and variant != "paper":
+        config.init.query_key_gain = 3.2
+        config.init.alpha = 1.0
+        config.training.attention_multiplier = 5.0
+        config.training.decay_scales = False
+    return config
