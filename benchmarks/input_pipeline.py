@@ -94,12 +94,20 @@ def main() -> None:
         root = pathlib.Path(temporary) / "pictures"
         megabytes = write_pictures(root, arguments.images)
         names = [str(index) for index in range(9)]
-        dataset = open_dataset(
-            "folder", root=root, data_dir=pathlib.Path(temporary) / "data", class_names=names
-        )
-        source = dataset.source("train")
+        stored, disk = {}, {}
+        for uncompressed in (False, True):
+            dataset = open_dataset(
+                "folder",
+                root=root,
+                data_dir=pathlib.Path(temporary) / "data",
+                class_names=names,
+                options={"uncompressed": uncompressed},
+            )
+            stored[uncompressed] = dataset.source("train")
+            disk[uncompressed] = sum(dataset.shard_sizes.values()) / arguments.images / 1e6
 
-        def ours(workers: int) -> float:
+        def ours(workers: int, uncompressed: bool) -> float:
+            source = stored[uncompressed]
             batches = training_batches(
                 source, batch_size=BATCH, base_size=BASE, crop_size=CROP, seed=0, workers=workers
             )
@@ -115,18 +123,23 @@ def main() -> None:
             return rate(iter(loader), arguments.seconds)
 
         sides = {
-            f"ours, {cores} worker processes": lambda: ours(cores),
-            "ours, threads of one process": lambda: ours(0),
+            f"ours, {cores} worker processes": lambda: ours(cores, False),
+            "ours, threads of one process": lambda: ours(0, False),
+            f"ours uncompressed, {cores} worker processes": lambda: ours(cores, True),
+            "ours uncompressed, threads of one process": lambda: ours(0, True),
             f"torch DataLoader, {cores} worker processes": lambda: torchs(cores),
         }
         best = dict.fromkeys(sides, 0.0)
         for _ in range(3):
             for name, measure in sides.items():
                 best[name] = max(best[name], measure())
-    print(f"{HEIGHT}x{WIDTH} PNG of {megabytes:.1f} MB, crop {CROP}, {cores} cores")
-    print(f"{'':42}{'images/s':>10}{'per core':>10}")
+    print(
+        f"{HEIGHT}x{WIDTH} PNG of {megabytes:.1f} MB, crop {CROP}, {cores} cores; prepared {disk[False]:.1f} MB an "
+        f"example, uncompressed {disk[True]:.1f} MB"
+    )
+    print(f"{'':46}{'images/s':>10}{'per core':>10}")
     for name, images in best.items():
-        print(f"{name:42}{images:10.1f}{images / cores:10.1f}")
+        print(f"{name:46}{images:10.1f}{images / cores:10.1f}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def get_config(row: str = _DEFAULT):
         ]  # ResNet-18 has but two blocks there
     config.dataset.name = "cityscapes"
     config.dataset.root = "data/downloads/cityscapes"
-    config.dataset.options = {"coarse": False, "allow_partial": False}
+    config.dataset.options = {"coarse": False, "allow_partial": False, "uncompressed": False}
     config.dataset.random_scale = "random scaling" in chosen
     if chosen["attention"] == "fcn":
         config.training.learning_rate = 0.01  # a single loss

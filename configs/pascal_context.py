@@ -18,7 +18,12 @@ def get_config(backbone: str = "resnet101"):
     config.model.multi_grid = (4, 8, 16)
     config.dataset.name = "pascal_context"
     config.dataset.root = "data/downloads/pascal_context"
-    config.dataset.options = {"background": False, "download": False, "allow_partial": False}
+    config.dataset.options = {
+        "background": False,
+        "download": False,
+        "allow_partial": False,
+        "uncompressed": False,
+    }
     config.dataset.base_size = 608
     config.dataset.crop_size = 512
     config.training.batch_size = 16

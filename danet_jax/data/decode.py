@@ -22,6 +22,7 @@ from danet_jax.errors import InputError
 
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
 _PNG = b"\x89PNG\r\n\x1a\n"
+_BMP = b"BM"
 _SMALLEST_RANGE = 2**14
 """Sixteen-bit pictures that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
 _UNREADABLE = (OSError, SyntaxError, ValueError)
@@ -77,6 +78,20 @@ def decode_image(data: bytes, name: str, *, upright: bool = False, bits: int = 1
     return np.array(picture.convert("RGB"))
 
 
+def decode_prepared_image(data: bytes, name: str) -> np.ndarray:
+    """Decode an image that a preparation has checked, to the same pixels as `decode_image` and in less time.
+
+    OpenCV inflates a PNG of 8-bit RGB in 0.7 of Pillow's time and reads BMP in half of it. It fills damaged files
+    with grey, which is why only what was checked, and has a digest, is given to it.
+    """
+    plain_png = data.startswith(_PNG) and (data[_BIT_DEPTH], data[_COLOUR_TYPE]) == (8, 2)
+    if plain_png or data.startswith(_BMP):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is not None:
+            return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return decode_image(data, name)
+
+
 def orientation(data: bytes) -> int:
     """Return the EXIF orientation of an encoded picture, 1 to 8; 1, upright as stored, if it has none to be read.
 
@@ -130,7 +145,7 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     """Decode a label map: an 8-bit single-channel picture, or a palette one whose indices are the labels.
 
     Args:
-      data: The encoded file, a PNG.
+      data: The encoded file, a PNG, or the BMP of a preparation without compression.
       name: The file's name, for the error message.
 
     Returns:
@@ -139,6 +154,10 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     Raises:
       InputError: The file is no PNG, is damaged or cut short, or is a colour or 16-bit picture.
     """
+    if data.startswith(_BMP):
+        picture = _load(data, name)
+        if picture.mode == "L":
+            return np.array(picture)
     return stored_label(load_label(data, name), data, name)
 
 
@@ -203,6 +222,13 @@ def encode_image(image: np.ndarray) -> bytes:
     """Encode an image, uint8 `[H, W, 3]`, as PNG; `decode_image` returns it exactly."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def encode_uncompressed(pixels: np.ndarray) -> bytes:
+    """Encode an image, uint8 `[H, W, 3]`, or a label map, uint8 `[H, W]`, as BMP: large, and read in no time."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
     return file.getvalue()
 
 

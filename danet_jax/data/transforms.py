@@ -16,7 +16,7 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.dataset import EncodedExample
-from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.data.decode import decode_label, decode_prepared_image
 from danet_jax.errors import InputError
 
 
@@ -162,7 +162,7 @@ def decode_example(example: EncodedExample) -> dict[str, Any]:
     label = example["label"]
     return {
         "name": example["name"],
-        "image": decode_image(example["image"], example["name"]),
+        "image": decode_prepared_image(example["image"], example["name"]),
         "label": None if label is None else decode_label(label, example["name"]),
     }
 

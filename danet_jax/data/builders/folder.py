@@ -31,6 +31,7 @@ OPTIONS: dict[str, Any] = {
     "validation": 0.0,
     "split_seed": 0,
     "masks_dir": "",
+    "uncompressed": False,
 }
 _CHOICES = {"labels": label_files.READ_BY, "others": ("refuse", "ignore"), "exif": LABELS_FOLLOW}
 _RANGES = {"ignore_label": (-1, 255), "label_offset": (0, 255), "bits": (8, 16), "validation": (0, 0.99)}
@@ -63,6 +64,7 @@ class Folder(base.PairsBuilder):
             the pixels as `stored`, or on the `upright` picture that viewers show. `bits`: how many bits of 16-bit
             pictures are used. `validation`: the share of the pictures that becomes the split `val`, drawn at random
             by `split_seed`. `masks_dir`: the folder of the labels, where it is called otherwise.
+            `uncompressed`: whether pictures are stored without compression.
 
         Raises:
           InputError: The folder, a split or the classes are missing, or an option makes no sense.
@@ -105,7 +107,12 @@ class Folder(base.PairsBuilder):
         changed = {key: value for key, value in self._options.items() if value != OPTIONS[key]}
         told = fingerprint_of_classes(listed)
         variant = f"{stem}-{base.fingerprint(str(place), state, told, changed)}"
-        super().__init__(data_dir=data_dir, variant=variant, classes=listed.classes)
+        super().__init__(
+            data_dir=data_dir,
+            variant=variant,
+            classes=listed.classes,
+            uncompressed=self._options["uncompressed"],
+        )
 
     def pairs(self) -> dict[str, list[base.PairReader]]:
         """Return readers of the files found."""

@@ -22,15 +22,15 @@ from danet_jax.errors import InputError
 _COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
 """What browsers and file managers put behind the name of a second copy."""
 
-_COMMON_OPTIONS = {"download": False, "allow_partial": False}
+_COMMON_OPTIONS = {"download": False, "allow_partial": False, "uncompressed": False}
 
 
 class PublishedBuilder(base.PairsBuilder):
     """Base class of the builders of published datasets, which are the same for everybody.
 
     What is prepared depends only on the options, so the sources can be deleted afterwards. Every dataset has
-    the options `download` (fetch what the publisher lets anybody fetch and `root` does not hold) and
-    `allow_partial` (take fewer examples than were published).
+    the options `download` (fetch what the publisher lets anybody fetch and `root` does not hold),
+    `allow_partial` (take fewer examples than were published) and `uncompressed` (store pictures without compression).
 
     A subclass sets the class variables and defines `sources` and `read`.
 
@@ -59,7 +59,7 @@ class PublishedBuilder(base.PairsBuilder):
           root: Where the publisher's archives are, or the folders extracted from them; by default
             `data_dir/downloads/manual`, as with TFDS.
           class_names: Must be empty: the publisher names the classes.
-          options: See the dataset's `OPTIONS`, and the two that all have.
+          options: See the dataset's `OPTIONS`, and those that all have.
 
         Raises:
           InputError: An option does not exist, or class names are given.
@@ -72,7 +72,12 @@ class PublishedBuilder(base.PairsBuilder):
         variant = self.variant()
         if self.options["allow_partial"]:
             variant += f"_partial_{base.fingerprint(self.source_state())}"
-        super().__init__(data_dir=data_dir, variant=variant, classes=self.label_classes())
+        super().__init__(
+            data_dir=data_dir,
+            variant=variant,
+            classes=self.label_classes(),
+            uncompressed=self.options["uncompressed"],
+        )
 
     def variant(self) -> str:
         """Return a name for what the options choose to prepare."""
