@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-all test-wheel lint types clean
+.PHONY: help install quickstart test test-all test-wheel test-cuda-compiler lint types clean
 
 help:
 	@echo "make quickstart   set up, draw street scenes, train, evaluate and predict (minutes on a laptop CPU)"
 	@echo "make test         set up and run the test suite"
 	@echo "make test-all     the tests that take minutes, too"
 	@echo "make test-wheel   run the tests against the built and installed wheel"
+	@echo "make test-cuda-compiler   what NVIDIA's compilers make of a training step; installs 3 GB, needs no GPU"
 	@echo "make lint types   ruff and mypy"
 	@echo "make clean        remove environments and caches (not data/ and runs/)"
 
@@ -49,6 +50,15 @@ test-wheel: $(VENV)/installed-test
 	  && "$(abspath $(BIN))/python" -c "import danet_jax; print('testing', danet_jax.__file__)" \
 	  && "$(abspath $(BIN))/python" -m pytest -n 2 -m "not slow" -p no:cacheprovider
 
+# In an environment of its own: JAX with CUDA would look for a GPU in every other run.
+$(VENV)-cuda/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)-cuda
+	$(VENV)-cuda/bin/pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[cuda]" pytest
+	touch $@
+
+test-cuda-compiler: $(VENV)-cuda/installed
+	$(VENV)-cuda/bin/python -m pytest -m cuda_compiler tests/modes tests/ops
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,4 +67,4 @@ types: $(VENV)/installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-cuda build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-MODES = ("train", "evaluate", "predict", "explore", "prepare", "check", "submit", "export", "zoo")
+MODES = ("train", "evaluate", "predict", "explore", "prepare", "check", "submit", "export", "zoo", "compile")
 
 WITHOUT_RECIPE = ("predict", "explore", "export", "zoo")
 """Need no recipe: a checkpoint knows its own."""
@@ -33,4 +33,6 @@ FLAGS = {
     "checkpoint": Flag(None, "A checkpoint file or a name in the zoo to use instead of the run's.", TRAINED),
     "format": Flag(None, "What --mode=export writes.", ("export",)),
     "ablate": Flag(False, "Evaluate also with alpha, beta and both set to 0.", ("evaluate",)),
+    "topology": Flag(None, "The accelerators that --mode=compile asks about, such as v5e:4x4.", ("compile",)),
+    "step": Flag(None, "What --mode=compile compiles: train or predict.", ("compile",)),
 }
