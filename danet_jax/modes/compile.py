@@ -14,14 +14,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.data.dataset import dataset_builder
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
+from danet_jax.modes.training_step import training_step
 from danet_jax.ops.normalize import normalize
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.runs.writing import write_json, write_text
 from danet_jax.training.mesh import make_mesh, refuse_indivisible
-from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.program import Program, count_flops, read_program
-from danet_jax.training.state import create_state, make_train_step
 from danet_jax.training.topologies import EXAMPLES, Topology, find_topology
 
 STEPS = ("train", "predict")
@@ -83,23 +82,10 @@ def run(
 
 def _training(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> tuple[Any, tuple[Any, ...]]:
     """The training step that `--mode=train` makes, and the shapes of its state and its batch."""
-    options = recipe.training
-    optimizer = sgd(
-        poly_schedule(options.learning_rate, options.steps or 1000, options.power),
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        head_multiplier=options.head_multiplier,
-    )
-    step = make_train_step(
-        model,
-        optimizer,
-        loss_weights=options.loss_weights,
-        auxiliary_weight=options.auxiliary_weight,
-        accumulation=options.accumulation,
-    )
-    state = jax.eval_shape(lambda: create_state(model, optimizer, recipe.seed, mesh))
-    shape = (options.batch_size, *size)
-    return step, (
+    made = training_step(recipe, model, recipe.training.steps or 1000)
+    state = jax.eval_shape(lambda: made.fresh_state(mesh))
+    shape = (recipe.training.batch_size, *size)
+    return made.step, (
         _replicated(state, mesh),
         {"image": _divided((*shape, 3), mesh), "label": _divided(shape, mesh)},
     )
@@ -109,11 +95,11 @@ def _prediction(
     recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]
 ) -> tuple[Any, tuple[Any, ...]]:
     """From 8-bit images, one on each row of devices, to labels."""
-    optimizer = sgd(poly_schedule(1.0, 1))
-    state = jax.eval_shape(lambda: create_state(model, optimizer, recipe.seed, mesh))
+    state = jax.eval_shape(lambda: training_step(recipe, model, 1).fresh_state(mesh))
+    mean, std = recipe.protocol().normalisation
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, normalize(images))
+        logits: Any = model.apply(variables, normalize(images, mean, std))
         return jnp.argmax(logits.fusion, axis=-1).astype(jnp.uint8)
 
     return jax.jit(predict), (

@@ -19,6 +19,7 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
 from danet_jax.modes.places import recipe_of_run
 from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.training_step import training_step
 from danet_jax.recipe import Recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
@@ -32,11 +33,8 @@ from danet_jax.runs.resume import (
 )
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import checkpoint_steps, describe
-from danet_jax.training.attention_start import AttentionStart
-from danet_jax.training.losses import HardPixels
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
-from danet_jax.training.optimizer import poly_schedule, sgd
-from danet_jax.training.state import Metrics, create_state, make_train_step
+from danet_jax.training.state import Metrics
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
 
@@ -124,29 +122,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     # The network, and what a step of training does to it.
     model = recipe.network(len(dataset.classes))
     description = describe(model, dataset.classes)
-    schedule = poly_schedule(options.learning_rate, steps, options.power)
-    optimizer = sgd(
-        schedule,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        head_multiplier=options.head_multiplier,
-        attention_multiplier=options.attention_multiplier,
-        decay_scales=options.decay_scales,
-    )
+    schedule, train_step, fresh_state = training_step(recipe, model, steps)
     protocol = recipe.protocol()
-    mean, std = protocol.normalisation
-    train_step = make_train_step(
-        # Strides and dilations have no parameters: the weights are the same.
-        model.clone(output_stride=options.output_stride or model.output_stride),
-        optimizer,
-        loss_weights=options.loss_weights,
-        auxiliary_weight=options.auxiliary_weight,
-        hard_pixels=HardPixels(options.ohem_threshold, options.ohem_kept) if options.ohem_threshold else None,
-        average_decay=options.ema_decay,
-        accumulation=options.accumulation,
-        mean=mean,
-        std=std,
-    )
     evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 
     def validate(variables: Mapping[str, Any]) -> Result:
@@ -156,14 +133,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         return evaluator(variables, signals.interrupting(examples))
 
     # Where it starts: from nothing, from other weights, or where it was interrupted.
-    state = create_state(
-        model,
-        optimizer,
-        recipe.seed,
-        mesh,
-        start=AttentionStart(recipe.init.query_key_gain, recipe.init.alpha, recipe.init.beta),
-        average=options.ema_decay > 0,
-    )
+    state = fresh_state(mesh)
     if start is not None:
         try:
             variables, report = initialize_from(start, model, state.variables)
