@@ -28,8 +28,7 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_bool("distributed", False, "Join the other hosts of a cluster or a pod.", flag_values=values)
     define: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
     for name, flag in FLAGS.items():
-        function = define.get(type(flag.default), flags.DEFINE_string)
-        function(name, flag.default, flag.meaning, flag_values=values)
+        define.get(type(flag.default), flags.DEFINE_string)(name, *flag[:2], flag_values=values)
     if "--help" in argv or "-h" in argv:
         print(__doc__, values.get_help(), sep="\n")
         return 0
@@ -56,6 +55,8 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
             raise InputError(f"--{name} is not for --mode={mode}")
         if value == "":
             raise InputError(f"--{name}= is empty")
+    if "" in arguments:
+        raise InputError("an argument after the flags is empty")
     recipe = places.find_recipe(config, values.workdir)
     if recipe is None and mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")

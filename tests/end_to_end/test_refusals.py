@@ -329,6 +329,8 @@ def test_flags_that_make_no_sense(main, capsys):
         (["--config.class=1"], "--config"),
         (["--config.training[0]=1"], "config"),
         (["--flagfile=nowhere"], "nowhere"),
+        ([""], "an argument after the flags is empty"),
+        (["--mode=predict", ""], "an argument after the flags is empty"),
         (["surplus"], "surplus: --mode=train takes no arguments"),
     ):
         assert words in refused(main, capsys, QUICKSTART, "--config.mesh.data=2", *arguments)

@@ -98,7 +98,9 @@ class PublishedBuilder(base.PairsBuilder):
     def pairs(self) -> Mapping[str, list[base.PairReader]]:
         """Find the sources and return readers of what they hold."""
         scratch = pathlib.Path(self.data_dir_root)
-        scratch.mkdir(parents=True, exist_ok=True)
+        if not scratch.exists():
+            scratch.mkdir(parents=True)
+            self._opened.callback(_remove_if_empty, scratch)
         files = []
         for source, place in zip(self.sources(), self._places(), strict=True):
             files.append(Files(place, source, scratch))
@@ -283,3 +285,8 @@ def orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> l
         )
         for name in sorted(set(labels) - set(images))
     ]
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
