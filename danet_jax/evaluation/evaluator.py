@@ -17,7 +17,7 @@ from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scoring import Wanted
+from danet_jax.inference.scores import Wanted, local_mesh
 from danet_jax.inference.shapes import Shapes
 from danet_jax.inference.windows.sliding import SlidingWindows
 
@@ -54,8 +54,7 @@ class Evaluator:
             )
         self.classes = classes
         self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
-        devices = jax.local_devices() if mesh is None else mesh.local_devices
-        self._mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
+        self._mesh = local_mesh(mesh, jax.local_devices())
         self._applied: Any
         if self.protocol.window is None:
             self._applied = WholeImages(model, self.protocol, self._mesh, Shapes())
@@ -66,7 +65,7 @@ class Evaluator:
         self._empty = jax.device_put(empty, NamedSharding(self._mesh, PartitionSpec()))
 
         def counted(scores: jax.Array, truth: jax.Array) -> jax.Array:
-            return count_pairs(truth, jnp.argmax(scores, 1), len(classes))
+            return count_pairs(truth, jnp.argmax(scores, -2), len(classes))
 
         def add(confusion: ConfusionMatrix, counts: jax.Array) -> ConfusionMatrix:
             return confusion.merge(metric(low=counts, high=jnp.zeros_like(counts)))

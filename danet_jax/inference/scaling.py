@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def scaling_of(
     if not padded and sizes[0] == new_sizes[0]:
         return Scaling(None, None, of_each)
 
-    def taps(axis: int) -> Taps:
+    def taps(axis: int) -> Any:
         each = []
         for size, new_size in zip(sizes, new_sizes, strict=True):
             if protocol.image_resize == "uint8":
@@ -50,16 +50,14 @@ def scaling_of(
                 index = np.arange(shape[axis]) if known else jnp.arange(shape[axis], dtype=jnp.int32)
                 align_corners = bool(protocol.align_corners)
                 each.append(bilinear_taps(index, size[axis], new_size[axis], align_corners=align_corners))
-        return stacked(each)
+        return batched(each)
 
     return Scaling(taps(0), taps(1), of_each)
 
 
-def stacked(each: Sequence[Taps]) -> Taps:
-    """Taps `[t, n]` of several images as one, `[t, B, n]`."""
-    if len(each) == 1:
-        return Taps(*(x[:, None] for x in each[0]))
-    return Taps(*(np.stack(arrays, 1) for arrays in zip(*each, strict=True)))
+def batched(each: Sequence[Any]) -> Any:
+    """Trees of arrays `[..., n]` of several images as one tree, `[..., B, n]`."""
+    return jax.tree.map(lambda *x: np.stack(x, -2) if len(x) > 1 else x[0][..., None, :], *each)
 
 
 def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array:

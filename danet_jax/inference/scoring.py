@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.scores import Wanted
 from danet_jax.inference.windows.cutting import Windows, cut
 from danet_jax.inference.windows.merging import Merging
 from danet_jax.inference.windows.placement import image_flips, scaled_size
@@ -20,42 +21,12 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 
-class Region(NamedTuple):
-    """Where a result belongs: which image, and its first row and column there."""
-
-    image: int
-    top: int
-    left: int
-
-
-class Wanted(NamedTuple):
-    """What is made of the scores of a tile, on the device.
-
-    Attributes:
-      function: from scores float32 `[T, K, S]` and truth uint8 `[T, S]` (255 if there is none, and past the
-        image) to an array.
-      ranking: whether only the order of the classes in each pixel matters to it.
-      summed: whether its results are summed over tiles, images and devices; otherwise they are stacked.
-    """
-
-    function: Callable[[jax.Array, jax.Array], jax.Array]
-    ranking: bool
-    summed: bool = False
-
-
-LABELS = Wanted(lambda scores, _: jnp.argmax(scores, 1).astype(jnp.uint8), ranking=True)
-"""The best class of each pixel, uint8 `[T, S]`."""
-
-SCORES = Wanted(lambda scores, _: jnp.swapaxes(scores, 1, 2), ranking=False)
-"""The scores themselves, float32 `[T, S, K]`."""
-
-
 def merging_of(model: DANet, protocol: Protocol, wanted: Wanted) -> Merging:
     """How the windows of a network are merged under a protocol."""
     views = len(protocol.scales) * len(image_flips(protocol))
-    # The softmax of one view keeps the order of the classes.
-    merge = "logits" if protocol.merge == "softmax" and views == 1 and wanted.ranking else protocol.merge
-    return Merging(merge, bool(protocol.align_corners), model.align_corners, model.output_stride, views)
+    return Merging(
+        wanted.merge(protocol), bool(protocol.align_corners), model.align_corners, model.output_stride, views
+    )
 
 
 def window_logits(

@@ -17,7 +17,7 @@ from danet_jax.inference.attention import AttentionMaps, Explainer, Insight
 from danet_jax.inference.options import build_protocol
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scoring import LABELS, SCORES, Wanted
+from danet_jax.inference.scores import LABELS, SCORES, Wanted, local_mesh
 from danet_jax.inference.shapes import Shapes
 from danet_jax.inference.windows.sliding import SlidingWindows
 
@@ -32,17 +32,18 @@ AHEAD = 2
 class Segmenter:
     """Segments images: `segmenter(images)` are labels, `segmenter.scores(images)` the scores behind them.
 
-    As a whole, each size of images is compiled once; windows are compiled once for all sizes. Labels of
-    an image of any size need little memory: scores are merged, and forgotten, tile by tile.
+    A few functions are compiled, at most eight, for images of however many sizes. Labels of an image of any
+    size need little memory: scores are merged, and forgotten, part by part.
 
     Args:
       model: the network.
       variables: its parameters and batch statistics.
       protocol: how it is applied to an image; None is the whole image at once.
       classes: names and colours, kept for whoever draws the result.
-      mesh: devices of this host to work on; None is the first.
-      shapes: that whole images are padded to, without a difference to the result, so that many sizes take
-        few compilations; None compiles each size for itself.
+      mesh: whose devices on this host are used, images divided over its axis `data` and their rows over
+        `space`; None is the first device.
+      shapes: that whole images are padded to, without a difference to the result, so that images of many sizes
+        take few compilations; None is a few of its own.
 
     Raises:
       InputError: the network has more classes than labels have room for.
@@ -62,13 +63,12 @@ class Segmenter:
         self.model = model
         self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
         self.classes = classes
-        devices = jax.local_devices()[:1] if mesh is None else mesh.local_devices
-        mesh = Mesh(np.asarray(devices).reshape(-1), ("data",))
+        mesh = local_mesh(mesh, jax.local_devices()[:1])
         self.variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         self._explainer = Explainer(model, self.protocol)
         self._applied: Any
         if self.protocol.window is None:
-            self._applied = WholeImages(model, self.protocol, mesh, shapes)
+            self._applied = WholeImages(model, self.protocol, mesh, shapes or Shapes())
         else:
             self._applied = SlidingWindows(model, self.protocol, mesh)
 
@@ -184,19 +184,21 @@ def load_segmenter(
     checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
-    protocol = (protocol or protocol_of(checkpoint)).for_network(
-        checkpoint.model.align_corners, checkpoint.mean, checkpoint.std
-    )
+    protocol = protocol_for(checkpoint, protocol)
     return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes, shapes=shapes)
 
 
-def protocol_of(checkpoint: Checkpoint) -> Protocol:
-    """The protocol that a run was evaluated with; of other checkpoints, the whole image at once."""
-    if "evaluation" not in checkpoint.config:
-        return Protocol.whole()
-    dataset = checkpoint.config["dataset"]
-    one_sided = bool(not dataset.get("flip", True) or dataset.get("flip_pairs"))
-    return build_protocol(dataset["name"], checkpoint.config["evaluation"], one_sided=one_sided)
+def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
+    """`protocol` for the network of a checkpoint, with nothing left open.
+
+    None is the protocol that a run was evaluated with; of other checkpoints, the whole image at once.
+    """
+    if protocol is None and "evaluation" in checkpoint.config:
+        dataset = checkpoint.config["dataset"]
+        one_sided = bool(not dataset.get("flip", True) or dataset.get("flip_pairs"))
+        protocol = build_protocol(dataset["name"], checkpoint.config["evaluation"], one_sided=one_sided)
+    network = checkpoint.network
+    return (protocol or Protocol.whole()).for_network(network.align_corners, checkpoint.mean, checkpoint.std)
 
 
 def _checked(images: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -11,10 +12,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from danet_jax.errors import InputError
-from danet_jax.inference.segmenter import protocol_of
+from danet_jax.inference.plain import probabilities
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import protocol_for
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
-from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
+from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
 from danet_jax.weights.export_stablehlo import Size, export_stablehlo
@@ -45,26 +48,30 @@ def run(
     if loaded.is_backbone:
         raise InputError(f"{checkpoint}: a backbone alone has no classes; train it with --config.init.from")
     path = workdir / "export" / f"model{FORMATS[format]}"
-    _export(loaded, path, format, size)
+    of_run = protocol_for(loaded, recipe.protocol() if recipe else None)
+    held, metadata = of_run, {"protocol": json.dumps(of_run.as_dict())}
+    if format == "safetensors":
+        export_safetensors(loaded, path, metadata)
+    elif format == "torch":
+        export_torch(loaded, path)
+    else:
+        if of_run.window is not None:
+            held = Protocol.whole().replace(mean=of_run.mean, std=of_run.std)
+            metadata = {"protocol": json.dumps(held.as_dict()), "protocol_of_run": metadata["protocol"]}
+        apply = functools.partial(probabilities, held)
+        if format == "stablehlo":
+            export_stablehlo(loaded, path, size, apply, metadata)
+        else:
+            export_onnx(loaded, path, size or (512, 512), apply, metadata)
     print(loaded.description)
+    if held is not of_run:
+        print(f"holds the network for whole images; the run's own protocol, {of_run.name}, is one of windows")
+    elif format in ("stablehlo", "onnx"):
+        print(f"holds the protocol {held.name}, as --mode=predict applies it")
     if format == "onnx" and loaded.network.dtype != jnp.float32:
         print("computes in float32 there, which is what ONNX runtimes have on every device")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, read back and equal")
     return 0
-
-
-def _export(checkpoint: Checkpoint, path: Path, format: str, size: Size | None) -> None:
-    if format == "safetensors":
-        protocol = protocol_of(checkpoint).for_network(
-            checkpoint.network.align_corners, checkpoint.mean, checkpoint.std
-        )
-        export_safetensors(checkpoint, path, {"protocol": json.dumps(protocol.as_dict())})
-    elif format == "torch":
-        export_torch(checkpoint, path)
-    elif format == "stablehlo":
-        export_stablehlo(checkpoint, path, size)
-    else:
-        export_onnx(checkpoint, path, size or (512, 512))
 
 
 def _size(arguments: list[str]) -> Size | None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ from danet_jax.runs.writing import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat
-from danet_jax.weights.export_stablehlo import Size, check, probabilities
+from danet_jax.weights.export_stablehlo import Apply, Size, by_path, check, whole_image
 
 # Calls in a jaxpr that can be replaced by what they call, when no gradient is asked for.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
-def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
+def export_onnx(
+    checkpoint: Checkpoint,
+    path: Path,
+    size: Size,
+    apply: Apply = whole_image,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes `images` uint8 `[batch, H, W, 3]` RGB -> `probabilities` float32 `[batch, H, W, num_classes]`.
 
     It computes in float32, whatever the network did.
@@ -36,6 +42,8 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
       checkpoint: of a whole network.
       path: of the file.
       size: height and width of the images.
+      apply: what is exported.
+      metadata: beside the description in the file's.
 
     Raises:
       InputError: jax2onnx or onnxruntime is not installed or fails, or the result differs.
@@ -50,7 +58,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
     # onnxruntime has most operations in no other type that JAX and a CPU know.
     model = checkpoint.network.clone(attention_backend="rows", dtype=jnp.float32)
     in_float32 = dataclasses.replace(checkpoint, model=model)
-    weights, function = flat(checkpoint.variables), probabilities(model)
+    weights, function = flat(checkpoint.variables), by_path(apply, model)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
     jaxpr = jax.make_jaxpr(lambda images: function(weights, images))(images)
@@ -63,13 +71,13 @@ def export_onnx(checkpoint: Checkpoint, path: Path, size: Size) -> None:
             input_names=["images"],
             output_names=["probabilities"],
         )
-    onnx.helper.set_model_props(graph, {KEY: description(checkpoint)})
+    onnx.helper.set_model_props(graph, {KEY: description(checkpoint), **(metadata or {})})
     with replacing(path) as partial, _in_one_line("onnxruntime", path):
         onnx.save(graph, partial)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(partial, options, providers=["CPUExecutionProvider"])
-        check(in_float32, lambda images: session.run(None, {"images": images})[0], [size], path)
+        check(in_float32, lambda images: session.run(None, {"images": images})[0], [size], path, apply)
 
 
 @contextlib.contextmanager

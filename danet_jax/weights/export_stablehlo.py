@@ -28,6 +28,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
 from danet_jax.runs.writing import replacing
 from danet_jax.weights.checkpoint import Checkpoint
+from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import abstract, description, flat
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -41,17 +42,28 @@ is open, as it is in an exported program. Either is as near to the network in fl
 Size = tuple[int, int]
 
 
-def probabilities(model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
-    """What is exported: `(weights by path, images uint8 [B, H, W, 3])` to float32 `[B, H, W, num_classes]`."""
-
-    def function(weights: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        logits: Any = model.apply(unflatten_dict(dict(weights), sep="/"), normalize(images))
-        return jax.nn.softmax(logits.fusion, axis=-1)
-
-    return function
+Apply = Callable[[DANet, Mapping[str, Any], jax.Array], jax.Array]
+"""What is exported: of a network, its variables and images uint8 `[B, H, W, 3]`, float32 `[B, H, W, K]`."""
 
 
-def export_stablehlo(checkpoint: Checkpoint, path: Path, size: Size | None = None) -> None:
+def whole_image(model: DANet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """Class probabilities of images as they are."""
+    logits: Any = model.apply(variables, normalize(images))
+    return jax.nn.softmax(logits.fusion, axis=-1)
+
+
+def by_path(apply: Apply, model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    """`apply` of the network, from `(weights by path, images)`."""
+    return lambda weights, images: apply(model, unflatten_dict(dict(weights), sep="/"), images)
+
+
+def export_stablehlo(
+    checkpoint: Checkpoint,
+    path: Path,
+    size: Size | None = None,
+    apply: Apply = whole_image,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes the program and the weights, after running them once more as they are read back.
 
     Args:
@@ -59,6 +71,8 @@ def export_stablehlo(checkpoint: Checkpoint, path: Path, size: Size | None = Non
       path: of the zip archive.
       size: height and width of the images. None leaves them open. The number of images is open in both, so
         attention is in plain operations: the kernels of TPUs and GPUs must know it.
+      apply: what is exported.
+      metadata: beside the description in those of the weights.
 
     Raises:
       InputError: `flatbuffers`, which serialising needs, is not installed, or the result differs.
@@ -75,13 +89,14 @@ def export_stablehlo(checkpoint: Checkpoint, path: Path, size: Size | None = Non
         shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
     else:
         shape = export.symbolic_shape(f"batch, {size[0]}, {size[1]}, 3")
-    weights, function = flat(checkpoint.variables), probabilities(checkpoint.network)
+    weights, function = flat(checkpoint.variables), by_path(apply, checkpoint.network)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
     exported = export.export(jax.jit(function), platforms=PLATFORMS)(abstract(weights), images)
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w") as file:
             file.writestr("program", bytes(exported.serialize()))
-            file.writestr("weights.safetensors", save(weights, {"danet_jax": description(checkpoint)}))
+            described = {KEY: description(checkpoint), **(metadata or {})}
+            file.writestr("weights.safetensors", save(weights, described))
         with zipfile.ZipFile(partial) as file:
             program = export.deserialize(bytearray(file.read("program")))
             stored = load(file.read("weights.safetensors"))
@@ -90,12 +105,15 @@ def export_stablehlo(checkpoint: Checkpoint, path: Path, size: Size | None = Non
             lambda images: program.call(stored, images),
             [size] if size else [(65, 97), (48, 40)],
             path,
+            apply,
         )
 
 
-def check(checkpoint: Checkpoint, run: Callable[[np.ndarray], Any], sizes: list[Size], path: Path) -> None:
-    """Raises InputError unless `run` gives the network's probabilities, for batches of one and of two images."""
-    expected_of = jax.jit(probabilities(checkpoint.network))
+def check(
+    checkpoint: Checkpoint, run: Callable[[np.ndarray], Any], sizes: list[Size], path: Path, apply: Apply
+) -> None:
+    """Raises InputError unless `run` gives the probabilities of `apply`, for batches of one and of two images."""
+    expected_of = jax.jit(by_path(apply, checkpoint.network))
     weights = flat(checkpoint.variables)
     tolerance = TOLERANCE[jnp.dtype(checkpoint.network.dtype).name]
     rng = np.random.default_rng(0)

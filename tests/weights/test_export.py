@@ -1,6 +1,7 @@
 """What is exported is read back, by other libraries too, and gives the same network."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -12,9 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.inference.plain import probabilities
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import Segmenter
 from danet_jax.models import resnet
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
@@ -125,6 +130,50 @@ def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
         images = np.load(tmp_path / f"{name}.npy")
         expected = jax.nn.softmax(apply(checkpoint.variables, normalize(jnp.asarray(images))).fusion)
         np.testing.assert_allclose(np.load(tmp_path / f"{name}_out.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"base_size": (96, 60), "mean": (0.3, 0.5, 0.6)}, {"base_size": 50, "flip": True, "merge": "exp"}],
+)
+def test_exported_labels_are_predicted_ones(tmp_path, rng, changes):
+    checkpoint, _ = make_checkpoint(rng)
+    export_safetensors(checkpoint, tmp_path / "in.safetensors")
+    images = rng.integers(0, 256, (1, 41, 57, 3), np.uint8)
+    protocol = Protocol.whole().replace(**changes).for_network(checkpoint.network.align_corners)
+    export_stablehlo(checkpoint, tmp_path / "m.zip", (41, 57), functools.partial(probabilities, protocol))
+    with zipfile.ZipFile(tmp_path / "m.zip") as file:
+        program = jax.export.deserialize(bytearray(file.read("program")))
+        weights = load(file.read("weights.safetensors"))
+    found = np.asarray(program.call(weights, images))
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    segment = Segmenter(checkpoint.network, checkpoint.variables, protocol)
+    scores = segment.scores(images)
+    clear = np.sort(scores)[..., -1] > (1 + 1e-4) * np.sort(scores)[..., -2]
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(found.argmax(-1)[clear], segment(images)[clear])
+
+
+def test_an_exported_file_says_what_it_holds(tmp_path, rng, capsys):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    windows = {"dataset": {"name": "folder"}, "evaluation": {"protocol": "mmseg", "mean": [0.3, 0.5, 0.6]}}
+    export_safetensors(dataclasses.replace(checkpoint, config=windows), tmp_path / "in.safetensors")
+    mode.run(None, tmp_path, ["33x41"], checkpoint=str(tmp_path / "in.safetensors"), format="stablehlo")
+    said = [line for line in capsys.readouterr().out.splitlines() if "whole images" in line]
+    assert len(said) == 1
+    assert "mmseg" in said[0]
+    with zipfile.ZipFile(tmp_path / "export" / "model.stablehlo.zip") as file:
+        (tmp_path / "w.safetensors").write_bytes(file.read("weights.safetensors"))
+    with safe_open(tmp_path / "w.safetensors", "numpy") as file:
+        metadata = file.metadata()
+    held, of_run = json.loads(metadata["protocol"]), json.loads(metadata["protocol_of_run"])
+    assert (held["window"], held["mean"]) == (None, [0.3, 0.5, 0.6])
+    assert of_run["window"] == [769, 769]
+
+    sized = {"dataset": {"name": "folder"}, "evaluation": {"base_size": [60]}}
+    export_safetensors(dataclasses.replace(checkpoint, config=sized), tmp_path / "in.safetensors")
+    with pytest.raises(InputError, match=r"size must be known.*512x1024"):
+        mode.run(None, tmp_path, [], checkpoint=str(tmp_path / "in.safetensors"), format="stablehlo")
 
 
 def test_stablehlo_in_bfloat16(tmp_path, rng):

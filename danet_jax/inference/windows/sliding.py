@@ -20,9 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.scores import Region, Wanted
 from danet_jax.inference.scoring import (
-    Region,
-    Wanted,
     merging_of,
     on_every_device,
     stored_images,
@@ -64,12 +63,13 @@ class SlidingWindows:
     Args:
       model: the network.
       protocol: one with a window.
-      mesh: with the one axis `data`, on this host.
+      mesh: on this host; windows are divided over all of its devices.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
         if protocol.window is None:
             raise ValueError("a protocol with a window is needed")
+        mesh = Mesh(mesh.devices.reshape(-1), ("data",))
         self._model, self._protocol, self._mesh = model, protocol, mesh
         self._shape = protocol.window
         on_cpu = mesh.devices.flat[0].platform == "cpu"
