@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from danet_jax.errors import InputError
 
 IGNORE_LABEL = 255
 """The label, on disk and in memory, of a pixel that belongs to no class and is not counted."""
@@ -23,17 +25,42 @@ class Classes:
     colours: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        if len(self.names) != len(self.colours):
-            raise ValueError(f"{len(self.names)} class names but {len(self.colours)} colours")
-        if not 1 <= len(self.names) <= MAX_CLASSES:
-            raise ValueError(f"there can be 1 to {MAX_CLASSES} classes, not {len(self.names)}")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        """Raises InputError: names or colours are not such, or do not fit each other."""
+        for key in ("names", "colours"):
+            value = getattr(self, key)
+            if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+                raise InputError(f"{key}={value!r} must be a sequence, one of each class")
+        names = tuple(self.names)
+        colours = tuple(tuple(colour) if isinstance(colour, Iterable) else colour for colour in self.colours)
+        object.__setattr__(self, "names", names)
+        if len(names) != len(colours):
+            raise InputError(f"{len(names)} class names but {len(colours)} colours; give one of each class")
+        if not 1 <= len(names) <= MAX_CLASSES:
+            raise InputError(f"there can be 1 to {MAX_CLASSES} classes, not {len(names)}")
+        for name in names:
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"class name {name!r} must be text")
+        repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"class names given more than once: {', '.join(repeated)}")
+            raise InputError(f"class names given more than once: {', '.join(repeated)}")
+        for name, colour in zip(names, colours, strict=True):
+            numbers = colour if isinstance(colour, tuple) and len(colour) == 3 else (None,)
+            if not all(isinstance(n, (int, np.integer)) and 0 <= n <= 255 for n in numbers):
+                raise InputError(
+                    f"colour {colour!r} of {name} must be red, green, blue, whole numbers of 0 to 255"
+                )
+        object.__setattr__(self, "colours", tuple(tuple(int(n) for n in colour) for colour in colours))
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Classes with well-separated colours chosen here, for data that brings none."""
+        """Classes with well-separated colours chosen here, for data that brings none.
+
+        Raises:
+          InputError: `names` are not 1 to 255 different names.
+        """
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+            raise InputError(f"names={names!r} must be a sequence of names")
+        names = tuple(names)
         golden = 0.618033988749895
         colours = []
         for index in range(len(names)):
@@ -41,7 +68,7 @@ class Classes:
                 (index * golden) % 1.0, (0.85, 0.6)[index % 2], (0.95, 0.7)[index // 2 % 2]
             )
             colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-        return cls(tuple(names), tuple(colours))
+        return cls(names, tuple(colours))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from clu import metrics
 
-from danet_jax.classes import IGNORE_LABEL
+from danet_jax.classes import IGNORE_LABEL, MAX_CLASSES
+from danet_jax.errors import InputError
 
 
 def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
@@ -20,7 +21,25 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
       labels: integer, any shape, fewer than 2^32 pixels.
       predictions: integer, of the same shape, each below `num_classes`.
       num_classes: K.
+
+    Raises:
+      InputError: they are not such.
     """
+    if (
+        isinstance(num_classes, bool)
+        or not isinstance(num_classes, int)
+        or not 1 <= num_classes <= MAX_CLASSES
+    ):
+        raise InputError(f"num_classes={num_classes!r} must be a whole number of 1 to {MAX_CLASSES}")
+    for name, array in {"labels": labels, "predictions": predictions}.items():
+        if not jnp.issubdtype(getattr(array, "dtype", jnp.float32), jnp.integer):
+            raise InputError(
+                f"{name} must be an array of integers, not {getattr(array, 'dtype', type(array).__name__)}"
+            )
+    if labels.shape != predictions.shape:
+        raise InputError(
+            f"labels {list(labels.shape)} and predictions {list(predictions.shape)} differ in shape"
+        )
     labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
     # What is ignored goes to a place past the end, where nothing is counted.
     place = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)

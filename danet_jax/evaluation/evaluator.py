@@ -15,6 +15,7 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
+from danet_jax.inference.checks import checked_network
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scores import Wanted, local_mesh
@@ -47,6 +48,7 @@ class Evaluator:
     def __init__(
         self, model: DANet, classes: Classes, protocol: Protocol | None = None, mesh: Mesh | None = None
     ) -> None:
+        checked_network(model, None, protocol, classes, mesh, check_variables=False)
         if len(classes) != model.num_classes:
             raise InputError(
                 f"the network tells {model.num_classes} classes apart, but the data have {len(classes)} "
@@ -122,11 +124,18 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
     Raises:
       InputError: see `Evaluator`.
     """
-    name, image, label = example["name"], example["image"], example["label"]
+    if not isinstance(example, Mapping) or not {"name", "image", "label"} <= example.keys():
+        raise InputError(f"an example must hold name, image and label, not {type(example).__name__}")
+    name, image, label = example["name"], np.asarray(example["image"]), example["label"]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"{name}: the image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
     if label is None:
         raise InputError(f"{name}: the image has no label; evaluate a split that has labels")
+    label = np.asarray(label)
+    if label.dtype.kind not in "iu" or label.ndim != 2:
+        raise InputError(f"{name}: the label must be uint8 [H, W], not {label.dtype} {list(label.shape)}")
+    if image.size == 0:
+        raise InputError(f"{name}: the image is empty: {list(image.shape)}")
     if image.shape[:2] != label.shape:
         raise InputError(
             f"{name}: the image is {image.shape[0]}x{image.shape[1]}, but its label "

@@ -8,7 +8,7 @@ the images over `space`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Scaling, Size, batched, scaled, scaling_of
-from danet_jax.inference.scores import SCORES, Region, Sums, Wanted
-from danet_jax.inference.shapes import Shapes, Sizes
-from danet_jax.ops.resize import Taps, along_columns, bilinear_taps, dense
+from danet_jax.inference.scaling import flipped, scaled
+from danet_jax.inference.scores import Region, Sums, Wanted
+from danet_jax.inference.shapes import Shapes
+from danet_jax.inference.views import Group, Samples, View, views_of
+from danet_jax.ops.resize import Taps, dense
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -31,85 +31,22 @@ BAND_PIXELS = {"cpu": 1 << 14, "other": 1 << 17}
 """Of the bands in which scores are made and forgotten: few enough for a CPU's cache, many for others' cores."""
 
 
-class Samples(NamedTuple):
-    """One pixel of a scaled image for each of the n rows (or columns) of an image, made of a network's logits.
-
-    Attributes:
-      taps: `[t, B or 1, n]`, of the logits.
-      weight: float32 `[1, B or 1, n]`, of the pixel among those that are mixed.
-    """
-
-    taps: Taps
-    weight: Any
+Network = Callable[[Mapping[str, Any], jax.Array, Any], jax.Array]
+"""From variables, normalised images and their sizes, if they are padded, to logits at the output stride."""
 
 
-class View(NamedTuple):
-    """One scale of a batch of images: the way to it, and the way back.
+def network_of(model: DANet) -> Network:
+    """A network's fusion."""
 
-    Attributes:
-      scaling: of the images.
-      rows: of "exp" there are two pixels of the scaled image to mix, whose exponentials come first; without that
-        it is all one linear map.
-      columns: likewise, for each flip.
-    """
+    def network(variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
+        logits: Any = model.apply(variables, x, sizes=sizes, upsample=False)
+        return logits.fusion
 
-    scaling: Scaling
-    rows: tuple[Samples, ...]
-    columns: tuple[tuple[Samples, ...], ...]
-
-
-class Group(NamedTuple):
-    """Images that can go through together: their padded shapes, and whether any of them is padded at all."""
-
-    shape: Sizes
-    padded: bool
-
-
-def views_of(
-    model: DANet, protocol: Protocol, sizes: Sequence[Size], group: Group, rows: int | None = None
-) -> tuple[View, ...]:
-    """The views of images of `sizes`; one size serves any number of images, unless they are padded.
-
-    Args:
-      model: the network.
-      protocol: one without a window.
-      sizes: of each image; symbolic dimensions of `jax.export` where nothing is padded.
-      group: the shapes of images and of each scale, at least as large.
-      rows: so many rows of scores are made; those past the image are of no use. None is the shape's height.
-    """
-    extents = (group.shape[0][0] if rows is None else rows, group.shape[0][1])
-
-    def samples(which: int, new_sizes: Sequence[Size], mirrored: bool) -> tuple[Samples, ...]:
-        known = isinstance(extents[which], int)
-        index = np.arange(extents[which]) if known else jnp.arange(extents[which], dtype=jnp.int32)
-        each = []
-        for size, new_size in zip(sizes, new_sizes, strict=True):
-            n, m = size[which], new_size[which]
-            pixels = Taps(index[None], (index[None] >= 0).astype(np.float32))
-            if group.padded or n != m:
-                pixels = bilinear_taps(index, m, n, align_corners=bool(protocol.align_corners))
-            place = m - 1 - pixels.index if mirrored else pixels.index
-            low = -(-m // model.output_stride)
-            index_, weight = bilinear_taps(place, low, m, align_corners=model.align_corners)  # [2, pixels, n]
-            if protocol.merge == "exp":
-                parts = zip(index_.swapaxes(0, 1), weight.swapaxes(0, 1), pixels.weight, strict=True)
-                each.append([Samples(Taps(i, w), of_pixel[None]) for i, w, of_pixel in parts])
-            else:
-                linear = Taps(*(x.reshape(-1, x.shape[-1]) for x in (index_, weight * pixels.weight[None])))
-                each.append([Samples(linear, linear.weight[:1])])
-        return tuple(batched(of_each) for of_each in zip(*each, strict=True))
-
-    views = []
-    for scale, shape in zip(protocol.scales, group.shape[1:], strict=True):
-        new_sizes = [protocol.scaled_size(scale, *size) for size in sizes] if group.padded else [shape]
-        scaling = scaling_of(protocol, sizes, new_sizes, shape, padded=group.padded)
-        columns = tuple(samples(1, new_sizes, flip) for flip in protocol.flips)
-        views.append(View(scaling, samples(0, new_sizes, False), columns))
-    return tuple(views)
+    return network
 
 
 def apply(
-    model: DANet,
+    network: Network,
     protocol: Protocol,
     variables: Mapping[str, Any],
     images: jax.Array,
@@ -119,7 +56,7 @@ def apply(
     """Logits at the network's output stride, float32 `[B, h, K, w]`, of each flip of each view.
 
     Args:
-      model: the network.
+      network: see `Network`.
       protocol: that of `views`.
       variables: of the network.
       images: uint8 `[B, H, W, 3]`.
@@ -130,10 +67,10 @@ def apply(
     for view in views:
         x, sizes = scaled(protocol, images, view.scaling), view.scaling.sizes
         if protocol.flip:
-            x = jnp.concatenate([x, _flipped(x, sizes)])
+            x = jnp.concatenate([x, flipped(x, sizes)])
             sizes = None if sizes is None else jnp.concatenate([sizes, sizes])
-        logits: Any = model.apply(variables, placed(x), sizes=sizes, upsample=False)
-        results.append(jnp.split(jnp.swapaxes(logits.fusion, 2, 3), len(protocol.flips)))
+        logits = network(variables, placed(x), sizes)
+        results.append(jnp.split(jnp.swapaxes(logits, 2, 3), len(protocol.flips)))
     return results
 
 
@@ -196,44 +133,6 @@ def merged(
         return results.sum(0, dtype=results.dtype)
     results = jnp.moveaxis(results, 0, 1)
     return results.reshape(results.shape[0], -1, *results.shape[3:])
-
-
-def probabilities(
-    protocol: Protocol, model: DANet, variables: Mapping[str, Any], images: jax.Array
-) -> jax.Array:
-    """Class probabilities, as they are exported, under a protocol without a window, float32 `[B, H, W, K]`.
-
-    Args:
-      protocol: scores that are none are brought to a sum of 1 in each pixel; the best class stays the best.
-      model: the network.
-      variables: of the network.
-      images: uint8 `[B, H, W, 3]`; B, H and W may be symbolic dimensions of `jax.export`.
-
-    Raises:
-      InputError: the protocol's scales cannot be told from sizes that are open.
-    """
-    size = images.shape[1], images.shape[2]
-    group = Group((size, *(_scaled_size(protocol, scale, size) for scale in protocol.scales)), padded=False)
-    views = views_of(model, protocol, [size], group)
-    logits = apply(model, protocol, variables, images, views)
-    none = jnp.full((1, 1, 1), IGNORE_LABEL, jnp.uint8)
-    ways_back = [(view.rows, view.columns) for view in views]
-    scores = merged(protocol, ways_back, logits, none, SCORES)
-    if protocol.merge == "logits":
-        return jax.nn.softmax(scores, axis=-1)
-    return scores / scores.sum(-1, keepdims=True) if protocol.merge == "exp" else scores
-
-
-def _scaled_size(protocol: Protocol, scale: float, size: Size) -> Size:
-    """`protocol.scaled_size`, of symbolic dimensions only where images stay as large as they are."""
-    if all(isinstance(n, int) for n in size):
-        return protocol.scaled_size(scale, *size)
-    if protocol.base_size is not None or scale != 1:
-        raise InputError(
-            f"the protocol {protocol.name} resizes images, so their size must be known: give it after the flags, "
-            "such as 512x1024"
-        )
-    return size
 
 
 class WholeImages:
@@ -321,7 +220,7 @@ class WholeImages:
             sharding = NamedSharding(self._mesh, PartitionSpec("data", "space"))
             return x if self._mesh.size == 1 else lax.with_sharding_constraint(x, sharding)
 
-        logits = apply(self._model, self._protocol, variables, images, views, placed)
+        logits = apply(network_of(self._model), self._protocol, variables, images, views, placed)
 
         def on_a_device(ways_back: Any, logits: Any, labels: jax.Array) -> jax.Array:
             result = merged(self._protocol, ways_back, logits, labels, wanted, bands)
@@ -343,14 +242,6 @@ class WholeImages:
 
 def _total(parts: Sequence[jax.Array]) -> jax.Array:
     return sum(parts[1:], parts[0])
-
-
-def _flipped(x: jax.Array, sizes: Any) -> jax.Array:
-    """`[B, h, w, C]` mirrored, each within its own width."""
-    if sizes is None:
-        return x[:, :, ::-1]
-    place = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]
-    return along_columns(dense(Taps(place, jnp.ones(place.shape, jnp.float32)), x.shape[2]), x)
 
 
 def _columns(taps: Taps, x: jax.Array) -> jax.Array:

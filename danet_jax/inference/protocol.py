@@ -9,6 +9,8 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
 from danet_jax.errors import InputError
 from danet_jax.ops.normalize import MEAN, STD
 
@@ -81,18 +83,27 @@ class Protocol:
                 raise InputError(
                     f"{key}={getattr(self, key)!r} does not exist; there are: {', '.join(existing)}"
                 )
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise InputError(f"scales={self.scales} must be one or more numbers greater than 0")
+        for key in ("scales", "window", "stride", "base_size", "mean", "std"):
+            if isinstance(getattr(self, key), list):
+                object.__setattr__(self, key, tuple(getattr(self, key)))
+        for key, of_kind in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
+            if not isinstance(getattr(self, key), of_kind):
+                raise InputError(f"{key}={getattr(self, key)!r} must be {of_kind[0].__name__}")
+        if not _are_numbers(self.scales) or not self.scales or min(self.scales) <= 0:
+            raise InputError(f"scales={self.scales!r} must be one or more numbers greater than 0")
         for key in ("window", "stride", "base_size"):
             value = getattr(self, key)
-            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-            if value is not None and (not numbers or any(number < 1 for number in numbers)):
-                raise InputError(f"{key}={value} must be at least 1")
-            if isinstance(value, tuple) and len(value) != 2:
-                raise InputError(f"{key}={value} must be two numbers")
+            numbers = (value, value) if key == "base_size" and isinstance(value, int) else value
+            if value is None:
+                continue
+            if not isinstance(numbers, tuple) or len(numbers) != 2 or not _are_numbers(numbers, int):
+                raise InputError(f"{key}={value!r} must be two numbers, whole ones")
+            if not 1 <= min(numbers) <= max(numbers) < 32768:
+                raise InputError(f"{key}={value} must be at least 1 and below 32768")
         for key in ("mean", "std"):
-            if getattr(self, key) is not None and len(getattr(self, key)) != 3:
-                raise InputError(f"{key}={getattr(self, key)} must be three numbers: R, G, B")
+            value = getattr(self, key)
+            if value is not None and (not _are_numbers(value) or len(value) != 3):
+                raise InputError(f"{key}={value!r} must be three numbers: R, G, B")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"std={self.std} must be greater than 0")
         if self.stride is not None:
@@ -236,3 +247,11 @@ class Protocol:
 
 PRESETS = ("whole", "authors", "authors_ms", "mmseg", "mmseg_ms", "mmseg_whole", "mmseg_whole_ms")
 """Names for the command line, `--config.evaluation.protocol=NAME`."""
+
+
+def _are_numbers(values: Any, kind: type = float) -> bool:
+    """Whether it is a tuple of finite numbers, whole ones if `kind` is int."""
+    kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    return isinstance(values, tuple) and all(
+        isinstance(x, kinds) and not isinstance(x, bool) and math.isfinite(x) for x in values
+    )

@@ -69,3 +69,11 @@ def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array
     if rows is not None and columns is not None:
         x = along_rows(dense(rows, x.shape[1]), along_columns(dense(columns, x.shape[2]), x))
     return masked(x, None if sizes is None else jnp.asarray(sizes))
+
+
+def flipped(x: jax.Array, sizes: Any) -> jax.Array:
+    """`[B, h, w, C]` mirrored, each within its own width."""
+    if sizes is None:
+        return x[:, :, ::-1]
+    place = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]
+    return along_columns(dense(Taps(place, jnp.ones(place.shape, jnp.float32)), x.shape[2]), x)

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
 from danet_jax.inference.attention import AttentionMaps, Explainer, Insight
+from danet_jax.inference.checks import checked_network
 from danet_jax.inference.options import build_protocol
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
@@ -46,7 +47,8 @@ class Segmenter:
         take few compilations; None is a few of its own.
 
     Raises:
-      InputError: the network has more classes than labels have room for.
+      InputError: an argument is not such, the variables or the classes are not the model's, or it has more
+        classes than labels have room for.
     """
 
     def __init__(
@@ -58,8 +60,11 @@ class Segmenter:
         mesh: Mesh | None = None,
         shapes: Shapes | None = None,
     ) -> None:
+        checked_network(model, variables, protocol, classes, mesh)
         if model.num_classes > MAX_CLASSES:
             raise InputError(f"{model.num_classes} classes: labels are 8-bit, at most {MAX_CLASSES}")
+        if classes is not None and len(classes) != model.num_classes:
+            raise InputError(f"classes are {len(classes)}, but the network tells {model.num_classes} apart")
         self.model = model
         self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
         self.classes = classes

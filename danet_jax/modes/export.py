@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from danet_jax.errors import InputError
-from danet_jax.inference.plain import probabilities
+from danet_jax.inference.exporting import probabilities
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import protocol_for
 from danet_jax.modes.trained import trained

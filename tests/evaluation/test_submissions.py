@@ -165,7 +165,8 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
 
 def test_submit_refuses_a_network_of_other_classes():
     network = DANet(num_classes=19, backbone="resnet18")
-    segmenter = Segmenter(network, {}, None, Classes.named([f"class {i}" for i in range(19)]))
+    variables = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    segmenter = Segmenter(network, variables, None, Classes.named([f"class {i}" for i in range(19)]))
     with pytest.raises(InputError, match="class 0 of the network is 'class 0', of the dataset 'road'"):
         submit.check_classes(segmenter, cityscapes.MAPPING.classes)
     with pytest.raises(InputError, match="tells 19 classes apart, the dataset has 150"):

@@ -8,7 +8,6 @@ from danet_jax.errors import InputError
 from danet_jax.inference.options import build_protocol
 from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
 from danet_jax.inference.segmenter import Segmenter
-from danet_jax.inference.windows.placement import scaled_size
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores, mmseg_scores
 
@@ -92,9 +91,9 @@ def test_sizes_of_mmsegs_scales():
     windows = Protocol.mmseg("cityscapes", multi_scale=True)
     assert (whole.window, windows.window, windows.stride) == (None, (769, 769), (513, 513))
     expected = [(512, 1024), (768, 1536), (1024, 2048), (1280, 2560), (1536, 3072), (1792, 3584)]
-    assert [scaled_size(whole, scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
+    assert [whole.scaled_size(scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
     expected = [(512, 1024), (768, 1536), (1025, 2049), (1281, 2561), (1537, 3073), (1793, 3585)]
-    assert [scaled_size(windows, scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
+    assert [windows.scaled_size(scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
 
 
 def test_a_recipes_base_size_is_that_of_whole_images_only():

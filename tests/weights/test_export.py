@@ -17,7 +17,7 @@ from safetensors.numpy import load
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
-from danet_jax.inference.plain import probabilities
+from danet_jax.inference.exporting import probabilities
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.models import resnet
@@ -133,15 +133,18 @@ def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"base_size": (96, 60), "mean": (0.3, 0.5, 0.6)}, {"base_size": 50, "flip": True, "merge": "exp"}],
+    ("size", "changes"),
+    [
+        ((41, 57), {"scales": (1.5,), "flip": True, "merge": "exp"}),
+        (None, {"base_size": (96, 60), "mean": (0.3, 0.5, 0.6), "image_resize": "uint8"}),
+        (None, {"base_size": 50}),
+    ],
 )
-def test_exported_labels_are_predicted_ones(tmp_path, rng, changes):
+def test_exported_labels_are_predicted_ones(tmp_path, rng, size, changes):
     checkpoint, _ = make_checkpoint(rng)
-    export_safetensors(checkpoint, tmp_path / "in.safetensors")
     images = rng.integers(0, 256, (1, 41, 57, 3), np.uint8)
     protocol = Protocol.whole().replace(**changes).for_network(checkpoint.network.align_corners)
-    export_stablehlo(checkpoint, tmp_path / "m.zip", (41, 57), functools.partial(probabilities, protocol))
+    export_stablehlo(checkpoint, tmp_path / "m.zip", size, functools.partial(probabilities, protocol))
     with zipfile.ZipFile(tmp_path / "m.zip") as file:
         program = jax.export.deserialize(bytearray(file.read("program")))
         weights = load(file.read("weights.safetensors"))
@@ -170,9 +173,9 @@ def test_an_exported_file_says_what_it_holds(tmp_path, rng, capsys):
     assert (held["window"], held["mean"]) == (None, [0.3, 0.5, 0.6])
     assert of_run["window"] == [769, 769]
 
-    sized = {"dataset": {"name": "folder"}, "evaluation": {"base_size": [60]}}
-    export_safetensors(dataclasses.replace(checkpoint, config=sized), tmp_path / "in.safetensors")
-    with pytest.raises(InputError, match=r"size must be known.*512x1024"):
+    scaled = {"dataset": {"name": "folder"}, "evaluation": {"scales": [0.5]}}
+    export_safetensors(dataclasses.replace(checkpoint, config=scaled), tmp_path / "in.safetensors")
+    with pytest.raises(InputError, match=r"scales=\(0.5,\).*must be known.*512x1024"):
         mode.run(None, tmp_path, [], checkpoint=str(tmp_path / "in.safetensors"), format="stablehlo")
 
 

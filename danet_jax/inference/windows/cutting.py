@@ -1,4 +1,7 @@
-"""Cutting windows out of scaled images, without ever making the scaled image."""
+"""Cutting windows out of scaled images, without ever making the scaled image.
+
+The host slices out of the image what a window is made of, and the device resizes that: two products of matrices.
+"""
 
 from __future__ import annotations
 
@@ -9,132 +12,118 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from danet_jax.inference.windows.placement import Window
-from danet_jax.ops.normalize import MEAN, STD, normalize
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.windows.placement import Axis, Window
+from danet_jax.models.layers import masked
+from danet_jax.ops.normalize import normalize
+from danet_jax.ops.resize import Taps, along_columns, along_rows, bilinear_taps, dense
+
+BLOCK = 256
+"""Blocks are multiples of so many pixels, so that few shapes are compiled."""
 
 
-class Grid(NamedTuple):
-    """`windows.Axis` of n windows, and where each starts: int32 `[n]` each, on the device."""
+class Cuts(NamedTuple):
+    """What n windows are made of.
 
-    image: jax.Array
-    stored: jax.Array
-    scaled: jax.Array
-    window: jax.Array
-    stride: jax.Array
-    grids: jax.Array
-    last: jax.Array
-    start: jax.Array
-
-
-class Windows(NamedTuple):
-    """Windows as arrays: `offset` is where the image begins among all pixels, `pitch` the pixels per row."""
-
-    rows: Grid
-    columns: Grid
-    flip: jax.Array
-    offset: jax.Array
-    pitch: jax.Array
-
-
-def as_arrays(windows: Sequence[Window | None], images: Sequence[tuple[int, int, int, int]]) -> Windows:
-    """Windows as numpy arrays; None stands for a window that nobody asks for.
-
-    Args:
-      windows: n windows.
-      images: of each window, the (offset, pitch, height, width) of the image that it is cut from: at the
-        window's own scale, or at its original size.
+    Attributes:
+      blocks: uint8 `[n, H, W, 3]`, of the images that they are cut from.
+      rows: taps `[2, n, h]` of the blocks; weights are 0 past the scaled image.
+      columns: taps `[2, n, w]`.
+      sizes: int32 `[n, 2]`, the windows' own sizes within h x w.
     """
-    columns = []
-    for window, (offset, pitch, height, width) in zip(windows, images, strict=True):
-        if window is None:
-            columns.append((1,) * 7 + (0,) + (1,) * 7 + (0, 0, 0, 1))
-            continue
-        grids = [
-            (axis.image, stored, axis.scaled, axis.window, axis.stride, axis.grids, axis.last, start)
-            for axis, stored, start in (
-                (window.rows, height, window.top),
-                (window.columns, width, window.left),
-            )
-        ]
-        columns.append((*grids[0], *grids[1], int(window.flip), offset, pitch))
-    table = np.asarray(columns, np.int32).T
-    return Windows(Grid(*table[:8]), Grid(*table[8:16]), table[16], table[17], table[18])
+
+    blocks: np.ndarray
+    rows: Taps
+    columns: Taps
+    sizes: np.ndarray
 
 
-def samples(
-    index: jax.Array, size: jax.Array, new_size: jax.Array, *, align_corners: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which two samples of an axis of `size` are mixed into sample `index` of one of `new_size`.
+def stored_images(protocol: Protocol, image: np.ndarray) -> list[np.ndarray]:
+    """The image as windows are cut from it, uint8 `[h, w, 3]` for each scale.
 
-    Bilinear, without antialiasing, as torch's `interpolate`; positions are exact fractions of integers.
-
-    Returns:
-      Lower and upper sample (int32), and the weight of the upper one (float32), of the shape of `index`.
+    One and the same array for all scales where the device resizes ("float"), else resized by OpenCV.
     """
-    index = jnp.clip(index, 0, new_size - 1)
-    if align_corners:
-        denominator = jnp.maximum(new_size - 1, 1)
-        numerator = index * (size - 1)
-    else:
-        denominator = 2 * new_size
-        numerator = jnp.maximum((2 * index + 1) * size - new_size, 0)
-    low = jnp.minimum(numerator // denominator, size - 1)
-    fraction = (numerator - low * denominator).astype(jnp.float32) / denominator.astype(jnp.float32)
-    return low, jnp.minimum(low + 1, size - 1), fraction
+    if protocol.image_resize == "float":
+        return [image] * len(protocol.scales)
+    images = []
+    for scale in protocol.scales:
+        height, width = protocol.scaled_size(scale, *image.shape[:2])
+        if (height, width) == image.shape[:2]:
+            images.append(image)
+        else:
+            import cv2
+
+            images.append(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    return images
 
 
-def cut(
-    pixels: jax.Array,
-    window: Windows,
+def cuts(
+    windows: Sequence[tuple[Window, np.ndarray]],
+    at_once: int,
     shape: tuple[int, int],
+    least: tuple[int, int],
     *,
     align_corners: bool,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-) -> jax.Array:
-    """One window of a scaled image, normalised, float32 `[h, w, 3]` with `(h, w) = shape`.
+) -> Cuts:
+    """What `windows` are made of, filled up to `at_once`, in blocks of at least `least` rows and columns.
 
     Args:
-      pixels: uint8 `[P, 3]`, the pixels of one or more images, row by row.
-      window: scalars; its size may be smaller than `shape`.
-      shape: of the result.
-      align_corners: of the resizing, which is bilinear in float32 on normalised pixels.
-      mean: of the normalisation, see `normalize`.
-      std: likewise.
-
-    Returns:
-      Where the window reaches past the scaled image it is black (0 before normalisation), and past the
-      window's own size 0 after normalisation.
+      windows: each with the uint8 `[h, w, 3]` that it is cut from: the image at the window's own scale, or as it is.
+      at_once: n of the result.
+      shape: (h, w) of the windows.
+      least: rows and columns of blocks.
+      align_corners: of the resizing, which is bilinear.
     """
-    y = window.rows.start + jnp.arange(shape[0], dtype=jnp.int32)
-    x = window.columns.start + jnp.arange(shape[1], dtype=jnp.int32)
-    x = jnp.where(window.flip > 0, window.columns.scaled - 1 - x, x)
-
-    def at(row: jax.Array, column: jax.Array) -> jax.Array:
-        place = window.offset + row[:, None] * window.pitch + column[None, :]
-        return normalize(pixels.at[place].get(mode="clip"), mean, std)
-
-    def identity() -> jax.Array:
-        return at(jnp.clip(y, 0, window.rows.scaled - 1), jnp.clip(x, 0, window.columns.scaled - 1))
-
-    def bilinear() -> jax.Array:
-        top, bottom, down = samples(y, window.rows.stored, window.rows.scaled, align_corners=align_corners)
-        left, right, along = samples(
-            x, window.columns.stored, window.columns.scaled, align_corners=align_corners
-        )
-        down, along = down[:, None, None], along[None, :, None]
-        upper = at(top, left) * (1 - along) + at(top, right) * along
-        lower = at(bottom, left) * (1 - along) + at(bottom, right) * along
-        return upper * (1 - down) + lower * down
-
-    same = (window.rows.stored == window.rows.scaled) & (window.columns.stored == window.columns.scaled)
-    image = jax.lax.cond(same, identity, bilinear)
-    black = normalize(jnp.zeros((1, 1, 3), jnp.uint8), mean, std)
-    in_image = (y >= 0) & (y < window.rows.scaled), (x >= 0) & (x < window.columns.scaled)
-    in_window = (y - window.rows.start < window.rows.window), (jnp.arange(shape[1]) < window.columns.window)
-    image = jnp.where(_outer(*in_image), image, black)
-    return jnp.where(_outer(*in_window), image, 0.0)
+    index = np.zeros((2, 2, at_once, max(shape)), np.int32)  # axis, tap, window, pixel
+    weight: np.ndarray = np.zeros(index.shape, np.float32)
+    starts: np.ndarray = np.zeros((len(windows), 2), np.int64)
+    ends: np.ndarray = np.ones((len(windows), 2), np.int64)
+    sizes = np.full((at_once, 2), shape, np.int32)
+    for number, (window, image) in enumerate(windows):
+        sizes[number] = window.rows.window, window.columns.window
+        for which, axis in enumerate((window.rows, window.columns)):
+            start = window.left if which else window.top
+            taps = _taps(axis, start, image.shape[which], align_corners, mirrored=window.flip and which == 1)
+            used = taps.index[taps.weight > 0]
+            starts[number, which], ends[number, which] = used.min(), used.max() + 1
+            here = (which, slice(taps.index.shape[0]), number, slice(taps.index.shape[1]))
+            index[here] = np.clip(taps.index, used.min(), used.max()) - used.min()
+            weight[here] = taps.weight
+    extents = np.maximum(-(-(ends - starts).max(0) // BLOCK) * BLOCK, least)
+    blocks = np.zeros((at_once, *extents, 3), np.uint8)
+    for block, (_, image), (top, left), (bottom, right) in zip(blocks, windows, starts, ends, strict=False):
+        block[: bottom - top, : right - left] = image[top:bottom, left:right]
+    rows, columns = (Taps(index[axis, ..., :n], weight[axis, ..., :n]) for axis, n in enumerate(shape))
+    return Cuts(blocks, rows, columns, sizes)
 
 
-def _outer(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    return (rows[:, None] & columns[None, :])[..., None]
+def by_window(cuts: Cuts) -> Cuts:
+    """The same with windows and taps in each other's places, so that all arrays are divided along the first axis."""
+    rows, columns = (Taps(*(x.swapaxes(0, 1) for x in taps)) for taps in (cuts.rows, cuts.columns))
+    return cuts._replace(rows=rows, columns=columns)
+
+
+def window_images(protocol: Protocol, cuts: Cuts) -> jax.Array:
+    """Windows, normalised, float32 `[n, h, w, 3]`.
+
+    Where a window reaches past the scaled image it is black (0 before normalisation), and past the window's own
+    size 0 after normalisation.
+    """
+    x = normalize(jnp.asarray(cuts.blocks), *protocol.normalisation)
+    x = along_columns(dense(cuts.columns, x.shape[2]), x)
+    x = along_rows(dense(cuts.rows, x.shape[1]), x)
+    rows, columns = (jnp.asarray(taps.weight).sum(0) > 0 for taps in (cuts.rows, cuts.columns))
+    black = normalize(jnp.zeros((1, 1, 1, 3), jnp.uint8), *protocol.normalisation)
+    x = jnp.where(rows[:, :, None, None] & columns[:, None, :, None], x, black)
+    return masked(x, jnp.asarray(cuts.sizes))
+
+
+def _taps(axis: Axis, start: int, stored: int, align_corners: bool, *, mirrored: bool) -> Taps:
+    """Of the window's pixels along one axis, those of an image of `stored` pixels; weight 0 past the image."""
+    pixel = start + np.arange(axis.window)
+    inside = (pixel < axis.scaled)[None]
+    place = axis.scaled - 1 - pixel if mirrored else pixel
+    if stored == axis.scaled:
+        return Taps(place[None].clip(0, stored - 1), inside.astype(np.float32))
+    taps = bilinear_taps(place, stored, axis.scaled, align_corners=align_corners)
+    return Taps(taps.index, np.where(inside, taps.weight, np.float32(0)))

@@ -79,7 +79,7 @@ def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
     window, stride = protocol.window or (None, None), protocol.stride or protocol.window or (1, 1)
     view = 0
     for scale_index, scale in enumerate(protocol.scales):
-        scaled_height, scaled_width = scaled_size(protocol, scale, height, width)
+        scaled_height, scaled_width = protocol.scaled_size(scale, height, width)
         rows = Axis.of(height, scaled_height, window[0], stride[0], protocol.edge)
         columns = Axis.of(width, scaled_width, window[1], stride[1], protocol.edge)
         for flip in image_flips(protocol):
@@ -93,24 +93,6 @@ def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
 def image_flips(protocol: Protocol) -> tuple[bool, ...]:
     """Whether the whole image is flipped, for each view of a scale; with "exp" each window is flipped by itself."""
     return (False, True) if protocol.flip and protocol.merge != "exp" else (False,)
-
-
-def scaled_size(protocol: Protocol, scale: float, height: int, width: int) -> tuple[int, int]:
-    """Height and width of an image at a scale, rounded as the authors and mmsegmentation do."""
-    base = protocol.base_size
-    if isinstance(base, int):
-        long_side = math.ceil(base * scale)
-        if height > width:
-            return long_side, max(1, int(width * long_side / height + 0.5))
-        return max(1, int(height * long_side / width + 0.5)), long_side
-    if base is None:
-        if scale == 1:
-            return height, width
-        long_side, short_side = int(max(height, width) * scale), int(min(height, width) * scale)
-    else:
-        long_side, short_side = int(max(base) * scale), int(min(base) * scale)
-    factor = min(long_side / max(height, width), short_side / min(height, width))
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def _output_range(axis: Axis, start: int, align_corners: bool) -> tuple[int, int]:

@@ -1,0 +1,92 @@
+"""What exported files hold: the probabilities of whole images under a protocol, as `--mode=predict` has them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from danet_jax.classes import IGNORE_LABEL
+from danet_jax.errors import InputError
+from danet_jax.inference.plain import Network, apply, merged, network_of
+from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.scaling import Size
+from danet_jax.inference.scores import SCORES
+from danet_jax.inference.views import Group, views_of
+from danet_jax.weights.export_stablehlo import PLATFORMS
+
+if TYPE_CHECKING:
+    from danet_jax.models.danet import DANet
+
+
+def probabilities(
+    protocol: Protocol, model: DANet, variables: Mapping[str, Any], images: jax.Array
+) -> jax.Array:
+    """Class probabilities under a protocol without a window, float32 `[B, H, W, K]`.
+
+    Args:
+      protocol: scores that are no probabilities are brought to a sum of 1 in each pixel; the best class stays the best.
+      model: the network.
+      variables: of the network.
+      images: uint8 `[B, H, W, 3]`; B, H and W may be symbolic dimensions of `jax.export`.
+
+    Raises:
+      InputError: the protocol's scales cannot be told of sizes that are open.
+    """
+    size = images.shape[1], images.shape[2]
+    known = isinstance(size[0], int) and isinstance(size[1], int)
+    scaled_size: Any = protocol.scaled_size if known else functools.partial(_open_size, protocol)
+    group = Group((size, *(scaled_size(scale, *size) for scale in protocol.scales)), padded=False)
+    views = views_of(model, protocol, [size], group)
+    logits = apply(network_of(model) if known else _of_open_size(model), protocol, variables, images, views)
+    none = jnp.full((1, 1, 1), IGNORE_LABEL, jnp.uint8)
+    scores = merged(protocol, [(view.rows, view.columns) for view in views], logits, none, SCORES)
+    if protocol.merge == "logits":
+        return jax.nn.softmax(scores, axis=-1)
+    return scores / scores.sum(-1, keepdims=True) if protocol.merge == "exp" else scores
+
+
+def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Size:
+    """`protocol.scaled_size` of symbolic dimensions."""
+    base = protocol.base_size
+    if base is None and scale == 1:
+        return height, width
+    if base is None:
+        raise InputError(
+            f"evaluation.scales={protocol.scales} without a base size: the images' own must be known; give it after "
+            "the flags, such as 512x1024"
+        )
+
+    # As by cases, which side is the longer one: the smaller or the larger of what they give.
+    def side(n: Any, other: Any) -> Any:
+        def to(length: int) -> Any:
+            """Side `n`, rounded, where the other one becomes `length`."""
+            return (2 * length * n + other) // (2 * other)
+
+        if isinstance(base, int):
+            long = math.ceil(base * scale)
+            text = f"min({long}, {to(long)})"
+        else:
+            long, short = int(max(base) * scale), int(min(base) * scale)
+            text = f"min(min({long}, {to(long)}), max({short}, {to(short)}))"
+        return export.symbolic_shape(f"max(1, {text})", scope=height.scope)[0]
+
+    return side(height, width), side(width, height)
+
+
+def _of_open_size(model: DANet) -> Network:
+    """The network as a program of its own, whose many shapes follow from two plain dimensions."""
+
+    def network(variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
+        shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
+        function = jax.jit(lambda variables, x: network_of(model)(variables, x, None))
+        abstract = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), variables)
+        program = export.export(function, platforms=PLATFORMS)(abstract, jax.ShapeDtypeStruct(shape, x.dtype))
+        return program.call(variables, x)
+
+    return network
