@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import warnings
 from collections.abc import Iterator
 
 import cv2
@@ -241,8 +242,11 @@ def encode_label(label: np.ndarray) -> bytes:
 
 def _load(data: bytes, name: str) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
+        with warnings.catch_warnings():
+            # A large picture is no attack here, and what is too large is said below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+            picture.load()
     except Image.UnidentifiedImageError:
         reason = "the file is empty" if not data else "not a picture that can be read"
         raise InputError(f"{name}: {reason}; replace or remove it") from None

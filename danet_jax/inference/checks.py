@@ -15,7 +15,10 @@ from jax.sharding import Mesh
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
+from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
+from danet_jax.weights.checkpoint import READ_FROM_TENSORS
+from danet_jax.weights.names import Recognised, tensors
 
 Shapes = dict[tuple[str, ...], tuple[int, ...]]
 
@@ -45,9 +48,13 @@ def _check_variables(model: nn.Module, variables: Any) -> None:
         raise InputError(
             f"variables must hold what model.init gives, 'params' and 'batch_stats', not {_found(variables)}"
         )
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), images)
-    here, there = _shapes(variables), _shapes(expected)
+    if isinstance(model, DANet):
+        options = {name: getattr(model, name) for name in READ_FROM_TENSORS}
+        there = {t.path: t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
+    else:
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        there = _shapes(jax.eval_shape(model.init, jax.random.key(0), images))
+    here = _shapes(variables)
     wrong = sorted("/".join(path) for path in here.keys() | there if here.get(path) != there.get(path))
     if wrong:
         path = tuple(wrong[0].split("/"))

@@ -192,6 +192,30 @@ class WholeImages:
             result = self._run(variables, *arrays, views, padded=group.padded, wanted=wanted, bands=bands)
             yield [Region(index, 0, 0) for index in part], result
 
+    def lowered(self, variables: Any, size: tuple[int, int], wanted: Wanted) -> jax.stages.Lowered:
+        """The program for images of one size, to be compiled for the mesh's devices without being run.
+
+        Args:
+          variables: shapes and dtypes of those of the network are enough.
+          size: height and width.
+          wanted: see `Wanted`.
+        """
+        group = self.group(*size)
+        bands, rows = self._bands(*size)
+        views = views_of(self._model, self._protocol, [size], group, rows)
+        at_once = self._at_once(group)
+
+        def array(x: Any, *spec: str) -> jax.ShapeDtypeStruct:
+            sharding = NamedSharding(self._mesh, PartitionSpec(*spec))
+            return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding)
+
+        images, labels = (
+            array(np.broadcast_to(np.uint8(0), shape), "data")
+            for shape in ((at_once, *size, 3), (at_once, rows, size[1]))
+        )
+        variables, views = jax.tree.map(array, (variables, views))
+        return self._run.lower(variables, images, labels, views, padded=False, wanted=wanted, bands=bands)
+
     def _at_once(self, group: Group) -> int:
         on_cpu = self._mesh.devices.flat[0].platform == "cpu"
         largest = max(height * width for height, width in group.shape[1:])

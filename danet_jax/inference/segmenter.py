@@ -43,8 +43,6 @@ class Segmenter:
       classes: names and colours, kept for whoever draws the result.
       mesh: whose devices on this host are used, images divided over its axis `data` and their rows over
         `space`; None is the first device.
-      shapes: that whole images are padded to, without a difference to the result, so that images of many sizes
-        take few compilations; None is a few of its own.
 
     Raises:
       InputError: an argument is not such, the variables or the classes are not the model's, or it has more
@@ -58,7 +56,6 @@ class Segmenter:
         protocol: Protocol | None = None,
         classes: Classes | None = None,
         mesh: Mesh | None = None,
-        shapes: Shapes | None = None,
     ) -> None:
         checked_network(model, variables, protocol, classes, mesh)
         if model.num_classes > MAX_CLASSES:
@@ -73,7 +70,7 @@ class Segmenter:
         self._explainer = Explainer(model, self.protocol)
         self._applied: Any
         if self.protocol.window is None:
-            self._applied = WholeImages(model, self.protocol, mesh, shapes or Shapes())
+            self._applied = WholeImages(model, self.protocol, mesh, Shapes())
         else:
             self._applied = SlidingWindows(model, self.protocol, mesh)
 
@@ -169,7 +166,6 @@ class Segmenter:
 def load_segmenter(
     path: str | os.PathLike[str],
     protocol: Protocol | None = None,
-    shapes: Shapes | None = None,
     **overrides: Any,
 ) -> Segmenter:
     """A segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
@@ -177,7 +173,6 @@ def load_segmenter(
     Args:
       path: a run's directory, of which the best checkpoint is used; a checkpoint's file; or a name in the zoo.
       protocol: None is the one that the run was evaluated with, for other checkpoints the whole image at once.
-      shapes: see `Segmenter`.
       **overrides: see `load_checkpoint`.
 
     Raises:
@@ -190,7 +185,7 @@ def load_segmenter(
     if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
     protocol = protocol_for(checkpoint, protocol)
-    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes, shapes=shapes)
+    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
 
 
 def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:

@@ -11,8 +11,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def pictures_of(arguments: list[str]) -> Iterator[Path]:
-    """The files among `arguments`, and those in its folders that look like pictures; a folder without any as itself."""
+    """The files among `arguments`, and those in its folders that look like pictures; a folder without any as itself.
+
+    Raises:
+      InputError: an argument is empty, which would stand for the current folder.
+    """
     for argument in arguments:
+        if not argument.strip():
+            raise InputError(
+                f"{argument!r}: an empty argument names no picture; give a file, a folder, or . for this one"
+            )
         path = Path(argument)
         if path.is_dir():
             yield from sorted(p for p in path.rglob("*") if _is_picture(p)) or [path]

@@ -13,8 +13,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.inference.shapes import Shapes
-from danet_jax.modes.names import named_apart
+from danet_jax.modes.names import apart, named_apart
 from danet_jax.modes.photos import pictures_of, read_picture
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
@@ -39,17 +38,19 @@ def run(
     `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no picture
     is reported and the others are done; the status is 1 then.
     """
+    # What cannot be is found out before the network is loaded.
+    pictures = named_apart(pictures_of(arguments))
+    if not arguments and recipe is None:
+        raise InputError("--mode=predict needs picture files or folders after the flags")
     protocol = recipe.protocol() if recipe else None
-    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, Shapes(), **(overrides or {}))
+    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     folder = workdir / "predictions"
-    if not arguments:
-        if recipe is None:
-            raise InputError("--mode=predict needs picture files or folders after the flags")
+    if recipe is not None and not arguments:
         _predict_examples(recipe, segmenter, classes, folder)
         return 0
     failures = 0
-    for stem, path in named_apart(pictures_of(arguments)).items():
+    for stem, path in pictures.items():
         try:
             image = decode_image(read_picture(path), str(path), upright=True)
         except InputError as error:
@@ -65,9 +66,8 @@ def run(
 
 def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, folder: Path) -> None:
     source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
-    for index in range(min(_EXAMPLES, len(source))):
-        example = source[index]
-        name = example["name"].replace("/", "_")
+    examples = [source[index] for index in range(min(_EXAMPLES, len(source)))]
+    for example, name in zip(examples, apart(e["name"].replace("/", "_") for e in examples), strict=True):
         image = decode_image(example["image"], name)
         labels = _segment(segmenter, image)
         pictures, titles = [overlay(image, labels, classes)], ["prediction"]

@@ -15,7 +15,6 @@ from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
@@ -39,7 +38,7 @@ def run(
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.protocol()
-    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, Shapes(), **(overrides or {}))
+    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, **(overrides or {}))
     dataset = _dataset(recipe)
     check_classes(segmenter, dataset.classes)
     path = workdir / f"submission_{name}_{split}.zip"

@@ -37,7 +37,7 @@ _DEFAULTS: Mapping[str, dict[str, Any]] = {
     "mmseg": {"align_corners": False},
     "backbone": {"output_stride": 32},
 }
-_READ_FROM_TENSORS = (
+READ_FROM_TENSORS = (
     "num_classes",
     "backbone",
     "stem",
@@ -144,7 +144,7 @@ def variables_of(model: DANet) -> dict[str, Any]:
 
 def own_shapes(model: DANet) -> dict[str, tuple[int, ...]]:
     """The shapes of a network's variables by their path, such as `params/head/.../kernel`."""
-    options = {name: getattr(model, name) for name in _READ_FROM_TENSORS}
+    options = {name: getattr(model, name) for name in READ_FROM_TENSORS}
     return {"/".join(t.path): t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
 
 
@@ -269,7 +269,7 @@ _FREE = (
 
 def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
     free = [name for name in _FREE if hasattr(model, name)]
-    fixed = [name for name in _READ_FROM_TENSORS if hasattr(model, name)]
+    fixed = [name for name in READ_FROM_TENSORS if hasattr(model, name)]
     changes = {}
     for name, value in overrides.items():
         if name in fixed:

@@ -140,9 +140,9 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
     recipe = read_recipe(config.to_dict())
     classes = cityscapes.MAPPING.classes
 
-    def load_segmenter(path, protocol, shapes):
+    def load_segmenter(path, protocol):
         assert path == "network.pth"
-        return Segmenter(network, variables, protocol, classes, shapes=shapes)
+        return Segmenter(network, variables, protocol, classes)
 
     monkeypatch.setattr(submit, "load_segmenter", load_segmenter)
     assert submit.run(recipe, tmp_path / "run", [], checkpoint="network.pth") == 0

@@ -1,0 +1,62 @@
+"""Whole images: what is compiled for a TPU gathers nothing; and batches over a mesh whose axis `space` divides rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from danet_jax import DANet, Protocol, Segmenter
+from danet_jax.inference.plain import WholeImages
+from danet_jax.inference.scores import LABELS
+from danet_jax.inference.shapes import Shapes
+from danet_jax.models import resnet
+from tests.reference.small_network import small_networks
+
+
+@pytest.mark.parametrize("changes", [{}, {"base_size": 96, "flip": True, "image_resize": "uint8"}])
+def test_compiled_for_a_tpu_it_gathers_nothing(changes, monkeypatch):
+    pytest.importorskip("libtpu", reason="needs libtpu, the compiler for TPUs")
+    monkeypatch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
+    model = DANet(4, backbone="resnet18")
+    devices = topologies.get_topology_desc("v5e:2x2", "tpu").devices[:1]
+    mesh = Mesh(np.asarray(devices).reshape(1, 1), ("data", "space"))
+    protocol = Protocol.whole().replace(**changes).for_network(True)
+    whole = WholeImages(model, protocol, mesh, Shapes())
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    text = whole.lowered(variables, (48, 64), LABELS).compile().as_text()
+    assert "fusion" in text
+    assert " gather(" not in text
+    assert "dynamic-gather" not in text
+
+
+def test_rows_are_divided_over_the_axis_space(rng):
+    model, variables, _ = small_networks(rng)
+    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(2, 4), ("data", "space"))
+    images = rng.integers(0, 256, (3, 45, 60, 3), dtype=np.uint8)
+    for protocol in (Protocol.whole(), Protocol.whole().replace(base_size=70, flip=True, merge="exp")):
+        one, many = Segmenter(model, variables, protocol), Segmenter(model, variables, protocol, mesh=mesh)
+        expected = one.scores(images)
+        np.testing.assert_allclose(many.scores(images), expected, rtol=2e-4, atol=1e-6)
+        clear = np.sort(expected)[..., -1] > 1.001 * np.sort(expected)[..., -2]
+        np.testing.assert_array_equal(many(images)[clear], expected.argmax(-1)[clear])
+
+
+def test_images_of_many_sizes_compile_at_most_eight_functions(rng):
+    model, variables, _ = small_networks(rng)
+    segment = Segmenter(model, variables)
+    compiled = []
+
+    def count(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for _ in range(40):
+            size = rng.integers(20, 90, 2)
+            assert segment(rng.integers(0, 256, (1, *size, 3), dtype=np.uint8)).shape == (1, *size)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert len(compiled) <= 8
