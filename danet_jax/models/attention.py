@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from danet_jax.errors import InputError
 from danet_jax.models.layers import Convolution
-from danet_jax.ops.attention import position_attention
-from danet_jax.ops.channel_attention import channel_attention
+from danet_jax.ops.attention import BACKENDS, position_attention
+from danet_jax.ops.channel_attention import ENERGIES, channel_attention
+from danet_jax.ops.checks import check_array, check_dtype, check_name, check_whole
 
 
 class PositionAttention(nn.Module):
@@ -32,11 +34,23 @@ class PositionAttention(nn.Module):
     backend: str = "auto"
     dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        if self.key_features is not None:
+            check_whole("key_features", self.key_features)
+        check_name("backend", self.backend, BACKENDS)
+        check_dtype(self.dtype)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist."""
+        check_array("x", x, "B H W C", "float")
         batch, height, width, channels = x.shape
-        key_features = self.key_features or channels // 8
+        key_features = channels // 8 if self.key_features is None else self.key_features
+        if key_features < 1:
+            raise InputError(
+                f"x has {channels} channels, an eighth of which is none: give key_features, at least 1"
+            )
 
         def project(features: int, name: str) -> jax.Array:
             projected = Convolution(features, use_bias=True, dtype=self.dtype, name=name)(x)
@@ -67,9 +81,15 @@ class ChannelAttention(nn.Module):
     energy: str = "official"
     dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        check_name("energy", self.energy, ENERGIES)
+        check_dtype(self.dtype)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist."""
+        check_array("x", x, "B H W C", "float")
         batch, height, width, channels = x.shape
         x = x.astype(self.dtype)
         attended = channel_attention(

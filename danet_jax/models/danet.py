@@ -13,8 +13,18 @@ from danet_jax.errors import InputError
 from danet_jax.models.attention import ChannelAttention, PositionAttention
 from danet_jax.models.layers import ConvBNReLU, Convolution, inside, masked
 from danet_jax.models.resnet import Features, ResNet
+from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
+from danet_jax.ops.checks import (
+    check_array,
+    check_flag,
+    check_images,
+    check_name,
+    check_shapes_fit,
+    check_whole,
+)
 from danet_jax.ops.resize import resize_bilinear
+from danet_jax.ops.sharding import keep_divided
 
 
 class Logits(NamedTuple):
@@ -34,7 +44,8 @@ def classify(
 ) -> jax.Array:
     """Dropout of whole channels, then a 1x1 convolution with bias to float32 logits, in the calling module's scope."""
     x = nn.Dropout(dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
-    return Convolution(num_classes, use_bias=True, dtype=dtype, name=name)(x).astype(jnp.float32)
+    logits = Convolution(num_classes, use_bias=True, dtype=dtype, name=name)(keep_divided(x))
+    return keep_divided(logits.astype(jnp.float32))
 
 
 class Head(nn.Module):
@@ -51,12 +62,12 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> Logits:
         features = x.shape[-1] // 4
-        x = masked(x, sizes)
         mask = None if sizes is None else inside(x, sizes)
+        x = masked(x, mask)
 
         def branch(name: str, attention: nn.Module) -> jax.Array:
             y = ConvBNReLU(features, dtype=self.dtype, name=f"{name}_in")(x, train=train)
-            y = masked(attention(y, mask), sizes)
+            y = keep_divided(masked(attention(keep_divided(y), mask), mask))
             return ConvBNReLU(features, dtype=self.dtype, name=f"{name}_out")(y, train=train)
 
         branches = {}
@@ -96,7 +107,8 @@ class FCNHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
-        x = ConvBNReLU(x.shape[-1] // 4, dtype=self.dtype, name="in")(masked(x, sizes), train=train)
+        x = masked(x, None if sizes is None else inside(x, sizes))
+        x = ConvBNReLU(x.shape[-1] // 4, dtype=self.dtype, name="in")(x, train=train)
         return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, dtype=self.dtype)
 
 
@@ -124,6 +136,7 @@ class DANet(nn.Module):
       dropout_rate: of whole channels before each classifier.
       dtype: of the computation, float32 or bfloat16; parameters, softmaxes and logits are float32.
       attention_backend: see `danet_jax.ops.attention.position_attention`.
+      phases: of the dilated layers, see `ResNet`.
 
     Raises:
       InputError: an option has a value that does not exist; the message names those that do.
@@ -142,16 +155,27 @@ class DANet(nn.Module):
     dropout_rate: float = 0.1
     dtype: Any = jnp.float32
     attention_backend: str = "auto"
+    phases: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise InputError(f"num_classes={self.num_classes} must be at least 1")
-        if self.channel_energy not in ENERGIES:
-            raise InputError(
-                f"channel_energy={self.channel_energy!r} does not exist; there are: {', '.join(ENERGIES)}"
-            )
+        check_whole("num_classes", self.num_classes)
+        for flag in ("position_attention", "channel_attention", "align_corners", "auxiliary"):
+            check_flag(flag, getattr(self, flag))
+        check_name("channel_energy", self.channel_energy, ENERGIES)
+        check_name("attention_backend", self.attention_backend, BACKENDS)
+        rate = self.dropout_rate
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
+            raise InputError(f"dropout_rate={rate!r} must be a number of at least 0 and less than 1")
         # Built once for its checks, so that a wrong name is refused here and not at the first call.
-        ResNet(self.backbone, self.stem, self.output_stride, self.multi_grid, parent=None)
+        ResNet(
+            self.backbone,
+            self.stem,
+            self.output_stride,
+            self.multi_grid,
+            self.dtype,
+            self.phases,
+            parent=None,
+        )
         super().__post_init__()
 
     @nn.compact
@@ -172,11 +196,24 @@ class DANet(nn.Module):
             normalisation, at the right and the bottom. The logits inside an image are then exactly those of
             the image without padding, so that images of many sizes share one compiled shape. Not in training.
           upsample: False gives the logits at the backbone's resolution, `[B, ceil(H / 8), ceil(W / 8), K]`.
+
+        Raises:
+          InputError: arrays of other dtypes or shapes, such as images that are not normalised.
         """
+        check_images(images)
+        if sizes is not None:
+            check_array("sizes", sizes, "B 2", "integer")
+            check_shapes_fit(images=(images, "B H W 3"), sizes=(sizes, "B 2"))
         if train and sizes is not None:
-            raise ValueError("sizes serves inference: batch statistics would count the padding")
+            raise InputError("sizes serves inference: batch statistics would count the padding")
         backbone = ResNet(
-            self.backbone, self.stem, self.output_stride, self.multi_grid, self.dtype, name="backbone"
+            self.backbone,
+            self.stem,
+            self.output_stride,
+            self.multi_grid,
+            self.dtype,
+            self.phases,
+            name="backbone",
         )
         features: Features = backbone(images, train=train, sizes=sizes)
         head = Head(

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from danet_jax.ops.batch_norm import normalize_batch, normalize_by
 from danet_jax.ops.convolution import convolution
 
 # He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))): the backbone's.
@@ -16,16 +17,16 @@ he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def inside(x: jax.Array, sizes: jax.Array) -> jax.Array:
+def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
     """Which places of `x` `[B, H, W, C]` lie inside images of `sizes` (int32 `[B, 2]`): bool `[B, H, W, 1]`."""
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
     columns = jnp.arange(x.shape[2]).reshape(1, 1, -1, 1) < sizes[:, 1].reshape(-1, 1, 1, 1)
     return rows & columns
 
 
-def masked(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
-    """`x` with zeros outside images of `sizes`: to a convolution, what lies outside an image is padding."""
-    return x if sizes is None else jnp.where(inside(x, sizes), x, jnp.zeros((), x.dtype))
+def masked(x: jax.Array, places: jax.Array | None) -> jax.Array:
+    """`x` with zeros where `places` is False: to a convolution, what lies outside an image is padding."""
+    return x if places is None else jnp.where(places, x, jnp.zeros((), x.dtype))
 
 
 class Convolution(nn.Module):
@@ -65,15 +66,34 @@ class Convolution(nn.Module):
         return y
 
 
-def batch_norm(x: jax.Array, name: str, *, train: bool, dtype: Any) -> jax.Array:
-    """Batch normalisation in the calling module's scope: eps 1e-5, running momentum 0.9, over all of the batch.
+class BatchNorm(nn.Module):
+    """Batch normalisation: eps 1e-5, running momentum 0.9, over all of the batch; `flax.linen.BatchNorm`'s variables.
 
     Under `jit` a batch sharded over a mesh is still one batch, so these are the statistics over every
-    device, torch's SyncBN. The running variance is the biased one; torch keeps the unbiased.
+    device, torch's SyncBN. The running variance is the biased one; torch keeps the unbiased. Statistics and
+    normalisation are in float32 whatever the compute dtype; only the result is rounded to it.
     """
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
-    # Statistics and normalisation are in float32 whatever the compute dtype; only the result is rounded to it.
-    return norm(x.astype(jnp.float32))
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool, places: jax.Array | None = None, relu: bool = False
+    ) -> jax.Array:
+        """`[B, H, W, C]` -> the same shape; places where `places` (bool `[B, H, W, 1]`) is False do not count."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            y = normalize_by(x, running_mean.value, running_variance.value, scale, bias)
+            return (nn.relu(y) if relu else y).astype(self.dtype)
+        y, mean, variance = normalize_batch(x, scale, bias, places, relu=relu, dtype=self.dtype)
+        if not self.is_initializing():
+            for running, new in ((running_mean, mean), (running_variance, variance)):
+                running.value = 0.9 * running.value + 0.1 * new.astype(running.value.dtype)
+        return y
 
 
 class ConvBNReLU(nn.Module):
@@ -85,4 +105,4 @@ class ConvBNReLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = Convolution(self.features, 3, dtype=self.dtype, name="conv")(x)
-        return nn.relu(batch_norm(x, "bn", train=train, dtype=self.dtype))
+        return BatchNorm(self.dtype, name="bn")(x, train=train, relu=True)

@@ -16,7 +16,9 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Names of the dtypes that a network computes in."""
 
 OPTIONS = tuple(
-    field.name for field in dataclasses.fields(DANet) if field.name not in ("num_classes", "parent", "name")
+    field.name
+    for field in dataclasses.fields(DANet)
+    if field.name not in ("num_classes", "phases", "parent", "name")
 )
 """Names of a network's options."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +12,11 @@ import jax.numpy as jnp
 
 from danet_jax.errors import InputError
 from danet_jax.models import layers
-from danet_jax.models.layers import batch_norm, masked
+from danet_jax.models.layers import BatchNorm, inside, masked
+from danet_jax.ops.checks import check_dtype, check_flag, check_images, check_name, check_whole
+from danet_jax.ops.convolution.phases import regroup
+from danet_jax.ops.platform import platform_of
+from danet_jax.ops.sharding import keep_divided, rows_are_divided
 
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -25,6 +30,12 @@ STEMS = {"v1": (64,), "v1c": (32, 32, 64), "v1s": (64, 64, 128)}
 """Channels of the stem's convolutions: one 7x7 (torchvision, the authors), or three 3x3 (mmsegmentation, Encoding)."""
 
 OUTPUT_STRIDES = (8, 16, 32)
+
+PHASES = ("tpu",)
+"""Platforms on which runs of dilated blocks are computed in phases."""
+
+LARGEST_GRID = 4
+"""Phases along an axis, at most: of 16 x 16 phases few places would be left in each."""
 
 Convolution = functools.partial(layers.Convolution, kernel_init=layers.he_normal_over_outputs)
 
@@ -55,13 +66,15 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, sizes_in: jax.Array | None, sizes_out: jax.Array | None, *, train: bool
+        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
     ) -> jax.Array:
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
+        def norm(x: jax.Array, name: str, *, relu: bool = False) -> jax.Array:
+            return BatchNorm(self.dtype, name=name)(x, train=train, places=places_out, relu=relu)
+
         conv = functools.partial(Convolution, self.features, dtype=self.dtype)
-        y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, sizes_in))
-        y = nn.relu(norm(y, "bn1"))
-        y = norm(conv(3, 1, self.layer_dilation, name="conv2")(masked(y, sizes_out)), "bn2")
+        y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, places_in))
+        y = norm(y, "bn1", relu=True)
+        y = norm(conv(3, 1, self.layer_dilation, name="conv2")(masked(y, places_out)), "bn2")
         if self.project:
             x = norm(conv(1, self.stride, name="downsample_conv")(x), "downsample_bn")
         return nn.relu(x + y)
@@ -79,13 +92,15 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, sizes_in: jax.Array | None, sizes_out: jax.Array | None, *, train: bool
+        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
     ) -> jax.Array:
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
+        def norm(x: jax.Array, name: str, *, relu: bool = False, places: Any = places_out) -> jax.Array:
+            return BatchNorm(self.dtype, name=name)(x, train=train, places=places, relu=relu)
+
         conv = functools.partial(Convolution, dtype=self.dtype)
-        y = nn.relu(norm(conv(self.features, name="conv1")(x), "bn1"))
-        y = conv(self.features, 3, self.stride, self.dilation, name="conv2")(masked(y, sizes_in))
-        y = nn.relu(norm(y, "bn2"))
+        y = norm(conv(self.features, name="conv1")(x), "bn1", relu=True, places=places_in)
+        y = conv(self.features, 3, self.stride, self.dilation, name="conv2")(masked(y, places_in))
+        y = norm(y, "bn2", relu=True)
         y = norm(conv(4 * self.features, name="conv3")(y), "bn3")
         if self.project:
             x = norm(conv(4 * self.features, 1, self.stride, name="downsample_conv")(x), "downsample_bn")
@@ -101,6 +116,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
         widths = STEMS[self.kind]
+        places: jax.Array | None = None
         for index, features in enumerate(widths, start=1):
             conv = Convolution(
                 features,
@@ -110,10 +126,11 @@ class Stem(nn.Module):
                 name=f"conv{index}",
             )
             # The image itself is padded with zeros already.
-            x = conv(x if index == 1 else masked(x, sizes))
-            x = nn.relu(batch_norm(x, f"bn{index}", train=train, dtype=self.dtype))
+            x = conv(x if index == 1 else masked(x, places))
+            places = None if sizes is None else inside(x, sizes)
+            x = BatchNorm(self.dtype, name=f"bn{index}")(x, train=train, relu=True)
         # After a ReLU, padding with 0 and with minus infinity are the same to a maximum.
-        return nn.max_pool(masked(x, sizes), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 class ResNet(nn.Module):
@@ -126,6 +143,9 @@ class ResNet(nn.Module):
         first block of a dilated layer has half the layer's dilation, as the authors' and mmsegmentation's.
       multi_grid: dilations of layer4's blocks, in full: (4, 8, 16) in the paper. None: none.
       dtype: of the computation; parameters are float32.
+      phases: whether runs of dilated blocks are computed on the phases of their dilation, see
+        `danet_jax.ops.convolution.phases`: the same features but for rounding. None: on the platforms of `PHASES`.
+        Never where rows are divided over devices: XLA has been seen to get gradients wrong there.
     """
 
     backbone: str = "resnet50"
@@ -133,16 +153,30 @@ class ResNet(nn.Module):
     output_stride: int = 8
     multi_grid: tuple[int, ...] | None = None
     dtype: Any = jnp.float32
+    phases: bool | None = None
 
     def __post_init__(self) -> None:
-        _one_of("backbone", self.backbone, BLOCKS)
-        _one_of("stem", self.stem, STEMS)
-        _one_of("output_stride", self.output_stride, OUTPUT_STRIDES)
-        blocks = BLOCKS[self.backbone][-1]
-        if self.multi_grid is not None and len(self.multi_grid) < blocks:
-            raise InputError(
-                f"multi_grid={tuple(self.multi_grid)} is too short: layer4 of {self.backbone} has {blocks} blocks"
-            )
+        check_name("backbone", self.backbone, BLOCKS)
+        check_name("stem", self.stem, STEMS)
+        check_whole("output_stride", self.output_stride)
+        if self.output_stride not in OUTPUT_STRIDES:
+            existing = ", ".join(map(str, OUTPUT_STRIDES))
+            raise InputError(f"output_stride={self.output_stride} does not exist; there are: {existing}")
+        check_dtype(self.dtype)
+        if self.phases is not None:
+            check_flag("phases", self.phases)
+        if self.multi_grid is not None:
+            if not isinstance(self.multi_grid, tuple | list):
+                raise InputError(
+                    f"multi_grid={self.multi_grid!r} must be None or the dilations of layer4's blocks"
+                )
+            for dilation in self.multi_grid:
+                check_whole("multi_grid's dilation", dilation)
+            blocks = BLOCKS[self.backbone][-1]
+            if len(self.multi_grid) < blocks:
+                raise InputError(
+                    f"multi_grid={tuple(self.multi_grid)} is too short: layer4 of {self.backbone} has {blocks} blocks"
+                )
         super().__post_init__()
 
     @nn.compact
@@ -152,46 +186,80 @@ class ResNet(nn.Module):
         With `sizes` (int32 `[B, 2]`, the true heights and widths of images zero-padded at the right and the
         bottom) the features inside an image are exactly those of the image without padding.
         """
+        check_images(x)
+        phases = self.phases
+        if phases is None:
+            phases = platform_of(x) in PHASES
+        phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
         sizes = _halved(sizes)
         x = Stem(self.stem, self.dtype, name="stem")(x.astype(self.dtype), sizes, train=train)
+        x = keep_divided(x)
         sizes = _halved(sizes)
         bottleneck = is_bottleneck(self.backbone)
         block = Bottleneck if bottleneck else BasicBlock
         outputs, output_sizes = [], []
-        stride, dilation = 4, 1
-        for layer, blocks in enumerate(BLOCKS[self.backbone], start=1):
-            first_stride, first_dilation = 1, dilation
-            if layer > 1 and stride < self.output_stride:
-                first_stride, stride = 2, 2 * stride
-            elif layer > 1:
-                dilation *= 2
-            for index in range(blocks):
-                sizes_in = sizes
-                if index == 0 and first_stride == 2:
-                    sizes = _halved(sizes)
-                block_dilation = first_dilation if index == 0 else dilation
-                if layer == 4 and self.multi_grid is not None:
-                    block_dilation = self.multi_grid[index]
+        grid, shape, places = 1, x.shape[1:3], _places(x.shape, sizes, 1)
+        for layer, (stride, layer_dilation, dilations) in enumerate(self._plan(), start=1):
+            for index, dilation in enumerate(dilations):
+                first_stride = stride if index == 0 else 1
+                wanted = 1
+                if phases and first_stride == 1:
+                    wanted = dilation if bottleneck else math.gcd(dilation, layer_dilation)
+                    wanted = math.gcd(wanted, LARGEST_GRID)
+                if wanted != grid:
+                    x = regroup(x, grid, wanted, shape)
+                    grid, places = wanted, _places((x.shape[0] // wanted**2, *shape), sizes, wanted)
+                places_in = places
+                if first_stride == 2:
+                    sizes, shape = _halved(sizes), _halved_shape(shape)
+                    places = _places((x.shape[0], *shape), sizes, 1)
                 x = block(
                     features=64 * 2 ** (layer - 1),
-                    stride=first_stride if index == 0 else 1,
-                    dilation=block_dilation,
-                    layer_dilation=dilation,
+                    stride=first_stride,
+                    dilation=dilation // grid,
+                    layer_dilation=layer_dilation // grid,
                     # Basic blocks keep a 64-channel stem's features as they are; Encoding's has 128.
                     project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
                     dtype=self.dtype,
                     name=f"layer{layer}_{index}",
-                )(x, sizes_in, sizes, train=train)
-            outputs.append(x)
+                )(x, places_in, places, train=train)
+                x = keep_divided(x)
+            outputs.append(regroup(x, grid, 1, shape) if layer > 2 else x)
             output_sizes.append(sizes)
         return Features(*outputs[2:], *output_sizes[2:])
+
+    def _plan(self) -> list[tuple[int, int, tuple[int, ...]]]:
+        """Of every layer: the stride of its first block, its dilation, and that of each block."""
+        plan, total_stride, dilation = [], 4, 1
+        for layer, blocks in enumerate(BLOCKS[self.backbone], start=1):
+            stride, first_dilation = 1, dilation
+            if layer > 1 and total_stride < self.output_stride:
+                stride, total_stride = 2, 2 * total_stride
+            elif layer > 1:
+                dilation *= 2
+            dilations = (first_dilation, *(dilation,) * (blocks - 1))
+            if layer == 4 and self.multi_grid is not None:
+                dilations = tuple(self.multi_grid[:blocks])
+            plan.append((stride, dilation, dilations))
+        return plan
+
+
+def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.Array | None:
+    """Which places of features `shape` (B, H, W, ...) in `grid` x `grid` phases exist; None: all of them do."""
+    batch, height, width = shape[:3]
+    if sizes is None:
+        if grid == 1 or (height % grid == 0 and width % grid == 0):
+            return None
+        whole = jnp.ones((batch, height, width, 1), bool)
+    else:
+        whole = inside(jax.ShapeDtypeStruct((batch, height, width, 1), bool), sizes)
+    return regroup(whole, 1, grid, (height, width))
+
+
+def _halved_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple((extent + 1) // 2 for extent in shape)
 
 
 def _halved(sizes: jax.Array | None) -> jax.Array | None:
     """The sizes of what a convolution or a pooling with stride 2 and torch's padding gives."""
     return None if sizes is None else (sizes + 1) // 2
-
-
-def _one_of(name: str, value: Any, existing: Any) -> None:
-    if value not in existing:
-        raise InputError(f"{name}={value!r} does not exist; there are: {', '.join(map(str, existing))}")

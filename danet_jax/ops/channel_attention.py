@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from danet_jax.ops.checks import check_array, check_name, check_shapes_fit
+
 ENERGIES = ("official", "paper")
 """The two signs of the attention that exist, see `channel_attention`."""
 
@@ -29,11 +31,13 @@ def channel_attention(
       `[B, N, C]` of the features' dtype, before the scale beta and the residual.
 
     Raises:
-      ValueError: `energy` does not exist; the message names those that do.
+      InputError: `energy` does not exist; the message names those that do. Arrays of other kinds or shapes.
     """
-    if energy not in ENERGIES:
-        raise ValueError(f"energy={energy!r} does not exist; there are: {', '.join(ENERGIES)}")
+    check_name("energy", energy, ENERGIES)
+    check_array("features", features, "B N C", "float")
     if mask is not None:
+        check_array("mask", mask, "B N", "bool")
+        check_shapes_fit(features=(features, "B N C"), mask=(mask, "B N"))
         features = jnp.where(mask[..., None], features, jnp.zeros((), features.dtype))
     gram = _gram(features)
     attention = jax.nn.softmax(gram if energy == "paper" else -gram, axis=-1)

@@ -8,13 +8,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from danet_jax.errors import InputError
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel means and standard deviations, RGB in 0 to 1, as every published backbone expects."""
 
 
 def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> jax.Array:
-    """`(images / 255 - mean) / std`: uint8 `[..., 3]` RGB to float32 of the same shape."""
+    """`(images / 255 - mean) / std`: RGB `[..., 3]`, uint8 or float of 0 to 255, to float32 of the same shape.
+
+    Raises:
+      InputError: another dtype or shape, floats of 0 to 1 (where values are known, outside of `jit`), a mean or a
+        std that is not three numbers, a std that is not positive.
+    """
+    if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
+        given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
+        raise InputError(f"images must be an array [..., 3] of RGB, not {given}")
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images must be uint8, or float of 0 to 255, not {images.dtype}")
+    if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
+        largest = np.max(np.asarray(images, np.float32))
+        if 0 < largest <= 1:
+            raise InputError(
+                f"images are {images.dtype} of at most {largest:.3g}; 0 to 255 is due: multiply by 255"
+            )
+    for name, values in (("mean", mean), ("std", std)):
+        numbers = np.asarray(values)
+        if numbers.shape != (3,) or numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
+            raise InputError(f"{name}={values!r} must be three finite numbers")
+    if min(std) <= 0:
+        raise InputError(f"std={std!r} must be positive")
     scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
     shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
     shape = (1,) * (images.ndim - 1) + (3,)

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim as is_symbolic
+
+from danet_jax.ops.checks import check_array, check_whole
 
 
 def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.ndarray:
@@ -115,11 +118,18 @@ def resize_bilinear(
 
     Returns:
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
+
+    Raises:
+      InputError: `x` is of another kind or shape, a size is below 1.
     """
+    check_array("x", x, "B h w C", "float")
+    for name, size in zip(("H", "W"), shape, strict=True):
+        if not is_symbolic(size):
+            check_whole(f"shape's {name}", size)
     batch, height, width, _ = x.shape
     new_height, new_width = shape
     if input_sizes is None and output_sizes is None:
-        if all(isinstance(n, (int, np.integer)) for n in (height, width, new_height, new_width)):
+        if not any(is_symbolic(n) for n in (height, width, new_height, new_width)):
             rows = jnp.asarray(bilinear_weights(height, new_height, align_corners=align_corners))
             columns = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
         else:  # symbolic dimensions of `jax.export`: positions are computed when the program runs

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
+from danet_jax.ops.checks import check_array, check_shapes_fit
 from danet_jax.ops.resize import bilinear_weights
+from danet_jax.ops.sharding import DATA, SPACE, mesh_of
 
 ROWS = 32
 """Of every image at a time: what exists at full resolution is `[B, ROWS, K, W]` float32."""
@@ -36,9 +39,13 @@ def upsampled_cross_entropy(
 
     Returns:
       The sum in nats, float32 `()`, and the count, int32 `()`. Divide the one by the other, over all devices.
+
+    Raises:
+      InputError: arrays of other kinds or shapes.
     """
-    if logits.ndim != 4 or labels.ndim != 3 or logits.shape[0] != labels.shape[0]:
-        raise ValueError(f"logits [B, h, w, K] and labels [B, H, W]: got {logits.shape} and {labels.shape}")
+    check_array("logits", logits, "B h w K", "float")
+    check_array("labels", labels, "B H W", "integer")
+    check_shapes_fit(logits=(logits, "B h w K"), labels=(labels, "B H W"))
     loss = _loss_sum(align_corners, ignore_label, logits, labels)
     return loss, jnp.sum(labels != ignore_label, dtype=jnp.int32)
 
@@ -54,7 +61,11 @@ def upsampled_pixel_losses(
       Float32 `[B, H, W]`, nats; `exp(-loss)` is the probability of the pixel's own class.
     """
     batch, height, width = labels.shape
-    x, weights, column_weights, blocks = _row_blocks(align_corners, ignore_label, logits, labels)
+    row_weights, column_weights = (
+        jnp.asarray(bilinear_weights(old, new, align_corners=align_corners))
+        for old, new in zip(logits.shape[1:3], (height, width), strict=True)
+    )
+    x, weights, blocks = _row_blocks(ignore_label, row_weights, logits, labels)
 
     def block(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         row_weights, labels = inputs
@@ -86,7 +97,58 @@ def _by_rows(
     align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The sum, and its gradient of the shape and dtype of `logits` (or zeros)."""
-    x, row_weights, column_weights, blocks = _row_blocks(align_corners, ignore_label, logits, labels)
+    height, new_height = logits.shape[1], labels.shape[1]
+    # A row of zeros on both sides, which on a part of an image are the neighbours' rows.
+    row_weights = np.zeros((new_height, height + 2), np.float32)
+    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=align_corners)
+    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=align_corners)
+    part = functools.partial(_part, ignore_label, with_gradient, jnp.asarray(column_weights))
+    mesh = mesh_of(logits)
+    axes = {} if mesh is None else {name: mesh.shape.get(name, 1) for name in (DATA, SPACE)}
+    parts = axes.get(SPACE, 1)
+    if parts == 1 or height % parts or new_height % parts or logits.shape[0] % axes[DATA]:
+        edge = ((0, 0), (1, 1), (0, 0), (0, 0))
+        loss_sum, gradient = part(jnp.asarray(row_weights), jnp.pad(logits, edge), labels)
+        return loss_sum, gradient[:, 1:-1]
+    rows, new_rows = height // parts, new_height // parts
+    # Of the image's first or last part, the neighbour's row has no weight, whatever it holds.
+    weights = np.stack(
+        [row_weights[i * new_rows :][:new_rows, i * rows :][:, : rows + 2] for i in range(parts)]
+    )
+    assert np.isclose(weights.sum(), row_weights.sum())
+    down, up = ([(i, (i + step) % parts) for i in range(parts)] for step in (1, -1))
+
+    def on_device(weights: jax.Array, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        above, below = lax.ppermute(logits[:, -1:], SPACE, down), lax.ppermute(logits[:, :1], SPACE, up)
+        loss_sum, gradient = part(weights[0], jnp.concatenate([above, logits, below], axis=1), labels)
+        to_above, to_below = (
+            lax.ppermute(gradient[:, :1], SPACE, up),
+            lax.ppermute(gradient[:, -1:], SPACE, down),
+        )
+        gradient = gradient[:, 1:-1].at[:, -1:].add(to_above).at[:, :1].add(to_below)
+        return lax.psum(loss_sum, names), gradient
+
+    names = tuple(name for name, size in axes.items() if size > 1)
+    divided = PartitionSpec(DATA if DATA in names else None, SPACE)
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(PartitionSpec(SPACE), divided, divided),
+        out_specs=(PartitionSpec(), divided),
+        check_vma=False,
+    )(jnp.asarray(weights), logits, labels)
+
+
+def _part(
+    ignore_label: int,
+    with_gradient: bool,
+    column_weights: jax.Array,
+    row_weights: jax.Array,
+    logits: jax.Array,
+    labels: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The sum over `labels` `[B, H, W]`; `row_weights` `[H, h]` make their rows of those of `logits` `[B, h, w, K]`."""
+    x, weights, blocks = _row_blocks(ignore_label, row_weights, logits, labels)
 
     def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
         loss_sum, gradient = carry
@@ -106,35 +168,31 @@ def _by_rows(
         return (loss_sum, gradient), None
 
     start = jnp.zeros((), jnp.float32), jnp.zeros(x.shape, jnp.float32)
-    (loss_sum, gradient), _ = lax.scan(block, start, (row_weights, blocks))
+    (loss_sum, gradient), _ = lax.scan(block, start, (weights, blocks))
     return loss_sum, jnp.swapaxes(gradient, 2, 3).astype(logits.dtype)
 
 
 def _row_blocks(
-    align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    ignore_label: int, row_weights: jax.Array, logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What a pass over blocks of rows needs.
 
     Returns:
-      The logits as float32 `[B, h, K, w]`, the weights of each block's rows `[blocks, rows, h]`, of the columns
-      `[W, w]`, and the labels of each block `[blocks, B, rows, W]`.
+      The logits as float32 `[B, h, K, w]`, of `row_weights` `[H, h]` those of each block `[blocks, rows, h]`, and the
+      labels of each block `[blocks, B, rows, W]`.
     """
-    batch, height, width, _ = logits.shape
-    _, new_height, new_width = labels.shape
+    batch, new_height, new_width = labels.shape
     rows = min(ROWS, new_height)
     count = -(-new_height // rows)
     padding = rows * count - new_height
 
     # Block i is rows i, i + count, i + 2 * count ...: if the image's rows are divided over devices, each
     # device has its share of every block.
-    every_row = np.zeros((rows * count, height), np.float32)
-    every_row[:new_height] = bilinear_weights(height, new_height, align_corners=align_corners)
-    row_weights = jnp.asarray(every_row.reshape(rows, count, height).swapaxes(0, 1))
-    column_weights = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
+    row_weights = jnp.pad(row_weights, ((0, padding), (0, 0))).reshape(rows, count, -1)
     labels = jnp.pad(labels, ((0, 0), (0, padding), (0, 0)), constant_values=ignore_label)
     blocks = jnp.moveaxis(labels.reshape(batch, rows, count, new_width), 2, 0)
     # Classes before columns: sums over few classes then run along whole rows of pixels.
-    return jnp.swapaxes(logits.astype(jnp.float32), 2, 3), row_weights, column_weights, blocks
+    return jnp.swapaxes(logits.astype(jnp.float32), 2, 3), jnp.swapaxes(row_weights, 0, 1), blocks
 
 
 def _of_every_image(weights: jax.Array, x: jax.Array) -> jax.Array:

@@ -107,7 +107,7 @@ def test_bfloat16_logits(rng):
 
 def test_wrong_shapes_are_refused(rng):
     logits, labels = example(rng, 2, (4, 5), 3, (20, 20))
-    with pytest.raises(ValueError, match=r"got \(2, 4, 5, 3\) and \(1, 20, 20\)"):
+    with pytest.raises(ValueError, match="labels and logits differ in B, 1 and 2"):
         loss_sum(logits, labels[:1])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 
-from danet_jax.errors import InputError
 from danet_jax.ops.attention.map import attention_column as attention_column
 from danet_jax.ops.attention.map import attention_row as attention_row
 from danet_jax.ops.attention.map import row_logsumexp as row_logsumexp
@@ -12,6 +11,7 @@ from danet_jax.ops.attention.map import row_statistics as row_statistics
 from danet_jax.ops.attention.padding import exclude_keys
 from danet_jax.ops.attention.platforms import KERNELS, attention
 from danet_jax.ops.attention.rows import attention_by_rows, plain_attention
+from danet_jax.ops.checks import check_array, check_name, check_shapes_fit
 
 BACKENDS = (*KERNELS, "rows", "reference")
 """The ways to compute position attention, see `position_attention`."""
@@ -47,17 +47,23 @@ def position_attention(
       `[B, N, Cv]` of the dtype of `value`.
 
     Raises:
-      InputError: the backend does not exist, or cannot run on the platform that the program is lowered for.
+      InputError: the backend does not exist, or cannot run on the platform that the program is lowered for; arrays of
+        other kinds or shapes.
       TypeError: the dtypes differ.
-      ValueError: the shapes do not fit.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"attention backend {backend!r} does not exist; there are: {', '.join(BACKENDS)}")
+    check_name("attention backend", backend, BACKENDS)
+    check_array("query", query, "B N Ck", "float")
+    check_array("key", key, "B M Ck", "float")
+    check_array("value", value, "B M Cv", "float")
     if not query.dtype == key.dtype == value.dtype:
         raise TypeError(
             f"query, key and value must have one dtype, not {query.dtype}, {key.dtype}, {value.dtype}"
         )
-    _check_shapes(query, key, value, key_mask)
+    arrays = {"query": (query, "B N Ck"), "key": (key, "B M Ck"), "value": (value, "B M Cv")}
+    if key_mask is not None:
+        check_array("key_mask", key_mask, "B M", "bool")
+        arrays["key_mask"] = (key_mask, "B M")
+    check_shapes_fit(**arrays)
     if key_mask is not None:
         query, key, value = exclude_keys(query, key, value, key_mask)
     if backend == "rows" or not all(isinstance(n, int) for n in (*query.shape[:2], key.shape[1])):
@@ -65,19 +71,3 @@ def position_attention(
     if backend == "reference":
         return plain_attention(query, key, value)
     return attention(backend, query, key, value)
-
-
-def _check_shapes(query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None) -> None:
-    batch, channels = query.shape[0], query.shape[-1]
-    keys = key.shape[1:2]
-    if (
-        not query.ndim == key.ndim == value.ndim == 3
-        or key.shape != (batch, *keys, channels)
-        or value.shape[:2] != (batch, *keys)
-        or (key_mask is not None and key_mask.shape != (batch, *keys))
-    ):
-        shapes = f"{query.shape}, {key.shape}, {value.shape}"
-        mask = "" if key_mask is None else f", {key_mask.shape}"
-        raise ValueError(
-            f"query [B, N, Ck], key [B, M, Ck], value [B, M, Cv], key_mask [B, M]: got {shapes}{mask}"
-        )

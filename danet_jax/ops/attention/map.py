@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.ops.attention.rows import product
+from danet_jax.ops.checks import check_array, check_index, check_shapes_fit, check_whole
 
 
 def attention_row(
@@ -22,7 +23,14 @@ def attention_row(
 
     Returns:
       Float32 `[B, K, M]`; each row sums to 1.
+
+    Raises:
+      InputError: arrays of other kinds or shapes, a position that does not exist (under `jit` it gives NaN).
     """
+    _check(query, key, key_mask)
+    check_array("index", index, "B K", "integer")
+    check_shapes_fit(query=(query, "B N Ck"), index=(index, "B K"))
+    check_index("index", index, query.shape[1])
     logits = _logits(jnp.take_along_axis(query, index[..., None], axis=1), key)
     if key_mask is not None:
         logits = jnp.where(key_mask[:, None, :], logits, -jnp.inf)
@@ -62,7 +70,12 @@ def row_logsumexp(
 
     Returns:
       Float32 `[B, N]`: all that `attention_column` needs to have seen of the map.
+
+    Raises:
+      InputError: arrays of other kinds or shapes.
     """
+    _check(query, key, key_mask)
+    check_whole("rows", rows)
 
     def one(query: jax.Array) -> jax.Array:
         logits = _logits(query[:, None, :], key)
@@ -84,9 +97,27 @@ def attention_column(query: jax.Array, key: jax.Array, logsumexp: jax.Array, ind
 
     Returns:
       Float32 `[B, N, K]`: the weight of each chosen key in every query's row.
+
+    Raises:
+      InputError: arrays of other kinds or shapes, a position that does not exist (under `jit` it gives NaN).
     """
+    _check(query, key, None)
+    check_array("logsumexp", logsumexp, "B N", "float")
+    check_array("index", index, "B K", "integer")
+    check_shapes_fit(query=(query, "B N Ck"), logsumexp=(logsumexp, "B N"), index=(index, "B K"))
+    check_index("index", index, key.shape[1])
     chosen = jnp.take_along_axis(key, index[..., None], axis=1)
     return jnp.exp(_logits(query, chosen) - logsumexp[..., None])
+
+
+def _check(query: jax.Array, key: jax.Array, key_mask: jax.Array | None) -> None:
+    check_array("query", query, "B N Ck", "float")
+    check_array("key", key, "B M Ck", "float")
+    arrays = {"query": (query, "B N Ck"), "key": (key, "B M Ck")}
+    if key_mask is not None:
+        check_array("key_mask", key_mask, "B M", "bool")
+        arrays["key_mask"] = (key_mask, "B M")
+    check_shapes_fit(**arrays)
 
 
 def _logits(query: jax.Array, key: jax.Array) -> jax.Array:

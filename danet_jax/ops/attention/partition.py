@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from danet_jax.ops.sharding import SPACE
+
 Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def divided(kernel: Kernel, mesh: AbstractMesh) -> Kernel:
+def divided(kernel: Kernel, mesh: AbstractMesh | None) -> Kernel:
     """`kernel` on every device of `mesh` for its own images and queries.
 
     XLA can neither look into a kernel nor guess that a loop over blocks needs no communication, so the
     division is made by hand: keys and values are gathered once, in memory linear in their number, and the
     gradients of keys and values are summed over the devices that share an image.
     """
-    if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto:
+    if mesh is None:
         return kernel
 
     def on_mesh(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -35,13 +37,13 @@ def divided(kernel: Kernel, mesh: AbstractMesh) -> Kernel:
 def division(mesh: Mapping[str, int], batch: int, queries: int) -> dict[str, tuple[str, ...]]:
     """Over which axes of `mesh` to divide the batch, `"b"`, and the queries, `"n"`.
 
-    An axis goes to the batch if it divides what is left of it evenly, else to the queries likewise, else every
-    device along it computes the same. So the axis `data` divides the images and the axis `space` the places of
-    those that several devices share.
+    The axis `space` goes to the queries, whose rows it divides in all of the network, if it divides them evenly, any
+    other axis to the batch; else to the other of the two likewise, else every device along it computes the same.
     """
     axes: dict[str, tuple[str, ...]] = {"b": (), "n": ()}
     for name, size in mesh.items():
-        for dimension, extent in (("b", batch), ("n", queries)):
+        wishes = [("b", batch), ("n", queries)]
+        for dimension, extent in reversed(wishes) if name == SPACE else wishes:
             if extent % (size * math.prod(mesh[other] for other in axes[dimension])) == 0:
                 axes[dimension] += (name,)
                 break

@@ -11,6 +11,8 @@ from jax import lax
 from danet_jax.errors import InputError
 from danet_jax.ops.attention import blockwise, cudnn, splash
 from danet_jax.ops.attention.partition import divided
+from danet_jax.ops.platform import platform_of
+from danet_jax.ops.sharding import mesh_of
 
 KERNELS = ("auto", "blockwise", "cudnn", "splash")
 
@@ -28,7 +30,7 @@ def attention(backend: str, query: jax.Array, key: jax.Array, value: jax.Array) 
         raise InputError(f"attention backend 'cudnn' cannot run: {refusal}; use 'auto'")
     if backend in ("cudnn", "splash"):
         wanted, devices = {"cudnn": ("cuda", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}[backend]
-        platform = _platform(query)
+        platform = platform_of(query)
         if platform != wanted:
             raise InputError(
                 f"attention backend {backend!r} is for {devices}, not for {platform}; use 'auto'"
@@ -55,12 +57,4 @@ def _compiled(
         "cudnn": cudnn.attention,
         "splash": splash.attention,
     }
-    return divided(kernels[backend], jax.typeof(query).sharding.mesh)(query, key, value)
-
-
-def _platform(x: jax.Array) -> str:
-    """That of the devices that `x` is laid out for, else of this process."""
-    mesh = jax.typeof(x).sharding.mesh
-    device = None if mesh.empty else mesh.abstract_device
-    platform = jax.default_backend() if device is None else device.platform
-    return "cuda" if platform == "gpu" else platform
+    return divided(kernels[backend], mesh_of(query))(query, key, value)

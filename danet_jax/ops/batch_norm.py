@@ -1,0 +1,110 @@
+"""Batch normalisation over all of a batch, with a gradient that goes through the features twice.
+
+JAX's rules of differentiation sum over the features four times, in passes that compilers do not join, and keep which
+values a ReLU has cut. Here the gradient reads the features once for both of its sums and once for the result
+(Ioffe and Szegedy 2015, section 3), and computes anew what was cut: a seventh of the traffic of a training step.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+EPSILON = 1e-5
+
+
+def normalize_batch(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    places: jax.Array | None = None,
+    *,
+    relu: bool = False,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`scale * (x - mean) / sqrt(var + 1e-5) + bias`, and the statistics over all axes but the last.
+
+    Args:
+      x: `[B, H, W, C]` of any float dtype; computed in float32 (float64 if given).
+      scale: `[C]`.
+      bias: `[C]`.
+      places: bool `[B, H, W, 1]`, False where a place does not count; None: all of them do.
+      relu: whether negative results become 0.
+      dtype: of the result.
+
+    Returns:
+      `[B, H, W, C]`; mean and biased variance `[C]`, without gradients, float32 (float64).
+    """
+    y, mean, variance = _normalize(relu, jnp.dtype(dtype), x, scale, bias, places)
+    return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
+
+
+def normalize_by(
+    x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """The same by given statistics, in float32 (float64 if given)."""
+    x = _wide(x)
+    mean, variance, scale, bias = (_as_channels(a.astype(x.dtype)) for a in (mean, variance, scale, bias))
+    return (x - mean) * (lax.rsqrt(variance + EPSILON) * scale) + bias
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _normalize(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any) -> Any:
+    mean, variance = _statistics(x, places)
+    y = normalize_by(x, mean, variance, scale, bias)
+    return (jnp.maximum(y, 0) if relu else y).astype(dtype), mean, variance
+
+
+def _forward(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any) -> Any:
+    y, mean, variance = _normalize(relu, dtype, x, scale, bias, places)
+    return (y, mean, variance), (x, scale, bias, places, mean, variance)
+
+
+def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
+    x, scale, bias, places, mean, variance = saved
+    dy = _wide(cotangents[0])
+    if relu:
+        dy = jnp.where(normalize_by(x, mean, variance, scale, bias) > 0, dy, 0.0)
+    inverse = _as_channels(lax.rsqrt(variance + EPSILON))
+    centred = (_wide(x) - _as_channels(mean)) * inverse
+    dbias, dscale = jnp.sum(dy, axis=(0, 1, 2)), jnp.sum(dy * centred, axis=(0, 1, 2))
+    through_statistics = (_as_channels(dbias) + centred * _as_channels(dscale)) / _count(x, places)
+    if places is not None:
+        through_statistics = jnp.where(places, through_statistics, 0.0)
+    dx = inverse * _as_channels(scale.astype(dy.dtype)) * (dy - through_statistics)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
+
+
+_normalize.defvjp(_forward, _backward)
+
+
+def _statistics(x: jax.Array, places: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    x = _wide(x)
+    if places is not None:
+        x = jnp.where(places, x, 0.0)
+    count = _count(x, places)
+    mean, square = jnp.sum(x, axis=(0, 1, 2)) / count, jnp.sum(x * x, axis=(0, 1, 2)) / count
+    return mean, jnp.maximum(square - mean * mean, 0.0)
+
+
+def _count(x: jax.Array, places: jax.Array | None) -> jax.Array:
+    dtype = _wide_dtype(x)
+    if places is None:
+        return jnp.asarray(x.shape[0] * x.shape[1] * x.shape[2], dtype)
+    return jnp.sum(jnp.broadcast_to(places, (*x.shape[:3], 1)), dtype=dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(_wide_dtype(x))
+
+
+def _wide_dtype(x: jax.Array) -> Any:
+    return x.dtype if x.dtype.itemsize > 4 else jnp.float32
+
+
+def _as_channels(x: jax.Array) -> jax.Array:
+    return x.reshape(1, 1, 1, -1)

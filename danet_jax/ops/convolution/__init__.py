@@ -1,0 +1,120 @@
+"""Two-dimensional convolution, as torch pads it, with gradients that are fast on every platform.
+
+On TPU and GPU it is XLA's own, but for one gradient: to the kernel of a dilated convolution XLA makes a convolution
+with the whole image as window for NVIDIA's GPUs, so there it goes through the phases of the dilation. On CPU XLA's
+gradient to the kernel runs at a fraction of the speed of its matrix products, so there a convolution is written as
+matrix products wherever that is faster: benchmarks/model.py measures it in the whole network.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from danet_jax.ops.convolution.cpu import cpu_forward, cpu_input_gradient, cpu_kernel_gradient
+from danet_jax.ops.convolution.phases import kernel_gradient_in_phases
+from danet_jax.ops.convolution.xla import (
+    Geometry,
+    xla_convolution,
+    xla_input_gradient,
+    xla_kernel_gradient,
+)
+from danet_jax.ops.sharding import rows_are_divided
+
+
+def convolution(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> jax.Array:
+    """Cross-correlation of `x` `[B, H, W, C]` with `kernel` `[kh, kw, C, C']`: `[B, H', W', C']`.
+
+    `H' = floor((H + 2 * padding - dilation * (kh - 1) - 1) / stride) + 1`, as of torch's `conv2d`.
+    It has reverse-mode gradients of first order (`jax.grad`, `jax.vjp`), no forward-mode ones.
+
+    Args:
+      x: features, float32 or bfloat16 (the CPU computes in float32).
+      kernel: of the same dtype.
+      stride: of the result, along both axes.
+      padding: zeros on every side of `x`, whatever the stride.
+      dilation: distance between neighbouring entries of the kernel.
+
+    Raises:
+      ValueError: shapes or dtypes do not fit each other, or the kernel is larger than the padded input.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(f"x is [B, H, W, C] and kernel [kh, kw, C, C'], not {x.shape} and {kernel.shape}")
+    if x.dtype != kernel.dtype:
+        raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; cast one of them")
+    geometry = Geometry(stride, padding, dilation)
+    if stride < 1 or padding < 0 or dilation < 1:
+        raise ValueError(f"{geometry} does not exist: stride and dilation are at least 1, padding at least 0")
+    if not all(isinstance(n, int) for n in x.shape):  # symbolic dimensions of `jax.export`
+        return xla_convolution(x, kernel, geometry)
+    if min(_output_shape(x.shape, kernel.shape, geometry)) < 1:
+        raise ValueError(f"kernel {kernel.shape} with {geometry} is larger than the padded input {x.shape}")
+    return _convolution(x, kernel, geometry)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    return _by_platform(cpu_forward, xla_convolution, geometry, x, kernel)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry):
+    return _convolution(x, kernel, geometry), (x, kernel)
+
+
+def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Array):
+    x, kernel = saved
+    dx = _by_platform(cpu_input_gradient, xla_input_gradient, geometry, x, kernel, dy)
+    on_cuda = None
+    if geometry.dilation > 1 and geometry.stride == 1 and not rows_are_divided(x):
+        on_cuda = _cuda_kernel_gradient
+    dkernel = _by_platform(cpu_kernel_gradient, xla_kernel_gradient, geometry, x, kernel, dy, cuda=on_cuda)
+    return dx, dkernel
+
+
+_convolution.defvjp(_forward, _backward)
+
+
+def _cuda_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
+    return kernel_gradient_in_phases(
+        x, dy, (kernel.shape[0], kernel.shape[1]), geometry.padding, geometry.dilation
+    )
+
+
+def _by_platform(
+    cpu: Callable[..., jax.Array],
+    default: Callable[..., jax.Array],
+    geometry: Geometry,
+    *arrays: jax.Array,
+    cuda: Callable[..., jax.Array] | None = None,
+) -> jax.Array:
+    """The function for the platform, chosen when that is known: at lowering. Only the chosen one is compiled."""
+    if rows_are_divided(arrays[0]):
+        cpu = default  # XLA exchanges rows between neighbours, which it does not find in the matrix products
+    in_float32 = arrays[0].dtype.itemsize < 4
+
+    def on_cpu(*arrays: jax.Array) -> jax.Array:
+        if not in_float32:
+            return cpu(*arrays, geometry)
+        return cpu(*(a.astype(jnp.float32) for a in arrays), geometry).astype(arrays[0].dtype)
+
+    others = {} if cuda is None else {"cuda": lambda *arrays: cuda(*arrays, geometry)}
+    return lax.platform_dependent(
+        *arrays, cpu=on_cpu, default=lambda *arrays: default(*arrays, geometry), **others
+    )
+
+
+def _output_shape(
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry
+) -> tuple[int, int]:
+    stride, padding, dilation = geometry
+    rows, columns = (
+        (x_shape[axis] + 2 * padding - dilation * (kernel_shape[axis - 1] - 1) - 1) // stride + 1
+        for axis in (1, 2)
+    )
+    return rows, columns

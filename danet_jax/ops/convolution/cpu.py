@@ -1,0 +1,114 @@
+"""Convolution on CPUs: matrix products wherever they are faster than what XLA makes of a convolution there."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from danet_jax.ops.convolution.winograd import (
+    winograd_convolution,
+    winograd_input_gradient,
+    winograd_kernel_gradient,
+    winograd_tiles,
+)
+from danet_jax.ops.convolution.xla import Geometry, xla_convolution, xla_input_gradient
+
+
+def cpu_forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    if _is_pointwise(kernel.shape, geometry):
+        return lax.dot_general(_strided(x, geometry.stride), kernel[0, 0], (((3,), (0,)), ((), ())))
+    if _is_winograd_faster(x.shape, kernel.shape, geometry):
+        return winograd_convolution(x, kernel, geometry.padding, geometry.dilation)
+    return xla_convolution(x, kernel, geometry)
+
+
+def cpu_input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
+    stride, padding, dilation = geometry
+    if _is_pointwise(kernel.shape, geometry):
+        dx = lax.dot_general(dy, kernel[0, 0], (((3,), (1,)), ((), ())))
+        after = [n - (m - 1) * stride - 1 for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
+        spread = [(0, 0, 0), *((0, n, stride - 1) for n in after), (0, 0, 0)]
+        return lax.pad(dx, jnp.zeros((), dx.dtype), spread)
+    if _is_winograd_faster(x.shape, kernel.shape, geometry):
+        # Behind the barrier XLA does not keep the forward pass's transform of the kernel, 16/9 of its size.
+        kernel, dy = lax.optimization_barrier((kernel, dy))
+        return winograd_input_gradient(dy, kernel, padding, dilation)
+    return xla_input_gradient(x, kernel, dy, geometry)
+
+
+def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
+    if _is_pointwise(kernel.shape, geometry):
+        return _product_over_places(_strided(x, geometry.stride), dy)[None, None]
+    if _is_winograd_faster(x.shape, kernel.shape, geometry):
+        # Nor the forward pass's transform of the input, four times its size.
+        x, dy = lax.optimization_barrier((x, dy))
+        return winograd_kernel_gradient(x, dy, geometry.padding, geometry.dilation)
+    return _kernel_gradient_by_places(x, kernel.shape, dy, geometry)
+
+
+def _kernel_gradient_by_places(
+    x: jax.Array, kernel_shape: tuple[int, ...], dy: jax.Array, geometry: Geometry
+) -> jax.Array:
+    """Matrix products of `dy` with what each entry of the kernel met at each place of the result."""
+    stride, padding, dilation = geometry
+    height, width, inputs, outputs = kernel_shape
+    rows, columns = dy.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    # Of colour images the places go last, as runs of so few channels would be slow to copy.
+    few = inputs < 16
+    if few:
+        x = lax.optimization_barrier(x.transpose(3, 0, 1, 2))
+
+    def met(i: int, j: int) -> jax.Array:
+        """The part of the padded input that entry (i, j) of the kernel met."""
+        axis = 2 if few else 1
+        top, left = i * dilation, j * dilation
+        part = lax.slice_in_dim(x, top, top + (rows - 1) * stride + 1, stride, axis)
+        return lax.slice_in_dim(part, left, left + (columns - 1) * stride + 1, stride, axis + 1)
+
+    def gradient(i: int) -> jax.Array:
+        """To row i of the kernel: one row at a time, so as not to hold kh * kw times the input in memory."""
+        patches = jnp.concatenate([met(i, j) for j in range(width)], axis=0 if few else -1)
+        patches = lax.optimization_barrier(patches)
+        if few:
+            product = patches.reshape(width * inputs, -1) @ dy.reshape(-1, outputs)
+        else:
+            product = _product_over_places(patches, dy)
+        return product.reshape(width, inputs, outputs)
+
+    return jnp.stack([gradient(i) for i in range(height)])
+
+
+def _product_over_places(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """`[C, C']`: the sum over batch, rows and columns of `x` times `dy`."""
+    # As matrices: of a product that sums over three axes XLA transposes the operands in memory.
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    places = (((0,), (0,)), ((), ()))
+    if x.shape[1] <= dy.shape[1]:
+        return lax.dot_general(x, dy, places)
+    # Up to twice as fast with the wider matrix on the right; without the barrier XLA turns it round again.
+    return lax.optimization_barrier(lax.dot_general(dy, x, places)).T
+
+
+def _strided(x: jax.Array, stride: int) -> jax.Array:
+    return x if stride == 1 else x[:, ::stride, ::stride]
+
+
+def _is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
+    return kernel_shape[:2] == (1, 1) and geometry.padding == 0
+
+
+def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
+    """Whether the transforms cost less than the products that they save, as measured."""
+    stride, padding, dilation = geometry
+    if kernel_shape[:2] != (3, 3) or stride != 1 or min(kernel_shape[2:]) < 128:
+        return False
+    if padding > 2 * dilation:
+        return False
+    batch, height, width, _ = x_shape
+    tiles = winograd_tiles(height, padding, dilation) * winograd_tiles(width, padding, dilation)
+    tiles *= batch * dilation**2
+    places = batch * (height + 2 * (padding - dilation)) * (width + 2 * (padding - dilation))
+    # Tiles that hang over the edge are computed in vain; and few tiles do not repay the kernel's transform.
+    return tiles >= 64 and 16 * tiles <= 0.8 * 9 * places
