@@ -1,6 +1,6 @@
 // The pages' scripts: plain ones, run one after another in a page, and as modules by node's tests.
 const browser = ["document", "window", "location", "history", "navigator", "performance", "Blob", "Response", "URL"];
-const clocks = ["DecompressionStream", "ResizeObserver", "atob", "setTimeout", "clearTimeout"];
+const clocks = ["matchMedia", "DecompressionStream", "ResizeObserver", "atob", "setTimeout", "clearTimeout"];
 const node = ["module", "require", "process"];
 const ours = ["Colours", "Attention", "State", "Stage", "Panels", "Charts"];
 

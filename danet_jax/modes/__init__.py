@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-MODES = ("train", "evaluate", "predict", "explore", "prepare", "check", "submit", "export", "zoo", "compile")
+MODES = (
+    "train",
+    "evaluate",
+    "predict",
+    "explore",
+    "report",
+    "prepare",
+    "check",
+    "submit",
+    "export",
+    "zoo",
+    "compile",
+)
 
-WITHOUT_RECIPE = ("predict", "explore", "export", "zoo")
+WITHOUT_RECIPE = ("predict", "explore", "report", "export", "zoo")
 """Need no recipe: a checkpoint knows its own."""
 
 WITHOUT_WORKDIR = ("prepare", "check", "zoo")

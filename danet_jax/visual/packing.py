@@ -46,7 +46,7 @@ def write_page(
     described, data = packed(arrays or {})
     page = _environment().get_template(template)
     text = page.render(
-        facts=_json({**facts, "arrays": described}),
+        facts_json=_json({**facts, "arrays": described}),
         data=data,
         script=markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -74,18 +74,24 @@ def packed(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]
 
 
 def picture_link(image: np.ndarray | Image.Image, longest: int = 2048, quality: int = 88) -> str:
-    """A picture as a `data:` link: JPEG, small ones PNG, made smaller if a side is longer than `longest`."""
+    """A photo as a `data:` link: JPEG, small ones PNG, made smaller if a side is longer than `longest`."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if max(picture.size) > longest:
         picture = picture.copy()
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
     if picture.width * picture.height <= _SMALL:
-        picture.save(file, "PNG", optimize=True)
-    else:
-        picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
-    kind = "png" if file.getvalue().startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        return data_link(picture)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def data_link(image: np.ndarray | Image.Image) -> str:
+    """A picture, exactly, as a `data:` link of a PNG."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _json(facts: Mapping[str, Any]) -> markupsafe.Markup:

@@ -1,0 +1,62 @@
+"""`--mode=report`: a run as one page, or several runs side by side."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from danet_jax.data.pipeline import evaluation_examples
+from danet_jax.errors import InputError
+from danet_jax.inference.segmenter import load_segmenter
+from danet_jax.inference.shapes import Shapes
+from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.recipe import Recipe, defaults, read_recipe
+from danet_jax.runs.directory import is_run, read_config
+from danet_jax.visual.report.contents import Contents, flat, read_contents
+from danet_jax.visual.report.examined import examine
+from danet_jax.visual.report.page import write_report
+
+MOST_PICTURES = 200
+"""Of the validation split, evenly: more would take as long as another evaluation of a large one."""
+
+
+def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
+    """Writes `report.html` into the run's directory; of several, named by `arguments`, into the folder they share.
+
+    The best checkpoint labels validation pictures anew. Where that cannot be, because data or checkpoints are gone,
+    the report says so and shows the rest.
+    """
+    del recipe  # each run was made with one of its own
+    folders = [Path(argument) for argument in arguments] or [workdir]
+    for folder in folders:
+        if not is_run(folder):
+            raise InputError(f"{folder}: no run here; give directories of runs, or --workdir")
+    if len(folders) == 1:
+        path = folders[0] / "report.html"
+    else:
+        path = Path(os.path.commonpath([folder.resolve() for folder in folders])) / "report.html"
+    size = write_report(path, [contents(folder) for folder in folders], flat(defaults().to_dict()))
+    print(f"{path} ({size / 1e6:.1f} MB)")
+    return 0
+
+
+def contents(folder: Path) -> Contents:
+    """A run with what its best checkpoint makes of validation pictures, where that can be found out."""
+    said = []
+    examined = None
+    try:
+        recipe = read_recipe(read_config(folder))
+        segmenter = load_segmenter(folder, recipe.protocol(), Shapes())
+        dataset = recipe_dataset(recipe)
+        source = dataset.source(recipe.dataset.validation_split)
+        every = max(1, -(-len(source) // MOST_PICTURES))
+        if every > 1:
+            shown = -(-len(source) // every)
+            said.append(
+                f"Numbers by class and pictures are of {shown} of the {len(source)} validation pictures."
+            )
+        examples = evaluation_examples(source, shard_count=every)
+        examined = examine(segmenter, examples, dataset.classes)
+    except InputError as error:
+        said.append(f"No validation pictures and no numbers by class: {error}.")
+    return read_contents(folder, examined, said)

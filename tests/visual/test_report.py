@@ -1,0 +1,190 @@
+"""The report's page in a real browser, and the numbers behind it."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+import danet_jax
+from danet_jax.evaluation.result import Result
+from danet_jax.inference.protocol import Protocol
+from danet_jax.runs.directory import write_description
+from danet_jax.visual.report.contents import confusions, explorer_link, read_contents, read_series
+from danet_jax.visual.report.examined import confusion_of, errors, examine
+from danet_jax.visual.report.page import write_report
+from tests.visual.browser import chromium, requests_of
+
+NAMES = ("<script>document.title = 1</script>", "a \"quoted\" & 'named' one", "straße ☃")
+CLASSES = danet_jax.Classes(NAMES, ((200, 30, 30), (30, 200, 30), (30, 30, 200)))
+
+
+def segmenter(rng):
+    """Takes a share of each picture for something else, more and more of them."""
+    shares = iter(np.linspace(0.05, 0.9, 12))
+
+    def segment(images):
+        labels = (images[..., 0] // 86).astype(np.int32)
+        wrong = rng.random(labels.shape) < next(shares)
+        return np.where(wrong, (labels + 1) % 3, labels)
+
+    return types.SimpleNamespace(__call__=segment, protocol=Protocol.whole(), segment=segment)
+
+
+def examined(rng):
+    made = segmenter(rng)
+
+    class Fake:
+        protocol = made.protocol
+
+        def __call__(self, images):
+            return made.segment(images)
+
+    examples = []
+    for index in range(12):
+        image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        label = image[..., 0] // 86
+        label[:5] = 255
+        examples.append({"name": f"place/{index}<b>", "image": image, "label": label})
+    return examine(Fake(), examples, CLASSES)
+
+
+def make_run(folder, rng, learning_rate=0.01):
+    config = {
+        "name": folder.name,
+        "seed": 0,
+        "model": {
+            "backbone": "resnet18",
+            "position_attention": True,
+            "channel_attention": True,
+            "output_stride": 8,
+        },
+        "dataset": {"name": "folder", "train_split": "train", "validation_split": "val"},
+        "training": {"learning_rate": learning_rate, "batch_size": 4, "steps": 100},
+        "init": {"source": ""},
+    }
+    write_description(folder, config, CLASSES)
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(1, 101):
+            values = {"loss": 3 / step, "loss_fusion": 1 / step, "alpha": step / 100, "learning_rate": 0.01}
+            values |= {"images_per_second": 20.0, "waiting_for_data": 0.02}
+            file.write(json.dumps({"step": step, **{f"train/{k}": v for k, v in values.items()}}) + "\n")
+        file.write(json.dumps({"step": 100, "validation/miou": 0.5, "validation/protocol": "whole"}) + "\n")
+    return read_contents(folder, examined(rng))
+
+
+@pytest.fixture
+def runs(tmp_path, rng):
+    return [make_run(tmp_path / name, rng, rate) for name, rate in (("one<i>", 0.01), ("two", 0.02))]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+def opened(browser, page, width=1200):
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get("about:blank")
+    for log in ("performance", "browser"):
+        browser.get_log(log)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "1"
+    assert [url for url in requests_of(browser) if not url.startswith(("file:", "data:", "about:"))] == []
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_a_run_in_a_browser(browser, runs, tmp_path):
+    from selenium.webdriver import ActionChains, Keys
+
+    page = tmp_path / "one<i>" / "report.html"
+    (page.parent / "explore").mkdir()
+    (page.parent / "explore" / "place_0<b>.html").write_text("")
+    size = write_report(page, runs[:1], {"training.steps": 100, "training.learning_rate": 0.003})
+    assert size == page.stat().st_size < 6e6
+    opened(browser, page)
+    text = browser.find_element("tag name", "body").text
+    assert "one<i>" in text
+    assert all(name in text for name in NAMES)
+    assert "place/0<b>" in text
+    marked = [cell.text for cell in browser.find_elements("css selector", "section:last-of-type > table th")]
+    assert "training.learning_rate" in marked
+    assert "training.steps" not in marked
+    links = browser.find_elements("css selector", ".example a")
+    assert [link.get_attribute("href").endswith("explore/place_0%3Cb%3E.html") for link in links] == [True]
+    charts = browser.find_elements("css selector", "#charts figure")
+    assert [chart.find_element("tag name", "b").text for chart in charts][:2] == ["Loss", "Validation"]
+    svg = charts[0].find_element("tag name", "svg")
+    svg.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert charts[0].find_element("class name", "step").text == "step 2"
+    assert charts[0].find_elements("class name", "value")[0].text == "1.5"
+    ActionChains(browser, duration=0).move_to_element(svg).perform()
+    assert 30 < int(charts[0].get_attribute("data-step")) < 70
+    matrix = browser.find_element("css selector", ".confusion canvas")
+    ActionChains(browser, duration=0).move_to_element(matrix).perform()
+    told = browser.find_element("css selector", ".confusion figcaption").text
+    assert told.endswith(f"of {NAMES[1]} is labelled {NAMES[1]}")
+    opened(browser, page, width=375)
+
+
+def test_two_runs_side_by_side(browser, runs, tmp_path):
+    page = tmp_path / "report.html"
+    write_report(page, runs, {})
+    opened(browser, page)
+    marked = [
+        cell.text for cell in browser.find_elements("css selector", "section:last-of-type > table tbody th")
+    ]
+    assert sorted(marked) == ["name", "training.learning_rate"]
+    assert len(browser.find_elements("css selector", "#charts figure:first-child .mark")) == 2
+    opened(browser, page, width=375)
+
+
+def test_pictures_are_the_best_the_median_and_the_worst(rng):
+    found = examined(rng)
+    assert found.result.images == 12
+    groups = [picture.group for picture in found.pictures]
+    assert groups == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
+    assert found.pictures[0].name == "place/0<b>"
+    assert found.pictures[-3].name == "place/11<b>"
+    order = [picture.iou for picture in found.pictures[:6]]
+    assert order == sorted(order, reverse=True)
+
+
+def test_confusion_and_errors(rng):
+    truth, labels = rng.integers(0, 3, (2, 20, 30), dtype=np.uint8)
+    truth[:4] = 255
+    expected = np.zeros((3, 3), np.int64)
+    for t, p in zip(truth.ravel(), labels.ravel(), strict=True):
+        if t != 255:
+            expected[t, p] += 1
+    np.testing.assert_array_equal(confusion_of(truth, labels, 3), expected)
+    shown = errors(np.full((20, 30, 3), 100, np.uint8), truth, labels)
+    wrong = (truth != labels) & (truth != 255)
+    assert (shown[wrong] == (255, 96, 0)).all()
+    assert (shown[~wrong][:, 0] == shown[~wrong][:, 1]).all()
+
+
+def test_confusions_in_words():
+    counts = np.array([[90, 10, 0], [0, 50, 50], [0, 0, 0]])
+    sentences = confusions(Result(counts, CLASSES, 1, Protocol.whole()))
+    assert sentences == [
+        f"50 % of {NAMES[1]} is taken for {NAMES[2]}.",
+        f"10 % of {NAMES[0]} is taken for {NAMES[1]}.",
+    ]
+
+
+def test_damaged_lines_are_counted(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    good = json.dumps({"step": 4, "train/loss": 2.0, "validation/miou": None})
+    file.write_bytes(f"3\nnull\n{good}\n{{\n[]\n".encode() + b"\xff\xfe\n")
+    series, damaged = read_series(file)
+    assert series == {"train/loss": ([4], [2.0])}
+    assert damaged == 5
+    assert read_series(tmp_path / "none.jsonl") == ({}, 0)
+
+
+def test_no_link_to_a_page_that_is_not_there(runs, tmp_path):
+    assert explorer_link(runs[0], "place/1", tmp_path / "report.html") is None
