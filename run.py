@@ -16,7 +16,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from danet_jax.errors import InputError
-from danet_jax.modes import FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
+from danet_jax.modes import FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
 
 def main(argv: list[str]) -> int:
@@ -25,9 +25,8 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("config", None, "The recipe, a file in configs/; FILE:VARIANT.", flag_values=values)
     flags.DEFINE_string("mode", "train", f"One of: {', '.join(MODES)}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run's directory; else runs/NAME.", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "Join the other hosts of a cluster or a pod.", flag_values=values)
     define: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
-    for name, flag in FLAGS.items():
+    for name, flag in {**FLAGS, **HOST_FLAGS}.items():
         define.get(type(flag.default), flags.DEFINE_string)(name, *flag[:2], flag_values=values)
     if "--help" in argv or "-h" in argv:
         print(__doc__, values.get_help(), sep="\n")
@@ -61,12 +60,11 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
     if recipe is None and mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")
     workdir = places.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
-    if values.distributed:
-        hosts.join_hosts()
     options = {name: value for name, value in given.items() if name in FLAGS}
     if mode in TRAINED:
         options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}
-    return importlib.import_module(f"danet_jax.modes.{mode}").run(recipe, workdir, arguments, **options)
+    with hosts.joined(recipe, {name: values[name].value for name in HOST_FLAGS}, argv):
+        return importlib.import_module(f"danet_jax.modes.{mode}").run(recipe, workdir, arguments, **options)
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, dict[str, Any]]:

@@ -37,7 +37,7 @@ class Flag(NamedTuple):
 
     default: str | bool | int | None
     meaning: str
-    modes: tuple[str, ...]
+    modes: tuple[str, ...] = ()
     """Those whose `run` it is handed to when it is given; to all others it is an error."""
 
 
@@ -48,3 +48,12 @@ FLAGS = {
     "topology": Flag(None, "The accelerators that --mode=compile asks about, such as v5e:4x4.", ("compile",)),
     "step": Flag(None, "What --mode=compile compiles: train or predict.", ("compile",)),
 }
+
+HOST_FLAGS = {
+    "distributed": Flag(False, "Join the other hosts of a Cloud TPU pod, or of a job of SLURM or Open MPI."),
+    "coordinator": Flag(None, "HOST:PORT of the first host, where hosts are joined by hand."),
+    "processes": Flag(0, "With --coordinator: how many hosts there are."),
+    "process": Flag(-1, "With --coordinator: which of them this is, from 0."),
+    "join_timeout": Flag(300, "Seconds to wait for the other hosts."),
+}
+"""Flags of `danet_jax.modes.hosts`, for all modes."""

@@ -23,6 +23,7 @@ from danet_jax.modes.training_step import training_step
 from danet_jax.recipe import Recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
+from danet_jax.runs.hosts import refuse_differing
 from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.resume import (
@@ -92,6 +93,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
 
     # The data.
     dataset = recipe_dataset(recipe, "train_split", "validation_split")
+    counts = {f"examples of {split}": count for split, count in dataset.splits.items()}
+    refuse_differing(
+        {"classes": dataset.classes.names, **counts, **dataset.shard_sizes}, "data sets (dataset.root)"
+    )
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
     source = dataset.source(recipe.dataset.train_split, labelled="dataset.train_split")

@@ -75,6 +75,8 @@ def watching_each_other() -> Iterator[None]:
         yield
     except InputError as error:
         watch.leave(str(error))
+        if jax.process_index() == 0:
+            time.sleep(_SAYS_ITSELF / 2)  # with it ends what JAX joined the others by
         raise
     except Exception:
         time.sleep(2 * _SAYS_ITSELF)  # if it is because a host is lost, this process ends here

@@ -30,6 +30,8 @@ def read_json(file: Readable) -> dict[str, Any]:
       InputError: it cannot be read, is too large, or holds something else; the message names it.
     """
     try:
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise InputError(f"{os.fspath(file)}: is no file")  # a pipe would be waited for
         with file.open("rb") as opened:
             content = opened.read(LARGEST + 1)
     except FileNotFoundError:

@@ -53,6 +53,7 @@ class StopSignals:
         self.is_safe: Callable[[], bool] = lambda: True
         self._signal = 0
         self._between_steps = False
+        self._taken_up = False
         self._old_handlers: dict[signal.Signals, Any] = {}
         self._asked: collections.deque[jax.Array] = collections.deque()
         self._largest: tuple[NamedSharding, Callable[[jax.Array], jax.Array]] | None = None
@@ -85,8 +86,9 @@ class StopSignals:
 
     def agreed(self) -> bool:
         """Whether to stop after this step, which is the same on all hosts. To be asked after each step, by all."""
+        self._taken_up = bool(self._signal)
         if jax.process_count() == 1:
-            return bool(self._signal)
+            return self._taken_up
         mine = np.asarray([self._signal], np.int32)
         sharding, largest = self._over_hosts()
         self._asked.append(
@@ -149,7 +151,7 @@ class StopSignals:
             waited = time.monotonic() - first
             if second and waited > _SAME:
                 os._exit(128 + second)
-            if waited >= _GRACE and self.is_safe():
+            if waited >= _GRACE and not self._taken_up and self.is_safe():
                 print(self, flush=True)
                 os._exit(self.status)
 

@@ -29,7 +29,7 @@ from danet_jax.runs.reading import read_json
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, oldest first; Orbax makes the folder before the first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdigit())
 
 
 def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
@@ -46,6 +46,10 @@ def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
     digest = content.pop("digest", None)
     if digest != digest_of_scores(checkpoint, content):
         raise InputError(f"{file}: was changed since it was written (its digest differs)")
+    if not all(
+        value is None or isinstance(value, float) for value in (content.get("miou", ""), *content.values())
+    ):
+        raise InputError(f"{file}: is not a run's: scores are numbers")
     return content
 
 
@@ -90,7 +94,10 @@ def read_variables(
         refuse_other_description(checkpoint, description)
         item = checkpoint / "variables"
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(item).item_metadata.tree
+            metadata = checkpointer.metadata(item).item_metadata
+            if metadata is None:
+                raise InputError("what it says of its arrays contradicts itself")
+            tree = metadata.tree
             refuse_other_arrays(tree, shapes)
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             return step, checkpointer.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))

@@ -1,0 +1,174 @@
+"""Interrupts a training again and again, and holds its parameters against those of one that nothing interrupted.
+
+    python -m benchmarks.soak --cycles 20
+
+Each cycle starts the same command and, after a random while, sends SIGTERM or SIGKILL, or fills the disk (where a small
+tmpfs can be mounted, which takes root). In the end the run is finished, and its parameters must be those of an
+uninterrupted run, bit for bit. Meanwhile the memory of the uninterrupted process is watched: after its first fifth it
+must be flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pathlib
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from danet_jax import load_checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+KINDS = ("SIGTERM", "SIGKILL", "full disk")
+STATUSES = {"SIGTERM": 143, "SIGKILL": -signal.SIGKILL, "full disk": 1}
+MOUNTED = 1000
+"""MiB of the tmpfs: some ten checkpoints of ResNet-18."""
+
+
+def command(workdir: pathlib.Path, steps: int) -> list[str]:
+    """A small training that saves often."""
+    settings = {
+        "dataset.options.height": 32,
+        "dataset.options.width": 48,
+        "dataset.options.train": 24,
+        "dataset.options.val": 2,
+        "dataset.data_dir": workdir.parent.with_name("data"),
+        "dataset.base_size": 32,
+        "dataset.crop_size": 32,
+        "dataset.workers": 1,
+        "training.batch_size": 2,
+        "training.steps": steps,
+        "training.checkpoint_every": 7,
+        "training.evaluate_every": max(1, steps // 2),
+        "training.log_every": 1,
+        "model.output_stride": 32,
+        "mesh.data": 1,
+    }
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    config = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+    return [sys.executable, "-u", str(ROOT / "run.py"), config, f"--workdir={workdir}", *flags]
+
+
+@contextlib.contextmanager
+def disk(folder: pathlib.Path) -> Iterator[bool]:
+    """Mounts a small tmpfs at `folder` where that is allowed; whether it was."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={MOUNTED}m", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def interrupted(workdir: pathlib.Path, steps: int, kind: str, after: int) -> tuple[int, str]:
+    """Starts the run, disturbs it `after` lines of its log; the status, and the last line that it said."""
+    ballast = workdir.parent / "ballast"
+    process = subprocess.Popen(
+        command(workdir, steps),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    last, lines = "", 0
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last, lines = line.rstrip(), lines + line.startswith("step")
+            if lines == after and line.startswith("step"):
+                if kind == "full disk":
+                    with contextlib.suppress(OSError), ballast.open("wb") as file:
+                        while True:
+                            file.write(bytes(1 << 20))
+                else:
+                    process.send_signal(signal.Signals[kind])
+        return process.wait(), last
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        ballast.unlink(missing_ok=True)
+
+
+def memory(process: subprocess.Popen[bytes]) -> int:
+    """Resident bytes of a process; 0 when it has ended."""
+    with contextlib.suppress(OSError, IndexError):
+        pages = pathlib.Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def uninterrupted(workdir: pathlib.Path, steps: int) -> float:
+    """Runs to the end; by which share its memory grew between a fifth of its time and the end."""
+    process = subprocess.Popen(command(workdir, steps), stdout=subprocess.DEVNULL)
+    try:
+        samples = []
+        while process.poll() is None:
+            samples.append(memory(process))
+            time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        sys.exit(f"the uninterrupted run ended with {process.returncode}")
+    samples = [sample for sample in samples if sample]
+    early, late = samples[len(samples) // 2], max(samples[-5:])
+    return late / early - 1
+
+
+def soak(folder: pathlib.Path, cycles: int, steps: int, seed: int) -> bool:
+    """Whether all went as it should; prints a line a cycle."""
+    chance = random.Random(seed)
+    right = True
+    with disk(folder / "disk") as mounted:
+        workdir = folder / "disk" / "run"
+        kinds = KINDS if mounted else KINDS[:2]
+        for cycle in range(cycles):
+            kind = kinds[cycle % len(kinds)]
+            status, last = interrupted(workdir, steps, kind, chance.randrange(1, 12))
+            as_due = status == STATUSES[kind] or (status == 0 and "validation" in last)
+            right &= as_due
+            print(
+                f"{cycle + 1:3} {kind:9} status {status:4} {'' if as_due else 'WRONG '}{last[:150]}",
+                flush=True,
+            )
+        status, last = interrupted(workdir, steps, "SIGTERM", -1)
+        growth = uninterrupted(folder / "whole" / "run", steps)
+        ours, theirs = (load_checkpoint(path).variables for path in (workdir, folder / "whole" / "run"))
+        equal = status == 0 and all(
+            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+        )
+    print(
+        f"{cycles} cycles: parameters {'equal' if equal else 'DIFFER'}; memory grew by {100 * growth:.1f} %"
+    )
+    return right and equal
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cycles", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(not soak(pathlib.Path(folder), arguments.cycles, arguments.steps, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

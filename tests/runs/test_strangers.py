@@ -1,0 +1,153 @@
+"""A stranger's run directory is data, not a program: whatever is in it is a trained network or one line."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorstore
+from etils import epath
+
+from danet_jax import DANet, InputError, load_checkpoint
+from danet_jax.classes import Classes
+from danet_jax.models.options import options_of
+from danet_jax.runs.checkpoints import Checkpoints
+from danet_jax.runs.digests import write_digests
+from danet_jax.runs.directory import write_description
+from danet_jax.runs.stored import describe
+from danet_jax.weights.checkpoint import variables_of
+
+MODEL = DANet(2, backbone="resnet18", output_stride=32)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run's directory as it should be."""
+    import jax
+
+    run = tmp_path_factory.mktemp("run")
+    classes = Classes.named(["a", "b"])
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), variables_of(MODEL))
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(7, variables, {"step": np.int32(7)}, {"examples_taken": 0}, describe(MODEL, classes))
+        checkpoints.score(7, {"miou": 0.5})
+    write_description(run, {"model": options_of(MODEL)}, classes)
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy to be spoilt."""
+    return pathlib.Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def edit(file, change):
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(change(content) or content))
+
+
+def array(run, change):
+    """Changes what the store says of one array, digests and all."""
+    item = run / "checkpoints/7/variables"
+    base = {"driver": "file", "path": f"{item}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    key = next(
+        key for key in store.list().result() if b"classifier" in key and key.endswith(b"kernel/.zarray")
+    )
+    content = json.loads(store.read(key).result().value)
+    change(content)
+    store.write(key, json.dumps(content)).result()
+
+
+def again(run):
+    """As one would who knows of the digests."""
+    checkpoint = run / "checkpoints/7"
+    (checkpoint / "digests.json").unlink()
+    write_digests(epath.Path(checkpoint))
+
+
+def metadata(run, change):
+    edit(run / "checkpoints/7/variables/_METADATA", change)
+
+
+def rename(content):
+    tree = content["tree_metadata"]
+    name, value = next(iter(tree.items()))
+    del tree[name]
+    value["key_metadata"][-1]["key"] = "../../../x"
+    tree["('params', '../../../x')"] = value
+
+
+def nested(depth):
+    return "[" * depth + "]" * depth
+
+
+SPOILT = {
+    "config is a list": lambda run: (run / "config.json").write_text("[1]"),
+    "config is null": lambda run: (run / "config.json").write_text("null"),
+    "config is nested": lambda run: (run / "config.json").write_text(nested(100_000)),
+    "config is huge": lambda run: (run / "config.json").write_bytes(b" " * (1 << 26) + b"{}"),
+    "config is endless": lambda run: (
+        (run / "config.json").unlink(),
+        (run / "config.json").symlink_to("/dev/zero"),
+    ),
+    "config is a pipe": lambda run: ((run / "config.json").unlink(), os.mkfifo(run / "config.json")),
+    "config is a folder": lambda run: ((run / "config.json").unlink(), (run / "config.json").mkdir()),
+    "config without a model": lambda run: (run / "config.json").write_text("{}"),
+    "model is a text": lambda run: edit(run / "config.json", lambda c: c.update(model="x")),
+    "backbone is a path": lambda run: edit(run / "config.json", lambda c: c["model"].update(backbone="../x")),
+    "option that runs": lambda run: edit(
+        run / "config.json", lambda c: c["model"].update(__reduce__="os.system")
+    ),
+    "dilations are huge": lambda run: edit(
+        run / "config.json", lambda c: c["model"].update(multi_grid=[10**9, 1])
+    ),
+    "stride is a text": lambda run: edit(run / "config.json", lambda c: c["model"].update(output_stride="8")),
+    "classes are a million": lambda run: edit(run / "classes.json", lambda c: c.update(names=["x"] * 10**6)),
+    "classes are a number": lambda run: edit(run / "classes.json", lambda c: c.update(names=3)),
+    "array of terabytes": lambda run: array(run, lambda c: c.update(shape=[2**20, 2**20])),
+    "array in huge parts": lambda run: array(run, lambda c: c.update(chunks=[2**20] * len(c["chunks"]))),
+    "array of another type": lambda run: array(run, lambda c: c.update(dtype="<f8")),
+    "array elsewhere": lambda run: metadata(run, rename),
+    "metadata is nested": lambda run: (run / "checkpoints/7/variables/_METADATA").write_text(nested(100_000)),
+    "metadata is empty": lambda run: metadata(run, lambda c: c.clear()),
+    "scores are texts": lambda run: (run / "checkpoints/7/metrics/metrics").write_text('{"miou": "1"}'),
+    "description is a list": lambda run: (run / "checkpoints/7/description/metadata").write_text("[]"),
+    "file is a link": lambda run: (run / "checkpoints/7/variables/x").symlink_to("/etc/passwd"),
+    "step is no number": lambda run: (run / "checkpoints/7").rename(run / "checkpoints/\u00b2"),
+}
+
+
+def test_what_is_whole_is_loaded(run):
+    again(run)
+    assert load_checkpoint(run).description.startswith("of a run here, step 7")
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_what_is_spoilt_is_one_line(spoilt, run):
+    SPOILT[spoilt](run)
+    if (run / "checkpoints/7").exists() and spoilt != "file is a link":
+        again(run)
+    with pytest.raises(InputError) as raised:
+        load_checkpoint(run)
+    line = str(raised.value)
+    print(line)
+    assert "\n" not in line
+    assert len(line) < 1000
+    assert str(run) in line
+
+
+def test_an_array_of_terabytes_takes_no_memory(run):
+    SPOILT["array of terabytes"](run)
+    again(run)
+    code = (
+        "import resource, sys; from danet_jax import InputError, load_checkpoint\n"
+        "try:\n    load_checkpoint(sys.argv[1])\nexcept InputError:\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    found = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 2**20  # KiB
