@@ -233,7 +233,7 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
     backbone = Checkpoint(ResNet("resnet18"), {}, None, "a backbone")
     monkeypatch.setattr(mode, "load_checkpoint", lambda _: backbone)
     with pytest.raises(InputError, match="a backbone alone has no classes"):
-        mode.run(None, tmp_path / "run", [], checkpoint="x", format="torch")
+        mode.run(None, tmp_path / "run", [], checkpoint=source, format="torch")
 
 
 def test_the_metadata_hold_a_protocol_without_a_run_too(tmp_path, rng):
