@@ -65,7 +65,7 @@ def _photos(arguments: list[str]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _examples(recipe: Recipe) -> Iterator[tuple[str, str, Any]]:
-    source = recipe_dataset(recipe).source(recipe.dataset.validation_split)
+    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
     for index in range(min(_EXAMPLES, len(source))):
         example = source[index]
 

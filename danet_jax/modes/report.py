@@ -8,7 +8,6 @@ from pathlib import Path
 from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import load_segmenter
-from danet_jax.inference.shapes import Shapes
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, read_recipe
 from danet_jax.runs.directory import is_run, read_config
@@ -46,8 +45,8 @@ def contents(folder: Path) -> Contents:
     examined = None
     try:
         recipe = read_recipe(read_config(folder))
-        segmenter = load_segmenter(folder, recipe.protocol(), Shapes())
-        dataset = recipe_dataset(recipe)
+        segmenter = load_segmenter(folder, recipe.protocol())
+        dataset = recipe_dataset(recipe, "validation_split")
         source = dataset.source(recipe.dataset.validation_split)
         every = max(1, -(-len(source) // MOST_PICTURES))
         if every > 1:
