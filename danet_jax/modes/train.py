@@ -141,7 +141,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     state = fresh_state(mesh)
     if start is not None:
         try:
-            variables, report = initialize_from(start, model, state.variables)
+            variables, report = initialize_from(start, model, state.trained)
         except InputError as error:
             raise InputError(f"{recipe.init.source}: {error}") from error
         state = state.replace(**variables)

@@ -37,16 +37,17 @@ class TrainState(flax.struct.PyTreeNode):
     @property
     def variables(self) -> dict[str, Any]:
         """What the network is applied with: the moving average where one is kept."""
-        return self.average or self._trained
+        return self.average or self.trained
 
     @property
     def progress(self) -> dict[str, Any]:
         """The rest: what only going on with training needs."""
         progress = {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
-        return progress if self.average is None else progress | {"trained": self._trained}
+        return progress if self.average is None else progress | {"trained": self.trained}
 
     @property
-    def _trained(self) -> dict[str, Any]:
+    def trained(self) -> dict[str, Any]:
+        """What a step changes: with a moving average, the weights that it is the average of."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def resumed(self, variables: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:

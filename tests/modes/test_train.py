@@ -45,6 +45,7 @@ def recipe(tmp_path_factory):
     config.training.ohem_threshold = 0.7
     config.training.ohem_kept = 200
     config.training.ema_decay = 0.6
+    config.training.output_stride = 16
     config.training.evaluate_every = 2
     config.training.checkpoint_every = 3
     config.training.log_every = 1
