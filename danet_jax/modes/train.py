@@ -141,6 +141,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     state = fresh_state(mesh)
     if start is not None:
         try:
+            # Not into the average's arrays: a step takes each array of its state away, once.
             variables, report = initialize_from(start, model, state.trained)
         except InputError as error:
             raise InputError(f"{recipe.init.source}: {error}") from error

@@ -14,7 +14,7 @@ import pytest
 
 from danet_jax import InputError
 from danet_jax.classes import Classes
-from danet_jax.modes import train
+from danet_jax.modes import train, training_step
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.digests import refuse_changed
@@ -62,7 +62,7 @@ def compiled_once():
             made[function] = function(*arguments, **options)
         return made[function]
 
-    make, create = train.make_train_step, train.create_state
+    make, create = training_step.make_train_step, training_step.create_state
     return {
         "make_train_step": functools.partial(once, make),
         # The step takes its state away.
@@ -87,9 +87,9 @@ def trained(recipe, compiled_once, monkeypatch):
                 return types.SimpleNamespace(miou=miou, pixel_accuracy=0.5)
 
         monkeypatch.setattr(train, "Evaluator", Scores)
-        monkeypatch.setattr(train, "create_state", compiled_once["create_state"])
+        monkeypatch.setattr(training_step, "create_state", compiled_once["create_state"])
         make = compiled_once["make_train_step"]
-        monkeypatch.setattr(train, "make_train_step", lambda *a, **k: changed_step(make(*a, **k)))
+        monkeypatch.setattr(training_step, "make_train_step", lambda *a, **k: changed_step(make(*a, **k)))
         assert train.run(recipe, folder, []) == status
         state = compiled_once["create_state"]()
         classes = read_classes(folder)
