@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -90,6 +91,43 @@ class Segmenter:
         for index, rows, columns, part in self._parts(images, LABELS):
             labels[index, rows, columns] = part
         return labels
+
+    def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
+
+        Images of one size that follow each other go to the device together, as many as it takes at once, and it works
+        on them while the results before are used and the images after them are read: no more than two such batches
+        are in memory.
+
+        Raises:
+          InputError: an image is not such an array.
+        """
+        with concurrent.futures.ThreadPoolExecutor(1) as device:
+            working: concurrent.futures.Future[np.ndarray] | None = None
+            for batch in self._batches(images):
+                following = device.submit(self, batch)
+                if working is not None:
+                    yield from working.result()
+                working = following
+            if working is not None:
+                yield from working.result()
+
+    def _batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        waiting: list[np.ndarray] = []
+        for image in images:
+            if getattr(image, "ndim", None) != 3:
+                raise InputError(f"images must be a stream of uint8 [H, W, 3] RGB, not of {_found(image)}")
+            if waiting and waiting[0].shape != image.shape:
+                yield np.stack(waiting)
+                waiting = []
+            waiting.append(image)
+            height, width = image.shape[:2]
+            group = self._applied.group(height, width)
+            if self._applied.enough(group, [(height, width)] * len(waiting)):
+                yield np.stack(waiting)
+                waiting = []
+        if waiting:
+            yield np.stack(waiting)
 
     def scores(self, images: np.ndarray | jax.Array) -> np.ndarray:
         """Scores of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.

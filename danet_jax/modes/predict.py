@@ -11,12 +11,14 @@ import numpy as np
 
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.names import apart, named_apart
 from danet_jax.modes.photos import pictures_of, read_picture
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
+from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 
@@ -35,7 +37,8 @@ def run(
 
     By the protocol of the recipe's evaluation; without a recipe, by that of the checkpoint, whose network's
     options are replaced by `overrides` (see `load_checkpoint`). Writes
-    `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`. A file that is no picture
+    `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`; of a video, or a pattern of numbered
+    pictures, `NAME_labels/` with a PNG per frame and `NAME_overlay.mp4`, see `predict_video`. A file that is no picture
     is reported and the others are done; the status is 1 then.
     """
     # What cannot be is found out before the network is loaded.
@@ -50,8 +53,12 @@ def run(
         _predict_examples(recipe, segmenter, classes, folder)
         return 0
     failures = 0
+    network = str(trained(workdir, checkpoint))
     for stem, path in pictures.items():
         try:
+            if is_video(path):
+                predict_video(segmenter, classes, path, folder, stem.replace("%", "_"), network)
+                continue
             image = decode_image(read_picture(path), str(path), upright=True)
         except InputError as error:
             print(error, file=sys.stderr)

@@ -12,6 +12,7 @@ from danet_jax.runs.writing import replacing
 
 # Legends smaller than this cannot be read, however small the picture is.
 _SMALLEST_WIDTH = 480
+_LARGEST_HEIGHT = 4 * _SMALLEST_WIDTH  # of a picture that is enlarged
 
 
 def save_labels(labels: np.ndarray, classes: Classes, path: Path) -> None:
@@ -26,6 +27,15 @@ def save_overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, path: 
     save_picture(overlay(image, labels, classes), path)
 
 
+def blended(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.6) -> np.ndarray:
+    """The picture with its labels laid over it, their borders drawn, uint8 `[H, W, 3]`; arguments as of `overlay`."""
+    colours = classes.palette()[labels]
+    strength = np.where(labels == IGNORE_LABEL, 0.0, opacity)[..., None]
+    blend = image * (1 - strength) + colours * strength
+    blend[_borders(labels)] = 255
+    return np.round(blend).astype(np.uint8)
+
+
 def overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.6) -> Image.Image:
     """The picture with its labels laid over it, their borders drawn, and a legend of the classes found.
 
@@ -35,12 +45,9 @@ def overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: fl
       classes: names and colours.
       opacity: of the colours, 0 to 1.
     """
-    colours = classes.palette()[labels]
-    strength = np.where(labels == IGNORE_LABEL, 0.0, opacity)[..., None]
-    blend = image * (1 - strength) + colours * strength
-    blend[_borders(labels)] = 255
-    picture = Image.fromarray(np.round(blend).astype(np.uint8))
-    enlargement = -(-_SMALLEST_WIDTH // picture.width)
+    picture = Image.fromarray(blended(image, labels, classes, opacity))
+    # A narrow strip is not made as wide as its legend: it would be miles high.
+    enlargement = min(-(-_SMALLEST_WIDTH // picture.width), _LARGEST_HEIGHT // picture.height)
     if enlargement > 1:
         picture = picture.resize(
             (picture.width * enlargement, picture.height * enlargement), Image.Resampling.NEAREST
@@ -76,15 +83,16 @@ def _with_legend(picture: Image.Image, labels: np.ndarray, classes: Classes) -> 
     size = max(13, picture.width // 60)
     font = ImageFont.load_default(size=size)
     line, gap = int(1.6 * size), size
+    full = max(picture.width, _SMALLEST_WIDTH)
     # Entries are set like words in a paragraph.
     places, left, top = [], gap, gap // 2
     for _, text in entries:
         width = int(line + font.getlength(text) + gap)
-        if left + width > picture.width and left > gap:
+        if left + width > full and left > gap:
             left, top = gap, top + line
         places.append((left, top))
         left += width
-    result = Image.new("RGB", (picture.width, picture.height + top + line + gap // 2), "white")
+    result = Image.new("RGB", (full, picture.height + top + line + gap // 2), "white")
     result.paste(picture, (0, 0))
     draw = ImageDraw.Draw(result)
     for (colour, text), (left, top) in zip(entries, places, strict=True):
