@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from danet_jax.inference.protocol import Protocol
-from danet_jax.models.layers import masked
+from danet_jax.models.layers import inside, masked
 from danet_jax.ops.normalize import normalize
 from danet_jax.ops.resize import Taps, along_columns, along_rows, bilinear_taps, dense
 from danet_jax.ops.resize_8bit import opencv_taps, resize_8bit
@@ -68,7 +68,7 @@ def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array
     x = normalize(images, *protocol.normalisation)
     if rows is not None and columns is not None:
         x = along_rows(dense(rows, x.shape[1]), along_columns(dense(columns, x.shape[2]), x))
-    return masked(x, None if sizes is None else jnp.asarray(sizes))
+    return masked(x, None if sizes is None else inside(x, jnp.asarray(sizes)))
 
 
 def flipped(x: jax.Array, sizes: Any) -> jax.Array:

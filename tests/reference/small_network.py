@@ -31,7 +31,11 @@ class SmallNetwork(nn.Module):
         for layer in range(3):
             kernel = self.param(f"kernel{layer}", nn.initializers.zeros, (3, 3, x.shape[-1], WIDTH))
             x = jax.lax.conv_general_dilated(
-                masked(x, at), kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+                masked(x, None if at is None else inside(x, at)),
+                kernel,
+                (2, 2),
+                ((1, 1), (1, 1)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             x = jnp.tanh(x)
             at = None if at is None else (at + 1) // 2

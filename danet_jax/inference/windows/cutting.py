@@ -14,7 +14,7 @@ import numpy as np
 
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.windows.placement import Axis, Window
-from danet_jax.models.layers import masked
+from danet_jax.models.layers import inside, masked
 from danet_jax.ops.normalize import normalize
 from danet_jax.ops.resize import Taps, along_columns, along_rows, bilinear_taps, dense
 
@@ -115,7 +115,7 @@ def window_images(protocol: Protocol, cuts: Cuts) -> jax.Array:
     rows, columns = (jnp.asarray(taps.weight).sum(0) > 0 for taps in (cuts.rows, cuts.columns))
     black = normalize(jnp.zeros((1, 1, 1, 3), jnp.uint8), *protocol.normalisation)
     x = jnp.where(rows[:, :, None, None] & columns[:, None, :, None], x, black)
-    return masked(x, jnp.asarray(cuts.sizes))
+    return masked(x, inside(x, jnp.asarray(cuts.sizes)))
 
 
 def _taps(axis: Axis, start: int, stored: int, align_corners: bool, *, mirrored: bool) -> Taps:
