@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 def run(values: flags.FlagValues, argv: list[str]) -> int:
     """Reads the command line and runs the mode. Raises InputError for what makes no sense."""
-    from danet_jax.modes import hosts, places
+    from danet_jax.modes import compilation_cache, hosts, places
 
     arguments, config, changes = parse(values, argv)
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is in order
@@ -60,6 +60,7 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
     if recipe is None and mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")
     workdir = places.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
+    compilation_cache.use_compilation_cache(recipe.compilation_cache if recipe else "")
     options = {name: value for name, value in given.items() if name in FLAGS}
     if mode in TRAINED:
         options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}

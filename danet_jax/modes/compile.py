@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.data.dataset import dataset_builder
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
+from danet_jax.modes.memory import remedies
 from danet_jax.modes.training_step import training_step
 from danet_jax.ops.normalize import normalize
 from danet_jax.recipe import Recipe
@@ -226,21 +227,5 @@ def _verdict(report: dict[str, Any], recipe: Recipe, step: str, topology: str, m
         return f"fits, with {difference:.2f} GiB to spare" + (
             "; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" if more else ""
         )
-    return f"does not fit: {-difference:.2f} GiB too much; {'; '.join(remedies(recipe, step, mesh))}"
-
-
-def remedies(recipe: Recipe, step: str, mesh: Mesh) -> list[str]:
-    """Which options lower the memory of a step, the cheapest first."""
-    options, space = recipe.training, mesh.shape["space"]
-    found = []
-    if recipe.model.dtype == "float32":
-        found.append("--config.model.dtype=bfloat16 halves features")
-    per_device = options.batch_size // options.accumulation // mesh.shape["data"]
-    if step == "train" and per_device > 1:
-        found.append(
-            f"--config.training.accumulation={2 * options.accumulation} goes through the batch in smaller parts, "
-            f"--config.training.batch_size={options.batch_size // 2} halves it"
-        )
-    if mesh.size > space:
-        found.append(f"--config.mesh.space={2 * space} divides the rows of images over more devices")
-    return found or ["take smaller images or more devices"]
+    change = "; ".join(remedies(recipe, mesh, training=step == "train"))
+    return f"does not fit: {-difference:.2f} GiB too much; {change}"

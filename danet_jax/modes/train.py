@@ -17,6 +17,7 @@ from danet_jax.data.transforms import mirrored_labels
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
+from danet_jax.modes.memory import out_of_memory_in_a_line
 from danet_jax.modes.places import recipe_of_run
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.training_step import training_step
@@ -26,6 +27,7 @@ from danet_jax.runs.directory import is_run, write_description
 from danet_jax.runs.hosts import refuse_differing
 from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
+from danet_jax.runs.profile import Profile
 from danet_jax.runs.resume import (
     refuse_fewer_steps,
     refuse_half_a_run,
@@ -35,14 +37,18 @@ from danet_jax.runs.resume import (
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import checkpoint_steps, describe
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
+from danet_jax.training.program import count_flops
 from danet_jax.training.state import Metrics
+from danet_jax.training.topologies import peak_flops
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
 
 # Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out
 # (which checkpoint is the best depends on the evaluation).
 _FREE = (
+    "compilation_cache",
     "training.log_every",
+    "training.profile_steps",
     "training.resume_anyway",
     "training.keep_every",
     "dataset.workers",
@@ -163,6 +169,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
 
         with (
             TrainingLog(workdir, steps=steps, start=step, enabled=first_host) as log,
+            Profile(workdir / "tensorboard", options.profile_steps if first_host else ()) as profile,
             signals.between_steps(),
         ):
             if step:
@@ -171,7 +178,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
             # Metrics stay on the device until they are logged, so that the host runs ahead of it.
             pending: list[Metrics] = []
             images, waiting, since = 0, 0.0, time.perf_counter()
-            first = step + 1
+            first, flops = step + 1, None
+            peak = peak_flops(mesh.devices.flat[0].device_kind)
             while True:
                 # What is evaluated was saved before: nothing that goes wrong here costs a step.
                 if step and (step % evaluate_every == 0 or step == steps) and not checkpoints.is_scored(step):
@@ -187,8 +195,15 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 batch = to_device(next(batches), mesh)
                 waiting += time.perf_counter() - asked
 
-                state, metrics = train_step(state, batch)
+                if step + 1 == first and peak:
+                    flops = count_flops(train_step.lower(state, batch))
+                profile.before(step + 1)
+                with out_of_memory_in_a_line(recipe, mesh, train_step, state, batch):
+                    state, metrics = train_step(state, batch)
+                    if step + 1 == first:  # memory that is too small shows when a program runs
+                        jax.block_until_ready(metrics)
                 step += 1
+                profile.after(step, metrics)
                 images += options.batch_size
                 pending.append(metrics)
                 log.advance(step)
@@ -209,6 +224,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                     "images_per_second": images / elapsed,
                     "waiting_for_data": waiting / elapsed,
                 }
+                if step > first:  # which was compiled first
+                    values["seconds_per_step"] = elapsed / len(pending)
+                    if flops and peak:
+                        values["flops_utilisation"] = flops * len(pending) / elapsed / (peak * mesh.size)
                 log.write(step, values)
                 if saving:
                     checkpoints.save(step, state.variables, state.progress, batches.get_state(), description)

@@ -32,7 +32,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
 from danet_jax.recipe.dataset import DatasetOptions
 from danet_jax.recipe.evaluation import EvaluationOptions
-from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group
+from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group, Text
 from danet_jax.recipe.model import ModelOptions
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
 from danet_jax.recipe.words import group_of, line, plain_type
@@ -47,6 +47,11 @@ class Recipe(Group):
     name: FileName = Field("danet", description="Of the run; its directory is runs/NAME.")
     seed: int = Field(
         0, ge=0, lt=2**32, description="Of all that is random: weights, order, augmentation, dropout."
+    )
+    compilation_cache: Text = Field(
+        "",
+        description="Folder in which JAX keeps compiled programs for the next start; empty: one in the user's cache "
+        "directory; off: none.",
     )
     model: ModelOptions = ModelOptions()
     dataset: DatasetOptions = DatasetOptions()

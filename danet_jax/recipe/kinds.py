@@ -102,6 +102,7 @@ Words = Annotated[tuple[Name, ...], BeforeValidator(_words)]
 """Several names; on the command line with commas between."""
 
 Steps = Annotated[int, Field(ge=1, le=LARGEST_STEP)]
+StepRange = Annotated[tuple[Steps, ...], Lengths(0, 2), BeforeValidator(_tuple)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Devices = Annotated[
     int,

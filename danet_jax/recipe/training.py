@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
 from danet_jax.models.resnet import OUTPUT_STRIDES
-from danet_jax.recipe.kinds import Devices, Group, Names, Steps, Text, Weight, Weights
+from danet_jax.recipe.kinds import Devices, Group, Names, StepRange, Steps, Text, Weight, Weights
 
 
 class TrainingOptions(Group):
@@ -80,6 +80,10 @@ class TrainingOptions(Group):
         description="Checkpoints at multiples of this step are kept for good; the best and the newest are always.",
     )
     log_every: Steps = Field(20, description="Steps between lines of the log.")
+    profile_steps: StepRange = Field(
+        (),
+        description="First and last step of which JAX's profiler writes a trace for TensorBoard; () for none.",
+    )
     resume_anyway: bool = Field(
         False,
         description="Whether a run goes on although its recipe is not the one that it was started with.",
@@ -91,6 +95,10 @@ class TrainingOptions(Group):
             raise InputError(
                 f"config.training.batch_size={self.batch_size} must be a multiple of "
                 f"config.training.accumulation={self.accumulation}"
+            )
+        if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+            raise InputError(
+                f"config.training.profile_steps={self.profile_steps} must be first and last, in order"
             )
         return self
 

@@ -23,7 +23,9 @@ _SHOWN = (
     "attention_spread",
     "attention_entropy",
     "images_per_second",
+    "seconds_per_step",
     "waiting_for_data",
+    "flops_utilisation",
 )
 
 

@@ -1,0 +1,56 @@
+"""What was compiled once is not compiled again when a run starts again or goes on."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from danet_jax.errors import InputError
+from danet_jax.modes.compilation_cache import use_compilation_cache
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(tmp_path, workdir, *flags):
+    command = [
+        *(sys.executable, ROOT / "run.py", f"--config={ROOT}/configs/quickstart.py", f"--workdir={workdir}"),
+        *(f"--config.dataset.data_dir={tmp_path}/data", f"--config.compilation_cache={tmp_path}/cache"),
+        *("--config.dataset.options.train=8", "--config.dataset.options.val=2", "--config.dataset.workers=0"),
+        *("--config.training.batch_size=2", "--config.dataset.crop_size=32", "--config.training.log_every=1"),
+        *("--config.training.checkpoint_every=2", "--config.training.evaluate_every=1000", *flags),
+    ]
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "true", "XLA_FLAGS": ""}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def programs(tmp_path):
+    return {path.name for path in (tmp_path / "cache").iterdir() if path.name.endswith("-cache")}
+
+
+@pytest.mark.slow
+def test_a_second_start_and_a_resumed_run_compile_nothing_again(tmp_path):
+    first = tmp_path / "first"
+    profile = "--config.training.profile_steps=(2,2)"
+    run(tmp_path, first, "--config.training.steps=2", profile)
+    lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert "train/seconds_per_step" not in lines[0]
+    assert 0 < lines[1]["train/seconds_per_step"] < 100
+    assert list(first.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
+
+    compiled = programs(tmp_path)
+    assert any("step" in name for name in compiled)
+    run(tmp_path, tmp_path / "second", "--config.training.steps=2")
+    assert programs(tmp_path) == compiled
+    run(tmp_path, first, "--config.training.steps=3", "--config.training.resume_anyway=True")
+    assert {name for name in programs(tmp_path) - compiled if "jit_step" in name} == set()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/cache: cannot be made .*; name another folder, or off"):
+        use_compilation_cache(f"{tmp_path}/file/cache")
