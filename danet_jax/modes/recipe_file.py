@@ -15,7 +15,7 @@ import ml_collections
 from absl import flags
 
 from danet_jax.errors import InputError
-from danet_jax.recipe import Recipe
+from danet_jax.recipe import Recipe, defaults
 from danet_jax.recipe.words import field_of, shown, takes
 
 _LONGEST = 300
@@ -62,7 +62,14 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
         )
     _run(path, config.to_dict)  # what is computed when it is read can fail, too
     config = ml_collections.ConfigDict(config)  # of a frozen one, one that can be changed
-    return config.unlock()
+    config.unlock()
+    for (
+        name,
+        value,
+    ) in defaults().items():  # of a config that was made in another way, the groups that it lacks
+        if name not in config:
+            config[name] = value
+    return config
 
 
 def refuse_groups(changes: Mapping[str, Any]) -> None:
@@ -133,5 +140,5 @@ def _words(error: BaseException) -> str:
 
 
 def _shortened(text: str) -> str:
-    text = " ".join(text.split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
