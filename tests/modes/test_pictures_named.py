@@ -1,0 +1,42 @@
+"""Which pictures a user names, and what their results are called."""
+
+import struct
+import warnings
+import zlib
+
+import pytest
+
+from danet_jax.data.decode import decode_image
+from danet_jax.errors import InputError
+from danet_jax.modes.names import apart, named_apart
+from danet_jax.modes.photos import pictures_of
+
+
+def test_an_empty_argument_is_not_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    for argument in ("", " "):
+        with pytest.raises(InputError, match="an empty argument names no picture"):
+            list(pictures_of(["a.png", argument]))
+    assert [path.name for path in pictures_of(["."])] == ["a.png"]
+
+
+def test_no_result_overwrites_another():
+    examples = ["city_a/1", "city/a_1", "city_a_1", "city_a_1_2"]
+    names = list(apart(name.replace("/", "_") for name in examples))
+    assert names == ["city_a_1", "city_a_1_2", "city_a_1_3", "city_a_1_2_2"]
+    paths = ["a/x.png", "b/x.png", "x.jpg", "x_2.jpg"]
+    assert list(named_apart(paths)) == ["x", "x_2", "x_3", "x_2_2"]
+    assert list(named_apart(paths).values()) == paths
+
+
+def test_a_header_of_many_pixels_gives_one_error_and_no_warning():
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 12000, 12000, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 99)), chunk(b"IEND", b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match=r"large\.png: damaged or cut short"):
+            decode_image(b"\x89PNG\r\n\x1a\n" + b"".join(parts), "large.png")
