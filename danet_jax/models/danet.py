@@ -57,6 +57,7 @@ class Head(nn.Module):
     channel_energy: str
     dropout_rate: float
     attention_backend: str
+    remat: str
     dtype: Any
 
     @nn.compact
@@ -65,24 +66,31 @@ class Head(nn.Module):
         mask = None if sizes is None else inside(x, sizes)
         x = masked(x, mask)
 
+        def anew(module: Any) -> Any:
+            return nn.remat(module) if self.remat == "full" else module
+
+        conv = anew(ConvBNReLU)
+
         def branch(name: str, attention: nn.Module) -> jax.Array:
-            y = ConvBNReLU(features, dtype=self.dtype, name=f"{name}_in")(x, train=train)
+            y = conv(features, train, self.dtype, name=f"{name}_in")(x)
             y = keep_divided(masked(attention(keep_divided(y), mask), mask))
-            return ConvBNReLU(features, dtype=self.dtype, name=f"{name}_out")(y, train=train)
+            return conv(features, train, self.dtype, name=f"{name}_out")(y)
 
         branches = {}
         if self.position_attention:
-            position = PositionAttention(
+            position = anew(PositionAttention)(
                 backend=self.attention_backend, dtype=self.dtype, name="position_attention"
             )
             branches["position"] = branch("position", position)
         if self.channel_attention:
-            channel = ChannelAttention(energy=self.channel_energy, dtype=self.dtype, name="channel_attention")
+            channel = anew(ChannelAttention)(
+                energy=self.channel_energy, dtype=self.dtype, name="channel_attention"
+            )
             branches["channel"] = branch("channel", channel)
         if branches:
             fusion = functools.reduce(jnp.add, branches.values())
         else:  # table 1's baseline, the dilated FCN
-            fusion = ConvBNReLU(features, dtype=self.dtype, name="fcn_in")(x, train=train)
+            fusion = conv(features, train, self.dtype, name="fcn_in")(x)
         return Logits(
             **{
                 name: classify(
@@ -108,7 +116,7 @@ class FCNHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
         x = masked(x, None if sizes is None else inside(x, sizes))
-        x = ConvBNReLU(x.shape[-1] // 4, dtype=self.dtype, name="in")(x, train=train)
+        x = ConvBNReLU(x.shape[-1] // 4, train, self.dtype, name="in")(x)
         return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, dtype=self.dtype)
 
 
@@ -137,6 +145,7 @@ class DANet(nn.Module):
       dtype: of the computation, float32 or bfloat16; parameters, softmaxes and logits are float32.
       attention_backend: see `danet_jax.ops.attention.position_attention`.
       phases: of the dilated layers, see `ResNet`.
+      remat: what training computes anew to save memory, one of `danet_jax.models.layers.REMAT`.
 
     Raises:
       InputError: an option has a value that does not exist; the message names those that do.
@@ -156,6 +165,7 @@ class DANet(nn.Module):
     dtype: Any = jnp.float32
     attention_backend: str = "auto"
     phases: bool | None = None
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes)
@@ -174,6 +184,7 @@ class DANet(nn.Module):
             self.multi_grid,
             self.dtype,
             self.phases,
+            self.remat,
             parent=None,
         )
         super().__post_init__()
@@ -213,6 +224,7 @@ class DANet(nn.Module):
             self.multi_grid,
             self.dtype,
             self.phases,
+            self.remat,
             name="backbone",
         )
         features: Features = backbone(images, train=train, sizes=sizes)
@@ -223,6 +235,7 @@ class DANet(nn.Module):
             self.channel_energy,
             self.dropout_rate,
             self.attention_backend,
+            self.remat,
             self.dtype,
             name="head",
         )

@@ -17,6 +17,11 @@ he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+REMAT = ("none", "blocks", "full")
+"""What the backward pass computes anew instead of keeping it: nothing, what lies inside residual blocks, or that and
+what lies inside the stem, the heads' convolutions and the attention modules."""
+
+
 def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
     """Which places of `x` `[B, H, W, C]` lie inside images of `sizes` (int32 `[B, 2]`): bool `[B, H, W, 1]`."""
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
@@ -100,9 +105,10 @@ class ConvBNReLU(nn.Module):
     """3x3 convolution without bias, batch normalisation, ReLU: `[B, H, W, C]` -> `[B, H, W, features]`."""
 
     features: int
+    train: bool
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = Convolution(self.features, 3, dtype=self.dtype, name="conv")(x)
-        return BatchNorm(self.dtype, name="bn")(x, train=train, relu=True)
+        return BatchNorm(self.dtype, name="bn")(x, train=self.train, relu=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from danet_jax.errors import InputError
 from danet_jax.models import layers
-from danet_jax.models.layers import BatchNorm, inside, masked
+from danet_jax.models.layers import REMAT, BatchNorm, inside, masked
 from danet_jax.ops.checks import check_dtype, check_flag, check_images, check_name, check_whole
 from danet_jax.ops.convolution.phases import regroup
 from danet_jax.ops.platform import platform_of
@@ -62,14 +62,13 @@ class BasicBlock(nn.Module):
     dilation: int
     layer_dilation: int
     project: bool
+    train: bool
     dtype: Any
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None) -> jax.Array:
         def norm(x: jax.Array, name: str, *, relu: bool = False) -> jax.Array:
-            return BatchNorm(self.dtype, name=name)(x, train=train, places=places_out, relu=relu)
+            return BatchNorm(self.dtype, name=name)(x, train=self.train, places=places_out, relu=relu)
 
         conv = functools.partial(Convolution, self.features, dtype=self.dtype)
         y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, places_in))
@@ -88,14 +87,13 @@ class Bottleneck(nn.Module):
     dilation: int
     layer_dilation: int  # serves BasicBlock; a bottleneck has one 3x3
     project: bool
+    train: bool
     dtype: Any
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None) -> jax.Array:
         def norm(x: jax.Array, name: str, *, relu: bool = False, places: Any = places_out) -> jax.Array:
-            return BatchNorm(self.dtype, name=name)(x, train=train, places=places, relu=relu)
+            return BatchNorm(self.dtype, name=name)(x, train=self.train, places=places, relu=relu)
 
         conv = functools.partial(Convolution, dtype=self.dtype)
         y = norm(conv(self.features, name="conv1")(x), "bn1", relu=True, places=places_in)
@@ -111,10 +109,11 @@ class Stem(nn.Module):
     """From the image to a quarter of its size: see `STEMS`; then 3x3/2 max-pooling."""
 
     kind: str
+    train: bool
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
         widths = STEMS[self.kind]
         places: jax.Array | None = None
         for index, features in enumerate(widths, start=1):
@@ -128,7 +127,7 @@ class Stem(nn.Module):
             # The image itself is padded with zeros already.
             x = conv(x if index == 1 else masked(x, places))
             places = None if sizes is None else inside(x, sizes)
-            x = BatchNorm(self.dtype, name=f"bn{index}")(x, train=train, relu=True)
+            x = BatchNorm(self.dtype, name=f"bn{index}")(x, train=self.train, relu=True)
         # After a ReLU, padding with 0 and with minus infinity are the same to a maximum.
         return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
@@ -146,6 +145,7 @@ class ResNet(nn.Module):
       phases: whether runs of dilated blocks are computed on the phases of their dilation, see
         `danet_jax.ops.convolution.phases`: the same features but for rounding. None: on the platforms of `PHASES`.
         Never where rows are divided over devices: XLA has been seen to get gradients wrong there.
+      remat: one of `danet_jax.models.layers.REMAT`: less memory in training for more computation.
     """
 
     backbone: str = "resnet50"
@@ -154,6 +154,7 @@ class ResNet(nn.Module):
     multi_grid: tuple[int, ...] | None = None
     dtype: Any = jnp.float32
     phases: bool | None = None
+    remat: str = "none"
 
     def __post_init__(self) -> None:
         check_name("backbone", self.backbone, BLOCKS)
@@ -163,6 +164,7 @@ class ResNet(nn.Module):
             existing = ", ".join(map(str, OUTPUT_STRIDES))
             raise InputError(f"output_stride={self.output_stride} does not exist; there are: {existing}")
         check_dtype(self.dtype)
+        check_name("remat", self.remat, REMAT)
         if self.phases is not None:
             check_flag("phases", self.phases)
         if self.multi_grid is not None:
@@ -192,11 +194,14 @@ class ResNet(nn.Module):
             phases = platform_of(x) in PHASES
         phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
         sizes = _halved(sizes)
-        x = Stem(self.stem, self.dtype, name="stem")(x.astype(self.dtype), sizes, train=train)
+        stem = nn.remat(Stem) if self.remat == "full" else Stem
+        x = stem(self.stem, train, self.dtype, name="stem")(x.astype(self.dtype), sizes)
         x = keep_divided(x)
         sizes = _halved(sizes)
         bottleneck = is_bottleneck(self.backbone)
-        block = Bottleneck if bottleneck else BasicBlock
+        block: Any = Bottleneck if bottleneck else BasicBlock
+        if self.remat != "none":
+            block = nn.remat(block)
         outputs, output_sizes = [], []
         grid, shape, places = 1, x.shape[1:3], _places(x.shape, sizes, 1)
         for layer, (stride, layer_dilation, dilations) in enumerate(self._plan(), start=1):
@@ -220,9 +225,10 @@ class ResNet(nn.Module):
                     layer_dilation=layer_dilation // grid,
                     # Basic blocks keep a 64-channel stem's features as they are; Encoding's has 128.
                     project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
+                    train=train,
                     dtype=self.dtype,
                     name=f"layer{layer}_{index}",
-                )(x, places_in, places, train=train)
+                )(x, places_in, places)
                 x = keep_divided(x)
             outputs.append(regroup(x, grid, 1, shape) if layer > 2 else x)
             output_sizes.append(sizes)

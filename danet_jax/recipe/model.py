@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
+from danet_jax.models.layers import REMAT
 from danet_jax.models.options import DTYPES, build_model
 from danet_jax.models.resnet import BLOCKS, OUTPUT_STRIDES, STEMS
 from danet_jax.ops.attention import BACKENDS
@@ -55,6 +56,11 @@ class ModelOptions(Group):
     )
     attention_backend: Annotated[str, Names(BACKENDS)] = Field(
         "auto", description="Kernel of position attention; auto takes the best for the device."
+    )
+    remat: Annotated[str, Names(REMAT)] = Field(
+        "none",
+        description="What the backward pass computes anew instead of keeping it, for less memory: nothing, what lies "
+        "inside residual blocks, or (full) that and what lies inside the stem and the head's modules.",
     )
 
     @model_validator(mode="after")

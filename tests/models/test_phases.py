@@ -58,7 +58,12 @@ def largest_difference(one, other):
 
 @pytest.mark.parametrize(
     ("backbone", "output_stride", "multi_grid"),
-    [("resnet50", 8, None), ("resnet50", 8, (4, 8, 16)), ("resnet18", 8, None), ("resnet18", 16, (3, 6))],
+    [
+        pytest.param("resnet50", 8, None, marks=pytest.mark.slow),
+        ("resnet50", 8, (4, 8, 16)),
+        pytest.param("resnet18", 8, None, marks=pytest.mark.slow),
+        ("resnet18", 16, (3, 6)),
+    ],
     ids=str,
 )
 def test_training_is_the_same(rng, backbone, output_stride, multi_grid):
