@@ -10,6 +10,7 @@ import pytest
 
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
+from danet_jax.models.options import OPTIONS as OPTIONS_OF_NETWORKS
 from danet_jax.recipe import Recipe, defaults, read_recipe
 from danet_jax.recipe.page import page
 from danet_jax.recipe.words import group_of, plain_type, takes
@@ -133,12 +134,14 @@ def test_options_that_do_not_exist():
         InputError, match=r"config.training.momentun does not exist; config.training has: accumulation,"
     ):
         read_recipe({"training": {"momentun": 0.9}})
-    with pytest.raises(InputError, match=r"config.trainin does not exist; config has: dataset, evaluation,"):
+    with pytest.raises(
+        InputError, match=r"config.trainin does not exist; config has: .*dataset, evaluation,"
+    ):
         read_recipe({"trainin": {}})
     with pytest.raises(InputError, match=r"config.training=3 must be a group of options: accumulation"):
         read_recipe({"training": 3})
     for config in ([], None, 3, "text"):
-        with pytest.raises(InputError, match=r"config=.* must be a group of options: dataset, evaluation"):
+        with pytest.raises(InputError, match=r"config=.* must be a group of options: .*dataset, evaluation"):
             read_recipe(config)
 
 
@@ -158,7 +161,7 @@ def test_options_of_the_model_are_the_networks():
     """A run's network is built of config.json alone, where what is missing is `DANet`'s own default."""
     fields = {field.name: field.default for field in dataclasses.fields(DANet)}
     model = Recipe().model.model_dump()
-    assert set(model) == set(fields) - {"num_classes", "parent", "name"}
+    assert set(model) == set(OPTIONS_OF_NETWORKS)
     networks = read_recipe({}).model.model_dump() | {
         "dtype": fields["dtype"],
         "multi_grid": None,
