@@ -48,6 +48,8 @@ def recipe(tmp_path_factory):
     config.training.evaluate_every = 2
     config.training.checkpoint_every = 3
     config.training.log_every = 1
+    config.training.pictures = 0
+    config.training.report = False
     return read_recipe(config.to_dict())
 
 
