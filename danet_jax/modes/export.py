@@ -17,6 +17,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import protocol_for
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
+from danet_jax.runs.buckets import is_bucket
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
@@ -70,7 +71,9 @@ def run(
         print(f"holds the protocol {held.name}, as --mode=predict applies it")
     if format == "onnx" and loaded.network.dtype != jnp.float32:
         print("computes in float32 there, which is what ONNX runtimes have on every device")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, read back and equal")
+    stat: Any = path.stat()
+    size = stat.length if is_bucket(path) else stat.st_size
+    print(f"{path}: {size / 1e6:.1f} MB, read back and equal")
     return 0
 
 

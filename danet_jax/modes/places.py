@@ -9,6 +9,7 @@ from typing import Any
 
 from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe, read_recipe
+from danet_jax.runs.buckets import as_path, is_bucket, refuse_unreachable
 from danet_jax.runs.directory import is_run, read_config
 
 
@@ -32,7 +33,7 @@ def recipe_of_run(workdir: str | Path) -> Recipe:
     try:
         return read_recipe(read_config(workdir))
     except InputError as error:
-        file = str(Path(workdir, "config.json"))
+        file = str(as_path(workdir) / "config.json")
         raise InputError(str(error) if file in str(error) else f"{file}: {error}") from error
 
 
@@ -51,8 +52,11 @@ def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -
         path, key = Path("runs", recipe.name if recipe else "danet"), "runs/NAME"
     else:
         key = "--workdir"
-        if "://" in workdir:
-            raise InputError(f"--workdir={workdir} must be a directory; mount the bucket (gcsfuse)")
+        if is_bucket(workdir):
+            bucket = as_path(workdir)
+            if written:
+                refuse_unreachable(bucket)
+            return bucket
         if not workdir.strip() or not workdir.isprintable():
             raise InputError(f"--workdir={workdir!r} must be a directory's path, without line breaks or NUL")
         if any(len(part.encode()) > 255 for part in Path(workdir).parts) or len(workdir.encode()) > 4000:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from danet_jax.errors import InputError
+from danet_jax.runs.buckets import as_path
 from danet_jax.runs.directory import is_run
 from danet_jax.weights import zoo
 
@@ -25,9 +26,9 @@ def trained(workdir: Path, checkpoint: str) -> Path | str:
 def refuse_absent(source: str) -> None:
     """Raises InputError unless `source` is a file, the directory of a run or a name in the zoo; fetches nothing."""
     try:
-        if not source.isprintable() or not Path(source).exists():
+        if not source.isprintable() or not as_path(source).exists():
             zoo.find(source if source.isprintable() else repr(source))
     except OSError as error:
         raise InputError(f"{source[:80]}: cannot be read: {error.strerror}") from error
-    if Path(source).is_dir() and not is_run(source):
+    if as_path(source).is_dir() and not is_run(source):
         raise InputError(f"{source}: a directory, but not of a run (it has no config.json)")

@@ -23,14 +23,20 @@ def _are_pairs(pairs: tuple[str, ...]) -> bool:
     return all(len(sides) == 2 and all(sides) for sides in (pair.split("=") for pair in pairs))
 
 
+_ON_DISK = Check(
+    lambda place: "://" not in place,
+    "a directory: archives and prepared data are read from a file system, a disk of each host or a mounted bucket",
+)
+
+
 class DatasetOptions(Group):
     """Which data, and how they are cropped."""
 
     name: Annotated[str, Names(DATASET_NAMES)] = Field("cityscapes", description="The data set.")
-    root: Text = Field(
+    root: Annotated[Text, _ON_DISK] = Field(
         "", description="Where its published archives or your own files are; the data set `scenes` has none."
     )
-    data_dir: Name = Field("data", description="Where prepared data are kept.")
+    data_dir: Annotated[Name, _ON_DISK] = Field("data", description="Where prepared data are kept.")
     class_names: Words = Field(
         (), description="Classes of a `folder` that has no classes.csv, in order of labels."
     )

@@ -21,6 +21,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from danet_jax.errors import InputError, first_line
+from danet_jax.runs.buckets import absolute, is_bucket
 from danet_jax.runs.digests import MANIFEST, refuse_changed, write_digests
 from danet_jax.runs.hosts import from_first_host
 from danet_jax.runs.stored import (
@@ -54,7 +55,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep_every: int | None = None) -> None:
-        self._folder = folder.absolute()
+        self._folder = absolute(folder)
         self._scores: dict[int, float | None] = {}
         self._kept: int | None = None
         self._saving = 0
@@ -99,7 +100,7 @@ class Checkpoints:
         )
         self._kept, self._saving = self._manager.latest_step(), step
         with self._telling_what_is_kept():
-            if (free := shutil.disk_usage(self._folder).free) < 1.1 * size:
+            if not is_bucket(self._folder) and (free := shutil.disk_usage(self._folder).free) < 1.1 * size:
                 raise OSError(
                     f"the disk is full: {free / 1e6:.1f} MB are free, a checkpoint takes {size / 1e6:.1f} MB"
                 )
@@ -155,6 +156,7 @@ class Checkpoints:
         if problem and jax.process_index() == 0:
             print(f"{problem}; going on from the checkpoint of step {step} before it", file=sys.stderr)
         folder = self._folder / str(step)
+        refuse_other_description(folder, description)
         variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
         expected = {"variables": variables, "training": progress}
         items = ocp.args.Composite(
@@ -163,7 +165,6 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
         )
         try:
-            refuse_other_description(folder, description)
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 for item, like in expected.items():
                     there = checkpointer.metadata(folder / item).item_metadata.tree

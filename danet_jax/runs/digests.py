@@ -23,6 +23,8 @@ MANIFEST = "digests.json"
 
 # What is written after the checkpoint has its name, and carries a digest of its own.
 _LATER = ("metrics",)
+# And what marks it as whole, in a bucket.
+_MARK = "commit_success.txt"
 # Orbax notes in it the time at which the checkpoint gets its name.
 _TIMED = "_CHECKPOINT_METADATA"
 _CHUNK = 1 << 22
@@ -78,7 +80,7 @@ def digest_of_text(text: str) -> int:
 def _files(folder: epath.Path, top: epath.Path) -> Iterator[str]:
     for path in folder.iterdir():
         name = str(path.relative_to(top))
-        if name == MANIFEST or name in _LATER:
+        if name in (MANIFEST, _MARK, *_LATER):
             continue
         if os.path.islink(path):
             raise InputError(f"{path}: is a link, which no run writes")

@@ -23,6 +23,7 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
+from danet_jax.runs.buckets import as_path
 from danet_jax.runs.reading import read_json
 from danet_jax.runs.writing import write_json
 
@@ -55,7 +56,7 @@ class Run:
 
 def write_description(path: Path, config: Mapping[str, Any], classes: Classes) -> None:
     """Writes config.json, classes.json and versions.json."""
-    path = Path(path)
+    path = as_path(path)
     write_json(path / "classes.json", {"names": classes.names, "colours": classes.colours})
     write_json(path / "versions.json", library_versions())
     write_json(path / "config.json", config)
@@ -74,7 +75,10 @@ def library_versions() -> dict[str, str]:
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is a run's directory."""
-    return (Path(path) / "config.json").is_file()
+    try:
+        return (as_path(path) / "config.json").is_file()
+    except OSError as error:  # a bucket that does not answer
+        raise InputError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: there is no run at `path`, or its config.json cannot be read.
     """
-    return _read(Path(path), "config.json")
+    return _read(as_path(path), "config.json")
 
 
 def read_classes(path: str | os.PathLike[str]) -> Classes:
@@ -92,7 +96,7 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
     Raises:
       InputError: there is no run at `path`, or its classes.json cannot be read.
     """
-    content = _read(Path(path), "classes.json")
+    content = _read(as_path(path), "classes.json")
     try:
         names, colours = content["names"], [tuple(colour) for colour in content["colours"]]
         if not all(isinstance(name, str) for name in names):
@@ -102,7 +106,7 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
                 raise ValueError(f"the colour {list(colour)!r:.80} is not three numbers from 0 to 255")
         return Classes(tuple(names), tuple(colours))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{Path(path) / 'classes.json'}: is not a run's: {error}") from error
+        raise InputError(f"{as_path(path) / 'classes.json'}: is not a run's: {error}") from error
 
 
 def read_run(
@@ -125,7 +129,7 @@ def read_run(
     """
     from danet_jax.runs.stored import describe, read_variables
 
-    path = Path(path)
+    path = as_path(path)
     config, classes = read_config(path), read_classes(path)
     try:
         model = build_model(len(classes), config["model"])

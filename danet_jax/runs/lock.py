@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from danet_jax.errors import InputError
+from danet_jax.runs.buckets import is_bucket
 from danet_jax.runs.reading import read_json
+from danet_jax.runs.writing import write_text
 
 _NAME = "lock.json"
 _BEAT = 15.0
@@ -57,6 +60,27 @@ def locked(path: Path) -> Iterator[None]:
         "since": since,
         "start": _start(os.getpid()),
     }
+    beat: Callable[[], Any] = functools.partial(os.utime, file)
+    if is_bucket(
+        path
+    ):  # has neither links nor the times of files: the file itself says when its writer was last seen
+        beat = functools.partial(_write_seen, file, holder)
+        beat()
+    else:
+        _link(path, file, mine, holder)
+    time.sleep(_SETTLES)
+    refuse_locked(path)
+    over = threading.Event()
+    threading.Thread(target=_beat, args=(beat, over), daemon=True, name="lock").start()
+    try:
+        yield
+    finally:
+        over.set()
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _link(path: Path, file: Path, mine: Path, holder: dict[str, Any]) -> None:
     try:
         mine.write_text(json.dumps(holder))
         with contextlib.suppress(FileNotFoundError):
@@ -72,26 +96,22 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             mine.unlink()
-    time.sleep(_SETTLES)
-    refuse_locked(path)
-    over = threading.Event()
-    threading.Thread(target=_beat, args=(file, over), daemon=True, name="lock").start()
-    try:
-        yield
-    finally:
-        over.set()
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
-def _beat(file: Path, over: threading.Event) -> None:
+def _write_seen(file: Path, holder: dict[str, Any]) -> None:
+    write_text(file, json.dumps({**holder, "seen": time.time()}))
+
+
+def _beat(beat: Callable[[], Any], over: threading.Event) -> None:
     """Shows that this process lives, to other hosts."""
     while not over.wait(_BEAT):
-        with contextlib.suppress(OSError):
-            os.utime(file)
+        with contextlib.suppress(OSError, InputError):
+            beat()
 
 
 def _lives(holder: dict[str, Any], file: Path) -> bool:
+    if holder.get("host") != socket.gethostname() and isinstance(holder.get("seen"), float):
+        return time.time() - holder["seen"] < _DEAD_AFTER
     if holder.get("host") != socket.gethostname():
         probe = file.with_name(f".{os.getpid()}.{_NAME}")  # the clock is that of the file system
         try:

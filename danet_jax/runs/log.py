@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +15,12 @@ from typing import Any, Self
 import rich.console
 import rich.progress
 
+from danet_jax.errors import InputError
+from danet_jax.runs.buckets import is_bucket
 from danet_jax.runs.writing import replacing
+
+_METRICS = "metrics.jsonl"
+_COPIES_EVERY = 30.0  # seconds, into a bucket
 
 # On the terminal; files hold all.
 _SHOWN = (
@@ -42,9 +50,15 @@ class TrainingLog:
         from tensorboardX import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "metrics.jsonl"
-        _drop_lines_after(self._file, start)
-        self._stream = self._file.open("a")
+        self._bucket = folder if is_bucket(folder) else None
+        if self._bucket is not None:  # where nothing can be appended: written here, and copied there
+            folder = Path(tempfile.mkdtemp(prefix="danet_jax_log"))
+            if (earlier := self._bucket / _METRICS).exists():
+                (folder / _METRICS).write_bytes(earlier.read_bytes())
+        self._folder, self._copied = folder, time.monotonic()
+        file = folder / _METRICS
+        _drop_lines_after(file, start)
+        self._stream = file.open("a")
         # Events of a former process past `start` are hidden by TensorBoard when the step goes back.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -88,6 +102,9 @@ class TrainingLog:
         self._stream.flush()
         for name, value in numbers.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        if self._bucket is not None and time.monotonic() - self._copied > _COPIES_EVERY:
+            self._writer.flush()
+            self._copy()
         shown = _SHOWN if prefix == "train" else values
         text = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)
         if self._progress is not None and prefix == "train":
@@ -95,12 +112,6 @@ class TrainingLog:
         else:
             of = "" if prefix == "train" else f"{prefix} ({protocol}) "
             self.say(f"step {step}/{self._steps} {of}{text}")
-
-    def show(self, step: int, pictures: Mapping[str, Any]) -> None:
-        """Gives TensorBoard pictures, uint8 `[H, W, 3]` by name."""
-        if self._enabled:
-            for name, picture in pictures.items():
-                self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def __enter__(self) -> Self:
         return self
@@ -111,6 +122,20 @@ class TrainingLog:
                 self._progress.stop()
             self._stream.close()
             self._writer.close()
+            if self._bucket is not None:
+                self._copy()
+                shutil.rmtree(self._folder)
+
+    def _copy(self) -> None:
+        """Brings what was written so far into the bucket; the log of a run is not worth ending it."""
+        assert self._bucket is not None
+        self._copied = time.monotonic()
+        for path in filter(Path.is_file, self._folder.rglob("*")):
+            try:
+                with replacing(self._bucket / path.relative_to(self._folder).as_posix()) as partial:
+                    shutil.copyfile(path, partial)
+            except InputError as error:
+                print(error, file=sys.stderr)
 
 
 def _drop_lines_after(file: Path, step: int) -> None:

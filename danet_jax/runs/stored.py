@@ -23,13 +23,18 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import options_of
+from danet_jax.runs.buckets import absolute, is_bucket
 from danet_jax.runs.digests import digest_of_text, refuse_changed
 from danet_jax.runs.reading import read_json
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, oldest first; Orbax makes the folder before the first."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isascii() and path.name.isdigit())
+    names = {path.name: path for path in folder.glob("*") if path.name.isascii() and path.name.isdigit()}
+    if is_bucket(folder):
+        # There a checkpoint has its name from the start, and Orbax marks it when it is whole.
+        names = {name: path for name, path in names.items() if ocp.utils.is_checkpoint_finalized(path)}
+    return sorted(map(int, names))
 
 
 def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
@@ -88,7 +93,7 @@ def read_variables(
     scores = {step: read_scores(folder / str(step)) for step in steps} if which == "best" else {}
     best = best_of({step: found.get("miou") for step, found in scores.items() if found is not None})
     step = steps[-1] if best is None else best
-    checkpoint = folder.absolute() / str(step)
+    checkpoint = absolute(folder) / str(step)
     try:
         refuse_changed(checkpoint, ("variables", "description"))
         refuse_other_description(checkpoint, description)
@@ -106,7 +111,7 @@ def read_variables(
             return read_variables(folder, description, shapes, which=which)
         reason = str(error) if isinstance(error, InputError) else first_line(error)
         others = "" if len(steps) == 1 else ", delete this folder to use another one"
-        raise InputError(f"{checkpoint}: the checkpoint cannot be read{others}: {reason}") from error
+        raise InputError(f"{checkpoint}: the checkpoint cannot be used{others}: {reason}") from error
 
 
 def refuse_other_arrays(tree: Any, expected: Any) -> None:
@@ -160,12 +165,12 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
     for group, of in (("model", "config.json"), ("classes", "classes.json")):
         there, here = found.get(group), expected[group]
         if not isinstance(there, dict):
-            raise InputError("what it says of its network is not a run's")
+            raise InputError(f"{checkpoint / 'description'}: is not a run's")
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name) and (group, name) not in _FREE:
                 was, is_now = _difference(there.get(name), here.get(name))
                 raise InputError(
-                    f"{group}.{name} was {was} when it was trained and is {is_now} now; put back what "
+                    f"{checkpoint}: {group}.{name} was {was} when it was trained and is {is_now} now; put back what "
                     f"{of} held, or choose another --workdir"
                 )
 

@@ -18,6 +18,7 @@ from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
 from danet_jax.ops.normalize import MEAN, STD
+from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
 from danet_jax.weights import checksums, convert, mmsegmentation, zoo
 from danet_jax.weights.description import KEY, Description
@@ -107,13 +108,15 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
         or an override does not exist or contradicts the tensors; one line that names the file.
     """
     defaults: Mapping[str, Any] = {}
-    path = Path(path_or_name)
+    path = as_path(path_or_name)
     if not path.exists():
         entry = zoo.find(str(path_or_name))
         defaults, path = entry.options, fetch(entry.url, entry.sha256)
     try:
         if path.is_dir():
             return _from_run(path, overrides)
+        if is_bucket(path):
+            raise InputError("a file in a bucket; copy it to a disk first (runs are read where they are)")
         file = read_weights(path)
         checksums.verify(file.tensors, file.metadata)
         if any(name.startswith("params/") for name in file.tensors):
