@@ -46,10 +46,14 @@ def network():
     head = variables["params"]["head"]
     head["position_attention"]["alpha"] = jnp.float32(0.8)
     head["channel_attention"]["beta"] = jnp.float32(-0.6)
-    for name in ("query", "key"):  # logits of hundreds
-        head["position_attention"][name]["kernel"] *= 3.0
     classes = danet_jax.Classes(NAMES, ((200, 30, 30), (30, 200, 30), (30, 30, 200), (120, 120, 120)))
-    return Segmenter(model, variables, classes=classes), image
+    segmenter = Segmenter(model, variables, classes=classes)
+    seen = segmenter.explain(image)
+    keys = np.asarray(seen.keys) - np.asarray(seen.keys).mean(0)
+    spread = float((np.asarray(seen.queries) @ keys.T).std())
+    for name in ("query", "key"):  # whatever was drawn, logits of a hundred and more
+        head["position_attention"][name]["kernel"] *= np.float32((30 / spread) ** 0.5)
+    return segmenter.with_variables(variables), image
 
 
 @pytest.fixture(scope="module")
