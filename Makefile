@@ -45,7 +45,7 @@ test-wheel: $(VENV)/installed-test
 	rm -rf build/wheel && mkdir -p build/wheel/away
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/wheel/site build/wheel/*.whl
-	cp -r tests configs run.py pyproject.toml build/wheel/away/
+	cp -r tests benchmarks configs docs run.py README.md pyproject.toml build/wheel/away/
 	cd build/wheel/away && export PYTHONPATH="$(CURDIR)/build/wheel/site" DANET_SHARED="$(abspath ../shared)" \
 	  && "$(abspath $(BIN))/python" -c "import danet_jax; print('testing', danet_jax.__file__)" \
 	  && "$(abspath $(BIN))/python" -m pytest -n 2 -m "not slow" -p no:cacheprovider
@@ -57,7 +57,7 @@ $(VENV)-cuda/installed: requirements.txt pyproject.toml
 	touch $@
 
 test-cuda-compiler: $(VENV)-cuda/installed
-	$(VENV)-cuda/bin/python -m pytest -m cuda_compiler tests/modes tests/ops
+	XLA_FLAGS=--xla_gpu_autotune_level=0 $(VENV)-cuda/bin/python -m pytest -m cuda_compiler tests/modes tests/models
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

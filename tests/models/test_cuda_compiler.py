@@ -16,6 +16,7 @@ from danet_jax.models import resnet
 from danet_jax.models.resnet import ResNet
 from danet_jax.ops.attention import position_attention
 
+pytestmark = pytest.mark.cuda_compiler
 pytest.importorskip("jax_cuda13_plugin", reason='compiling for an H100 needs pip install "jax[cuda13]"')
 H100 = pathlib.Path(danet_jax.__file__).parent / "training" / "h100.txtpb"
 
