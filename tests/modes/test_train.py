@@ -178,7 +178,7 @@ def test_a_signal_during_evaluation_ends_it_and_it_is_made_up_for(trained, tmp_p
 
 
 def test_a_signal_before_the_first_step_ends_at_once(recipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "recipe_dataset", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(train, "recipe_dataset", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert train.run(recipe, tmp_path, []) == 143
     assert (
         capsys.readouterr().out == "stopped by SIGTERM before the first step; the same command starts again\n"
