@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -98,8 +99,14 @@ class TrainingLog:
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
             line[f"{prefix}/protocol"] = protocol
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise InputError(
+                f"{self._folder / _METRICS}: cannot be written: {error.strerror or error}; make room, and the same command goes on "
+                "from the last checkpoint, which is kept"
+            ) from error
         for name, value in numbers.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
         if self._bucket is not None and time.monotonic() - self._copied > _COPIES_EVERY:
@@ -120,8 +127,9 @@ class TrainingLog:
         if self._enabled:
             if self._progress is not None:
                 self._progress.stop()
-            self._stream.close()
-            self._writer.close()
+            for opened in (self._stream, self._writer):
+                with contextlib.suppress(OSError):  # a full disk, which is said already
+                    opened.close()
             if self._bucket is not None:
                 self._copy()
                 shutil.rmtree(self._folder)
