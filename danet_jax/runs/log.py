@@ -104,8 +104,8 @@ class TrainingLog:
             self._stream.flush()
         except OSError as error:
             raise InputError(
-                f"{self._folder / _METRICS}: cannot be written: {error.strerror or error}; make room, and the same command goes on "
-                "from the last checkpoint, which is kept"
+                f"{self._folder / _METRICS}: cannot be written: {error.strerror or error}; make room, and the same "
+                "command goes on from the last checkpoint, which is kept"
             ) from error
         for name, value in numbers.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
