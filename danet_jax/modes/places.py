@@ -53,9 +53,12 @@ def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -
     else:
         key = "--workdir"
         if is_bucket(workdir):
-            bucket = as_path(workdir)
-            if written:
-                refuse_unreachable(bucket)
+            try:
+                bucket = as_path(workdir)
+                if written:
+                    refuse_unreachable(bucket)
+            except InputError as error:
+                raise InputError(f"--workdir={error}") from error
             return bucket
         if not workdir.strip() or not workdir.isprintable():
             raise InputError(f"--workdir={workdir!r} must be a directory's path, without line breaks or NUL")

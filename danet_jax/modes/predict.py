@@ -42,22 +42,21 @@ def run(
     is reported and the others are done; the status is 1 then.
     """
     # What cannot be is found out before the network is loaded.
-    pictures = named_apart(pictures_of(arguments))
+    pictures, network = named_apart(pictures_of(arguments)), trained(workdir, checkpoint)
     if not arguments and recipe is None:
         raise InputError("--mode=predict needs picture files or folders after the flags")
     protocol = recipe.protocol() if recipe else None
-    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, **(overrides or {}))
+    segmenter = load_segmenter(network, protocol, **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     folder = workdir / "predictions"
     if recipe is not None and not arguments:
         _predict_examples(recipe, segmenter, classes, folder)
         return 0
     failures = 0
-    network = str(trained(workdir, checkpoint))
     for stem, path in pictures.items():
         try:
             if is_video(path):
-                predict_video(segmenter, classes, path, folder, stem.replace("%", "_"), network)
+                predict_video(segmenter, classes, path, folder, stem.replace("%", "_"), str(network))
                 continue
             image = decode_image(read_picture(path), str(path), upright=True)
         except InputError as error:

@@ -211,7 +211,7 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
         ([CAMVID, "--config.seed=-1"], "config.seed=-1 must not be negative"),
         ([CAMVID, "--config.dataset.workers=-1"], "config.dataset.workers=-1"),
         ([CAMVID, "--config.training.steps=0"], "config.training.steps=0"),
-        ([CAMVID, "--workdir=gs://bucket/run"], "mount the bucket"),
+        ([CAMVID, "--workdir=ftp://host/run"], "gs://BUCKET/RUN"),
         ([CAMVID, "--mode=evaluate"], "train first"),
         (
             [CAMVID, "--config.dataset.options.foo=1", "--config.mesh.data=4"],

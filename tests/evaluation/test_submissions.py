@@ -140,12 +140,15 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
     recipe = read_recipe(config.to_dict())
     classes = cityscapes.MAPPING.classes
 
+    checkpoint = str(tmp_path / "network.pth")
+    (tmp_path / "network.pth").touch()
+
     def load_segmenter(path, protocol):
-        assert path == "network.pth"
+        assert path == checkpoint
         return Segmenter(network, variables, protocol, classes)
 
     monkeypatch.setattr(submit, "load_segmenter", load_segmenter)
-    assert submit.run(recipe, tmp_path / "run", [], checkpoint="network.pth") == 0
+    assert submit.run(recipe, tmp_path / "run", [], checkpoint=checkpoint) == 0
     zipped = tmp_path / "run" / "submission_cityscapes_val.zip"
     assert str(zipped) in capsys.readouterr().out
 

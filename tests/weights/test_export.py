@@ -25,7 +25,9 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
 from danet_jax.modes import export as mode
 from danet_jax.ops.normalize import normalize
+from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import write_description
+from danet_jax.runs.stored import describe
 from danet_jax.weights import export_files
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import convert
@@ -251,7 +253,7 @@ def test_the_mode_says_that_onnx_computes_in_float32(tmp_path, rng, capsys, monk
     checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
     export_safetensors(checkpoint, tmp_path / "in.safetensors")
     (tmp_path / "export").mkdir()
-    monkeypatch.setattr(mode, "export_onnx", lambda _, path, size: path.write_bytes(b""))
+    monkeypatch.setattr(mode, "export_onnx", lambda _, path, *rest: path.write_bytes(b""))
     for dtype, said in (("float32", False), ("bfloat16", True)):
         source = str(tmp_path / "in.safetensors")
         mode.run(None, tmp_path, [], checkpoint=source, format="onnx", overrides={"dtype": dtype})
@@ -259,15 +261,14 @@ def test_the_mode_says_that_onnx_computes_in_float32(tmp_path, rng, capsys, monk
 
 
 def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
-    import orbax.checkpoint as ocp
-
     checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
     run = tmp_path / "run"
     model = Description.of(checkpoint.network, CLASSES, {}).model
     config = {**checkpoint.config, "model": model}
     write_description(run, config, CLASSES)
-    with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
-        manager.save(7, args=ocp.args.Composite(variables=ocp.args.StandardSave(dict(checkpoint.variables))))
+    described = describe(checkpoint.network, CLASSES)
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(7, dict(checkpoint.variables), {"step": jnp.int32(7)}, {"examples": 0}, described)
     loaded = load_checkpoint(run)
     same(loaded, dataclasses.replace(checkpoint, config=loaded.config))
     assert loaded.config["evaluation"] == {"protocol": "whole"}

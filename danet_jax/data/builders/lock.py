@@ -19,6 +19,7 @@ from danet_jax.errors import InputError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _BEAT, _SILENCE = 5.0, 60.0
+_SETTLES = 0.1
 """Seconds between signs of life of who holds a file, and of silence after which it is taken for dead."""
 
 _QUIET = 5.0
@@ -139,6 +140,7 @@ def _take(path: pathlib.Path, holder: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             changed = path.stat().st_mtime_ns
             if seen is None:
+                time.sleep(_SETTLES)  # who has just made it may not have written into it yet
                 _say(f"{path.parent}: waiting for {path.read_text(encoding='utf-8').strip()}")
             if seen is None or changed != seen[0]:
                 seen = (changed, time.monotonic())
