@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,13 @@ class Segmenter:
             self._applied = WholeImages(model, self.protocol, mesh, Shapes())
         else:
             self._applied = SlidingWindows(model, self.protocol, mesh)
+
+    def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
+        """The same with other variables of the same shapes; what is compiled is shared."""
+        other = copy.copy(self)
+        sharding = jax.tree.leaves(self.variables)[0].sharding
+        other.variables = jax.device_put(variables, sharding)
+        return other
 
     @property
     def num_classes(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from danet_jax.data.transforms import mirrored_labels
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
+from danet_jax.modes import report
 from danet_jax.modes.memory import out_of_memory_in_a_line
 from danet_jax.modes.places import recipe_of_run
 from danet_jax.modes.prepare import recipe_dataset
@@ -40,6 +43,7 @@ from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_la
 from danet_jax.training.program import count_flops
 from danet_jax.training.state import Metrics
 from danet_jax.training.topologies import peak_flops
+from danet_jax.visual.validation import ValidationPictures
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
 
@@ -51,6 +55,8 @@ _FREE = (
     "training.profile_steps",
     "training.resume_anyway",
     "training.keep_every",
+    "training.pictures",
+    "training.report",
     "dataset.workers",
     "dataset.data_dir",
     "mesh",
@@ -73,6 +79,11 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         train(recipe, workdir, signals)
     if signals.status:
         print(signals, flush=True)
+    elif recipe.training.report and jax.process_index() == 0:
+        try:
+            report.run(recipe, workdir, [])
+        except InputError as error:  # the training is done all the same
+            print(f"no report: {error}", file=sys.stderr)
     return signals.status
 
 
@@ -143,17 +154,20 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         )
         return evaluator(variables, signals.interrupting(examples))
 
+    first_examples = itertools.islice(evaluation_examples(validation), options.pictures if first_host else 0)
+    pictures = ValidationPictures(model, protocol, dataset.classes, list(first_examples))
+
     # Where it starts: from nothing, from other weights, or where it was interrupted.
     state = fresh_state(mesh)
     if start is not None:
         try:
             # Not into the average's arrays: a step takes each array of its state away, once.
-            variables, report = initialize_from(start, model, state.trained)
+            variables, differences = initialize_from(start, model, state.trained)
         except InputError as error:
             raise InputError(f"{recipe.init.source}: {error}") from error
         state = state.replace(**variables)
         if first_host:
-            print(f"{recipe.init.source}: {start.description}", *report, sep="\n  ")
+            print(f"{recipe.init.source}: {start.description}", *differences, sep="\n  ")
     with (
         locked(workdir) if first_host else contextlib.nullcontext(),
         Checkpoints(workdir / "checkpoints", keep_every=options.keep_every) as checkpoints,
@@ -186,6 +200,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                     result = validate(state.variables)
                     scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
                     log.write(step, scores, prefix="validation", protocol=evaluator.protocol.name)
+                    if first_host:
+                        log.show(step, pictures(state.variables))
                     checkpoints.score(step, scores)
                     images, waiting, since = 0, 0.0, time.perf_counter()
                 if step == steps:

@@ -79,6 +79,13 @@ class TrainingOptions(Group):
         None,
         description="Checkpoints at multiples of this step are kept for good; the best and the newest are always.",
     )
+    pictures: int = Field(
+        4,
+        ge=0,
+        le=64,
+        description="Validation pictures, beside truth and prediction, that TensorBoard gets at each evaluation.",
+    )
+    report: bool = Field(True, description="Whether training ends with report.html in the run's directory.")
     log_every: Steps = Field(20, description="Steps between lines of the log.")
     profile_steps: StepRange = Field(
         (),

@@ -156,7 +156,6 @@ class Checkpoints:
         if problem and jax.process_index() == 0:
             print(f"{problem}; going on from the checkpoint of step {step} before it", file=sys.stderr)
         folder = self._folder / str(step)
-        refuse_other_description(folder, description)
         variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
         expected = {"variables": variables, "training": progress}
         items = ocp.args.Composite(
@@ -165,6 +164,7 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
         )
         try:
+            refuse_other_description(folder, description)
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 for item, like in expected.items():
                     there = checkpointer.metadata(folder / item).item_metadata.tree

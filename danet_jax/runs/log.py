@@ -120,6 +120,12 @@ class TrainingLog:
             of = "" if prefix == "train" else f"{prefix} ({protocol}) "
             self.say(f"step {step}/{self._steps} {of}{text}")
 
+    def show(self, step: int, pictures: Mapping[str, Any]) -> None:
+        """Gives TensorBoard pictures, uint8 `[H, W, 3]` by name."""
+        if self._enabled:
+            for name, picture in pictures.items():
+                self._writer.add_image(name, picture, step, dataformats="HWC")
+
     def __enter__(self) -> Self:
         return self
 

@@ -111,7 +111,7 @@ def read_variables(
             return read_variables(folder, description, shapes, which=which)
         reason = str(error) if isinstance(error, InputError) else first_line(error)
         others = "" if len(steps) == 1 else ", delete this folder to use another one"
-        raise InputError(f"{checkpoint}: the checkpoint cannot be used{others}: {reason}") from error
+        raise InputError(f"{checkpoint}: the checkpoint cannot be read{others}: {reason}") from error
 
 
 def refuse_other_arrays(tree: Any, expected: Any) -> None:
@@ -165,12 +165,12 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
     for group, of in (("model", "config.json"), ("classes", "classes.json")):
         there, here = found.get(group), expected[group]
         if not isinstance(there, dict):
-            raise InputError(f"{checkpoint / 'description'}: is not a run's")
+            raise InputError("what it says of its network is not a run's")
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name) and (group, name) not in _FREE:
                 was, is_now = _difference(there.get(name), here.get(name))
                 raise InputError(
-                    f"{checkpoint}: {group}.{name} was {was} when it was trained and is {is_now} now; put back what "
+                    f"{group}.{name} was {was} when it was trained and is {is_now} now; put back what "
                     f"{of} held, or choose another --workdir"
                 )
 

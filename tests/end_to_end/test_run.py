@@ -21,6 +21,8 @@ TINY = (
     "--config.dataset.base_size=32",
     "--config.dataset.crop_size=32",
     "--config.dataset.workers=0",
+    "--config.training.pictures=0",
+    "--config.training.report=False",
     "--config.training.batch_size=2",
     "--config.training.evaluate_every=2",
     "--config.mesh.data=2",
@@ -39,7 +41,8 @@ def trained(tmp_path_factory):
     """A folder in which tiny scenes were trained for two steps."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = f"--config={ROOT / 'configs/quickstart.py'}"
-    result = run(recipe, *TINY, "--config.training.steps=2", cwd=folder)
+    seen = ("--config.training.pictures=1", "--config.training.report=True")
+    result = run(recipe, *TINY, *seen, "--config.training.steps=2", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, recipe, result
 
@@ -53,6 +56,9 @@ def test_train_evaluate_predict(trained):
     assert config["training"]["steps"] == 2
     assert config["dataset"]["crop_size"] == 32
     assert "jax" in json.loads((workdir / "versions.json").read_text())
+    assert "Validation pictures" in (workdir / "report.html").read_text()
+    [events] = (workdir / "tensorboard").iterdir()
+    assert b"validation/picture_0" in events.read_bytes()
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     names = set().union(*logged)
     for name in ("loss", "alpha", "beta", "learning_rate", "learning_rate_head", "gradient_norm"):

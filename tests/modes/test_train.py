@@ -1,6 +1,5 @@
 """The training loop: interrupted and resumed, stopped by a loss that is not finite, and what it writes."""
 
-import functools
 import json
 import os
 import re
@@ -14,13 +13,14 @@ import pytest
 
 from danet_jax import InputError
 from danet_jax.classes import Classes
-from danet_jax.modes import train, training_step
+from danet_jax.modes import train
+from danet_jax.modes.training_step import training_step
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_classes, read_run, write_description
 from danet_jax.runs.stored import describe, read_scores
-from danet_jax.training.optimizer import sgd
+from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import variables_of
 
 STEPS = 6
@@ -45,31 +45,29 @@ def recipe(tmp_path_factory):
     config.training.ohem_threshold = 0.7
     config.training.ohem_kept = 200
     config.training.ema_decay = 0.6
-    config.training.output_stride = 16
     config.training.evaluate_every = 2
     config.training.checkpoint_every = 3
     config.training.log_every = 1
+    config.training.pictures = 0
+    config.training.report = False
     return read_recipe(config.to_dict())
 
 
 @pytest.fixture(scope="module")
-def compiled_once():
-    """`make_train_step` and `create_state` that compile once for all tests, whose recipes train alike."""
-    made = {}
+def compiled_once(recipe):
+    """`training_step` that compiles once for all tests, whose recipes train alike."""
+    made = []
 
-    def once(function, *arguments, **options):
-        if function not in made:
-            made[function] = function(*arguments, **options)
-        return made[function]
-
-    make, create = training_step.make_train_step, training_step.create_state
-    return {
-        "make_train_step": functools.partial(once, make),
+    def once(*_):
+        if not made:
+            step = training_step(recipe, recipe.network(9), STEPS)
+            made.append(step)
+            made.append(step.fresh_state(make_mesh(2, 1)))
+        step, state = made
         # The step takes its state away.
-        "create_state": lambda *arguments, **options: jax.tree.map(
-            jax.numpy.copy, once(create, *arguments, **options)
-        ),
-    }
+        return step._replace(fresh_state=lambda *_: jax.tree.map(jax.numpy.copy, state))
+
+    return once
 
 
 @pytest.fixture
@@ -87,11 +85,11 @@ def trained(recipe, compiled_once, monkeypatch):
                 return types.SimpleNamespace(miou=miou, pixel_accuracy=0.5)
 
         monkeypatch.setattr(train, "Evaluator", Scores)
-        monkeypatch.setattr(training_step, "create_state", compiled_once["create_state"])
-        make = compiled_once["make_train_step"]
-        monkeypatch.setattr(training_step, "make_train_step", lambda *a, **k: changed_step(make(*a, **k)))
+        step = compiled_once()
+        changed = step._replace(step=changed_step(step.step))
+        monkeypatch.setattr(train, "training_step", lambda *_: changed)
         assert train.run(recipe, folder, []) == status
-        state = compiled_once["create_state"]()
+        state = step.fresh_state()
         classes = read_classes(folder)
         description = describe(recipe.network(len(classes)), classes)
         with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -276,9 +274,7 @@ def checkpoint(recipe, compiled_once, tmp_path_factory):
     """A checkpoint of a fresh network."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     config = recipe.as_dict()
-    state = compiled_once["create_state"](
-        recipe.network(9), sgd(lambda step: 0.1), 0, jax.sharding.Mesh(jax.devices()[:1], "x")
-    )
+    state = compiled_once().fresh_state()
     classes = Classes.named(list("abcdefghi"))
     with Checkpoints(folder) as checkpoints:
         description = describe(recipe.network(9), classes)
