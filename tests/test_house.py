@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -58,6 +59,12 @@ def test_only_the_public_interface_of_jax_is_used():
         if PRIVATE_JAX.search(path.read_text())
     }
     assert found == EXCEPTIONS
+
+
+def test_every_module_is_there_and_can_be_imported():
+    for module in pkgutil.walk_packages(danet_jax.__path__, "danet_jax."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def test_every_public_name_exists():

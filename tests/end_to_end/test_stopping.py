@@ -54,6 +54,7 @@ def wait_for(process, text):
     pytest.fail(f"ended without {text!r}: {process.stderr.read()}")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(tmp_path, rng):
     stop_after = int(rng.integers(2, 30))
     with started(tmp_path, "--config.training.steps=100000") as process:
