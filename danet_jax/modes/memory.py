@@ -25,6 +25,8 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
             f"--config.training.accumulation={2 * options.accumulation} goes through the batch in smaller parts, "
             f"--config.training.batch_size={options.batch_size // 2} halves it"
         )
+    if training and recipe.model.remat == "none":
+        found.append("--config.model.remat=blocks computes features anew in the backward pass")
     if mesh.size > space:
         found.append(f"--config.mesh.space={2 * space} divides the rows of images over more devices")
     return found or ["take smaller images or more devices"]
