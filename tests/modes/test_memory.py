@@ -43,5 +43,6 @@ def test_only_what_would_help_is_advised():
     config = defaults()
     config.model.dtype = "bfloat16"
     config.training.batch_size = 1
+    config.model.remat = "full"
     [only] = remedies(read_recipe(config.to_dict()), make_mesh(1, 1))
     assert only == "take smaller images or more devices"
