@@ -98,7 +98,9 @@ def read_variables(
         refuse_changed(checkpoint, ("variables", "description"))
         refuse_other_description(checkpoint, description)
         item = checkpoint / "variables"
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(), multiprocessing_options=_alone()
+        ) as checkpointer:
             metadata = checkpointer.metadata(item).item_metadata
             if metadata is None:
                 raise InputError("what it says of its arrays contradicts itself")
@@ -112,6 +114,14 @@ def read_variables(
         reason = str(error) if isinstance(error, InputError) else first_line(error)
         others = "" if len(steps) == 1 else ", delete this folder to use another one"
         raise InputError(f"{checkpoint}: the checkpoint cannot be read{others}: {reason}") from error
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of a host that reads by itself, and waits for no other: one may want a report while the others are done."""
+    host = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host_{host}"
+    )
 
 
 def refuse_other_arrays(tree: Any, expected: Any) -> None:
