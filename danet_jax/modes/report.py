@@ -10,6 +10,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, read_recipe
+from danet_jax.runs.buckets import as_path
 from danet_jax.runs.directory import is_run, read_config
 from danet_jax.visual.report.contents import Contents, flat, read_contents
 from danet_jax.visual.report.examined import examine
@@ -26,7 +27,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     the report says so and shows the rest.
     """
     del recipe  # each run was made with one of its own
-    folders = [Path(argument) for argument in arguments] or [workdir]
+    folders = [as_path(argument) for argument in arguments] or [workdir]
     for folder in folders:
         if not is_run(folder):
             raise InputError(f"{folder}: no run here; give directories of runs, or --workdir")

@@ -67,7 +67,15 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             temporary_path_class=_with_digests(self._folder),
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        handlers: dict[str, Any] | None = None
+        if is_bucket(folder):
+            # Every array is an object of its own there: OCDBT, which gathers them on disks, writes one object again and
+            # again and needs to know its generation, which stores that stand in for Google's do not tell.
+            handlers = {
+                name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in ("variables", "training")
+            }
+            handlers |= {name: ocp.JsonCheckpointHandler() for name in ("data", "description")}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def save(
         self,
@@ -92,9 +100,10 @@ class Checkpoints:
         """
         self.wait()
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((variables, progress)))
+        arrays = ocp.args.PyTreeSave if is_bucket(self._folder) else ocp.args.StandardSave
         items = ocp.args.Composite(
-            variables=ocp.args.StandardSave(variables),
-            training=ocp.args.StandardSave(progress),
+            variables=arrays(variables),
+            training=arrays(progress),
             data=ocp.args.JsonSave(position),
             description=ocp.args.JsonSave(description),
         )
@@ -158,10 +167,9 @@ class Checkpoints:
         folder = self._folder / str(step)
         variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
         expected = {"variables": variables, "training": progress}
+        arrays = _restoring_objects if is_bucket(self._folder) else ocp.args.StandardRestore
         items = ocp.args.Composite(
-            variables=ocp.args.StandardRestore(variables),
-            training=ocp.args.StandardRestore(progress),
-            data=ocp.args.JsonRestore(),
+            variables=arrays(variables), training=arrays(progress), data=ocp.args.JsonRestore()
         )
         try:
             refuse_other_description(folder, description)
@@ -230,6 +238,10 @@ class Checkpoints:
         finally:
             with contextlib.suppress(Exception):  # said already
                 self._manager.close()
+
+
+def _restoring_objects(like: Any) -> ocp.args.PyTreeRestore:
+    return ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
 
 
 class _Best(preservation_policy.PreservationPolicy):

@@ -11,6 +11,7 @@ import numpy as np
 import danet_jax
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.runs.buckets import as_path
 from danet_jax.visual.explorer.channels import channel_numbers
 from danet_jax.visual.explorer.looking import Seen, labels_at, look
 from danet_jax.visual.explorer.map import MapNumbers, cell_means, map_numbers, stored_map
@@ -89,7 +90,7 @@ def explore(
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         hint = "; of a batch, one is images[0]" if len(shape) == 4 else ""
         raise InputError(f"image must be uint8 [H, W, 3] RGB, not {dtype} {list(shape)}{hint}")
-    path, image = Path(path), np.asarray(image)
+    path, image = as_path(path), np.asarray(image)
     seen = look(segmenter, image)
     content = _Page(segmenter, image, seen, name or path.stem)
     cell = 1

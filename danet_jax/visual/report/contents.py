@@ -74,7 +74,7 @@ def read_series(file: Path) -> tuple[dict[str, tuple[list[int], list[float]]], i
     """Steps and values of each number in metrics.jsonl, and how many of its lines are damaged."""
     series: dict[str, tuple[list[int], list[float]]] = {}
     damaged = 0
-    text = file.read_text(errors="replace") if file.is_file() else ""
+    text = file.read_bytes().decode(errors="replace") if file.is_file() else ""
     for line in text.splitlines():
         try:
             values = json.loads(line)
