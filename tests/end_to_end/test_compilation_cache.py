@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -35,8 +36,12 @@ def steps(tmp_path):
 @pytest.mark.slow
 def test_a_second_start_and_a_resumed_run_compile_nothing_again(tmp_path):
     first = tmp_path / "first"
-    profile = "--config.training.profile_steps=(2,2)"
-    run(tmp_path, first, "--config.training.steps=2", profile)
+    flags = (
+        "--config.training.steps=2",
+        "--config.training.checkpoint_every=1",
+        "--config.training.keep_every=1",
+    )
+    run(tmp_path, first, *flags, "--config.training.profile_steps=(2,2)")
     lines = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert "train/seconds_per_step" not in lines[0]
     assert 0 < lines[1]["train/seconds_per_step"] < 100
@@ -44,11 +49,11 @@ def test_a_second_start_and_a_resumed_run_compile_nothing_again(tmp_path):
 
     steps_of_first = steps(tmp_path)
     assert steps_of_first
-    run(tmp_path, tmp_path / "second", "--config.training.steps=2")
-    assert (
-        steps(tmp_path) == steps_of_first
-    )  # of others, those that took a moment longer this time may be new
-    run(tmp_path, first, "--config.training.steps=3", "--config.training.resume_anyway=True")
+    run(tmp_path, tmp_path / "second", *flags)
+    # Of other programs, those that took a moment longer to compile this time may be new.
+    assert steps(tmp_path) == steps_of_first
+    shutil.rmtree(tmp_path / "second" / "checkpoints" / "2")
+    assert "going on from step 1" in run(tmp_path, tmp_path / "second", *flags).stdout
     assert steps(tmp_path) == steps_of_first
 
 
