@@ -99,6 +99,8 @@ def interrupted(workdir: pathlib.Path, steps: int, kind: str, after: int) -> tup
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
         ballast.unlink(missing_ok=True)
 
 
