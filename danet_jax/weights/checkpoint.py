@@ -161,13 +161,7 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
         raise InputError(f"tensors do not fit the network that it describes: {convert.listed(wrong)}")
-    variables: dict[str, Any] = {}
-    for name, array in file.tensors.items():
-        *parents, leaf = name.split("/")
-        branch = variables
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = array
+    variables = unflatten_dict({tuple(name.split("/")): array for name, array in file.tensors.items()})
     description = f"exported from a run here: {_in_words(model)}"
     mean, std = _normalisation(described.config)
     return Checkpoint(

@@ -15,7 +15,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat
-from danet_jax.data.labels.coco_stuff import MAPPING
+from danet_jax.data.labels.coco_stuff import CITATION, MAPPING
 
 _LISTS = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}
 
@@ -28,12 +28,7 @@ class CocoStuff10k(published.PublishedBuilder):
     DESCRIPTION = "10,000 images of COCO 2014 train with 80 thing and 91 stuff classes annotated by pixel."
     HOMEPAGE = "https://github.com/nightrome/cocostuff10k"
     LICENCE = "Annotations CC BY 4.0; images from Flickr under Flickr's terms of use"
-    CITATION = """@inproceedings{caesar2018cvpr,
-  title = {COCO-Stuff: Thing and stuff classes in context},
-  author = {Caesar, Holger and Uijlings, Jasper and Ferrari, Vittorio},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2018}
-}"""
+    CITATION = CITATION
     COUNTS: ClassVar[dict[str, int]] = {"train": 9000, "val": 1000}
 
     def variant(self) -> str:

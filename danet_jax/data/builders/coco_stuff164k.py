@@ -16,7 +16,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders import base, published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import grey_labels, mapped_png, published_labels, same_png
-from danet_jax.data.labels.coco_stuff import MAPPING, PNG_MAPPING
+from danet_jax.data.labels.coco_stuff import CITATION, MAPPING, PNG_MAPPING
 
 _FOLDERS = {"train": "train2017", "val": "val2017"}
 _CONVERTED = "_labelTrainIds"
@@ -30,12 +30,7 @@ class CocoStuff164k(published.PublishedBuilder):
     DESCRIPTION = "COCO 2017 train and val with 80 thing and 91 stuff classes annotated by pixel."
     HOMEPAGE = "https://github.com/nightrome/cocostuff"
     LICENCE = "Annotations CC BY 4.0; images from Flickr under Flickr's terms of use"
-    CITATION = """@inproceedings{caesar2018cvpr,
-  title = {COCO-Stuff: Thing and stuff classes in context},
-  author = {Caesar, Holger and Uijlings, Jasper and Ferrari, Vittorio},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2018}
-}"""
+    CITATION = CITATION
     COUNTS: ClassVar[dict[str, int]] = {"train": 118287, "val": 5000}
 
     def variant(self) -> str:

@@ -196,6 +196,14 @@ _IDS = tuple(index for index in range(1, len(NAMES) + 1) if index not in ABSENT)
 assert len(NAMES) == 182
 assert len(_IDS) == 171
 
+CITATION = """@inproceedings{caesar2018cvpr,
+  title = {COCO-Stuff: Thing and stuff classes in context},
+  author = {Caesar, Holger and Uijlings, Jasper and Ferrari, Vittorio},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2018}
+}"""
+"""Of the annotations, those of 10k and of 164k images."""
+
 MAPPING = LabelMapping(
     # The publisher's colours are a random permutation made by MATLAB; these are as many, all different.
     classes=Classes(tuple(NAMES[index - 1] for index in _IDS), bit_colours(_IDS)),
