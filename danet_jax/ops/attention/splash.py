@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 
 from danet_jax.ops.attention.padding import blocks, pad_keys, pad_rows
 from danet_jax.ops.attention.tpu_only import tpu_only
@@ -61,6 +60,9 @@ def padded_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
     """Attention of arrays padded to whole blocks; images stand where the kernel expects heads."""
+    # A tenth of the time that importing JAX and Flax takes, which who only makes a network need not wait for.
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
     queries = query.shape[1]
     (places, rows), (keys, columns) = _padded(queries), _padded(key.shape[1])
     query, key, value = pad_keys(query, key, value, keys)
