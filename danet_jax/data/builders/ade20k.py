@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders import base, published
+from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_png, published_labels
 from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels.ade20k import MAPPING
 
 _URL = "http://data.csail.mit.edu/places/ADEchallenge"
@@ -65,7 +66,7 @@ class Ade20k(published.PublishedBuilder):
         test = Source("release_test.zip", "release_test", ("testing",), 0.2, f"{_URL}/release_test.zip", True)
         return (trainval, test) if self.options["test"] else (trainval,)
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of the splits."""
         archive = files[0]
         labels = published_labels(MAPPING)
@@ -78,12 +79,12 @@ class Ade20k(published.PublishedBuilder):
         return splits
 
 
-def _labelled(archive: Files, label_files: LabelFiles, folder: str) -> list[base.PairReader]:
+def _labelled(archive: Files, label_files: LabelFiles, folder: str) -> list[PairReader]:
     images = published.below(archive, f"images/{folder}", ".jpg")
     labels = f"annotations/{folder}"
     convert = functools.partial(mapped_png, MAPPING, label_files)
     orphans = published.orphans(images, published.below(archive, labels, ".png"), archive)
-    readers: list[base.PairReader] = [
+    readers: list[PairReader] = [
         published.pair_reader(name, archive, path, archive, f"{labels}/{name}.png", convert)
         for name, path in images.items()
     ]

@@ -12,12 +12,9 @@ import abc
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import pathlib
 import shutil
-import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -28,15 +25,13 @@ from absl import logging
 from danet_jax.classes import Classes
 from danet_jax.data.builders import shards
 from danet_jax.data.builders.lock import preparing
-from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, check_pair
+from danet_jax.data.builders.pair import Missing, Pair, PairReader, check_pair, size_of, without_compression
 from danet_jax.data.builders.shards import KeepingWriter, ShardMetadata, shard_ranges
-from danet_jax.data.decode import decode_image, decode_label, encode_uncompressed
+from danet_jax.data.builders.state import fingerprint
+from danet_jax.data.builders.tfds_hooks import Info, ReadOnce, quiet
 from danet_jax.data.summary import Summary
 from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError, first_line
-
-_LESS_COMPRESSED = 3  # about how much larger PNGs of photos are without compression; JPEGs are ten times
-_TYPICAL_BYTES = 2**19  # of an example whose reader does not know
 
 
 class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -85,7 +80,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         variant += "_uncompressed" if uncompressed else ""
         self._writer = KeepingWriter()
         try:
-            with _quiet():
+            with quiet():
                 super().__init__(
                     data_dir=data_dir,
                     config=tfds.core.BuilderConfig(name=variant),
@@ -135,7 +130,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             refuse_absent_splits(self.name, self._needed, self.info.splits)
             return
         top = pathlib.Path(self.data_dir_root)
-        with preparing(top, self.name), _quiet():
+        with preparing(top, self.name), quiet():
             self._look_again()
             if self.is_prepared():
                 refuse_absent_splits(self.name, self._needed, self.info.splits)
@@ -192,7 +187,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             self.info.read_from_directory(self.data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _Info(
+        return Info(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
@@ -220,8 +215,10 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             if isinstance(reader, Missing):
                 reader()
         if self._uncompressed:
-            pairs = {split: [_plainly(reader) for reader in readers] for split, readers in pairs.items()}
-        sizes = {split: [_size(reader) for reader in readers] for split, readers in pairs.items()}
+            pairs = {
+                split: [without_compression(reader) for reader in readers] for split, readers in pairs.items()
+            }
+        sizes = {split: [size_of(reader) for reader in readers] for split, readers in pairs.items()}
         self._check_disk(sum(sum(sizes[split]) for split in sizes))
         state = fingerprint(str(self.VERSION), self.source_state(), sizes)
         self._writer.folder = pathlib.Path(self.data_dir).parent / f"unfinished-{state}"
@@ -256,7 +253,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             summary.add(pair.name, pair.counts, pair.assumed)
             yield (
                 pair.name,
-                {"name": pair.name, "image": _ReadOnce(pair.image), "label": _ReadOnce(pair.label or b"")},
+                {"name": pair.name, "image": ReadOnce(pair.image), "label": ReadOnce(pair.label or b"")},
             )
 
     def _example_writer(self) -> tfds.core.ExampleWriter:
@@ -287,23 +284,6 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """Say nothing, for the same reason."""
 
 
-class _Info(tfds.core.DatasetInfo):
-    def initialize_from_bucket(self) -> None:
-        """Do nothing: TFDS would leave an empty folder among the temporary files."""
-
-
-def fingerprint(*parts: Any) -> str:
-    """Return 12 hexadecimal digits that change when any of `parts` (JSON values) does."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def file_state(path: pathlib.Path) -> tuple[int, int]:
-    """Return what tells an unchanged file from a changed one without reading it: size and time of change."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
     """Raise InputError if one of the needed splits of a dataset does not exist."""
     existing = tuple(existing)
@@ -312,69 +292,6 @@ def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterabl
             raise InputError(f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}")
 
 
-def checked_options(
-    name: str, options: Mapping[str, Any] | None, defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return `defaults` updated with `options`.
-
-    Raises:
-      InputError: A name that is not in `defaults`, or a value of another type than the default.
-    """
-    given = dict(options or {})
-    for key, value in given.items():
-        if key not in defaults:
-            known = ", ".join(defaults) or "none"
-            raise InputError(f"dataset.options.{key}: {name} has no such option; its options are: {known}")
-        if type(value) is int and type(defaults[key]) is float:
-            given[key] = float(value)
-        elif type(value) is not type(defaults[key]):
-            kind = type(defaults[key]).__name__
-            raise InputError(
-                f"dataset.options.{key}: must be of type {kind}, like {defaults[key]!r}, not {value!r}"
-            )
-    return {**defaults, **given}
-
-
 def _checked(class_count: int, read: PairReader) -> Pair:
     pair = read()
     return dataclasses.replace(pair, counts=check_pair(pair, class_count).counts)
-
-
-def _plainly(reader: PairReader) -> Reader:
-    """Return what reads an example and takes its compression away."""
-
-    def read() -> Pair:
-        pair = reader()
-        image = encode_uncompressed(decode_image(pair.image, pair.image_file))
-        label = pair.label and encode_uncompressed(decode_label(pair.label, pair.label_file))
-        return dataclasses.replace(pair, image=image, label=label)
-
-    return Reader(read, _LESS_COMPRESSED * _size(reader))
-
-
-def _size(reader: PairReader) -> int:
-    return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
-
-
-class _ReadOnce:
-    """A file for TFDS that forgets its bytes once read: TFDS keeps the examples of a whole shard."""
-
-    def __init__(self, data: bytes):
-        self._data = data
-
-    def read(self) -> bytes:
-        data, self._data = self._data, b""
-        return data
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep TFDS from warning of what is meant to be so, and from drawing bars into log files."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(min(before, logging.ERROR))
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

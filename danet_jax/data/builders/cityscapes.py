@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.data.builders import base, published
+from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import published_labels
 from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.decode import encode_label
 from danet_jax.data.labels.cityscapes import MAPPING
 from danet_jax.errors import InputError
@@ -70,7 +71,7 @@ class Cityscapes(published.PublishedBuilder):
         )
         return fine + coarse if self.options["coarse"] else fine
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of the splits."""
         images, fine = files[:2]
         labels = published_labels(MAPPING)
@@ -110,7 +111,7 @@ def _train_ids(files: LabelFiles, data: bytes, name: str) -> bytes:
 
 def _labelled(
     images: Files, labels: Files, label_files: LabelFiles, split: str, kind: str, partial: bool
-) -> list[base.PairReader]:
+) -> list[PairReader]:
     suffix = f"_{kind}_labelIds.png"
     found = published.below(images, split, "_leftImg8bit.png")
     convert = functools.partial(_train_ids, label_files)
@@ -119,7 +120,7 @@ def _labelled(
         cities = {name.partition("/")[0] for name in found}
         label_names = {name: path for name, path in label_names.items() if name.partition("/")[0] in cities}
     orphans = published.orphans(found, label_names, labels)
-    readers: list[base.PairReader] = [
+    readers: list[PairReader] = [
         published.pair_reader(
             name.rpartition("/")[2], images, path, labels, f"{split}/{name}{suffix}", convert
         )

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders import base, published
+from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat
+from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels.coco_stuff import CITATION, MAPPING
 
 _LISTS = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}
@@ -45,7 +46,7 @@ class CocoStuff10k(published.PublishedBuilder):
         parts = ("imageLists", "images", "annotations")
         return (Source("cocostuff-10k-v1.1.zip", "", parts, 2.0, url, direct=True),)
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of both splits."""
         [archive] = files
         convert = functools.partial(mapped_mat, MAPPING, ("S",))

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders import base, published
+from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import grey_labels, mapped_png, published_labels, same_png
+from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels.coco_stuff import CITATION, MAPPING, PNG_MAPPING
 
 _FOLDERS = {"train": "train2017", "val": "val2017"}
@@ -60,7 +61,7 @@ class CocoStuff164k(published.PublishedBuilder):
             ),
         )
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of both splits."""
         labels = files[-1]
         return {
@@ -69,7 +70,7 @@ class CocoStuff164k(published.PublishedBuilder):
         }
 
 
-def _labelled(images: Files, labels: Files, folder: str) -> list[base.PairReader]:
+def _labelled(images: Files, labels: Files, folder: str) -> list[PairReader]:
     found = published.below(images, folder, ".jpg")
     drawn = published.below(labels, folder, ".png")
     own = {name: path for name, path in drawn.items() if not name.endswith(_CONVERTED)}
@@ -79,7 +80,7 @@ def _labelled(images: Files, labels: Files, folder: str) -> list[base.PairReader
         own = {name.removesuffix(_CONVERTED): path for name, path in drawn.items()}
         train_ids = set(range(len(MAPPING.classes))) | {255}
         convert, suffix = functools.partial(same_png, grey_labels(train_ids)), f"{_CONVERTED}.png"
-    readers: list[base.PairReader] = [
+    readers: list[PairReader] = [
         published.pair_reader(name, images, path, labels, f"{folder}/{name}{suffix}", convert)
         for name, path in found.items()
     ]

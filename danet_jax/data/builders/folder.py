@@ -17,8 +17,18 @@ import tensorflow_datasets as tfds
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
-from danet_jax.data.builders import base, class_list, label_files, own_layouts
-from danet_jax.data.builders.pair import LABELS_FOLLOW, STORED, turned_upright
+from danet_jax.data.builders import base, class_list, data_yaml, label_files, own_layouts
+from danet_jax.data.builders.entries import Entry
+from danet_jax.data.builders.pair import (
+    LABELS_FOLLOW,
+    STORED,
+    Missing,
+    Pair,
+    PairReader,
+    Reader,
+    turned_upright,
+)
+from danet_jax.data.builders.state import checked_options, file_state, fingerprint
 from danet_jax.errors import InputError
 
 OPTIONS: dict[str, Any] = {
@@ -69,7 +79,7 @@ class Folder(base.PairsBuilder):
         Raises:
           InputError: The folder, a split or the classes are missing, or an option makes no sense.
         """
-        self._options = base.checked_options("folder", options, OPTIONS)
+        self._options = checked_options("folder", options, OPTIONS)
         _check_options(self._options)
         if not root:
             raise InputError("dataset.root: name the folder that holds images/SPLIT and labels/SPLIT")
@@ -98,7 +108,7 @@ class Folder(base.PairsBuilder):
             ignore_others=self._options["others"] == "ignore",
         )
         state = [
-            (split, entry.name, *(path and base.file_state(path) for path in (entry.image, entry.label)))
+            (split, entry.name, *(path and file_state(path) for path in (entry.image, entry.label)))
             for split, entries in self._splits.items()
             for entry in entries
         ]
@@ -106,7 +116,7 @@ class Folder(base.PairsBuilder):
         stem = re.sub(r"\W+", "_", place.parent.name if place.is_file() else place.name)[:40]
         changed = {key: value for key, value in self._options.items() if value != OPTIONS[key]}
         told = fingerprint_of_classes(listed)
-        variant = f"{stem}-{base.fingerprint(str(place), state, told, changed)}"
+        variant = f"{stem}-{fingerprint(str(place), state, told, changed)}"
         super().__init__(
             data_dir=data_dir,
             variant=variant,
@@ -114,21 +124,21 @@ class Folder(base.PairsBuilder):
             uncompressed=self._options["uncompressed"],
         )
 
-    def pairs(self) -> dict[str, list[base.PairReader]]:
+    def pairs(self) -> dict[str, list[PairReader]]:
         """Return readers of the files found."""
         return {split: [self._reader(entry) for entry in entries] for split, entries in self._splits.items()}
 
-    def _reader(self, entry: own_layouts.Entry) -> base.PairReader:
+    def _reader(self, entry: Entry) -> PairReader:
         if entry.image is None:
-            return base.Missing(
+            return Missing(
                 f"{entry.label}: label without image; expected {entry.expected}.jpg, .jpeg or .png"
             )
         if entry.label is None and not entry.unlabelled:
-            return base.Missing(f"{entry.image}: image without label; expected {entry.expected}.png")
+            return Missing(f"{entry.image}: image without label; expected {entry.expected}.png")
         size = entry.image.stat().st_size + (entry.label.stat().st_size if entry.label else 0)
-        return base.Reader(functools.partial(self._read, entry.name, entry.image, entry.label), size)
+        return Reader(functools.partial(self._read, entry.name, entry.image, entry.label), size)
 
-    def _read(self, name: str, image: pathlib.Path, label: pathlib.Path | None) -> base.Pair:
+    def _read(self, name: str, image: pathlib.Path, label: pathlib.Path | None) -> Pair:
         try:
             data, label_data = image.read_bytes(), label.read_bytes() if label else None
         except OSError as error:
@@ -137,7 +147,7 @@ class Folder(base.PairsBuilder):
             data = decode.encode_image(decode.decode_image(data, str(image), bits=self._options["bits"]))
         if label_data is not None:
             label_data = self._train_ids(label_data, str(label))
-        pair = base.Pair(name, data, label_data, str(image), str(label or ""))
+        pair = Pair(name, data, label_data, str(image), str(label or ""))
         return turned_upright(pair, self._options["exif"])
 
     def _train_ids(self, data: bytes, name: str) -> bytes:
@@ -210,7 +220,7 @@ def _classes(
             f"{root / 'classes.csv'}: missing; write it (id,name,red,green,blue) or set dataset.class_names"
         )
     if path.suffix in (".yaml", ".yml"):
-        return class_list.named(own_layouts.yaml_names(path), str(path))
+        return class_list.named(data_yaml.yaml_names(path), str(path))
     if path.name == "labelmap.txt":
         return class_list.read_labelmap(path)
     if path.suffix == ".txt":

@@ -38,6 +38,9 @@ class Pair:
     counts: np.ndarray | None = None
 
 
+_LESS_COMPRESSED = 3  # about how much larger PNGs of photos are without compression; JPEGs are ten times
+_TYPICAL_BYTES = 2**19  # of an example whose reader does not know
+
 PairReader = Callable[[], Pair]
 """Reads one example."""
 
@@ -52,6 +55,23 @@ class Reader:
     def __call__(self) -> Pair:
         """Read the example."""
         return self.read()
+
+
+def without_compression(reader: PairReader) -> Reader:
+    """Return what reads an example and takes its compression away."""
+
+    def read() -> Pair:
+        pair = reader()
+        image = decode.encode_uncompressed(decode.decode_image(pair.image, pair.image_file))
+        label = pair.label and decode.encode_uncompressed(decode.decode_label(pair.label, pair.label_file))
+        return dataclasses.replace(pair, image=image, label=label)
+
+    return Reader(read, _LESS_COMPRESSED * size_of(reader))
+
+
+def size_of(reader: PairReader) -> int:
+    """Return about how many bytes its example will have."""
+    return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,10 +20,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders import base, published
+from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat, mapped_png, published_labels
 from danet_jax.data.builders.finding import find
+from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels import pascal_context
 from danet_jax.errors import InputError
 
@@ -91,7 +92,7 @@ class PascalContext(published.PublishedBuilder):
             return (converted,)
         return voc, context
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of both splits."""
         if len(files) == 1:
             return self._read_converted(files[0])
@@ -109,7 +110,7 @@ class PascalContext(published.PublishedBuilder):
             for split in ("train", "val")
         }
 
-    def _read_converted(self, voc: Files) -> Mapping[str, list[base.PairReader]]:
+    def _read_converted(self, voc: Files) -> Mapping[str, list[PairReader]]:
         mapping = pascal_context.CONVERTED_60 if self.options["background"] else pascal_context.CONVERTED_59
         convert = functools.partial(mapped_png, mapping, published_labels(mapping))
         return {

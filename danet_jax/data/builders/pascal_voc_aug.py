@@ -21,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders import base, published
+from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat, published_labels, same_png
 from danet_jax.data.builders.finding import find
 from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels.pascal_voc import MAPPING
 from danet_jax.errors import InputError
 
@@ -103,7 +104,7 @@ class PascalVocAug(published.PublishedBuilder):
         )
         return (*wanted, test) if self.options["test"] else wanted
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of the splits."""
         voc = files[0]
         labels = published_labels(MAPPING, in_colours=True)
@@ -151,12 +152,12 @@ def _converted_list(voc: Files, held_out: Sequence[str]) -> set[str]:
     return names
 
 
-def _of_voc(voc: Files, labels: LabelFiles, name: str, folder: str = "SegmentationClass") -> base.PairReader:
+def _of_voc(voc: Files, labels: LabelFiles, name: str, folder: str = "SegmentationClass") -> PairReader:
     """A palette PNG whose indices are the train ids: as it is."""
     convert = functools.partial(same_png, labels)
     return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", voc, f"{folder}/{name}.png", convert)
 
 
-def _of_sbd(voc: Files, sbd: Files, name: str) -> base.PairReader:
+def _of_sbd(voc: Files, sbd: Files, name: str) -> PairReader:
     convert = functools.partial(mapped_mat, MAPPING, ("GTcls", "Segmentation"))
     return published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", sbd, f"cls/{name}.mat", convert)

@@ -15,7 +15,8 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders import base
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find_all, hint
-from danet_jax.data.builders.pair import turned_upright
+from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
+from danet_jax.data.builders.state import checked_options, file_state, fingerprint
 from danet_jax.data.files import walk
 from danet_jax.errors import InputError
 
@@ -66,12 +67,12 @@ class PublishedBuilder(base.PairsBuilder):
         """
         if class_names:
             raise InputError(f"dataset.class_names: {self.name} has its own classes; leave it empty")
-        self.options = base.checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
+        self.options = checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
         self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
         self._opened = contextlib.ExitStack()
         variant = self.variant()
         if self.options["allow_partial"]:
-            variant += f"_partial_{base.fingerprint(self.source_state())}"
+            variant += f"_partial_{fingerprint(self.source_state())}"
         super().__init__(
             data_dir=data_dir,
             variant=variant,
@@ -91,11 +92,11 @@ class PublishedBuilder(base.PairsBuilder):
         """Return the archives that the options need."""
         raise NotImplementedError
 
-    def read(self, *files: Files) -> Mapping[str, list[base.PairReader]]:
+    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of each split from the opened `sources`."""
         raise NotImplementedError
 
-    def pairs(self) -> Mapping[str, list[base.PairReader]]:
+    def pairs(self) -> Mapping[str, list[PairReader]]:
         """Find the sources and return readers of what they hold."""
         scratch = pathlib.Path(self.data_dir_root)
         if not scratch.exists():
@@ -159,13 +160,13 @@ class PublishedBuilder(base.PairsBuilder):
             f"{self.data_dir_root}"
         )
 
-    def _lacking(self, split: str, readers: Sequence[base.PairReader]) -> Iterator[base.Missing]:
+    def _lacking(self, split: str, readers: Sequence[PairReader]) -> Iterator[Missing]:
         """Says that there are not as many examples as were published."""
         count = len(readers)
         published = self.COUNTS.get(split, count)
         if count != published:
             remedy = "complete the files" if count < published else "remove what is too much"
-            yield base.Missing(
+            yield Missing(
                 f"{self.name}: {count} examples in {split} where {published} were published; {remedy} "
                 f"in {self.root}, or set dataset.options.allow_partial=True to go "
                 f"{'without' if count < published else 'with it'}"
@@ -175,10 +176,10 @@ class PublishedBuilder(base.PairsBuilder):
 def _state(place: pathlib.Path, source: Source) -> Any:
     """Of an archive, or of all files of an extracted one, those of linked folders, too."""
     if place.is_file():
-        return base.file_state(place)
+        return file_state(place)
     parts = [place / part for part in source.parts]
     files = [path for part in parts if part.exists() for path in (walk(part) if part.is_dir() else [part])]
-    return base.fingerprint([(str(path.relative_to(place)), base.file_state(path)) for path in files])
+    return fingerprint([(str(path.relative_to(place)), file_state(path)) for path in files])
 
 
 def download(source: Source, root: pathlib.Path) -> None:
@@ -219,7 +220,7 @@ def pair_reader(
     labels: Files | None = None,
     label: str = "",
     convert: Callable[[bytes, str], bytes] | None = None,
-) -> base.PairReader:
+) -> PairReader:
     """Return the reader of one example, or what says that a file of it is missing.
 
     Args:
@@ -233,13 +234,13 @@ def pair_reader(
     """
     for files, path, kind in ((images, image, "image"), (labels, label, "label")):
         if kind == "label" and files is not None and path not in files and _COPY.search(name):
-            return base.Missing(f"{images.where(image)}: a copy of another file by its name; remove it")
+            return Missing(f"{images.where(image)}: a copy of another file by its name; remove it")
         if files is not None and path not in files:
-            return base.Missing(
+            return Missing(
                 f"{files.where(path)}: missing, the {kind} of {name}; get the dataset's files again"
             )
     size = images.size(image) + (labels.size(label) if labels else 0)
-    return base.Reader(functools.partial(_read, name, images, image, labels, label, convert), size)
+    return Reader(functools.partial(_read, name, images, image, labels, label, convert), size)
 
 
 def _read(
@@ -249,12 +250,12 @@ def _read(
     labels: Files | None,
     label: str,
     convert: Callable[[bytes, str], bytes] | None,
-) -> base.Pair:
+) -> Pair:
     where = labels.where(label) if labels else ""
     data = labels.read(label) if labels else None
     if data is not None and convert is not None:
         data = convert(data, where)
-    pair = base.Pair(name, images.read(image), data, images.where(image), where)
+    pair = Pair(name, images.read(image), data, images.where(image), where)
     # A test server compares with the pixels as they are stored: what has no label stays so.
     return pair if data is None else turned_upright(pair, None)
 
@@ -277,12 +278,10 @@ def below(files: Files, folder: str, suffix: str) -> dict[str, str]:
     return found
 
 
-def orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> list[base.Missing]:
+def orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> list[Missing]:
     """Return what says so of every label in `labels` (name -> path in `files`) without an image of its name."""
     return [
-        base.Missing(
-            f"{files.where(labels[name])}: a label without its image; get the images again, or remove it"
-        )
+        Missing(f"{files.where(labels[name])}: a label without its image; get the images again, or remove it")
         for name in sorted(set(labels) - set(images))
     ]
 

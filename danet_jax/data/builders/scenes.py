@@ -19,6 +19,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from danet_jax.data.builders import base
+from danet_jax.data.builders.pair import Pair
+from danet_jax.data.builders.state import checked_options
 from danet_jax.data.decode import encode_label
 from danet_jax.data.scenes.labels import CLASSES
 from danet_jax.data.scenes.picture import MOST_SIGNALS, draw_scene
@@ -67,7 +69,7 @@ class Scenes(base.PairsBuilder):
             raise InputError(f"dataset.root={str(root)!r}: scenes are drawn, not read; leave it empty")
         if class_names:
             raise InputError("dataset.class_names: scenes have their own classes; leave it empty")
-        self._options = base.checked_options("scenes", options, _DEFAULTS)
+        self._options = checked_options("scenes", options, _DEFAULTS)
         for key, smallest in _SMALLEST.items():
             if not smallest <= (value := self._options[key]) <= _LARGEST[key]:
                 bound = f"least {smallest}" if value < smallest else f"most {_LARGEST[key]}"
@@ -75,7 +77,7 @@ class Scenes(base.PairsBuilder):
         variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self._options)
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
 
-    def pairs(self) -> dict[str, list[Callable[[], base.Pair]]]:
+    def pairs(self) -> dict[str, list[Callable[[], Pair]]]:
         """Return functions that draw."""
         height, width, seed, signals = (self._options[key] for key in ("height", "width", "seed", "signals"))
         return {
@@ -87,10 +89,10 @@ class Scenes(base.PairsBuilder):
         }
 
 
-def _draw(height: int, width: int, seed: int, signals: int, split: str, index: int) -> base.Pair:
+def _draw(height: int, width: int, seed: int, signals: int, split: str, index: int) -> Pair:
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     image, label = draw_scene(height, width, rng, signals=signals)
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     name = f"{split}_{index:05d}"
-    return base.Pair(name, file.getvalue(), encode_label(label), image_file=name, label_file=name)
+    return Pair(name, file.getvalue(), encode_label(label), image_file=name, label_file=name)

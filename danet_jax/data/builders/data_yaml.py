@@ -1,0 +1,84 @@
+"""`data.yaml` as Ultralytics reads it: where the pictures of each split are, and the names of the classes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from danet_jax.data.builders.entries import LABELLED, Entry, Splits, nearest, paired
+from danet_jax.errors import InputError
+
+
+def splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
+    """Return the examples of each split that a `data.yaml` names.
+
+    Args:
+      path: The file.
+      masks_dir: The folder that the labels are in where pictures are in `images`; empty is the file's own, or masks.
+
+    Raises:
+      InputError: The file is none, or what it names is not there.
+    """
+    values = _values(path)
+    root = pathlib.Path(str(values.get("path") or "."))
+    root = next((top for top in (path.parent / root, path.parent) if top.is_dir()), path.parent)
+    masks = masks_dir or str(values.get("masks_dir") or "masks")
+    splits: Splits = {}
+    for split in ("train", "val", "test"):
+        places = values.get(split)
+        if not places:
+            continue
+        entries: list[Entry] = []
+        for place in places if isinstance(places, list) else [places]:
+            images = next(
+                (top / str(place) for top in (root, path.parent) if (top / str(place)).is_dir()), None
+            )
+            if images is None:
+                raise InputError(
+                    f"{path}: {split} is {root / str(place)}, which is no folder{nearest(root)}; correct it or path"
+                )
+            parts = images.relative_to(root).parts if images.is_relative_to(root) else images.parts
+            if "images" not in parts:
+                raise InputError(
+                    f"{path}: {split} is {place!r}, which is not in a folder images/; move it there"
+                )
+            index = len(parts) - 1 - parts[::-1].index("images")
+            top = root if images.is_relative_to(root) else pathlib.Path()
+            labels = top.joinpath(*parts[:index], masks, *parts[index + 1 :])
+            if not labels.is_dir() and split in LABELLED:
+                raise InputError(
+                    f"{labels}: missing, the label maps of {images}; put NAME.png there or name their folder with "
+                    f"dataset.options.masks_dir{nearest(root)}"
+                )
+            entries += paired(split, images, labels)
+        splits[split] = entries
+    if not splits:
+        raise InputError(
+            f"{path}: names neither train nor val; write train: images/train and val: images/val"
+        )
+    return splits
+
+
+def yaml_names(path: pathlib.Path) -> list[str]:
+    """Return the names of the classes in a `data.yaml`."""
+    names = _values(path).get("names")
+    if isinstance(names, Mapping):
+        if sorted(names) != list(range(len(names))):
+            raise InputError(f"{path}: the ids of names are {sorted(names)[:5]}, ...; they must count from 0")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
+        raise InputError(f"{path}: names must list the classes, not {names!r}")
+    return [str(name) for name in names]
+
+
+def _values(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold path, train, val and names, not {type(values).__name__}")
+    return values
