@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 def run(values: flags.FlagValues, argv: list[str]) -> int:
     """Reads the command line and runs the mode. Raises InputError for what makes no sense."""
-    from danet_jax.modes import compilation_cache, hosts, places
+    from danet_jax.command import compilation_cache, hosts, places
 
     arguments, config, changes = parse(values, argv)
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is in order
@@ -70,7 +70,7 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
 
 def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, dict[str, Any]]:
     """The arguments after the flags, the config of --config as changed, and the changes of --config.GROUP.NAME."""
-    from danet_jax.modes import recipe_file
+    from danet_jax.command import recipe_file
 
     settings, changes = flags.FlagValues(), {}
     config: Any = None

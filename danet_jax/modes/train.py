@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from danet_jax.command.places import recipe_of_run
 from danet_jax.data.pipeline import evaluation_examples, to_device, training_batches
 from danet_jax.data.transforms import mirrored_labels
 from danet_jax.errors import InputError
@@ -21,7 +22,6 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
 from danet_jax.modes import report
 from danet_jax.modes.memory import out_of_memory_in_a_line
-from danet_jax.modes.places import recipe_of_run
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.training_step import training_step
 from danet_jax.recipe import Recipe

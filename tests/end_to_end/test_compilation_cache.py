@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from danet_jax.command.compilation_cache import use_compilation_cache
 from danet_jax.errors import InputError
-from danet_jax.modes.compilation_cache import use_compilation_cache
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -21,8 +21,8 @@ from typing import Any
 import jax
 
 import danet_jax
+from danet_jax.command import rendezvous
 from danet_jax.errors import InputError
-from danet_jax.modes import rendezvous
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.runs.hosts import HEARTBEAT, refuse_differing, watching_each_other
