@@ -128,9 +128,20 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
                 "dataset.options.labels=colours"
             )
         lines.append(line)
+    found = {
+        split: [name for label, name in enumerate(classes.names) if summary.present[label]]
+        for split, summary in labelled.items()
+    }
     if len(classes) - len(names) == 1 and everywhere.counted:
         [only] = set(classes.names) - set(names)
-        lines.append(f"{only!r} is the only class that occurs: any network gets 100 %")
+        return [*lines, f"{only!r} is the only class that occurs: any network gets 100 %"]
+    for split, there in found.items():
+        if len(there) == 1:
+            lines.append(f"{split}: {there[0]!r} is the only class that occurs in it")
+    seen = {name for split, there in found.items() if split.startswith("train") for name in there}
+    for split, there in found.items():
+        if seen and (unseen := [name for name in there if name not in seen]):
+            lines.append(f"{split}: {len(unseen)} of its classes never occur in train: {some(unseen)}")
     return lines
 
 

@@ -45,6 +45,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         for split, readers in splits.items():
             print(f"Reading {len(readers)} examples of {split}", file=sys.stderr)
             findings[split] = inspect(readers, builder.classes)
+            findings[split].errors += filter(None, [builder.wrong_with(split, findings[split])])
         # What was assumed when the data were prepared cannot be seen in them any more.
         told = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()

@@ -1,6 +1,7 @@
 """The published data sets as people keep them: the same pixels from every layout, or a line that says what lacks."""
 
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from danet_jax.data.builders.cityscapes import Cityscapes
 from danet_jax.data.dataset import dataset_builder, open_dataset
 from danet_jax.data.labels import pascal_context
 from danet_jax.errors import InputError
@@ -200,6 +202,26 @@ def test_labels_that_are_train_ids_already(rng, tmp_path):
             tree["gtFine_trainvaltest.zip"][path] = publishers.encoded(ids)
     with pytest.raises(InputError, match=r"labelIds\.png: holds train ids .*publisher's labelIds\.png"):
         prepare("cityscapes", publishers.write(tree, tmp_path / "in", "archive"), tmp_path)
+
+
+def test_train_ids_without_255(rng, tmp_path, monkeypatch):
+    """Such a file may be meant as it is, and is named; all files of a split are not."""
+    tree, _ = publishers.cityscapes(rng)
+    fine = tree["gtFine_trainvaltest.zip"]
+    paths = [path for path in fine if path.startswith("gtFine/train/") and path.endswith("labelIds.png")]
+    for path in paths[:2]:
+        fine[path] = publishers.encoded(rng.integers(0, 19, (12, 24), dtype=np.uint8))
+    lines = prepare("cityscapes", publishers.write(tree, tmp_path / "a", "archive"), tmp_path).warnings()
+    assert any(
+        re.match(r"train: 2 of 6 pictures, .* first, without a label id above 18", line) for line in lines
+    )
+    for path in paths:
+        fine[path] = publishers.encoded(rng.integers(0, 19, (12, 24), dtype=np.uint8))
+    root = publishers.write(tree, tmp_path / "b", "archive")
+    monkeypatch.setattr(Cityscapes, "COUNTS", {"train": 6, "val": 4, "test": 2})
+    with pytest.raises(InputError, match=r"labels of train hold no label id above 18, as if .* train ids"):
+        prepare("cityscapes", root, tmp_path, allow_partial=False)
+    assert not list((tmp_path / "data").glob("cityscapes/fine/*"))
 
 
 def test_partial_data_are_prepared_anew_when_they_change(rng, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from danet_jax.data.builders import base
 from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_image, decode_label, decode_prepared_image
 from danet_jax.errors import InputError
@@ -296,6 +297,14 @@ def test_masks_of_0_and_255_are_named_with_the_class_that_never_occurs(drawn):
     assert by_colour.warnings() == []
 
 
+def test_a_split_of_one_class_and_classes_that_train_lacks(drawn):
+    standard(drawn, values=(0, 1))
+    drawn.label("labels/val/b.png", values=(2, 255))
+    one, unseen = drawn.open().warnings()
+    assert one == "val: 'tree' is the only class that occurs in it"
+    assert unseen == "val: 1 of its classes never occur in train: tree"
+
+
 def test_validation_of_nothing_but_ignored(drawn):
     standard(drawn)
     drawn.label("labels/val/b.png", values=(255,))
@@ -427,3 +436,30 @@ def test_prepared_images_are_decoded_to_the_same_pixels(drawn, rng):
             drawn.save(Image.fromarray(pixels).convert(kind), f"x.{suffix}", **options)
             data = (drawn.root / f"x.{suffix}").read_bytes()
             np.testing.assert_array_equal(decode_prepared_image(data, ""), decode_image(data, ""))
+
+
+def test_palettes_are_one_across_an_interrupted_preparation(drawn, monkeypatch):
+    """The files that were read before it count, though they are not read again."""
+    palettes = drawn.rng.permutation(256 * 3).reshape(2, 3, 128) % 255  # of colours that nobody knows
+    for index, name in enumerate("abcd"):
+        drawn.image(f"images/train/{name}.png")
+        picture = Image.fromarray(drawn.rng.integers(0, 3, (8, 12), dtype=np.uint8))
+        picture.putpalette(palettes[index // 2, :, :3].astype(np.uint8).tobytes())
+        drawn.save(picture, f"labels/train/{name}.png")
+    drawn.write("classes.csv", "id,name\n0,a\n1,b\n2,c\n")
+    monkeypatch.setattr(base, "shard_ranges", lambda sizes: [range(i, i + 1) for i in range(len(sizes))])
+    checked, read = base._checked, []
+
+    def interrupted(count, reader):
+        pair = checked(count, reader)
+        read.append(pair.name)
+        if read == ["a", "b"]:
+            raise KeyboardInterrupt
+        return pair
+
+    monkeypatch.setattr(base, "_checked", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        drawn.open()
+    with pytest.raises(InputError, match=r"c\.png: its palette gives .* that of .*a\.png gives it"):
+        drawn.open(split_seed=0)
+    assert read == ["a", "b", "b"]

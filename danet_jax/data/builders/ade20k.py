@@ -69,7 +69,7 @@ class Ade20k(published.PublishedBuilder):
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of the splits."""
         archive = files[0]
-        labels = published_labels(MAPPING)
+        labels = published_labels(MAPPING, self.palettes)
         splits = {split: _labelled(archive, labels, folder) for split, folder in _FOLDERS.items()}
         if self.options["test"]:
             splits["test"] = [

@@ -15,7 +15,6 @@ import functools
 import itertools
 import pathlib
 import shutil
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,17 +23,19 @@ from absl import logging
 
 from danet_jax.classes import Classes
 from danet_jax.data.builders import shards
+from danet_jax.data.builders.class_list import refuse_only_class
+from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.builders.lock import preparing
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, check_pair, size_of, without_compression
 from danet_jax.data.builders.shards import KeepingWriter, ShardMetadata, shard_ranges
 from danet_jax.data.builders.state import fingerprint
-from danet_jax.data.builders.tfds_hooks import Info, ReadOnce, quiet
+from danet_jax.data.builders.tfds_hooks import Info, ReadOnce, WithoutDownloads, quiet
 from danet_jax.data.summary import Summary
 from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError, first_line
 
 
-class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base class of the builders: pairs of an image and a label map, prepared on first use.
 
     A subclass sets `VERSION` (raised when what it writes changes), calls `super().__init__` and defines
@@ -43,6 +44,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     Attributes:
       classes: The classes that label values stand for.
+      palettes: What reads label files holds their palettes against each other here.
       DESCRIPTION, HOMEPAGE, LICENCE, CITATION: What the dataset's info says of it.
     """
 
@@ -78,7 +80,9 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self.classes = classes
         self._uncompressed = uncompressed
         variant += "_uncompressed" if uncompressed else ""
-        self._writer = KeepingWriter()
+        self.palettes = Palettes()
+        self._writer = KeepingWriter(self.palettes)
+        refuse_only_class(self.name, classes.names)
         try:
             with quiet():
                 super().__init__(
@@ -104,6 +108,11 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     def close(self) -> None:
         """Close what `pairs` opened; its functions cannot be called any more."""
+
+    def wrong_with(self, split: str, summary: Summary) -> str:
+        """Return what is wrong with a split though each example may be right; empty if nothing is."""
+        del split, summary
+        return ""
 
     def source_state(self) -> Any:
         """Return what changes when the source does (JSON values), unless the variant tells that already.
@@ -142,8 +151,12 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             try:
                 self.download_and_prepare()
                 self._forget_unfinished()
+                for split, summary in self.summaries().items():
+                    if wrong := self.wrong_with(split, summary):
+                        raise InputError(wrong)
             except Exception:  # an interruption is none
                 self._forget_unfinished()
+                shutil.rmtree(self.data_dir, ignore_errors=True)
                 raise
             finally:
                 self.close()
@@ -221,8 +234,9 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         sizes = {split: [size_of(reader) for reader in readers] for split, readers in pairs.items()}
         self._check_disk(sum(sum(sizes[split]) for split in sizes))
         state = fingerprint(str(self.VERSION), self.source_state(), sizes)
-        self._writer.folder = pathlib.Path(self.data_dir).parent / f"unfinished-{state}"
-        self._forget_unfinished(but=self._writer.folder)
+        unfinished = pathlib.Path(self.data_dir).parent / f"unfinished-{state}"
+        self._forget_unfinished(but=unfinished)
+        self._writer.go_on(unfinished)
         generators: dict[str, list[Callable[[], Iterator[Any]]]] = {}
         for split, readers in pairs.items():
             if not readers:
@@ -271,17 +285,6 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         for path in pathlib.Path(self.data_dir).parent.glob("unfinished-*"):
             if path != but:
                 shutil.rmtree(path, ignore_errors=True)
-
-    def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """Return nothing that downloads: TFDS would create folders for it."""
-        del args, kwargs
-        return types.SimpleNamespace(downloaded_size=0)
-
-    def _log_download_bytes(self) -> None:
-        """Say nothing: TFDS would print that it downloads, which it does not."""
-
-    def _log_download_done(self) -> None:
-        """Say nothing, for the same reason."""
 
 
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ The label ids become the 19 train ids and 255. The test split has no labels.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -24,13 +25,22 @@ from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import published_labels
 from danet_jax.data.builders.label_files import LabelFiles
-from danet_jax.data.builders.pair import PairReader
-from danet_jax.data.decode import encode_label
+from danet_jax.data.builders.pair import Pair, PairReader, Reader
+from danet_jax.data.decode import decode_label, encode_label
 from danet_jax.data.labels.cityscapes import MAPPING
+from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
 _PAGE = "https://www.cityscapes-dataset.com/downloads (free registration)"
 _SPLITS = ("train", "val", "test")
+
+_FROM_TRAFFIC_LIGHT = slice(6, 19)
+"""Train ids of label ids from 19 on: all classes but road, sidewalk, building, wall, fence and pole."""
+
+_AS_LABEL_IDS = (
+    "without a label id above 18, are read as label ids; "
+    "if they hold train ids, take the publisher's labelIds.png"
+)
 
 
 class Cityscapes(published.PublishedBuilder):
@@ -71,10 +81,20 @@ class Cityscapes(published.PublishedBuilder):
         )
         return fine + coarse if self.options["coarse"] else fine
 
+    def wrong_with(self, split: str, summary: Summary) -> str:
+        """Say that a whole split holds train ids: no published one is without sky, plants and cars."""
+        partial = self.options["allow_partial"] or not summary.labelled
+        if partial or summary.present[_FROM_TRAFFIC_LIGHT].any():
+            return ""
+        return (
+            f"{self.name}: the labels of {split} hold no label id above 18, as if they were train ids; take the "
+            "publisher's labelIds.png, or, if it is so, set dataset.options.allow_partial=True"
+        )
+
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of the splits."""
         images, fine = files[:2]
-        labels = published_labels(MAPPING)
+        labels = published_labels(MAPPING, self.palettes)
         there = {name.partition("/")[0] for name in images.names}
         partial = self.options["allow_partial"]
         if not partial and "test" not in there and {"train", "val"} <= there:
@@ -109,6 +129,16 @@ def _train_ids(files: LabelFiles, data: bytes, name: str) -> bytes:
     return encode_label(MAPPING.to_train_ids(ids, name))
 
 
+def _read_noting(reader: Reader) -> Pair:
+    """Read an example, noting where label ids cannot be told from train ids."""
+    pair = reader()
+    assert pair.label is not None
+    present = np.bincount(decode_label(pair.label, pair.label_file).ravel(), minlength=256)
+    if present[_FROM_TRAFFIC_LIGHT].any():
+        return pair
+    return dataclasses.replace(pair, assumed=(*pair.assumed, _AS_LABEL_IDS))
+
+
 def _labelled(
     images: Files, labels: Files, label_files: LabelFiles, split: str, kind: str, partial: bool
 ) -> list[PairReader]:
@@ -126,4 +156,8 @@ def _labelled(
         )
         for name, path in found.items()
     ]
-    return [*orphans, *readers]
+    noting = [
+        Reader(functools.partial(_read_noting, reader), reader.size) if isinstance(reader, Reader) else reader
+        for reader in readers
+    ]
+    return [*orphans, *noting]

@@ -130,16 +130,21 @@ def named(names: Sequence[str], where: str) -> ClassList:
     return _checked(where, list(names), [], ())
 
 
-def _checked(
-    where: pathlib.Path | str, names: list[str], colours: list[Colour], ignored: tuple[Colour, ...]
-) -> ClassList:
-    if len(names) > MAX_CLASSES:
-        raise InputError(f"{where}: {len(names)} classes; 8-bit labels allow at most {MAX_CLASSES}")
+def refuse_only_class(where: pathlib.Path | str, names: Sequence[str]) -> None:
+    """Raise InputError if there is a single class."""
     if len(names) == 1:
         raise InputError(
             f"{where}: {names[0]!r} is the only class, so that any network gets 100 %; add one for all that it is not, "
             "such as background"
         )
+
+
+def _checked(
+    where: pathlib.Path | str, names: list[str], colours: list[Colour], ignored: tuple[Colour, ...]
+) -> ClassList:
+    if len(names) > MAX_CLASSES:
+        raise InputError(f"{where}: {len(names)} classes; 8-bit labels allow at most {MAX_CLASSES}")
+    refuse_only_class(where, names)
     try:
         classes = Classes(tuple(names), tuple(colours)) if colours else Classes.named(names)
     except ValueError as error:  # a name twice

@@ -16,6 +16,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import grey_labels, mapped_png, published_labels, same_png
+from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels.coco_stuff import CITATION, MAPPING, PNG_MAPPING
 
@@ -65,21 +66,21 @@ class CocoStuff164k(published.PublishedBuilder):
         """Return the readers of both splits."""
         labels = files[-1]
         return {
-            split: _labelled(images, labels, folder)
+            split: _labelled(images, labels, folder, self.palettes)
             for images, (split, folder) in zip(files[:-1], _FOLDERS.items(), strict=True)
         }
 
 
-def _labelled(images: Files, labels: Files, folder: str) -> list[PairReader]:
+def _labelled(images: Files, labels: Files, folder: str, palettes: Palettes) -> list[PairReader]:
     found = published.below(images, folder, ".jpg")
     drawn = published.below(labels, folder, ".png")
     own = {name: path for name, path in drawn.items() if not name.endswith(_CONVERTED)}
-    convert = functools.partial(mapped_png, PNG_MAPPING, published_labels(PNG_MAPPING))
+    convert = functools.partial(mapped_png, PNG_MAPPING, published_labels(PNG_MAPPING, palettes))
     suffix = ".png"
     if not own:
         own = {name.removesuffix(_CONVERTED): path for name, path in drawn.items()}
         train_ids = set(range(len(MAPPING.classes))) | {255}
-        convert, suffix = functools.partial(same_png, grey_labels(train_ids)), f"{_CONVERTED}.png"
+        convert, suffix = functools.partial(same_png, grey_labels(train_ids, palettes)), f"{_CONVERTED}.png"
     readers: list[PairReader] = [
         published.pair_reader(name, images, path, labels, f"{folder}/{name}{suffix}", convert)
         for name, path in found.items()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from danet_jax.data.builders.label_files import LabelFiles, class_colours
+from danet_jax.data.builders.label_files import LabelFiles, Palettes, class_colours
 from danet_jax.data.decode import encode_label
 from danet_jax.data.labels.mapping import LabelMapping, bit_colours
 from danet_jax.errors import InputError
@@ -27,15 +27,17 @@ def same_png(files: LabelFiles, data: bytes, name: str) -> bytes:
     return data if read.as_stored else encode_label(read.values)
 
 
-def grey_labels(train_ids: Collection[int]) -> LabelFiles:
+def grey_labels(train_ids: Collection[int], palettes: Palettes) -> LabelFiles:
     """Return what reads grey PNGs of train ids."""
-    return LabelFiles(train_ids, always_by_colour=True)
+    return LabelFiles(train_ids, always_by_colour=True, palettes=palettes)
 
 
-def published_labels(mapping: LabelMapping, *, in_colours: bool = False) -> LabelFiles:
+def published_labels(
+    mapping: LabelMapping, palettes: Palettes | None = None, *, in_colours: bool = False
+) -> LabelFiles:
     """Return what reads a publisher's PNGs, which are grey, or have a palette of the classes' colours."""
     colours = class_colours(mapping.classes, ignored=(VOC_VOID,)) if in_colours else {}
-    return LabelFiles({*mapping.ids, *mapping.others}, colours, always_by_colour=True)
+    return LabelFiles({*mapping.ids, *mapping.others}, colours, always_by_colour=True, palettes=palettes)
 
 
 def mapped_mat(mapping: LabelMapping, path: Sequence[str], data: bytes, name: str) -> bytes:

@@ -101,12 +101,6 @@ class Folder(base.PairsBuilder):
                 "dataset.options.labels=colours: the classes have no colours; give them in classes.csv "
                 "(id,name,red,green,blue)"
             )
-        self._labels = label_files.LabelFiles(
-            np.flatnonzero(self._table >= 0).tolist(),
-            colours,
-            read_by=self._options["labels"],
-            ignore_others=self._options["others"] == "ignore",
-        )
         state = [
             (split, entry.name, *(path and file_state(path) for path in (entry.image, entry.label)))
             for split, entries in self._splits.items()
@@ -122,6 +116,13 @@ class Folder(base.PairsBuilder):
             variant=variant,
             classes=listed.classes,
             uncompressed=self._options["uncompressed"],
+        )
+        self._labels = label_files.LabelFiles(
+            np.flatnonzero(self._table >= 0).tolist(),
+            colours,
+            read_by=self._options["labels"],
+            ignore_others=self._options["others"] == "ignore",
+            palettes=self.palettes,
         )
 
     def pairs(self) -> dict[str, list[PairReader]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,6 +44,43 @@ class LabelFile:
     as_stored: bool = False
 
 
+class Palettes:
+    """Holds palettes whose colours say nothing against each other: they must be one, or indices mean nothing.
+
+    May be used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._colours: dict[int, Colour] = {}
+        self._first = ""
+        self._lock = threading.Lock()
+
+    def agree(self, colours: Mapping[int, Colour], name: str) -> None:
+        """Add the colours of one file's indices.
+
+        Raises:
+          InputError: Another file gives an index another colour.
+        """
+        with self._lock:
+            for index, colour in colours.items():
+                if self._colours.setdefault(index, colour) != colour:
+                    raise InputError(
+                        f"{name}: its palette gives {index} the colour {colour}, that of {self._first} gives it "
+                        f"{self._colours[index]}: indices do not mean the same in all files; give the classes' "
+                        f"colours in classes.csv, or {_REMEDY}"
+                    )
+            self._first = self._first or name
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `take_up` takes, in another process."""
+        with self._lock:
+            return {"first": self._first, "colours": [[i, *colour] for i, colour in self._colours.items()]}
+
+    def take_up(self, values: Mapping[str, Any]) -> None:
+        """Add what an earlier preparation of the same files had seen."""
+        self.agree({i: (red, green, blue) for i, red, green, blue in values["colours"]}, values["first"])
+
+
 class LabelFiles:
     """Reads the label files of one data set, which must agree with each other; may be used by several threads.
 
@@ -52,6 +90,7 @@ class LabelFiles:
       read_by: "ids" never looks at colours, "colours" at nothing else; "auto" does as this module says.
       always_by_colour: Of grey of fewer than 8 bits: the publisher's files have 8, so that a program made it so.
       ignore_others: Whether colours that no class has are ignored instead of refused.
+      palettes: Those of the files that were read before; these are added.
     """
 
     def __init__(
@@ -62,6 +101,7 @@ class LabelFiles:
         read_by: str = AUTO,
         always_by_colour: bool = False,
         ignore_others: bool = False,
+        palettes: Palettes | None = None,
     ):
         self._valid = np.zeros(256, bool)
         self._valid[list(valid)] = True
@@ -69,9 +109,7 @@ class LabelFiles:
         self._read_by = read_by
         self._always_by_colour = always_by_colour
         self._ignore_others = ignore_others
-        self._palette: dict[int, Colour] = {}
-        self._palette_file = ""
-        self._lock = threading.Lock()
+        self._palettes = palettes or Palettes()
 
     def read(self, data: bytes, name: str) -> LabelFile:
         """Read one label file.
@@ -144,20 +182,8 @@ class LabelFiles:
                 f"{name}: its palette gives {index} the colour {colours[index]} of class {known[index]}, and others "
                 f"colours of no class; a program may have renumbered it: {_REMEDY}"
             )
-        self._agree(colours, name)
+        self._palettes.agree(colours, name)
         return as_stored
-
-    def _agree(self, colours: Mapping[int, Colour], name: str) -> None:
-        """Hold a palette whose colours say nothing against those of the other files: it must be one for all."""
-        with self._lock:
-            for index, colour in colours.items():
-                if self._palette.setdefault(index, colour) != colour:
-                    raise InputError(
-                        f"{name}: its palette gives {index} the colour {colour}, that of {self._palette_file} gives it "
-                        f"{self._palette[index]}: indices do not mean the same in all files; give the classes' "
-                        f"colours in classes.csv, or {_REMEDY}"
-                    )
-            self._palette_file = self._palette_file or name
 
     def _by_colours(self, picture: Image.Image, name: str) -> np.ndarray:
         kind = "" if picture.mode in ("1", "L", "P") else f"a {picture.mode} colour picture; "

@@ -112,7 +112,7 @@ class PascalContext(published.PublishedBuilder):
 
     def _read_converted(self, voc: Files) -> Mapping[str, list[PairReader]]:
         mapping = pascal_context.CONVERTED_60 if self.options["background"] else pascal_context.CONVERTED_59
-        convert = functools.partial(mapped_png, mapping, published_labels(mapping))
+        convert = functools.partial(mapped_png, mapping, published_labels(mapping, self.palettes))
         return {
             split: [
                 published.pair_reader(

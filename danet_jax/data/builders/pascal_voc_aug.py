@@ -107,7 +107,7 @@ class PascalVocAug(published.PublishedBuilder):
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
         """Return the readers of the splits."""
         voc = files[0]
-        labels = published_labels(MAPPING, in_colours=True)
+        labels = published_labels(MAPPING, self.palettes, in_colours=True)
         own = set(voc.lines("ImageSets/Segmentation/train.txt"))
         held_out = voc.lines("ImageSets/Segmentation/val.txt")
         if any(name.startswith(f"{_CONVERTED}/") for name in voc.names):

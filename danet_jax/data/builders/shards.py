@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.summary import Summary
 
 SHARD_BYTES = 256 * 2**20
@@ -38,15 +39,26 @@ class KeepingWriter(tfds.core.ExampleWriter):
     Attributes:
       folder: Where the shards are kept; to be set before use.
       summaries: Of each shard by file name, what it holds; filled while its examples are read.
-      described: Of each shard by file name: `bytes`, `digest` and `summary`, as JSON values.
+      described: Of each shard by file name: `bytes`, `digest`, `summary`, and the `palettes` of the label files that
+        were read until it was finished, as JSON values.
+
+    Args:
+      palettes: Of the label files; those of an earlier attempt are added.
     """
 
     folder: pathlib.Path
 
-    def __init__(self) -> None:
+    def __init__(self, palettes: Palettes) -> None:
         super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
+        self._palettes = palettes
         self.summaries: dict[str, Summary] = {}
         self.described: dict[str, dict[str, Any]] = {}
+
+    def go_on(self, folder: pathlib.Path) -> None:
+        """Set the folder, and learn from what an earlier attempt left there."""
+        self.folder = folder
+        for description in folder.glob("*" + DESCRIPTION):
+            self._palettes.take_up(json.loads(description.read_text(encoding="utf-8"))["palettes"])
 
     def has(self, shard: str) -> bool:
         """Whether an earlier attempt finished the shard of this file name."""
@@ -62,7 +74,12 @@ class KeepingWriter(tfds.core.ExampleWriter):
             super().write(half, examples)
             half.rename(kept)
             summary = self.summaries.pop(kept.name)
-            described = {"bytes": kept.stat().st_size, "digest": digest(kept), "summary": summary.as_json()}
+            described = {
+                "bytes": kept.stat().st_size,
+                "digest": digest(kept),
+                "summary": summary.as_json(),
+                "palettes": self._palettes.as_json(),
+            }
             half.write_text(json.dumps(described), encoding="utf-8")
             half.rename(description)
         self.described[kept.name] = json.loads(description.read_text(encoding="utf-8"))

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import types
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
+
+
+class WithoutDownloads:
+    """What a builder does that has its own way to files."""
+
+    def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """Return nothing that downloads: TFDS would create folders for it."""
+        del args, kwargs
+        return types.SimpleNamespace(downloaded_size=0)
+
+    def _log_download_bytes(self) -> None:
+        """Say nothing: TFDS would print that it downloads, which it does not."""
+
+    def _log_download_done(self) -> None:
+        """Say nothing, for the same reason."""
 
 
 class Info(tfds.core.DatasetInfo):
