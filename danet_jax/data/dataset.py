@@ -63,6 +63,19 @@ class Dataset:
         """Return a line for everything about the data that a person should hear before training on them."""
         return warnings(self.summaries, self.classes)
 
+    def class_pixels(self, split: str) -> list[int]:
+        """Return how many pixels of `split` are labelled with each class.
+
+        Raises:
+          InputError: The data were prepared by a version that did not count.
+        """
+        if split not in self.summaries:
+            raise InputError(
+                f"{self.directory}: the pixels of each class were not counted when it was prepared; delete it and "
+                "run --mode=prepare"
+            )
+        return self.summaries[split].pixels[: len(self.classes)].tolist()
+
     def source(self, split: str, *, labelled: str = "") -> EncodedSource:
         """Return the examples of `split` as a random-access sequence.
 

@@ -39,6 +39,7 @@ from danet_jax.runs.resume import (
 )
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import checkpoint_steps, describe
+from danet_jax.training.losses import balanced_weights
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
 from danet_jax.training.program import count_flops
 from danet_jax.training.state import Metrics
@@ -131,6 +132,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         shard_index=host,
         shard_count=hosts,
     )
+    class_weights = None
+    if options.class_balance:
+        pixels = dataset.class_pixels(recipe.dataset.train_split)
+        class_weights = balanced_weights(pixels, options.class_balance)
     steps_per_epoch = max(1, len(source) // options.batch_size)
     steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
     if steps >= 2**31:
@@ -144,7 +149,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     # The network, and what a step of training does to it.
     model = recipe.network(len(dataset.classes))
     description = describe(model, dataset.classes)
-    schedule, train_step, fresh_state = training_step(recipe, model, steps)
+    schedule, train_step, fresh_state = training_step(recipe, model, steps, class_weights=class_weights)
     protocol = recipe.protocol()
     evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 

@@ -30,8 +30,10 @@ class TrainingStep(NamedTuple):
     fresh_state: Callable[[Mesh], TrainState]
 
 
-def training_step(recipe: Recipe, model: DANet, steps: int) -> TrainingStep:
-    """Of a network of the recipe that is trained for so many steps."""
+def training_step(
+    recipe: Recipe, model: DANet, steps: int, class_weights: tuple[float, ...] | None = None
+) -> TrainingStep:
+    """Of a network of the recipe that is trained for so many steps, its classes weighted in the loss or all alike."""
     options = recipe.training
     schedule = poly_schedule(options.learning_rate, steps, options.power)
     optimizer = sgd(
@@ -50,6 +52,7 @@ def training_step(recipe: Recipe, model: DANet, steps: int) -> TrainingStep:
         loss_weights=options.loss_weights,
         auxiliary_weight=options.auxiliary_weight,
         hard_pixels=HardPixels(options.ohem_threshold, options.ohem_kept) if options.ohem_threshold else None,
+        class_weights=class_weights,
         average_decay=options.ema_decay,
         accumulation=options.accumulation,
         mean=mean,

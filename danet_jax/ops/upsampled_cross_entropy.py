@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from danet_jax.errors import InputError
 from danet_jax.ops.checks import check_array, check_shapes_fit
 from danet_jax.ops.resize import bilinear_weights
 from danet_jax.ops.sharding import DATA, SPACE, mesh_of
@@ -20,7 +21,12 @@ ROWS = 32
 
 
 def upsampled_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, align_corners: bool, ignore_label: int = 255
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    align_corners: bool,
+    ignore_label: int = 255,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Sum over the valid pixels of the cross-entropy of the up-sampled logits, and the number of those pixels.
 
@@ -36,17 +42,22 @@ def upsampled_cross_entropy(
         loss is the logarithm of the softmax's denominator. The data pipeline refuses such labels.
       align_corners: of the up-sampling, see `danet_jax.ops.resize.resize_bilinear`.
       ignore_label: the label of pixels that do not count, whatever the logits there.
+      class_weights: times which the cross-entropy of a pixel of each of the K classes counts; None is 1 for all.
 
     Returns:
       The sum in nats, float32 `()`, and the count, int32 `()`. Divide the one by the other, over all devices.
 
     Raises:
-      InputError: arrays of other kinds or shapes.
+      InputError: arrays of other kinds or shapes, or not K weights.
     """
     check_array("logits", logits, "B h w K", "float")
     check_array("labels", labels, "B H W", "integer")
     check_shapes_fit(logits=(logits, "B h w K"), labels=(labels, "B H W"))
-    loss = _loss_sum(align_corners, ignore_label, logits, labels)
+    if class_weights is not None and len(class_weights) != logits.shape[-1]:
+        raise InputError(
+            f"class_weights: {len(class_weights)} of {logits.shape[-1]} classes; must be one of each"
+        )
+    loss = _loss_sum(_Counted(align_corners, ignore_label, class_weights), logits, labels)
     return loss, jnp.sum(labels != ignore_label, dtype=jnp.int32)
 
 
@@ -77,16 +88,24 @@ def upsampled_pixel_losses(
     return lax.stop_gradient(jnp.moveaxis(losses, 0, 2).reshape(batch, -1, width)[:, :height])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _loss_sum(align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return _by_rows(align_corners, ignore_label, logits, labels, with_gradient=False)[0]
+class _Counted(NamedTuple):
+    """How the logits are up-sampled, and what a pixel counts; see `upsampled_cross_entropy`."""
+
+    align_corners: bool
+    ignore_label: int
+    class_weights: tuple[float, ...] | None
 
 
-def _loss_sum_forward(align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array) -> Any:
-    return _by_rows(align_corners, ignore_label, logits, labels, with_gradient=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss_sum(counted: _Counted, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return _by_rows(counted, logits, labels, with_gradient=False)[0]
 
 
-def _loss_sum_backward(align_corners: bool, ignore_label: int, gradient: jax.Array, scale: jax.Array) -> Any:
+def _loss_sum_forward(counted: _Counted, logits: jax.Array, labels: jax.Array) -> Any:
+    return _by_rows(counted, logits, labels, with_gradient=True)
+
+
+def _loss_sum_backward(counted: _Counted, gradient: jax.Array, scale: jax.Array) -> Any:
     return (gradient * scale.astype(gradient.dtype)).astype(gradient.dtype), None
 
 
@@ -94,15 +113,15 @@ _loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
 
 
 def _by_rows(
-    align_corners: bool, ignore_label: int, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
+    counted: _Counted, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The sum, and its gradient of the shape and dtype of `logits` (or zeros)."""
     height, new_height = logits.shape[1], labels.shape[1]
     # A row of zeros on both sides, which on a part of an image are the neighbours' rows.
     row_weights = np.zeros((new_height, height + 2), np.float32)
-    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=align_corners)
-    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=align_corners)
-    part = functools.partial(_part, ignore_label, with_gradient, jnp.asarray(column_weights))
+    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=counted.align_corners)
+    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=counted.align_corners)
+    part = functools.partial(_part, counted, with_gradient, jnp.asarray(column_weights))
     mesh = mesh_of(logits)
     axes = {} if mesh is None else {name: mesh.shape.get(name, 1) for name in (DATA, SPACE)}
     parts = axes.get(SPACE, 1)
@@ -140,7 +159,7 @@ def _by_rows(
 
 
 def _part(
-    ignore_label: int,
+    counted: _Counted,
     with_gradient: bool,
     column_weights: jax.Array,
     row_weights: jax.Array,
@@ -148,21 +167,26 @@ def _part(
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The sum over `labels` `[B, H, W]`; `row_weights` `[H, h]` make their rows of those of `logits` `[B, h, w, K]`."""
-    x, weights, blocks = _row_blocks(ignore_label, row_weights, logits, labels)
+    x, weights, blocks = _row_blocks(counted.ignore_label, row_weights, logits, labels)
 
     def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
         loss_sum, gradient = carry
         weights, labels = inputs
         up = _upsampled(x, weights, column_weights)
-        valid = (labels != ignore_label)[:, :, None, :]
+        valid = (labels != counted.ignore_label)[:, :, None, :]
         maximum = jnp.max(up, axis=2, keepdims=True)
         exponential = jnp.exp(up - maximum)
         denominator = jnp.sum(exponential, axis=2, keepdims=True)
         of_class = _one_hot(labels, up.shape[2])
         loss = maximum + jnp.log(denominator) - jnp.sum(jnp.where(of_class, up, 0.0), axis=2, keepdims=True)
+        d = exponential / denominator - of_class.astype(jnp.float32)
+        if counted.class_weights is not None:
+            of_classes = jnp.asarray(counted.class_weights, jnp.float32)[:, None]
+            weight = jnp.sum(jnp.where(of_class, of_classes, 0.0), axis=2, keepdims=True)
+            loss, d = weight * loss, weight * d
         loss_sum = loss_sum + jnp.sum(jnp.where(valid, loss, 0.0))
         if with_gradient:
-            d = jnp.where(valid, exponential / denominator - of_class.astype(jnp.float32), 0.0)
+            d = jnp.where(valid, d, 0.0)
             d = _product("brkv,vw->brkw", d, column_weights)
             gradient = gradient + _product("brh,brkw->bhkw", _of_every_image(weights, x), d)
         return (loss_sum, gradient), None

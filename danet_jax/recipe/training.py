@@ -43,6 +43,13 @@ class TrainingOptions(Group):
         le=2**31 - 1,
         description="With training.ohem_threshold, the pixels per image that enter at least, the hardest of the batch.",
     )
+    class_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Classes count in the loss by their share of the training pixels to the power of minus this: rare "
+        "ones more; 0 is off, all pixels alike; 1 is median frequency balancing (arXiv 1411.4734).",
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,

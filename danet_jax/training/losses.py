@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from danet_jax.classes import IGNORE_LABEL
 from danet_jax.models.danet import Logits
 from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_pixel_losses
+
+
+def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
+    """Weights of classes, `share ** -power`, that rare classes count for more.
+
+    They are scaled so that a pixel counts 1 on average, as without weights, and the learning rate keeps its meaning.
+    Of power 1 they are, up to that scale, median frequency balancing (Eigen and Fergus, arXiv 1411.4734). Not in the
+    paper.
+
+    Args:
+      pixels: of each class, how many are labelled so; a class without any has weight 1.
+      power: 0, all alike, to 1, all classes count the same in sum.
+
+    >>> [round(weight, 3) for weight in balanced_weights([900, 100, 0], 0.5)]
+    [0.833, 2.5, 1.0]
+    """
+    shares = np.asarray(pixels, np.float64) / max(1, sum(pixels))
+    weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 1.0)
+    scaled = np.where(shares > 0, weights / max(float(np.sum(shares * weights)), 1e-12), 1.0)
+    return tuple(map(float, scaled))
 
 
 def valid_pixels(labels: jax.Array) -> jax.Array:
@@ -64,6 +86,7 @@ def multi_loss(
     weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
     hard_pixels: HardPixels | None = None,
+    class_weights: tuple[float, ...] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sum over the network's classifiers of weight x cross-entropy / `pixels`, and each cross-entropy by name.
 
@@ -76,6 +99,7 @@ def multi_loss(
       auxiliary_weight: of the auxiliary head.
       hard_pixels: which pixels enter; None is all that are valid. With it, each cross-entropy is the mean over those
         chosen, times the share of the global batch's valid pixels that `labels` hold.
+      class_weights: times which a pixel of each class counts, K of them; the divisor stays a number of pixels.
 
     Returns:
       The total, float32 `()`, and `{"loss_fusion": ..., ...}` of those classifiers that exist.
@@ -97,7 +121,11 @@ def multi_loss(
                 )
                 divisor = pixels * valid_pixels(chosen) / valid_pixels(labels)
             loss_sum, _ = upsampled_cross_entropy(
-                branch, chosen, align_corners=align_corners, ignore_label=IGNORE_LABEL
+                branch,
+                chosen,
+                align_corners=align_corners,
+                ignore_label=IGNORE_LABEL,
+                class_weights=class_weights,
             )
             parts[f"loss_{name}"] = loss_sum / divisor
             total = total + named_weights[name] * parts[f"loss_{name}"]

@@ -98,6 +98,7 @@ def make_train_step(
     loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
     hard_pixels: HardPixels | None = None,
+    class_weights: tuple[float, ...] | None = None,
     average_decay: float = 0.0,
     accumulation: int = 1,
     mean: Sequence[float] = MEAN,
@@ -110,9 +111,9 @@ def make_train_step(
     parts, in a fraction of the memory; the loss remains the mean over the valid pixels of the whole batch,
     and batch statistics are those of a part. Images are normalised by `mean` and `std` (see `normalize`).
 
-    `hard_pixels` restricts the loss, see `multi_loss`. With `average_decay` of d, and a state that keeps one, the
-    average is that of the first step and then `d * average + (1 - d) * new`, of parameters and of batch statistics, as
-    mmengine's `ExponentialMovingAverage` with `update_buffers` and momentum 1 - d.
+    `hard_pixels` restricts the loss, `class_weights` weigh it, see `multi_loss`. With `average_decay` of d, and a state
+    that keeps one, the average is that of the first step and then `d * average + (1 - d) * new`, of parameters and of
+    batch statistics, as mmengine's `ExponentialMovingAverage` with `update_buffers` and momentum 1 - d.
 
     `metrics` holds float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`,
     `loss_channel`, `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, and of the position
@@ -136,6 +137,7 @@ def make_train_step(
             weights=loss_weights,
             auxiliary_weight=auxiliary_weight,
             hard_pixels=hard_pixels,
+            class_weights=class_weights,
         )
         metrics = {"loss": total, **parts}
         if model.position_attention:

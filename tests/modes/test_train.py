@@ -45,6 +45,7 @@ def recipe(tmp_path_factory):
     config.training.ohem_threshold = 0.7
     config.training.ohem_kept = 200
     config.training.ema_decay = 0.6
+    config.training.class_balance = 0.5
     config.training.evaluate_every = 2
     config.training.checkpoint_every = 3
     config.training.log_every = 1
@@ -58,9 +59,9 @@ def compiled_once(recipe):
     """`training_step` that compiles once for all tests, whose recipes train alike."""
     made = []
 
-    def once(*_):
+    def once(*_, **__):
         if not made:
-            step = training_step(recipe, recipe.network(9), STEPS)
+            step = training_step(recipe, recipe.network(9), STEPS, class_weights=(0.5, *[1.0] * 8))
             made.append(step)
             made.append(step.fresh_state(make_mesh(2, 1)))
         step, state = made
@@ -87,7 +88,7 @@ def trained(recipe, compiled_once, monkeypatch):
         monkeypatch.setattr(train, "Evaluator", Scores)
         step = compiled_once()
         changed = step._replace(step=changed_step(step.step))
-        monkeypatch.setattr(train, "training_step", lambda *_: changed)
+        monkeypatch.setattr(train, "training_step", lambda *_, **__: changed)
         assert train.run(recipe, folder, []) == status
         state = step.fresh_state()
         classes = read_classes(folder)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from danet_jax.errors import InputError
 from danet_jax.ops.resize import resize_bilinear
 from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy
 
@@ -21,19 +22,31 @@ def example(rng, batch, size, classes, new_size, ignored=0.2, dtype=np.uint8):
     return logits, jnp.asarray(labels)
 
 
-def published(logits, labels, align_corners):
+def published(logits, labels, align_corners, weights=None):
     planes = torch.tensor(np.asarray(logits, np.float64)).permute(0, 3, 1, 2).requires_grad_()
     up = torch.nn.functional.interpolate(
         planes, size=labels.shape[1:], mode="bilinear", align_corners=align_corners
     )
     target = torch.tensor(np.asarray(labels)).long()
-    loss = torch.nn.functional.cross_entropy(up, target, ignore_index=255, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(up, target, weight=weights, ignore_index=255, reduction="sum")
     loss.backward()
     return loss.item(), planes.grad.permute(0, 2, 3, 1).numpy()
 
 
 def loss_sum(logits, labels, **options):
     return upsampled_cross_entropy(logits, labels, **{"align_corners": True} | options)
+
+
+def test_classes_that_count_more(rng):
+    logits, labels = example(rng, 2, (5, 7), 4, (40, 33))
+    weights = rng.uniform(0, 5, 4)
+    function = jax.value_and_grad(lambda x: loss_sum(x, labels, class_weights=tuple(weights))[0])
+    loss, gradient = jax.jit(function)(logits)
+    expected, expected_gradient = published(logits, labels, True, torch.tensor(weights))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5 * np.abs(expected_gradient).max())
+    with pytest.raises(InputError, match="class_weights: 3 of 4 classes"):
+        loss_sum(logits, labels, class_weights=(1.0, 2.0, 3.0))
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

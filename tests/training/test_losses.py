@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from danet_jax.models.danet import Logits
 from danet_jax.ops.upsampled_cross_entropy import upsampled_pixel_losses
-from danet_jax.training.losses import HardPixels, multi_loss, valid_pixels
+from danet_jax.training.losses import HardPixels, balanced_weights, multi_loss, valid_pixels
 
 CLASSES = 4
 
@@ -100,3 +100,14 @@ def test_no_valid_pixel_is_no_loss(rng):
         hard_pixels=HardPixels(0.7, 10),
     )
     assert total == 0
+
+
+def test_balanced_weights(rng):
+    pixels = rng.integers(1, 10**6, 8)
+    shares = pixels / pixels.sum()
+    for power in (0.0, 0.5, 1.0):
+        weights = np.asarray(balanced_weights([*pixels.tolist(), 0], power))
+        np.testing.assert_allclose(np.sum(shares * weights[:-1]), 1)  # a pixel counts 1 on average
+        expected = (shares[0] / shares) ** power  # relative to the first class
+        np.testing.assert_allclose(weights[:-1] / weights[0], expected)
+        assert weights[-1] == 1
