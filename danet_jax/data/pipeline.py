@@ -130,7 +130,6 @@ def training_batches(
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
-        .map(decode_example)
         .random_map(Augment(base_size, crop_size, scale_range if random_scale else None, flip, mirrored))
         .repeat()
     )

@@ -16,8 +16,11 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.dataset import EncodedExample
-from danet_jax.data.decode import decode_label, decode_prepared_image
+from danet_jax.data.prepared import PreparedImage, first_label_rows
 from danet_jax.errors import InputError
+
+_ALL = 2**31 - 1
+"""Rows: as many as there are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,24 +121,45 @@ def apply_view(
       uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit what Pillow gives when the whole image
       is scaled first, columns and then rows, then padded at the right and bottom, then cropped.
     """
-    if view.flip and mirrored is not None:
-        label = mirrored[label]
-    picture, labels = Image.fromarray(image), Image.fromarray(label)
-    if view.flip:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        labels = labels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _seen(Image.fromarray(image), label, image.shape[:2], view, mirrored)
+
+
+def _seen(
+    picture: Image.Image,
+    label: np.ndarray,
+    size: tuple[int, int],
+    view: View,
+    mirrored: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The view of a picture and a label map of this size, of which rows that are not seen may be missing."""
     rows, columns = min(view.size, view.height - view.top), min(view.size, view.width - view.left)
     seen = np.zeros((view.size, view.size, 3), np.uint8)
-    seen[:rows, :columns] = np.asarray(_scaled_part(picture, view, rows, columns))
-    labels = labels.resize((view.width, view.height), Image.Resampling.NEAREST)
+    seen[:rows, :columns] = np.asarray(_scaled_part(picture, size[0], view, rows, columns))
+    from_rows = _nearest(size[0], view.height)[view.top : view.top + rows]
+    from_columns = _nearest(size[1], view.width)[view.left : view.left + columns]
+    if view.flip:
+        from_columns = size[1] - 1 - from_columns
+    part = label[from_rows][:, from_columns]
     seen_label = np.full((view.size, view.size), IGNORE_LABEL, np.uint8)
-    seen_label[:rows, :columns] = np.asarray(labels)[
-        view.top : view.top + rows, view.left : view.left + columns
-    ]
+    seen_label[:rows, :columns] = mirrored[part] if view.flip and mirrored is not None else part
     return seen, seen_label
 
 
-def _scaled_part(picture: Image.Image, view: View, rows: int, columns: int) -> Image.Image:
+def _nearest(length: int, new_length: int) -> np.ndarray:
+    """Which pixel of `length` Pillow takes for each of `new_length`, int32 `[new_length]`."""
+    line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    return np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0]
+
+
+def _rows_needed(height: int, view: View, rows: int) -> tuple[int, int]:
+    """The first row of a picture of this height that the view depends on, and the one behind the last."""
+    scale = height / view.height
+    reach = max(scale, 1.0) + 1.0  # how far the bilinear filter looks, in source rows, and one to spare
+    first = max(0, math.floor((view.top + 0.5) * scale - reach))
+    return first, min(height, math.ceil((view.top + rows - 0.5) * scale + reach))
+
+
+def _scaled_part(picture: Image.Image, height: int, view: View, rows: int, columns: int) -> Image.Image:
     """Return `picture.resize((view.width, view.height), BILINEAR)` cropped to the view, without the rest.
 
     Pillow resamples in two passes, columns and rows, each rounding to 8 bits and treating every row (column)
@@ -144,14 +168,13 @@ def _scaled_part(picture: Image.Image, view: View, rows: int, columns: int) -> I
     can differ by one level. (`resize(box=...)` would be quicker still but differs by two: it takes the box as
     float32.)
     """
-    scale = picture.height / view.height
-    reach = max(scale, 1.0) + 1.0  # how far the bilinear filter looks, in source rows, and one to spare
-    first = max(0, math.floor((view.top + 0.5) * scale - reach))
-    last = min(picture.height, math.ceil((view.top + rows - 0.5) * scale + reach))
+    first, last = _rows_needed(height, view, rows)
     part = picture.crop((0, first, picture.width, last))
+    if view.flip:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     part = part.resize((view.width, part.height), Image.Resampling.BILINEAR)
     part = part.crop((view.left, 0, view.left + columns, part.height))
-    canvas = Image.new(picture.mode, (columns, picture.height))
+    canvas = Image.new(picture.mode, (columns, height))
     canvas.paste(part, (0, first))
     canvas = canvas.resize((columns, view.height), Image.Resampling.BILINEAR)
     return canvas.crop((0, view.top, columns, view.top + rows))
@@ -159,17 +182,17 @@ def _scaled_part(picture: Image.Image, view: View, rows: int, columns: int) -> I
 
 def decode_example(example: EncodedExample) -> dict[str, Any]:
     """Decode a stored example: `name`, `image` uint8 `[H, W, 3]`, `label` uint8 `[H, W]` or None."""
-    label = example["label"]
+    name, label = example["name"], example["label"]
     return {
-        "name": example["name"],
-        "image": decode_prepared_image(example["image"], example["name"]),
-        "label": None if label is None else decode_label(label, example["name"]),
+        "name": name,
+        "image": np.array(PreparedImage(example["image"], name).first_rows(_ALL)),
+        "label": None if label is None else np.array(first_label_rows(label, name, _ALL)),
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """`draw_view` and `apply_view` as one step of a Grain pipeline."""
+    """Decoding, `draw_view` and `apply_view` as one step of a Grain pipeline: only rows that are seen are decoded."""
 
     base_size: int
     crop_size: int
@@ -177,9 +200,13 @@ class Augment:
     flip: bool = True
     mirrored: np.ndarray | None = None
 
-    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Augment one decoded example to `image` `[crop, crop, 3]` and `label` `[crop, crop]`."""
-        height, width = example["image"].shape[:2]
+    def __call__(self, example: EncodedExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Make `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
+        name, stored_label = example["name"], example["label"]
+        if stored_label is None:
+            raise InputError(f"{name}: has no label to be trained on")
+        stored = PreparedImage(example["image"], name)
+        height, width = stored.size
         view = draw_view(
             height,
             width,
@@ -189,5 +216,7 @@ class Augment:
             scale_range=self.scale_range,
             flip=self.flip,
         )
-        image, label = apply_view(example["image"], example["label"], view, self.mirrored)
+        _, last = _rows_needed(height, view, min(view.size, view.height - view.top))
+        picture, part = stored.first_rows(last), first_label_rows(stored_label, name, last)
+        image, label = _seen(picture, part, (height, width), view, self.mirrored)
         return {"image": image, "label": label}

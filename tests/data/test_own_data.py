@@ -11,7 +11,7 @@ from PIL import Image
 
 from danet_jax.data.builders import base
 from danet_jax.data.dataset import open_dataset
-from danet_jax.data.decode import decode_image, decode_label, decode_prepared_image
+from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.errors import InputError
 from tests.reference import publishers
 
@@ -420,22 +420,6 @@ def test_stored_without_compression(drawn):
     assert large.directory != plain.directory
     assert large.source("train")[0]["image"].startswith(b"BM")
     drawn.check(large, {"train": ["a"], "val": ["b"], "test": ["t"]})
-
-
-def test_prepared_images_are_decoded_to_the_same_pixels(drawn, rng):
-    for kind in ("RGB", "L", "P", "RGBA"):
-        for suffix, options in (
-            ("png", {}),
-            ("bmp", {}),
-            ("png", {"compress_level": 0}),
-            ("webp", {"lossless": True}),
-        ):
-            if (kind, suffix) == ("RGBA", "bmp"):
-                continue
-            pixels = rng.integers(0, 256, (*rng.integers(1, 40, 2), 3), dtype=np.uint8)
-            drawn.save(Image.fromarray(pixels).convert(kind), f"x.{suffix}", **options)
-            data = (drawn.root / f"x.{suffix}").read_bytes()
-            np.testing.assert_array_equal(decode_prepared_image(data, ""), decode_image(data, ""))
 
 
 def test_palettes_are_one_across_an_interrupted_preparation(drawn, monkeypatch):
