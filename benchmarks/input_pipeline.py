@@ -3,8 +3,8 @@
     python -m benchmarks.input_pipeline [--images 8] [--seconds 10]
 
 Both sides read the same files and do the paper's augmentation (flip, scale by 0.75 to 2, crop) with Pillow. PyTorch's
-side does it as the authors' code does: it decodes and scales the whole image, then crops. Ours decodes and computes only
-what the crop keeps, bit for bit the same.
+side does it as the authors' code does: it decodes and scales the whole image, then crops. Ours decodes and computes
+only what the crop keeps, bit for bit the same.
 
 First, the time that one core works for an example, in one process, the sides in turn, the median of all: other load on
 the machine hardly changes it. Then whole pipelines: the machine's cores are shared out to worker processes, sides take
@@ -69,7 +69,8 @@ class WholeScaling(torch.utils.data.Dataset):
         """Return one augmented crop and its labels."""
         rng, base, crop = np.random.default_rng(index), self._kind.base, self._kind.crop
         index %= len(self._images)
-        image, label = Image.open(self._images[index]).convert("RGB"), Image.open(self._labels[index])
+        image: Image.Image = Image.open(self._images[index]).convert("RGB")
+        label: Image.Image = Image.open(self._labels[index])
         if rng.random() < 0.5:
             image, label = ImageOps.mirror(image), ImageOps.mirror(label)
         short = int(rng.integers(int(base * 0.75), int(base * 2.0), endpoint=True))
