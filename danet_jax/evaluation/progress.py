@@ -11,8 +11,10 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def watched(examples: Iterable[T], total: int, *, enabled: bool = True) -> Iterator[T]:
-    """Yields `examples`, and shows on stderr how many of `total` there were and how many a second."""
+def watched(
+    examples: Iterable[T], total: int | None, *, enabled: bool = True, unit: str = "images"
+) -> Iterator[T]:
+    """Yields `examples`, and shows on stderr how many of `total`, if it is known, there were and how many a second."""
     import rich.console
     import rich.progress
 
@@ -21,12 +23,12 @@ def watched(examples: Iterable[T], total: int, *, enabled: bool = True) -> Itera
         return
     console = rich.console.Console(file=sys.stderr, highlight=False, soft_wrap=True)
     start = time.perf_counter()
-    done = 0
+    done, of = 0, "" if total is None else f"/{total}"
     if console.is_terminal:
         with rich.progress.Progress(
-            rich.progress.TextColumn("{task.completed}/{task.total} images"),
+            rich.progress.TextColumn(f"{{task.completed}}{of} {unit}"),
             rich.progress.BarColumn(),
-            rich.progress.TextColumn("{task.fields[rate]:.2f} images/s,"),
+            rich.progress.TextColumn(f"{{task.fields[rate]:.2f}} {unit}/s,"),
             rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("left"),
             console=console,
@@ -41,5 +43,5 @@ def watched(examples: Iterable[T], total: int, *, enabled: bool = True) -> Itera
         yield example
         now = time.perf_counter()
         if now - shown >= SECONDS_BETWEEN_LINES or done == total:
-            console.print(f"{done}/{total} images, {done / (now - start):.2f} images/s", markup=False)
+            console.print(f"{done}{of} {unit}, {done / (now - start):.2f} {unit}/s", markup=False)
             shown = now

@@ -43,6 +43,7 @@ class Flag(NamedTuple):
 
 FLAGS = {
     "checkpoint": Flag(None, "A checkpoint file or a name in the zoo to use instead of the run's.", TRAINED),
+    "frame_labels": Flag(False, "Keep a label PNG of each frame of a video.", ("predict",)),
     "format": Flag(None, "What --mode=export writes.", ("export",)),
     "ablate": Flag(False, "Evaluate also with alpha, beta and both set to 0.", ("evaluate",)),
     "topology": Flag(None, "The accelerators that --mode=compile asks about, such as v5e:4x4.", ("compile",)),

@@ -31,6 +31,7 @@ def run(
     arguments: list[str],
     *,
     checkpoint: str = "",
+    frame_labels: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
@@ -38,8 +39,8 @@ def run(
     By the protocol of the recipe's evaluation; without a recipe, by that of the checkpoint, whose network's
     options are replaced by `overrides` (see `load_checkpoint`). Writes
     `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`; of a video, or a pattern of numbered
-    pictures, `NAME_labels/` with a PNG per frame and `NAME_overlay.mp4`, see `predict_video`. A file that is no picture
-    is reported and the others are done; the status is 1 then.
+    pictures, `NAME_overlay.mp4` and, with `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. A
+    file that is no picture is reported and the others are done; the status is 1 then.
     """
     # What cannot be is found out before the network is loaded.
     pictures, network = named_apart(pictures_of(arguments)), trained(workdir, checkpoint)
@@ -56,7 +57,8 @@ def run(
     for stem, path in pictures.items():
         try:
             if is_video(path):
-                predict_video(segmenter, classes, path, folder, stem.replace("%", "_"), str(network))
+                name = stem.replace("%", "_")
+                predict_video(segmenter, classes, path, folder, name, str(network), keep_labels=frame_labels)
                 continue
             image = decode_image(read_picture(path), str(path), upright=True)
         except InputError as error:

@@ -1,8 +1,11 @@
-"""What `--mode=predict` does with a video: label maps of every frame, then the video with them laid over it."""
+"""What `--mode=predict` does with a video: label maps of every frame, then the video with them laid over it.
+
+The label maps are what an interrupted prediction goes on from; they are removed in the end unless they were asked for.
+"""
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +21,20 @@ from danet_jax.inference.segmenter import Segmenter
 from danet_jax.runs.writing import replacing, write_text
 from danet_jax.visual.pictures import blended, save_labels
 
+_KEPT = "kept"
+
 
 def predict_video(
-    segmenter: Segmenter, classes: Classes, path: Path, folder: Path, stem: str, network: str
+    segmenter: Segmenter,
+    classes: Classes,
+    path: Path,
+    folder: Path,
+    stem: str,
+    network: str,
+    *,
+    keep_labels: bool = False,
 ) -> None:
-    """Segments a video: writes `STEM_labels/000000.png`, ... and `STEM_overlay.mp4` into `folder`.
+    """Segments a video: writes `STEM_overlay.mp4` into `folder` and, to be kept, `STEM_labels/000000.png`, ...
 
     Memory does not grow with the video. An interrupted prediction goes on after the last whole frame, unless the
     video or `network`, which says what segments it, is another one.
@@ -32,9 +44,12 @@ def predict_video(
     """
     video = Video(path)
     labels = folder / f"{stem}_labels"
-    done = _done(labels, f"{path.resolve()} {_state(path)} {network} {segmenter.protocol.name}")
+    kept, done = _begin(
+        labels, f"{path.resolve()} {_state(path)} {network} {segmenter.protocol.name}", keep_labels
+    )
     start, count = time.perf_counter(), done
-    for frame in watched(segmenter.stream(video.frames(done)), max(0, video.length - done)):
+    frames = segmenter.stream(video.frames(done))
+    for frame in watched(frames, video.length - done if video.length > done else None, unit="frames"):
         save_labels(frame, classes, labels / f"{count:06d}.png")
         count += 1
     seconds = time.perf_counter() - start
@@ -45,7 +60,9 @@ def predict_video(
         write_video(partial, _overlaid(video, labels, classes), video.rate)
     speed = f", {(count - done) / seconds:.1f} frames/s" if count > done else ""
     gone_on = f", {done} of them earlier" if done else ""
-    print(f"{path}: {count} frames{gone_on}{speed}: {overlay}, {labels}")
+    if not kept:
+        _remove(labels)
+    print(f"{path}: {count} frames{gone_on}{speed}: {overlay}{f', {labels}' if kept else ''}")
     if count < video.length - 1:  # the last is often counted and not there
         raise InputError(f"{path}: ends after {count} of {video.length} frames; it is cut short or damaged")
 
@@ -56,16 +73,30 @@ def _overlaid(video: Video, labels: Path, classes: Classes) -> Iterator[np.ndarr
         yield blended(frame, decode_label(path.read_bytes(), str(path)), classes)
 
 
-def _done(labels: Path, source: str) -> int:
-    """How many frames of `source` were finished earlier; what is there of another is removed."""
+def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
+    """Whether labels are kept, now or since earlier, and how many frames of `source` were finished earlier.
+
+    What is there of another source is removed.
+    """
     about = labels / "source.txt"
-    if not about.is_file() or about.read_text() != source:
-        shutil.rmtree(labels, ignore_errors=True)
-        write_text(about, source)
+    earlier, _, how = about.read_text().partition("\n") if about.is_file() else ("", "", "")
+    if earlier != source:
+        _remove(labels)
+    kept = keep or (earlier == source and how == _KEPT)
+    write_text(about, f"{source}\n{_KEPT if kept else ''}")
     count = 0
     while (labels / f"{count:06d}.png").is_file():
         count += 1
-    return count
+    return kept, count
+
+
+def _remove(labels: Path) -> None:
+    """Remove a folder of label maps, but nothing that somebody put into it."""
+    if labels.is_dir():
+        for path in [*labels.glob("[0-9]*.png"), labels / "source.txt"]:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            labels.rmdir()
 
 
 def _state(path: Path) -> str:

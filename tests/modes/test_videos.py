@@ -57,8 +57,8 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     write_video(path, clip(rng, 20), 10)
     classes = Classes.named([f"class {index}" for index in range(5)])
 
-    def predict(network="run"):
-        predict_video(segmenter, classes, path, folder, "drive", network)
+    def predict(network="run", keep=True):
+        predict_video(segmenter, classes, path, folder, "drive", network, keep_labels=keep)
         return capsys.readouterr().out
 
     assert "20 frames, " in predict()
@@ -73,10 +73,15 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     stamps = {file: file.stat().st_mtime_ns for file in files}
     for file in [*files[13:], folder / "drive_overlay.mp4"]:
         file.unlink()
-    assert "20 frames, 13 of them earlier" in predict()
+    assert "20 frames, 13 of them earlier" in predict(keep=False)  # they were asked for then
     assert all(file.stat().st_mtime_ns == stamps[file] for file in files[:13])
     assert all((decode_label(f.read_bytes(), "") == m).all() for f, m in zip(files, maps, strict=True))
     assert "earlier" not in predict("another run")  # then nothing of the first is kept
+
+    said = predict("a third run", keep=False)
+    assert "20 frames, " in said
+    assert "drive_labels" not in said
+    assert [file.name for file in folder.iterdir()] == ["drive_overlay.mp4"]
 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"drive\.mp4: no video that can be read"):
