@@ -1,12 +1,22 @@
 """The one exception that the command line turns into a single line, and single lines of others."""
 
+_LONGEST = 2000
+
 
 class InputError(ValueError):
     """Something that the user gave is wrong, and the message says what and how to mend it.
 
     The message is one line that names the file or the key and what to do. `run.py` prints it without
-    a traceback and exits with status 1; a library caller catches it as a `ValueError`.
+    a traceback and exits with status 1; a library caller catches it as a `ValueError`. What cannot be
+    printed of a file's name or content is shown as Python writes it, and the middle of a very long line is left out.
     """
+
+    def __str__(self) -> str:
+        """Return the one line."""
+        line = super().__str__()
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def first_line(error: Exception) -> str:

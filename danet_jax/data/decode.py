@@ -160,6 +160,8 @@ def load_label(data: bytes, name: str) -> Image.Image:
     picture = _load(data, name)
     if picture.format != "PNG":
         raise InputError(f"{name}: labels must be PNG, which keeps their values, not {picture.format}")
+    if getattr(picture, "n_frames", 1) > 1:
+        raise InputError(f"{name}: has several frames; save the one that is meant")
     return picture
 
 
@@ -207,6 +209,13 @@ def is_plain_label(data: bytes) -> bool:
 def has_sixteen_bits(data: bytes, name: str) -> bool:
     """Whether a picture has 16-bit channels; raises InputError as `decode_image` does if it is damaged."""
     return _sixteen_bits(_load(data, name), data, name) is not None
+
+
+def frames_of(data: bytes, name: str) -> int:
+    """Return how many frames, or pages, a picture has; raises InputError as `decode_image` does if it is damaged."""
+    picture = opened(data, name)
+    with _naming(data, name):
+        return int(getattr(picture, "n_frames", 1))
 
 
 def encode_image(image: np.ndarray) -> bytes:

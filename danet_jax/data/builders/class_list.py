@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import pathlib
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from danet_jax.classes import IGNORE_LABEL, MAX_CLASSES, Classes
+from danet_jax.data.files import read_text
 from danet_jax.data.labels.mapping import bit_colours
 from danet_jax.errors import InputError
 
@@ -22,6 +22,7 @@ _COLUMNS = {
     "red": ("red", "r"),
     "green": ("green", "g"),
     "blue": ("blue", "b"),
+    "colour": ("colour", "color", "rgb", "hex", "colour rgb", "color rgb"),
 }
 _COLUMN = {word: column for column, words in _COLUMNS.items() for word in words}
 _DUE = "the columns are id,name or id,name,red,green,blue"
@@ -55,7 +56,7 @@ def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = I
     rows = _rows(path)
     if not rows:
         raise InputError(f"{path}: no classes in it; write one line per class below id,name,red,green,blue")
-    columns = _header(rows[0][1])
+    columns = _header(path, rows[0][1])
     if columns:
         rows = rows[1:]
     else:
@@ -69,7 +70,11 @@ def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = I
     for number, cells in rows:
         line = f"{path}, line {number}"
         row = dict(zip(columns, cells, strict=False))
-        colour = _colour(line, row) if "red" in columns else None
+        if any(cells[len(columns) :]):
+            raise InputError(
+                f"{line}: {len(cells)} cells where there are {len(columns)} columns; put names with commas in quotes"
+            )
+        colour = _colour(line, row) if {"red", "colour"} & set(columns) else None
         if "id" in columns:
             given = row.get("id") or None
             if given == str(ignore_label) and start is not None and int(given) != start + len(names):
@@ -85,8 +90,12 @@ def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = I
                 )
         if not row.get("name"):
             raise InputError(f"{line}: the class has no name; {_DUE}")
+        if len(row["name"].splitlines()) > 1:
+            raise InputError(f"{line}: the name {row['name']!r} has line breaks; close its quotes")
         names.append(row["name"])
         colours += [colour] if colour else []
+    if "id" not in columns:
+        _refuse_numbered(path, names)
     return _checked(path, names, colours, tuple(ignored))
 
 
@@ -116,6 +125,7 @@ def read_labelmap(path: pathlib.Path) -> ClassList:
 def read_names(path: pathlib.Path) -> ClassList:
     """Read names, one in each line, as labelme's `class_names.txt`; their colours are PASCAL VOC's, as labelme's."""
     names = [text for _, text in _lines(path) if text != "__ignore__"]
+    _refuse_numbered(path, names)
     if not names:
         raise InputError(f"{path}: no classes in it; write the name of one in each line")
     return _checked(path, names, list(bit_colours(range(min(len(names), 256)))), ())
@@ -152,9 +162,18 @@ def _checked(
     return ClassList(classes, bool(colours), ignored)
 
 
+def _refuse_numbered(path: pathlib.Path, names: Sequence[str]) -> None:
+    """Names that begin with numbers are rows whose cells are not told apart."""
+    numbered = [name for name in names if re.match(r"\d+\s*[\s:|=.)-]\s*\S", name)]
+    if len(numbered) >= max(2, len(names) - 1):
+        raise InputError(
+            f"{path}: {numbered[0]!r} is not the name of a class; separate id and name with a comma"
+        )
+
+
 def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
     """Number of the line and cells of each row that is not empty."""
-    text = _text(path)
+    text = read_text(path, "a table")
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(",;\t", key=first.count)
     try:
@@ -166,35 +185,19 @@ def _rows(path: pathlib.Path) -> list[tuple[int, list[str]]]:
 
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    lines = enumerate(_text(path).splitlines(), start=1)
+    lines = enumerate(read_text(path, "a table").splitlines(), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def _text(path: pathlib.Path) -> str:
-    try:
-        data = path.read_bytes()
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = data.decode("utf-16")
-        elif len(data) > 3 and data[1::2].count(0) == len(data) // 2:
-            text = data.decode("utf-16-le")
-        else:
-            try:
-                text = data.decode("utf-8-sig")
-            except UnicodeDecodeError:
-                text = data.decode("cp1252")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error})") from None
-    if any(ord(character) < 32 and character not in "\t\r\n" for character in text):
-        raise InputError(f"{path}: cannot be read as a table (it holds control characters)")
-    return text
-
-
-def _header(cells: Sequence[str]) -> list[str]:
+def _header(path: pathlib.Path, cells: Sequence[str]) -> list[str]:
     """The columns that a header names; nothing if it is none."""
     words = [re.sub(r"[\s_-]+", " ", cell.casefold()) for cell in cells]
     columns = [_COLUMN.get(word, word) for word in words]
     if columns and columns[0] == "name" and "label" in words[1:]:  # name,label: then label is the id
         columns[words.index("label")] = "id"
+    for column in _COLUMNS:
+        if columns.count(column) > 1:
+            raise InputError(f"{path}: has the column {column} twice; remove one")
     return columns if "name" in columns and not any(cell.isdigit() for cell in cells) else []
 
 
@@ -211,6 +214,13 @@ def _columns_of_data(path: pathlib.Path, rows: Sequence[tuple[int, list[str]]]) 
 
 
 def _colour(line: str, row: dict[str, str]) -> Colour:
+    if "colour" in row:
+        hexadecimal = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", row["colour"])
+        numbers = re.findall(r"\d+", row["colour"])
+        if hexadecimal is None and (len(numbers) != 3 or re.search(r"[^\d\s,;()\[\]]", row["colour"])):
+            raise InputError(f"{line}: the colour {row['colour']!r} is neither #RRGGBB nor three numbers")
+        values = [str(int(part, 16)) for part in hexadecimal.groups()] if hexadecimal else numbers
+        row = dict(zip(("red", "green", "blue"), values, strict=True))
     try:
         red, green, blue = (int(row[channel]) for channel in ("red", "green", "blue"))
     except (KeyError, ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from danet_jax.data.builders.entries import LABELLED, Entry, Splits, nearest, paired
+from danet_jax.data.files import read_text
 from danet_jax.errors import InputError
 
 
@@ -32,7 +33,11 @@ def splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
         if not places:
             continue
         entries: list[Entry] = []
-        for place in places if isinstance(places, list) else [places]:
+        places = places if isinstance(places, list) else [places]
+        for place in places:
+            if not isinstance(place, str) or places.count(place) > 1:
+                what = "twice" if isinstance(place, str) else "which is no folder's name"
+                raise InputError(f"{path}: {split} names {place!r}, {what}; write images/{split}")
             images = next(
                 (top / str(place) for top in (root, path.parent) if (top / str(place)).is_dir()), None
             )
@@ -53,7 +58,11 @@ def splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
                     f"{labels}: missing, the label maps of {images}; put NAME.png there or name their folder with "
                     f"dataset.options.masks_dir{nearest(root)}"
                 )
-            entries += paired(split, images, labels)
+            found = paired(split, images, labels)
+            if len(places) > 1:  # their pictures may have the same names
+                inside = "/".join(parts[index + 1 :])
+                found = [entry._replace(name=f"{inside}/{entry.name}".lstrip("/")) for entry in found]
+            entries += found
         splits[split] = entries
     if not splits:
         raise InputError(
@@ -64,21 +73,36 @@ def splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
 
 def yaml_names(path: pathlib.Path) -> list[str]:
     """Return the names of the classes in a `data.yaml`."""
-    names = _values(path).get("names")
+    values = _values(path)
+    names, count = values.get("names"), values.get("nc")
     if isinstance(names, Mapping):
-        if sorted(names) != list(range(len(names))):
-            raise InputError(f"{path}: the ids of names are {sorted(names)[:5]}, ...; they must count from 0")
+        if set(names) != set(range(len(names))):
+            raise InputError(f"{path}: the ids of names are {list(names)[:5]}, ...; they must count from 0")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
         raise InputError(f"{path}: names must list the classes, not {names!r}")
+    for name in names:
+        if isinstance(name, bool):
+            raise InputError(
+                f"{path}: names holds {name}, as YAML reads yes, no, on and off; put it in quotes"
+            )
+    if count not in (None, len(names)):
+        raise InputError(f"{path}: nc is {count}, but there are {len(names)} names; correct one of them")
     return [str(name) for name in names]
 
 
 def _values(path: pathlib.Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = read_text(path, "YAML")
+        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold path, train, val and names, not {type(values).__name__}")
+    keys = [key.value for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"{path}: has {key} twice; remove one")
     return values

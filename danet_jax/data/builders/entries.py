@@ -11,7 +11,25 @@ from danet_jax.data.files import is_stray, walk
 from danet_jax.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_OTHER_PICTURES = (".gif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".psd", ".svg", ".avif")
+_OTHER_PICTURES = (
+    *(
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+        ".psd",
+        ".svg",
+        ".avif",
+        ".jfif",
+        ".jpe",
+        ".jxl",
+        ".tga",
+    ),
+    *(".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 LABELLED = ("train", "val")
 """Splits whose names begin so are of no use without labels."""
 
@@ -91,6 +109,7 @@ def nearest(root: pathlib.Path) -> str:
         if path.is_dir() and ((path / "images").is_dir() or (path / "JPEGImages").is_dir()):
             return f"; found {path}: set dataset.root={path}"
     folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not is_stray(path.name)]
+    folders += [f"{path.name} (extract it)" for path in sorted(root.iterdir()) if path.suffix in _ARCHIVES]
     return f"; found {', '.join(folders[:5])} in {root}" if folders else ""
 
 

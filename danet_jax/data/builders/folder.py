@@ -43,6 +43,8 @@ OPTIONS: dict[str, Any] = {
     "masks_dir": "",
     "uncompressed": False,
 }
+_IN_TRAIN = "are in train, too: scores on them say nothing of new pictures"
+_FIRST_FRAME = "have several frames, of which the first is taken"
 _CHOICES = {"labels": label_files.READ_BY, "others": ("refuse", "ignore"), "exif": LABELS_FOLLOW}
 _RANGES = {"ignore_label": (-1, 255), "label_offset": (0, 255), "bits": (8, 16), "validation": (0, 0.99)}
 
@@ -84,12 +86,18 @@ class Folder(base.PairsBuilder):
         if not root:
             raise InputError("dataset.root: name the folder that holds images/SPLIT and labels/SPLIT")
         self._root = pathlib.Path(root)
-        listed = _classes(self._root, tuple(class_names), self._options)
-        self._table = _table(listed.classes, self._options)
         splits = own_layouts.find_splits(self._root, self._options["masks_dir"])
         self._splits = own_layouts.divided(
             splits, self._options["validation"], self._options["split_seed"], self._root
         )
+        self._trained_on = {
+            entry.image
+            for split, entries in self._splits.items()
+            for entry in entries
+            if split.startswith("train")
+        }
+        listed = _classes(self._root, tuple(class_names), self._options)
+        self._table = _table(listed.classes, self._options)
         try:
             colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
         except InputError as error:
@@ -127,9 +135,12 @@ class Folder(base.PairsBuilder):
 
     def pairs(self) -> dict[str, list[PairReader]]:
         """Return readers of the files found."""
-        return {split: [self._reader(entry) for entry in entries] for split, entries in self._splits.items()}
+        return {
+            split: [self._reader(split, entry) for entry in entries]
+            for split, entries in self._splits.items()
+        }
 
-    def _reader(self, entry: Entry) -> PairReader:
+    def _reader(self, split: str, entry: Entry) -> PairReader:
         if entry.image is None:
             return Missing(
                 f"{entry.label}: label without image; expected {entry.expected}.jpg, .jpeg or .png"
@@ -137,18 +148,23 @@ class Folder(base.PairsBuilder):
         if entry.label is None and not entry.unlabelled:
             return Missing(f"{entry.image}: image without label; expected {entry.expected}.png")
         size = entry.image.stat().st_size + (entry.label.stat().st_size if entry.label else 0)
-        return Reader(functools.partial(self._read, entry.name, entry.image, entry.label), size)
+        seen = not split.startswith("train") and entry.image in self._trained_on
+        return Reader(functools.partial(self._read, entry, (_IN_TRAIN,) if seen else ()), size)
 
-    def _read(self, name: str, image: pathlib.Path, label: pathlib.Path | None) -> Pair:
+    def _read(self, entry: Entry, assumed: tuple[str, ...]) -> Pair:
+        image, label = entry.image, entry.label
+        assert image is not None  # else there is no reader
         try:
             data, label_data = image.read_bytes(), label.read_bytes() if label else None
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
         if self._options["bits"] != 16 and decode.has_sixteen_bits(data, str(image)):
             data = decode.encode_image(decode.decode_image(data, str(image), bits=self._options["bits"]))
+        if decode.frames_of(data, str(image)) > 1:
+            assumed = (*assumed, _FIRST_FRAME)
         if label_data is not None:
             label_data = self._train_ids(label_data, str(label))
-        pair = Pair(name, data, label_data, str(image), str(label or ""))
+        pair = Pair(entry.name, data, label_data, str(image), str(label or ""), assumed)
         return turned_upright(pair, self._options["exif"])
 
     def _train_ids(self, data: bytes, name: str) -> bytes:

@@ -45,6 +45,10 @@ def find_splits(root: pathlib.Path, masks_dir: str = "") -> Splits:
     """
     if root.is_file() and root.suffix in (".yaml", ".yml"):
         return splits_of_yaml(root, masks_dir)
+    if root.is_file():
+        raise InputError(
+            f"{root}: a file; extract it if it is an archive, and set dataset.root to the folder of the data set"
+        )
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder; set dataset.root to the one that holds images/ and labels/"
@@ -108,10 +112,9 @@ def class_file(root: pathlib.Path) -> pathlib.Path | None:
     """Return the file that names the classes, if there is one."""
     if root.is_file():
         return root
-    for name in ("classes.csv", "data.yaml", "labelmap.txt", "class_names.txt", "classes.txt"):
-        if (root / name).is_file():
-            return root / name
-    return None
+    there = {path.name.casefold(): path for path in root.iterdir() if path.is_file()}
+    names = ("classes.csv", "data.yaml", "labelmap.txt", "class_names.txt", "classes.txt")
+    return next((there[name] for name in names if name in there), None)
 
 
 def _of_folders(images: pathlib.Path, labels: pathlib.Path, splits: Sequence[str]) -> Splits:
@@ -120,6 +123,11 @@ def _of_folders(images: pathlib.Path, labels: pathlib.Path, splits: Sequence[str
     for path in sorted(labels.iterdir()):
         if path.is_dir() and not is_stray(path.name) and path.name not in splits:
             raise InputError(f"{path}: labels of a split without images; put them into {images / path.name}/")
+    for path in [*sorted(images.iterdir()), *sorted(labels.iterdir())]:
+        if is_picture(path):
+            raise InputError(
+                f"{path}: in none of the splits {', '.join(splits)}; move it into one, or remove it"
+            )
     found = {}
     for split in splits:
         refuse_name(images / split, split)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Mapping
 
 from danet_jax.data.builders.entries import IMAGE_SUFFIXES, composed
-from danet_jax.data.files import is_stray
+from danet_jax.data.files import is_stray, read_text
 from danet_jax.errors import InputError
 
 
@@ -29,10 +30,7 @@ def list_lines(path: pathlib.Path) -> list[tuple[int, str]]:
     Raises:
       InputError: It is no text, or there are none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of names ({error})") from None
+    lines = read_text(path, "a list of names").splitlines()
     found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InputError(f"{path}: the list is empty; write the name of one picture in each line")
@@ -54,6 +52,9 @@ def picture_and_label(
 
 def _name_of(word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]) -> str:
     word = composed(word.replace("\\", "/").removeprefix("./"))
+    if word.startswith(("/", "..")):
+        with contextlib.suppress(ValueError, OSError):  # elsewhere
+            word = (root / word).resolve().relative_to(images.resolve()).as_posix()
     word = word.removeprefix(f"{images.relative_to(root).as_posix()}/")
     if word in by_name:
         return word
