@@ -103,7 +103,7 @@ REFUSED = {
         lambda own: own.write("classes.csv", "id,name,color\n0,a,#ff0000\n1,b,red\n"),
         r"line 3: the colour 'red' is neither #RRGGBB nor three numbers",
     ),
-    "no list": (lambda own: (own.listed("train/0"), own.write("val.txt", b"\x81\x00")), r"val\.txt: cannot be read as a"),
+    "no list": (lambda own: (own.listed("train/0"), own.write("val.txt", b"\x81")), r"val\.txt: cannot be read as a"),
 }  # fmt: skip
 
 
