@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,7 +48,8 @@ class TrainingLog:
         self._enabled = enabled
         if not enabled:
             return
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         folder.mkdir(parents=True, exist_ok=True)
         self._bucket = folder if is_bucket(folder) else None
@@ -60,8 +61,12 @@ class TrainingLog:
         file = folder / _METRICS
         _drop_lines_after(file, start)
         self._stream = file.open("a")
-        # Events of a former process past `start` are hidden by TensorBoard when the step goes back.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        # Not `SummaryWriter`, whose thread meets a full disk where nobody hears of it.
+        self._events = EventsWriter(str(folder / "tensorboard" / "events"))
+        # TensorBoard hides what a former process wrote past `start`.
+        restart = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
         self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._progress = None
         if self._console.is_terminal:
@@ -94,23 +99,18 @@ class TrainingLog:
         """Records `values` under `prefix/name`, and beside them the evaluation protocol that they are of."""
         if not self._enabled:
             return
+        from tensorboardX import summary
+
         # JSON has no NaN, which the mIoU of labels without a class is.
         numbers = {name: value for name, value in values.items() if math.isfinite(value)}
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
             line[f"{prefix}/protocol"] = protocol
-        try:
+        with self._telling_what_is_kept():
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
-        except OSError as error:
-            raise InputError(
-                f"{self._folder / _METRICS}: cannot be written: {error.strerror or error}; make room, and the same "
-                "command goes on from the last checkpoint, which is kept"
-            ) from error
-        for name, value in numbers.items():
-            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+            self._record(step, [summary.scalar(f"{prefix}/{name}", value) for name, value in numbers.items()])
         if self._bucket is not None and time.monotonic() - self._copied > _COPIES_EVERY:
-            self._writer.flush()
             self._copy()
         shown = _SHOWN if prefix == "train" else values
         text = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)
@@ -123,8 +123,30 @@ class TrainingLog:
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Gives TensorBoard pictures, uint8 `[H, W, 3]` by name."""
         if self._enabled:
-            for name, picture in pictures.items():
-                self._writer.add_image(name, picture, step, dataformats="HWC")
+            from tensorboardX import summary
+
+            with self._telling_what_is_kept():
+                drawn = [
+                    summary.image(name, picture, dataformats="HWC") for name, picture in pictures.items()
+                ]
+                self._record(step, drawn)
+
+    def _record(self, step: int, summaries: list[Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        for summary in summaries:
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._events.flush()
+
+    @contextlib.contextmanager
+    def _telling_what_is_kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self._folder}: the log cannot be written: {error.strerror or error}; make room, and the same "
+                "command goes on from the last checkpoint, which is kept"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +155,7 @@ class TrainingLog:
         if self._enabled:
             if self._progress is not None:
                 self._progress.stop()
-            for opened in (self._stream, self._writer):
+            for opened in (self._stream, self._events):
                 with contextlib.suppress(OSError):  # a full disk, which is said already
                     opened.close()
             if self._bucket is not None:
