@@ -1,0 +1,98 @@
+"""Whether memory stays flat: of a training over many steps, and of a segmenter over images of many sizes.
+
+    python -m benchmarks.memory_growth [--steps 2000] [--images 2000]
+
+Resident memory is sampled while the work is done. Its median over the last tenth of the work is held against that over
+the tenth after the first fifth, in which programs are compiled and buffers are filled; more than 5 % of growth fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from benchmarks.measuring import in_own_process
+from benchmarks.soak import command
+
+MOST = 0.05
+SIZES = 40
+
+
+def resident(process: int) -> float:
+    """MiB that a process holds."""
+    pages = pathlib.Path(f"/proc/{process}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def of_training(steps: int) -> list[float]:
+    """MiB after each step; it saves and evaluates as often as it does everything else."""
+    often = {"checkpoint_every": max(1, steps // 20), "evaluate_every": max(1, steps // 4)}
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder, "parent", "run")
+        flags = [f"--config.training.{name}={value}" for name, value in often.items()]
+        process = subprocess.Popen([*command(workdir, steps), *flags], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            samples = [resident(process.pid) for line in process.stdout if line.startswith("step")]
+        finally:
+            process.kill()
+            process.communicate()
+    return samples
+
+
+def of_segmenter(images: int) -> list[float]:
+    """MiB after each image of 40 sizes in turn."""
+    import numpy as np
+
+    from danet_jax import Segmenter
+    from tests.reference.small_network import small_networks
+
+    rng = np.random.default_rng(0)
+    model, variables, _ = small_networks(rng)
+    segment = Segmenter(model, variables)
+    sizes = [(int(rng.integers(33, 200)), int(rng.integers(33, 200))) for _ in range(SIZES)]
+    samples = []
+    for index in range(images):
+        segment(rng.integers(0, 256, (1, *sizes[index % SIZES], 3), dtype=np.uint8))
+        samples.append(resident(os.getpid()))
+    return samples
+
+
+def main() -> None:
+    """Prints a line for each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--segment", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.segment:
+        print(json.dumps(of_segmenter(arguments.segment)))
+        return
+    flat = True
+    for what, samples in (
+        (
+            f"segmenter, {arguments.images} images",
+            in_own_process(__file__, "--segment", str(arguments.images)),
+        ),
+        (f"training, {arguments.steps} steps", of_training(arguments.steps)),
+    ):
+        fifth, tenth = len(samples) // 5, max(1, len(samples) // 10)
+        early, late = statistics.median(samples[fifth : fifth + tenth]), statistics.median(samples[-tenth:])
+        flat &= late / early - 1 < MOST
+        print(
+            f"{what}: {early:.0f} MiB, in the end {late:.0f} MiB ({100 * (late / early - 1):+.1f} %)",
+            flush=True,
+        )
+    sys.exit(not flat)
+
+
+if __name__ == "__main__":
+    main()
