@@ -45,7 +45,9 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
     from danet_jax.command import compilation_cache, hosts, places
 
     arguments, config, changes = parse(values, argv)
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is in order
+    logging.set_verbosity(
+        logging.FATAL
+    )  # Orbax warns of what is in order, and traces what is raised all the same
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
     if mode not in MODES:
         raise InputError(f"--mode={mode} does not exist; there are: {', '.join(MODES)}")

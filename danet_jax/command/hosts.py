@@ -77,11 +77,11 @@ def _of_dump(text: str, timeout: int) -> str:
             f"not all hosts joined within {timeout} s (--join_timeout); look at what each of them says, and start the "
             "same command on all"
         )
-    lost = re.search(r"task:(\d+)", text)
-    host = lost[1] if lost else "0"
+    silent = re.search(r"stopped sending heartbeats\):\s*((?:\d+\s+)+)", text)
+    hosts = silent[1].split() if silent else ["0"]  # only the first can be lost without a word about it
     return (
-        f"host {host} is lost (it gives no sign of life); the same command on all hosts goes on from the last "
-        "checkpoint"
+        f"host {', '.join(hosts)} is lost (it gives no sign of life); the same command on all hosts goes on from the "
+        "last checkpoint"
     )
 
 

@@ -219,9 +219,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # whatever a full disk, a lost mount, a wrong permission make Orbax raise
+            full = "No space left" in str(error)  # which TensorStore tells in a thousand words
+            reason = "the disk is full" if full else first_line(error)
             kept = "none was saved yet" if self._kept is None else f"step {self._kept} is kept"
             raise InputError(
-                f"{self._folder}: the checkpoint of step {self._saving} cannot be written ({first_line(error)}); "
+                f"{self._folder}: the checkpoint of step {self._saving} cannot be written ({reason}); "
                 f"{kept}; make room or mend it, and the same command goes on"
             ) from error
 
