@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 
 HEARTBEAT = 25
 """Seconds without a sign of life after which JAX takes a process for lost; a connection that breaks says so at once."""
@@ -78,8 +78,9 @@ def watching_each_other() -> Iterator[None]:
         if jax.process_index() == 0:
             time.sleep(_SAYS_ITSELF / 2)  # with it ends what JAX joined the others by
         raise
-    except Exception:
+    except Exception as error:
         time.sleep(2 * _SAYS_ITSELF)  # if it is because a host is lost, this process ends here
+        watch.leave(first_line(error))
         raise
     watch.leave("")
 

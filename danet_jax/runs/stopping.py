@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -54,7 +55,9 @@ class StopSignals:
         self._signal = 0
         self._between_steps = False
         self._taken_up = False
+        self._repeated = 0
         self._old_handlers: dict[signal.Signals, Any] = {}
+        self._old_hook: Callable[[Any], Any]
         self._asked: collections.deque[jax.Array] = collections.deque()
         self._largest: tuple[NamedSharding, Callable[[jax.Array], jax.Array]] | None = None
 
@@ -118,6 +121,7 @@ class StopSignals:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._old_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._old_hook, sys.unraisablehook = sys.unraisablehook, self._repeat
             self._thread = threading.Thread(target=self._watch, daemon=True, name="signals")
             self._thread.start()
         return self
@@ -127,6 +131,7 @@ class StopSignals:
             signal.set_wakeup_fd(self._old_wakeup)
             for number, handler in self._old_handlers.items():
                 signal.signal(number, handler)
+            sys.unraisablehook = self._old_hook
             os.write(self._write, b"\0")
             self._thread.join()
             os.close(self._read)
@@ -138,6 +143,14 @@ class StopSignals:
         self._signal = self._signal or number
         if not self._between_steps:
             raise Stopped
+
+    def _repeat(self, unraisable: Any) -> None:
+        """Gives the signal once more that came where Python ignores exceptions, as in a garbage collection."""
+        if unraisable.exc_type is not Stopped:
+            self._old_hook(unraisable)
+            return
+        self._repeated += 1
+        threading.Timer(0.05, os.kill, (os.getpid(), self._signal)).start()
 
     def _watch(self) -> None:
         """Ends the process on the second signal, or when the first was not taken up and nothing is lost by it."""
@@ -164,5 +177,7 @@ class StopSignals:
             number = os.read(self._read, 1)[0]
             if number == 0:
                 return None
-            if number in _SIGNALS:
+            if number in _SIGNALS and self._repeated:
+                self._repeated -= 1
+            elif number in _SIGNALS:
                 return number
