@@ -20,24 +20,15 @@ from danet_jax.models.resnet import ResNet
 from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
-from danet_jax.weights import checksums, convert, mmsegmentation, zoo
-from danet_jax.weights.description import KEY, Description
+from danet_jax.weights import checksums, zoo
+from danet_jax.weights.convert import listed
+from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
+from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
 from danet_jax.weights.names import Recognised, tensors
 
-_SOURCES = {
-    "authors": "of the authors' code",
-    "mmseg": "of mmsegmentation",
-    "backbone": "an ImageNet classifier",
-}
-# What tensors do not say. The authors trained and tested every network that they released with multi-grid.
-_DEFAULTS: Mapping[str, dict[str, Any]] = {
-    "authors": {"align_corners": True, "multi_grid": (4, 8, 16)},
-    "mmseg": {"align_corners": False},
-    "backbone": {"output_stride": 32},
-}
 READ_FROM_TENSORS = (
     "num_classes",
     "backbone",
@@ -132,7 +123,7 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     run = read_run(path, variables_of)
     model = _overridden(run.model, overrides)
     description = f"of a run here, step {run.step}: {_in_words(model)}"
-    mean, std = _normalisation(run.config)
+    mean, std = normalisation_of(run.config)
     return Checkpoint(model, run.variables, run.classes, description, config=run.config, mean=mean, std=std)
 
 
@@ -160,10 +151,10 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
     found = {name: array.shape for name, array in file.tensors.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
-        raise InputError(f"tensors do not fit the network that it describes: {convert.listed(wrong)}")
+        raise InputError(f"tensors do not fit the network that it describes: {listed(wrong)}")
     variables = unflatten_dict({tuple(name.split("/")): array for name, array in file.tensors.items()})
     description = f"exported from a run here: {_in_words(model)}"
-    mean, std = _normalisation(described.config)
+    mean, std = normalisation_of(described.config)
     return Checkpoint(
         model,
         _on_device(variables),
@@ -176,96 +167,22 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
-    tensors, left_out = convert.unwrapped(file.tensors)
-    told, remarks = mmsegmentation.Told({}), []
-    if convert.recognise(tensors).layout == "mmseg":
-        told = mmsegmentation.told(file.metadata)
-        tensors = mmsegmentation.two_classes(tensors, told.threshold)
-    mean, std = told.mean or MEAN, told.std or STD
-    converted, recognised = convert.convert(tensors), convert.recognise(tensors)
-    layout = recognised.layout if recognised.has_head else "backbone"
-    assumed = dict(_DEFAULTS[layout])
-    if layout == "authors" and not any(
-        recognised.options[f"{branch}_attention"] for branch in ("position", "channel")
-    ):
-        assumed["multi_grid"] = None  # PyTorch-Encoding's FCN, not the authors' DANet
-    options: dict[str, Any] = {}
-    classes, config = None, {}
-    if isinstance(file.metadata.get(KEY), str):
-        described = Description.from_json(file.metadata[KEY])
-        options = {name: getattr(described.build(1), name) for name in (*assumed, *_FREE)}
-        classes, config = described.classes, dict(described.config)
-        mean, std = _normalisation(config)
-    elif layout == "mmseg":
-        options = told.options
-        classes = mmsegmentation.classes_of(file.metadata, recognised.options["num_classes"])
-    options = {**defaults, **options}
-    assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
-    model: DANet | ResNet
-    variables = converted.variables
-    if told.bgr:
-        stem = variables["params"]["backbone"]["stem"]["conv1"]
-        stem["kernel"] = stem["kernel"][:, :, ::-1]
-        remarks.append("trained on BGR, its first convolution turned to RGB")
-    if recognised.has_head:
-        model = DANet(**{**recognised.options, **assumed, **options})
-    else:
-        variables = {collection: branch["backbone"] for collection, branch in variables.items()}
-        model = ResNet(**{**recognised.options, **assumed})
-    model = _overridden(model, overrides)
-    if recognised.has_head and layout == "mmseg" and told.mean is None and not defaults:
-        assumed["normalisation"] = "ImageNet's, RGB"
-    if assumed and recognised.has_head:
-        remarks.append(f"not told by the file, so assumed: {_in_pairs(assumed)}")
-    if told.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
-        remarks.append(f"normalised by mean {_rounded(mean)}, std {_rounded(std)}")
-    if told.threshold is not None:
-        remarks.append(f"its one sigmoid channel read as two classes, the second above {told.threshold}")
-    if convert.lacks_branch_classifiers(tensors):
-        remarks.append("without classifiers of its branches, whose logits are 0")
-    if layout == "mmseg" and model.backbone in ("resnet18", "resnet34"):
-        remarks.append("mmsegmentation does not dilate the second convolution of basic blocks, this does")
-    beside = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
-    if beside or left_out:
-        remarks.append(
-            f"left out, beside the network: {convert.listed([*beside, *left_out], 4)}; "
-            "to use an averaged copy, save it alone"
-        )
+    found = read_foreign(file, defaults, overrides)
+    model = _overridden(found.model, overrides)
     return Checkpoint(
         model,
-        _on_device(variables),
-        classes,
-        "; ".join([f"{_SOURCES[layout]}: {_in_words(model)}", *remarks]),
-        (*converted.dropped, *left_out),
-        config,
-        mean=mean,
-        std=std,
+        _on_device(found.variables),
+        found.classes,
+        "; ".join([f"{found.source}: {_in_words(model)}", *found.remarks]),
+        found.dropped,
+        found.config,
+        mean=found.mean,
+        std=found.std,
     )
 
 
-def _normalisation(config: Mapping[str, Any]) -> tuple[Triple, Triple]:
-    """Of a run: its recipe's, which training and evaluation share."""
-    evaluation = config.get("evaluation", {})
-    return tuple(evaluation.get("mean") or MEAN), tuple(evaluation.get("std") or STD)
-
-
-def _rounded(numbers: tuple[float, float, float]) -> str:
-    return ", ".join(f"{number:.4g}" for number in numbers)
-
-
-_FREE = (
-    "output_stride",
-    "channel_energy",
-    "align_corners",
-    "multi_grid",
-    "dropout_rate",
-    "dtype",
-    "attention_backend",
-)
-
-
 def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
-    free = [name for name in _FREE if hasattr(model, name)]
+    free = [name for name in FREE if hasattr(model, name)]
     fixed = [name for name in READ_FROM_TENSORS if hasattr(model, name)]
     changes = {}
     for name, value in overrides.items():
@@ -310,7 +227,3 @@ def _in_words(model: DANet | ResNet) -> str:
     attention = f"{' and '.join(branches)} attention" if branches else "no attention"
     auxiliary = ", auxiliary head" if model.auxiliary else ""
     return f"{words}, {attention}{auxiliary}, {model.num_classes} classes"
-
-
-def _in_pairs(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())

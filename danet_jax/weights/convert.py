@@ -40,8 +40,14 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
       InputError: it is no DANet and no ResNet that exists here, or tensors are missing, have another shape or
         are not known; the message lists them.
     """
-    state_dict, left_out = unwrapped(state_dict)
-    recognised = recognise(state_dict)
+    network, left_out = unwrapped(state_dict)
+    recognised = recognise(network)
+    variables, dropped = read(network, recognised)
+    return Converted(recognised.options, variables, (*dropped, *left_out))
+
+
+def read(state_dict: Mapping[str, Any], recognised: Recognised) -> tuple[Variables, tuple[str, ...]]:
+    """The variables of a network that was recognised in a state dict, and the names that have no use; see `convert`."""
     variables: Variables = {"params": {}, "batch_stats": {}}
     used, missing, misshaped = set(), [], []
     for tensor in tensors(recognised):
@@ -71,7 +77,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
     if problems:
         described = "DANet" if recognised.has_head else "backbone"
         raise InputError(f"not a {recognised.options['backbone']} {described}: {'; '.join(problems)}")
-    return Converted(recognised.options, variables, (*dropped, *left_out))
+    return variables, dropped
 
 
 def to_state_dict(

@@ -11,9 +11,21 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model, options_of
+from danet_jax.ops.normalize import MEAN, STD
 
 KEY = "danet_jax"
 """Under which a description is kept: in the metadata of safetensors and ONNX, beside the `state_dict` in PyTorch's."""
+
+FREE = (
+    "output_stride",
+    "channel_energy",
+    "align_corners",
+    "multi_grid",
+    "dropout_rate",
+    "dtype",
+    "attention_backend",
+)
+"""Options of a network that its tensors do not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,3 +84,9 @@ def make_classes(names: Any, colours: Any) -> Classes:
     if not colours:
         return Classes.named(names)
     return Classes(names, tuple((int(red), int(green), int(blue)) for red, green, blue in colours))
+
+
+def normalisation_of(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Mean and standard deviation of a run's images, R, G and B in 0 to 1: its recipe's, or those of ImageNet."""
+    evaluation = config.get("evaluation", {})
+    return tuple(evaluation.get("mean") or MEAN), tuple(evaluation.get("std") or STD)

@@ -12,6 +12,7 @@ import numpy as np
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.weights.description import make_classes
+from danet_jax.weights.names import PREFIXES
 
 Triple = tuple[float, float, float]
 
@@ -39,7 +40,7 @@ class Told(NamedTuple):
       threshold: of the one sigmoid channel that stands for two classes; None if it has a channel a class.
     """
 
-    options: dict[str, Any]
+    options: Mapping[str, Any] = {}
     mean: Triple | None = None
     std: Triple | None = None
     bgr: bool = False
@@ -75,6 +76,11 @@ def told(metadata: Mapping[str, Any]) -> Told:
         if not 0 < threshold < 1:
             raise InputError(f"its config has threshold={threshold}, which must be between 0 and 1")
     return Told(options, mean, std, bgr, threshold)
+
+
+def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether these are named as mmsegmentation names them."""
+    return any(name.startswith(PREFIXES["mmseg"]) for name in tensors)
 
 
 def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
