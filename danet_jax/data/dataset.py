@@ -50,6 +50,7 @@ class Dataset:
       directory: Where the prepared data are; `tfds.builder_from_directory` reads it, too.
       summaries: What each split holds, counted when it was prepared.
       shard_sizes: Bytes of each file by its name, as it was written.
+      shard_digests: Digest of each file by its name, as it was written.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Dataset:
     directory: str
     summaries: Mapping[str, Summary] = dataclasses.field(default_factory=dict, compare=False)
     shard_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict, compare=False)
+    shard_digests: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def warnings(self) -> list[str]:
         """Return a line for everything about the data that a person should hear before training on them."""
@@ -211,5 +213,11 @@ def open_dataset(
     builder.prepare(needed)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     return Dataset(
-        name, builder.classes, splits, str(builder.data_dir), builder.summaries(), builder.shard_sizes()
+        name,
+        builder.classes,
+        splits,
+        str(builder.data_dir),
+        builder.summaries(),
+        builder.shard_facts("bytes"),
+        builder.shard_facts("digest"),
     )

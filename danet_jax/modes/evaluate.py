@@ -22,7 +22,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import options_of
 from danet_jax.modes.names import named_apart
-from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.modes.trained import refuse_absent, trained
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
@@ -59,6 +59,7 @@ def run(
     for argument in arguments:
         refuse_absent(argument)
     dataset = recipe_dataset(recipe, "validation_split")
+    refuse_differing_data(dataset)
     split = recipe.dataset.validation_split
     source = dataset.source(split, labelled="dataset.validation_split")
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)

@@ -13,6 +13,7 @@ from danet_jax.data.builders.published import PublishedBuilder
 from danet_jax.data.dataset import Dataset, dataset_builder, open_dataset
 from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe
+from danet_jax.runs.hosts import refuse_differing
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
@@ -45,6 +46,13 @@ def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
     for line in dataset.warnings():
         print(f"warning: {dataset.name}, {line}", file=sys.stderr)
     return dataset
+
+
+def refuse_differing_data(dataset: Dataset) -> None:
+    """Raises InputError on every host, naming what differs, unless all have the same data. Call it on all of them."""
+    counts = {f"examples of {split}": count for split, count in dataset.splits.items()}
+    facts = {"classes": dataset.classes.names, **counts, **dataset.shard_digests}
+    refuse_differing(facts, "data sets (dataset.root)")
 
 
 def quiet_dataset(recipe: Recipe, *needed: str) -> Dataset:

@@ -22,12 +22,11 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
 from danet_jax.modes import report
 from danet_jax.modes.memory import out_of_memory_in_a_line
-from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.modes.training_step import training_step
 from danet_jax.recipe import Recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
-from danet_jax.runs.hosts import refuse_differing
 from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.profile import Profile
@@ -111,10 +110,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
 
     # The data.
     dataset = recipe_dataset(recipe, "train_split", "validation_split")
-    counts = {f"examples of {split}": count for split, count in dataset.splits.items()}
-    refuse_differing(
-        {"classes": dataset.classes.names, **counts, **dataset.shard_sizes}, "data sets (dataset.root)"
-    )
+    refuse_differing_data(dataset)
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
     source = dataset.source(recipe.dataset.train_split, labelled="dataset.train_split")

@@ -67,14 +67,15 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             temporary_path_class=_with_digests(self._folder),
         )
-        handlers: dict[str, Any] | None = None
-        if is_bucket(folder):
-            # Every array is an object of its own there: OCDBT, which gathers them on disks, writes one object again and
-            # again and needs to know its generation, which stores that stand in for Google's do not tell.
-            handlers = {
-                name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in ("variables", "training")
-            }
-            handlers |= {name: ocp.JsonCheckpointHandler() for name in ("data", "description")}
+        # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, writes one object again and
+        # again and needs to know its generation, which stores that stand in for Google's do not tell.
+        gathered = not is_bucket(folder)
+        handlers: dict[str, Any] = {
+            "variables": ocp.PyTreeCheckpointHandler(use_ocdbt=gathered),
+            "training": ocp.PyTreeCheckpointHandler(use_ocdbt=gathered),
+            "data": ocp.JsonCheckpointHandler(),
+            "description": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def save(
@@ -100,10 +101,9 @@ class Checkpoints:
         """
         self.wait()
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((variables, progress)))
-        arrays = ocp.args.PyTreeSave if is_bucket(self._folder) else ocp.args.StandardSave
         items = ocp.args.Composite(
-            variables=arrays(variables),
-            training=arrays(progress),
+            variables=ocp.args.PyTreeSave(variables),
+            training=ocp.args.PyTreeSave(progress),
             data=ocp.args.JsonSave(position),
             description=ocp.args.JsonSave(description),
         )
@@ -167,9 +167,8 @@ class Checkpoints:
         folder = self._folder / str(step)
         variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
         expected = {"variables": variables, "training": progress}
-        arrays = _restoring_objects if is_bucket(self._folder) else ocp.args.StandardRestore
         items = ocp.args.Composite(
-            variables=arrays(variables), training=arrays(progress), data=ocp.args.JsonRestore()
+            variables=_like(variables), training=_like(progress), data=ocp.args.JsonRestore()
         )
         try:
             refuse_other_description(folder, description)
@@ -242,7 +241,7 @@ class Checkpoints:
                 self._manager.close()
 
 
-def _restoring_objects(like: Any) -> ocp.args.PyTreeRestore:
+def _like(like: Any) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
 
 

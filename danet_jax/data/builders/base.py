@@ -183,9 +183,9 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                     summaries[split].merge(Summary.from_json(part["summary"]))
         return summaries
 
-    def shard_sizes(self) -> dict[str, int]:
-        """Return the bytes of each shard's file by its name, as they were written."""
-        return {name: int(shard["bytes"]) for name, shard in self._described().items()}
+    def shard_facts(self, fact: str) -> dict[str, Any]:
+        """Return a fact about each shard's file by its name, as it was written: its "bytes", its "digest"."""
+        return {name: shard[fact] for name, shard in self._described().items()}
 
     def damaged_shards(self) -> list[str]:
         """Read all shards' files and return a line for each that is not as it was written."""

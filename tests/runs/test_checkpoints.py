@@ -1,0 +1,148 @@
+"""Checkpoints of small arrays: read by any topology bit for bit, and told in a line when they cannot be written."""
+
+import errno
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from danet_jax.errors import InputError
+from danet_jax.runs.checkpoints import Checkpoints
+from danet_jax.runs.stored import checkpoint_steps
+
+ROOT = pathlib.Path(__file__).parents[2]
+DESCRIPTION = {"model": {}, "classes": {}}
+
+
+def arrays(rng):
+    """As of a state: of several shapes, some of which divide over no devices."""
+    shapes = {"kernel": (3, 3, 8, 16), "bias": (7,), "scale": (), "stored": (8, 4)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def laid_out(values, devices):
+    """Over a mesh, `stored` divided over both of its axes."""
+    mesh = Mesh(devices, ("data", "space"))
+    parts = {"stored": PartitionSpec("data", "space")}
+    shardings = {name: NamedSharding(mesh, parts.get(name, PartitionSpec())) for name in values}
+    return {
+        name: jax.make_array_from_callback(values[name].shape, sharding, values[name].__getitem__)
+        for name, sharding in shardings.items()
+    }
+
+
+def test_one_device_eight_and_two_by_four_read_each_other_bit_for_bit(rng, tmp_path):
+    values, progress = arrays(rng), {"step": jnp.int32(3)}
+    zeros = {name: np.zeros_like(value) for name, value in values.items()}
+    devices = np.asarray(jax.devices())
+    layouts = [devices[:1].reshape(1, 1), devices.reshape(8, 1), devices.reshape(2, 4)]
+    position = {"examples_taken": 12}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, laid_out(values, layouts[0]), progress, position, DESCRIPTION)
+    for step, layout in enumerate([layouts[1], layouts[2], layouts[0]], start=1):
+        with Checkpoints(tmp_path) as checkpoints:
+            like = laid_out(zeros, layout)
+            restored = checkpoints.restore(like, progress, DESCRIPTION)
+            assert (restored.step, restored.position) == (step, position)
+            for name, value in restored.variables.items():
+                assert value.sharding == like[name].sharding
+                np.testing.assert_array_equal(value, values[name])
+            checkpoints.save(step + 1, restored.variables, progress, position, DESCRIPTION)
+
+
+def test_two_processes_read_what_one_has_written_and_the_other_way_round(rng, tmp_path):
+    values, progress = arrays(rng), {"step": jnp.int32(3)}
+    np.savez(tmp_path / "values.npz", **values)
+    devices = np.asarray(jax.devices())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(
+            1, laid_out(values, devices.reshape(2, 4)), progress, {"examples_taken": 1}, DESCRIPTION
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.runs.two_processes", str(tmp_path), address, str(process)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for process in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], errors
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(laid_out(values, devices.reshape(8, 1)), progress, DESCRIPTION)
+    assert (restored.step, restored.position) == (2, {"examples_taken": 2})
+    jax.tree.map(np.testing.assert_array_equal, restored.variables, values)
+
+
+def test_a_disk_that_fills_while_it_is_written_is_one_line(rng, tmp_path, monkeypatch, capfd):
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # as run.py does
+    try:
+        line = r"the checkpoint of step 2 cannot be written \(the disk is full\); step 1 is kept"
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(1, arrays(rng), {"step": jnp.int32(1)}, {}, DESCRIPTION)
+        checkpoints.wait()
+        monkeypatch.setattr("danet_jax.runs.checkpoints.write_digests", full)
+        checkpoints.save(2, arrays(rng), {"step": jnp.int32(2)}, {}, DESCRIPTION)
+        with pytest.raises(InputError, match=line):
+            checkpoints.wait()
+    finally:
+        logging.set_verbosity(verbosity)
+    assert capfd.readouterr().err == ""
+    assert checkpoint_steps(tmp_path) == [1]
+
+
+TOLD_TWICE = """
+import pathlib, sys, time
+import numpy as np
+from danet_jax.runs import checkpoints
+from danet_jax.runs.stopping import StopSignals
+
+save = lambda step: there.save(step, {"a": np.zeros(3)}, {"step": np.int32(step)}, {}, {})
+with StopSignals() as signals, checkpoints.Checkpoints(pathlib.Path(sys.argv[1])) as there, signals.between_steps():
+    save(1)
+    there.wait()
+    checkpoints.write_digests = lambda folder: time.sleep(600)
+    save(2)
+    print("writing", flush=True)
+    while not signals.agreed():
+        time.sleep(0.01)
+    print("told", flush=True)
+"""
+
+
+def test_a_second_signal_ends_at_once_and_leaves_the_last_whole_checkpoint(tmp_path):
+    command = [sys.executable, "-c", TOLD_TWICE, str(tmp_path / "checkpoints")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "writing\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "told\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=5) == 143
+        finally:
+            process.kill()
+    assert checkpoint_steps(tmp_path / "checkpoints") == [1]
