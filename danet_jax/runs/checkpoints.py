@@ -67,8 +67,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             temporary_path_class=_with_digests(self._folder),
         )
-        # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, writes one object again and
-        # again and needs to know its generation, which stores that stand in for Google's do not tell.
+        # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, writes one object again
+        # and again and needs to know its generation, which stores that stand in for Google's do not tell.
         gathered = not is_bucket(folder)
         handlers: dict[str, Any] = {
             "variables": ocp.PyTreeCheckpointHandler(use_ocdbt=gathered),

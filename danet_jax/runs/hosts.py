@@ -70,19 +70,26 @@ def watching_each_other() -> Iterator[None]:
         yield
         return
     watch = _Watch.connected()
+    _watches.append(watch)
     threading.Thread(target=watch.run, daemon=True, name="hosts").start()
     try:
         yield
     except InputError as error:
-        watch.leave(str(error))
-        if jax.process_index() == 0:
-            time.sleep(_SAYS_ITSELF / 2)  # with it ends what JAX joined the others by
+        end_others(f"has ended: {error}", 1)
         raise
     except Exception as error:
         time.sleep(2 * _SAYS_ITSELF)  # if it is because a host is lost, this process ends here
-        watch.leave(first_line(error))
+        end_others(f"has ended: {first_line(error)}", 1)
         raise
-    watch.leave("")
+    watch.leave("", 0)
+
+
+def end_others(reason: str, status: int) -> None:
+    """Ends all other hosts with `status` and a line that names this one, which ends alone, and tells the reason."""
+    for watch in _watches:
+        watch.leave(reason, status)
+        if jax.process_index() == 0:
+            time.sleep(1.25 * _SAYS_ITSELF)  # with it ends what JAX joined the others by
 
 
 @dataclasses.dataclass
@@ -131,32 +138,36 @@ class _Watch:
                 except OSError:
                     said = b""
                 if not said:
-                    self._end(key.data, "is lost (its process or its machine ended)")
+                    self._end(key.data, "is lost (its process or its machine ended)", 1)
                 message = json.loads(said.partition(b"\n")[0])
                 if message["reason"]:
-                    self._end(message["host"], message["reason"])
+                    self._end(**message)
                 selector.unregister(key.fileobj)
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, status: int) -> None:
         """Tells the others that this host ends, because of `reason` or, if that is empty, because it is done."""
-        self._say(jax.process_index(), f"has ended: {reason}" if reason else "")
+        self._say(jax.process_index(), reason, status)
 
-    def _say(self, host: int, reason: str) -> None:
-        message = json.dumps({"host": host, "reason": reason}).encode() + b"\n"
+    def _say(self, host: int, reason: str, status: int) -> None:
+        message = json.dumps({"host": host, "reason": reason, "status": status}).encode() + b"\n"
         for connection in self.connections.values():
             with contextlib.suppress(OSError):
                 connection.sendall(message)
 
-    def _end(self, host: int, reason: str) -> None:
+    def _end(self, host: int, reason: str, status: int) -> None:
         if jax.process_index() == 0:
-            self._say(host, reason)
+            self._say(host, reason, status)
         time.sleep(_SAYS_ITSELF)
         line = f"host {host} ({self.names[host]}) {reason}"
         print(
             f"run.py: {line}; the same command on all hosts goes on from the last checkpoint", file=sys.stderr
         )
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(status)
+
+
+_watches: list[_Watch] = []
+"""That of this process, once it was joined to others."""
 
 
 def _addresses(name: str) -> list[str]:

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from danet_jax.runs.hosts import end_others
+
 Item = TypeVar("Item")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -55,6 +57,7 @@ class StopSignals:
         self._signal = 0
         self._between_steps = False
         self._taken_up = False
+        self._together = False
         self._repeated = 0
         self._old_handlers: dict[signal.Signals, Any] = {}
         self._old_hook: Callable[[Any], Any]
@@ -101,7 +104,8 @@ class StopSignals:
             return False
         agreed = int(self._asked.popleft())
         self._signal = agreed or self._signal
-        return bool(agreed)
+        self._together = bool(agreed)
+        return self._together
 
     def _over_hosts(self) -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
         if self._largest is None:
@@ -136,7 +140,15 @@ class StopSignals:
             self._thread.join()
             os.close(self._read)
             os.close(self._write)
+        if kind is Stopped and jax.process_count() > 1 and not self._together:
+            self._end_alone()
         return kind is Stopped
+
+    def _end_alone(self) -> None:
+        """Ends this process, and those of other hosts, which would wait for it."""
+        end_others(f"was stopped by {signal.Signals(self._signal).name}", self.status)
+        print(self, flush=True)
+        os._exit(self.status)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -154,7 +166,8 @@ class StopSignals:
 
     def _watch(self) -> None:
         """Ends the process on the second signal, or when the first was not taken up and nothing is lost by it."""
-        if self._next_signal(None) is None:
+        number = self._next_signal(None)
+        if number is None:
             return
         first = time.monotonic()
         while True:
@@ -165,8 +178,8 @@ class StopSignals:
             if second and waited > _SAME:
                 os._exit(128 + second)
             if waited >= _GRACE and not self._taken_up and self.is_safe():
-                print(self, flush=True)
-                os._exit(self.status)
+                self._signal = self._signal or number  # Python's handler waits for compiled code
+                self._end_alone()
 
     def _next_signal(self, seconds: float | None) -> int | None:
         """The number of the next signal; 0 when none comes in so many seconds, None when the context ends."""

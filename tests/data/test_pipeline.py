@@ -134,6 +134,30 @@ def test_hosts_share_one_stream(textured_source):
             assert_equal(share, whole[host::hosts])
 
 
+def test_an_epoch_is_whole_whatever_hosts_and_batches_it_is_read_by(rng):
+    """The number of hosts and the batch size change in the middle of epochs: none twice, none left out, same order."""
+    count = int(rng.integers(30, 60))
+    source, seed = plain_source(count), int(rng.integers(1000))
+    whole = identities(stream(source, seed=seed), 2 * count)
+    found, state = [], {"examples_taken": 0}
+    while len(found) < 2 * count:
+        hosts, batch_size = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        streams = [
+            stream(source, seed=seed, batch_size=batch_size, shard_index=host, shard_count=hosts)
+            for host in range(hosts)
+        ]
+        for each in streams:
+            each.set_state(state)
+        for _ in range(int(rng.integers(1, 4))):
+            batches = [next(each)["label"][:, 0, 0].tolist() for each in streams]
+            # Of the examples of a step, host k of n has every n-th.
+            found += [batches[index % hosts][index // hosts] for index in range(hosts * batch_size)]
+        state, *others = (each.get_state() for each in streams)
+        assert all(other == state for other in others)
+        assert state == {"examples_taken": len(found)}
+    assert found[: 2 * count] == whole
+
+
 def test_evaluation_sees_each_example_once_in_order(rng):
     count = 7
     source = plain_source(count)

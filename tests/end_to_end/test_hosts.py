@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,8 +33,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA
 
 
 @contextlib.contextmanager
-def started(folder, *flags, environment=None):
-    command = [sys.executable, "-u", str(ROOT / "run.py"), *FLAGS, *flags]
+def started(folder, *flags, environment=None, program=ROOT / "run.py"):
+    command = [sys.executable, "-u", str(program), *FLAGS, *flags]
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -142,6 +143,61 @@ def test_the_death_of_one_ends_the_other_in_a_line(lost, by_hand, tmp_path):
     assert "is lost" in error
     assert "the same command on all hosts goes on from the last checkpoint" in error
     assert error.count("\n") == 1, error
+
+
+@pytest.mark.slow
+def test_one_that_is_told_to_stop_before_the_first_step_ends_both(by_hand, tmp_path):
+    with started(tmp_path, *by_hand[0]) as first, started(tmp_path, *by_hand[1]) as second:
+        wait_for(first, "12 examples")
+        second.send_signal(signal.SIGTERM)
+        told = time.perf_counter()
+        (_, error), (output, other) = first.communicate(timeout=100), second.communicate(timeout=100)
+        assert time.perf_counter() - told < 30
+    assert (first.returncode, second.returncode) == (143, 143), error + other
+    assert (
+        output.splitlines()[-1] == "stopped by SIGTERM before the first step; the same command starts again"
+    )
+    assert other == ""
+    assert error.startswith("run.py: host 1 (")
+    assert "was stopped by SIGTERM; the same command on all hosts goes on" in error
+    assert error.count("\n") == 1, error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_one_that_is_frozen_ends_the_other_in_a_line(frozen, by_hand, tmp_path):
+    with started(tmp_path, *by_hand[0]) as first, started(tmp_path, *by_hand[1]) as second:
+        wait_for(first, "step 2/")
+        silent, other = (first, second) if frozen == 0 else (second, first)
+        children = pathlib.Path(f"/proc/{silent.pid}/task/{silent.pid}/children").read_text().split()
+        for process in (silent.pid, *map(int, children)):
+            os.kill(process, signal.SIGSTOP)
+        since = time.perf_counter()
+        _, error = other.communicate(timeout=100)
+        assert time.perf_counter() - since < 30
+    assert other.returncode == 1
+    assert error == (
+        f"run.py: host {frozen} is lost (it gives no sign of life); the same command on all hosts goes on from the "
+        "last checkpoint\n"
+    )
+
+
+@pytest.mark.slow
+def test_hosts_with_different_code_refuse_to_start(by_hand, tmp_path):
+    for name in ("danet_jax", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "run.py", tmp_path)
+    with (tmp_path / "danet_jax/modes/train.py").open("a") as file:
+        file.write("# changed\n")
+    with (
+        started(tmp_path, *by_hand[0]) as first,
+        started(tmp_path, *by_hand[1], program=tmp_path / "run.py") as second,
+    ):
+        errors = [process.communicate(timeout=300)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (1, 1)
+    for error in errors:
+        assert "the hosts were started with different code: danet_jax is '" in error
+        assert error.count("\n") == 1, error
 
 
 @pytest.mark.slow

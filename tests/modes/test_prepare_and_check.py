@@ -214,3 +214,23 @@ def test_a_damaged_shard_is_one_line_with_its_file_when_it_is_read(rng, tmp_path
     (shard.parent / "dataset_info.json").write_text("{")
     with pytest.raises(InputError, match=r"dataset_info\.json cannot be read"):
         prepare.recipe_dataset(recipe)
+
+
+def test_hosts_whose_data_differ_in_a_pixel_are_refused(rng, tmp_path, monkeypatch):
+    first = folder(rng, tmp_path / "first")
+    shutil.copytree(first, tmp_path / "second")
+    image = np.array(Image.open(tmp_path / "second/images/train/3.png"))
+    image[0, 0, 0] ^= 1
+    Image.fromarray(image).save(tmp_path / "second/images/train/3.png")
+    datasets = [
+        prepare.recipe_dataset(recipe_of("folder", tmp_path / name, tmp_path / name))
+        for name in ("first", "second")
+    ]
+    told = []
+    monkeypatch.setattr("danet_jax.runs.hosts.from_all_hosts", lambda facts: told.append(facts) or [facts])
+    for dataset in datasets:
+        prepare.refuse_differing_data(dataset)
+    monkeypatch.setattr("danet_jax.runs.hosts.from_all_hosts", lambda _: told)
+    message = r"different data sets \(dataset\.root\): folder-train.* on host 0 and .* on host 1; start all"
+    with pytest.raises(InputError, match=message):
+        prepare.refuse_differing_data(datasets[0])

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 import types
 
 import jax
@@ -16,6 +17,7 @@ from danet_jax.classes import Classes
 from danet_jax.modes import train
 from danet_jax.modes.training_step import training_step
 from danet_jax.recipe import defaults, read_recipe
+from danet_jax.runs import checkpoints
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_classes, read_run, write_description
@@ -75,7 +77,7 @@ def compiled_once(recipe):
 def trained(recipe, compiled_once, monkeypatch):
     """Trains in a folder, `evaluate` giving the mIoU, and returns the last state."""
 
-    def call(folder, evaluate=lambda: 0.5, changed_step=lambda step: step, status=0):
+    def call(folder, evaluate=lambda: 0.5, changed_step=lambda step: step, status=0, recipe=recipe):
         class Scores:
             def __init__(self, model, classes, protocol, mesh):
                 self.protocol = types.SimpleNamespace(name="whole")
@@ -174,6 +176,45 @@ def test_a_signal_during_evaluation_ends_it_and_it_is_made_up_for(trained, tmp_p
     trained(tmp_path, evaluate)
     assert len(told) - evaluated == 2
     assert "step 4/6 validation" in capsys.readouterr().out
+
+
+def test_a_signal_while_a_checkpoint_is_written_loses_nothing(trained, tmp_path, monkeypatch, capsys):
+    write, told = checkpoints.write_digests, []
+
+    def slowly(folder):
+        told.append(folder.name)
+        if len(told) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        write(folder)
+
+    monkeypatch.setattr(checkpoints, "write_digests", slowly)
+    trained(tmp_path, status=143)
+    step = int(re.search(r"stopped by SIGTERM at step (\d) of 6, saved", capsys.readouterr().out)[1])
+    assert step >= 3  # the second checkpoint's
+    refuse_changed(tmp_path / "checkpoints" / str(step))
+    assert read_run(tmp_path, variables_of, which="newest").step == step
+
+
+def test_another_batch_size_goes_on_with_the_next_example(trained, recipe, tmp_path):
+    def seen_by(folder, *parts):
+        """Sums of the pictures in their order; `parts` are batch sizes and steps to go to."""
+        seen = []
+
+        def step(state, batch):
+            seen.extend(np.asarray(batch["image"]).sum((1, 2, 3), np.int64).tolist())
+            return state.replace(step=state.step + 1), {"loss": np.float32(1)}
+
+        for batch_size, steps in parts:
+            changes = {"batch_size": batch_size, "steps": steps, "evaluate_every": 99, "checkpoint_every": 99}
+            changes["resume_anyway"] = True
+            options = recipe.training.model_copy(update=changes)
+            changed = recipe.model_copy(update={"training": options})
+            trained(folder, changed_step=lambda _: step, recipe=changed)
+        return seen
+
+    once = seen_by(tmp_path / "once", (4, 6))
+    assert seen_by(tmp_path / "parts", (4, 3), (2, 7), (4, 8)) == once
 
 
 def test_a_signal_before_the_first_step_ends_at_once(recipe, tmp_path, monkeypatch, capsys):
