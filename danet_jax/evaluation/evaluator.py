@@ -15,12 +15,9 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
-from danet_jax.inference.checks import checked_network
-from danet_jax.inference.plain import WholeImages
+from danet_jax.inference.applied import applied
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scores import Wanted, local_mesh
-from danet_jax.inference.shapes import Shapes
-from danet_jax.inference.windows.sliding import SlidingWindows
+from danet_jax.inference.scores import Wanted
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -48,20 +45,13 @@ class Evaluator:
     def __init__(
         self, model: DANet, classes: Classes, protocol: Protocol | None = None, mesh: Mesh | None = None
     ) -> None:
-        checked_network(model, None, protocol, classes, mesh, check_variables=False)
+        self._applied: Any = applied(model, protocol, classes, mesh, jax.local_devices())
         if len(classes) != model.num_classes:
             raise InputError(
                 f"the network tells {model.num_classes} classes apart, but the data have {len(classes)} "
                 f"({', '.join(classes.names[:3])}, ...); evaluate on data of the network's classes"
             )
-        self.classes = classes
-        self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
-        self._mesh = local_mesh(mesh, jax.local_devices())
-        self._applied: Any
-        if self.protocol.window is None:
-            self._applied = WholeImages(model, self.protocol, self._mesh, Shapes())
-        else:
-            self._applied = SlidingWindows(model, self.protocol, self._mesh)
+        self.classes, self.protocol, self._mesh = classes, self._applied.protocol, self._applied.mesh
         metric = ConfusionMatrix.of(len(classes))
         empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(metric.empty))
         self._empty = jax.device_put(empty, NamedSharding(self._mesh, PartitionSpec()))

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from danet_jax.classes import IGNORE_LABEL
 from danet_jax.errors import InputError
-from danet_jax.inference.plain import Network, apply, merged, network_of
+from danet_jax.inference.merging import Merging, Network
+from danet_jax.inference.plain import network_of, scores_of_rows
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Size
+from danet_jax.inference.scaling import Size, scaled, scaling_of
 from danet_jax.inference.scores import SCORES
-from danet_jax.inference.views import Group, views_of
 from danet_jax.weights.export_stablehlo import PLATFORMS
 
 if TYPE_CHECKING:
@@ -41,11 +40,16 @@ def probabilities(
     size = images.shape[1], images.shape[2]
     known = isinstance(size[0], int) and isinstance(size[1], int)
     scaled_size: Any = protocol.scaled_size if known else functools.partial(_open_size, protocol)
-    group = Group((size, *(scaled_size(scale, *size) for scale in protocol.scales)), padded=False)
-    views = views_of(model, protocol, [size], group)
-    logits = apply(network_of(model) if known else _of_open_size(model), protocol, variables, images, views)
-    none = jnp.full((1, 1, 1), IGNORE_LABEL, jnp.uint8)
-    scores = merged(protocol, [(view.rows, view.columns) for view in views], logits, none, SCORES)
+    network = network_of(model) if known else _of_open_size(model)
+    new_sizes = [scaled_size(scale, *size) for scale in protocol.scales]
+    how = Merging(model, protocol, SCORES, same=all(new_size == size for new_size in new_sizes))
+    logits = []
+    for new_size in new_sizes:
+        x = scaled(protocol, images, scaling_of(protocol, [size], [new_size], new_size, padded=False))
+        logits.append(how.logits(network, variables, x, None, flip=protocol.flip))
+    of_each = [jnp.stack([jnp.asarray(n, jnp.int32) for n in one])[None] for one in (size, *new_sizes)]
+    scores = scores_of_rows(how, logits, of_each, size[1])(jnp.arange(size[0], dtype=jnp.int32))
+    scores = jnp.swapaxes(scores, 2, 3)
     if protocol.merge == "logits":
         return jax.nn.softmax(scores, axis=-1)
     return scores / scores.sum(-1, keepdims=True) if protocol.merge == "exp" else scores

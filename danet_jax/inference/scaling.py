@@ -1,4 +1,4 @@
-"""From 8-bit images to what the network sees at one scale of a protocol."""
+"""From 8-bit images to what the network sees of them at one scale of a protocol: resized, normalised, masked."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ Size = tuple[int, int]
 
 
 class Scaling(NamedTuple):
-    """How a batch of images of `[B, H, W, 3]` is brought to one scale, `[B, h, w, 3]`.
+    """How images, or parts of them, `[n, H, W, 3]`, become what the network sees, `[n, h, w, 3]`.
 
     Attributes:
-      rows, columns: taps `[2, B or 1, h]` and `[2, B or 1, w]`; None where images stay as large as they are.
-      sizes: int32 `[B, 2]`, heights and widths at this scale where images are padded; None where none is.
+      rows, columns: taps `[2, n or 1, h]` and `[2, n or 1, w]`, of weight 0 where it sees black; None where images
+        stay as they are.
+      sizes: int32 `[n, 2]`, heights and widths within h and w; None where nothing is padded.
     """
 
     rows: Taps | None
@@ -40,35 +41,45 @@ def scaling_of(
     if not padded and sizes[0] == new_sizes[0]:
         return Scaling(None, None, of_each)
 
-    def taps(axis: int) -> Any:
-        each = []
-        for size, new_size in zip(sizes, new_sizes, strict=True):
-            if protocol.image_resize == "uint8":
-                each.append(opencv_taps(size[axis], new_size[axis], shape[axis], of_columns=axis == 1))
-            else:
-                known = isinstance(shape[axis], int)
-                index = np.arange(shape[axis]) if known else jnp.arange(shape[axis], dtype=jnp.int32)
-                align_corners = bool(protocol.align_corners)
-                each.append(bilinear_taps(index, size[axis], new_size[axis], align_corners=align_corners))
-        return batched(each)
+    def taps(axis: int) -> Taps:
+        known = isinstance(shape[axis], int)
+        pixels = np.arange(shape[axis]) if known else jnp.arange(shape[axis], dtype=jnp.int32)
+        each = [
+            taps_of(protocol, axis, pixels, size[axis], new_size[axis])
+            for size, new_size in zip(sizes, new_sizes, strict=True)
+        ]
+        return Taps(*(np.stack(x, 1) if len(x) > 1 else x[0][:, None] for x in zip(*each, strict=True)))
 
     return Scaling(taps(0), taps(1), of_each)
 
 
-def batched(each: Sequence[Any]) -> Any:
-    """Trees of arrays `[..., n]` of several images as one tree, `[..., B, n]`."""
-    return jax.tree.map(lambda *x: np.stack(x, -2) if len(x) > 1 else x[0][..., None, :], *each)
+def taps_of(protocol: Protocol, axis: int, pixels: Any, size: Any, new_size: Any) -> Taps:
+    """What `pixels` of an image's rows (axis 0) or columns (1) at `new_size` are made of, at `size`: `[2, n]`."""
+    if protocol.image_resize == "uint8":
+        return opencv_taps(pixels, size, new_size, of_columns=axis == 1)
+    return bilinear_taps(pixels, size, new_size, align_corners=bool(protocol.align_corners))
 
 
 def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array:
-    """Normalised images at one scale, float32 `[B, h, w, 3]`, 0 outside; of images uint8 `[B, H, W, 3]`."""
+    """What the network sees, float32 `[n, h, w, 3]`, 0 past `sizes`; of images uint8 `[n, H, W, 3]`."""
     rows, columns, sizes = scaling
-    if protocol.image_resize == "uint8" and rows is not None and columns is not None:
-        images, rows, columns = resize_8bit(images, rows, columns), None, None
-    x = normalize(images, *protocol.normalisation)
+    x = jnp.asarray(images)
     if rows is not None and columns is not None:
-        x = along_rows(dense(rows, x.shape[1]), along_columns(dense(columns, x.shape[2]), x))
+        if protocol.image_resize == "uint8":
+            x = resize_8bit(x, rows, columns)
+        else:
+            x = along_columns(dense(columns, x.shape[2]), x.astype(jnp.float32))
+            x = along_rows(dense(rows, x.shape[1]), x)
+    x = normalize(x, *protocol.normalisation)
     return masked(x, None if sizes is None else inside(x, jnp.asarray(sizes)))
+
+
+def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
+    """What the network sees of one image, uint8 `[H, W, 3]`, as a whole at scale 1: float32 `[1, h, w, 3]`."""
+    size = image.shape[0], image.shape[1]
+    new_size = protocol.scaled_size(1.0, *size)
+    scaling = scaling_of(protocol, [size], [new_size], new_size, padded=False)
+    return jax.jit(scaled, static_argnums=0)(protocol, image[None], scaling)
 
 
 def flipped(x: jax.Array, sizes: Any) -> jax.Array:

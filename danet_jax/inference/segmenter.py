@@ -15,14 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
-from danet_jax.inference.attention import AttentionMaps, Explainer, Insight
-from danet_jax.inference.checks import checked_network
+from danet_jax.inference.applied import applied
 from danet_jax.inference.options import build_protocol
-from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scores import LABELS, SCORES, Wanted, local_mesh
-from danet_jax.inference.shapes import Shapes
-from danet_jax.inference.windows.sliding import SlidingWindows
+from danet_jax.inference.scaling import seen_whole
+from danet_jax.inference.scores import LABELS, SCORES, Wanted
+from danet_jax.models.insight import AttentionMaps, Insight, insight
+from danet_jax.weights.fitting import check_fits
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -59,22 +58,14 @@ class Segmenter:
         classes: Classes | None = None,
         mesh: Mesh | None = None,
     ) -> None:
-        checked_network(model, variables, protocol, classes, mesh)
+        self._applied: Any = applied(model, protocol, classes, mesh, jax.local_devices()[:1])
+        check_fits(model, variables)
         if model.num_classes > MAX_CLASSES:
             raise InputError(f"{model.num_classes} classes: labels are 8-bit, at most {MAX_CLASSES}")
         if classes is not None and len(classes) != model.num_classes:
             raise InputError(f"classes are {len(classes)}, but the network tells {model.num_classes} apart")
-        self.model = model
-        self.protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
-        self.classes = classes
-        mesh = local_mesh(mesh, jax.local_devices()[:1])
-        self.variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        self._explainer = Explainer(model, self.protocol)
-        self._applied: Any
-        if self.protocol.window is None:
-            self._applied = WholeImages(model, self.protocol, mesh, Shapes())
-        else:
-            self._applied = SlidingWindows(model, self.protocol, mesh)
+        self.model, self.protocol, self.classes = model, self._applied.protocol, classes
+        self.variables = jax.device_put(variables, NamedSharding(self._applied.mesh, PartitionSpec()))
 
     def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
         """The same with other variables of the same shapes; what is compiled is shared."""
@@ -95,10 +86,7 @@ class Segmenter:
           InputError: `images` are not such an array.
         """
         images = _checked(images)
-        labels = np.empty(images.shape[:3], np.int32)
-        for index, rows, columns, part in self._parts(images, LABELS):
-            labels[index, rows, columns] = part
-        return labels
+        return self._filled(np.empty(images.shape[:3], np.int32), images, LABELS)
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
@@ -149,10 +137,7 @@ class Segmenter:
           InputError: `images` are not uint8 `[B, H, W, 3]`.
         """
         images = _checked(images)
-        scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
-        for index, rows, columns, part in self._parts(images, SCORES):
-            scores[index, rows, columns] = part
-        return scores
+        return self._filled(np.empty((*images.shape[:3], self.num_classes), np.float32), images, SCORES)
 
     def explain(self, image: np.ndarray | jax.Array) -> Insight:
         """What the network saw in one image, uint8 `[H, W, 3]` RGB: queries, keys, scales, logits; see `Insight`.
@@ -164,7 +149,7 @@ class Segmenter:
         """
         if getattr(image, "ndim", None) != 3:
             raise InputError(f"image must be one image, uint8 [H, W, 3] RGB, not {_found(image)}")
-        return self._explainer(self.variables, _checked(image[None])[0])
+        return insight(self.model, self.variables, seen_whole(self.protocol, _checked(image[None])[0]))
 
     def attention(
         self, image: np.ndarray | jax.Array, places: Sequence[Sequence[int]] | np.ndarray
@@ -181,32 +166,24 @@ class Segmenter:
         """
         return self.explain(image).maps(places)
 
-    def _parts(self, images: np.ndarray, wanted: Wanted) -> Iterator[tuple[int, slice, slice, np.ndarray]]:
-        """Results and where they belong, fetched while the device works on the next."""
-        height, width = images.shape[1:3]
-        group = self._applied.group(height, width)
+    def _filled(self, whole: np.ndarray, images: np.ndarray, wanted: Wanted) -> np.ndarray:
+        """`whole` with the results of each part, fetched while the device works on the next."""
         waiting: collections.deque[Any] = collections.deque()
 
-        def fetched() -> Iterator[tuple[int, slice, slice, np.ndarray]]:
-            regions, result = waiting.popleft()
-            for region, part in zip(regions, np.asarray(result), strict=False):
-                if region.top >= height:  # of a padded image
-                    continue
-                rows = slice(region.top, min(region.top + part.shape[0], height))
-                columns = slice(region.left, min(region.left + part.shape[1], width))
-                yield (
-                    region.image,
-                    rows,
-                    columns,
-                    part[: rows.stop - rows.start, : columns.stop - columns.start],
-                )
+        def fetch() -> None:
+            regions, results = waiting.popleft()
+            for region, part in zip(regions, np.asarray(results), strict=False):
+                place = whole[region.image, region.top :, region.left :][: part.shape[0], : part.shape[1]]
+                place[...] = part[: place.shape[0], : place.shape[1]]  # the rest is past the image
 
-        for regions_and_result in self._applied.run(self.variables, group, list(images), wanted):
-            waiting.append(regions_and_result)
+        group = self._applied.group(*images.shape[1:3])
+        for part in self._applied.run(self.variables, group, list(images), wanted):
+            waiting.append(part)
             if len(waiting) > AHEAD:
-                yield from fetched()
+                fetch()
         while waiting:
-            yield from fetched()
+            fetch()
+        return whole
 
 
 def load_segmenter(

@@ -14,17 +14,17 @@ _ONE = 2048
 """OpenCV's weights are multiples of 1 / 2048."""
 
 
-def opencv_taps(size: Any, new_size: Any, extent: Any, *, of_columns: bool) -> Taps:
+def opencv_taps(index: Any, size: Any, new_size: Any, *, of_columns: bool) -> Taps:
     """As `cv2.resize` with `INTER_LINEAR` chooses samples and rounds weights.
 
     Args:
+      index: int `[n]`, samples of the resized axis; those outside of it are of no use.
       size: int, of an axis of the picture.
       new_size: int, of the resized one.
-      extent: int, how many samples are asked for; those past `new_size` are of no use.
       of_columns: OpenCV treats the two ends of rows and of columns differently.
 
     Returns:
-      `[2, extent]`, weights in 0 to 2048. Sizes that are symbolic dimensions of `jax.export` give the same, but for
+      `[2, n]`, weights in 0 to 2048. Sizes that are symbolic dimensions of `jax.export` give the same, but for
       weights that lie in the middle of two roundings.
     """
     position: Any
@@ -32,12 +32,12 @@ def opencv_taps(size: Any, new_size: Any, extent: Any, *, of_columns: bool) -> T
     if isinstance(size, (int, np.integer)) and isinstance(new_size, (int, np.integer)):
         xp: Any = np
         # In OpenCV's own steps, whose roundings decide: double, then float.
-        position = ((np.arange(extent) + 0.5) * (1.0 / (new_size / size)) - 0.5).astype(np.float32)
+        position = ((index + 0.5) * (1.0 / (new_size / size)) - 0.5).astype(np.float32)
         low = np.floor(position).astype(np.int32)
     else:
         xp = jnp
         size, new_size = jnp.asarray(size, jnp.int32), jnp.asarray(new_size, jnp.int32)
-        numerator = (2 * jnp.arange(extent, dtype=jnp.int32) + 1) * size - new_size
+        numerator = (2 * index + 1) * size - new_size
         low = numerator // (2 * new_size)
         rest = (numerator - low * 2 * new_size).astype(jnp.float32) / (2 * new_size).astype(jnp.float32)
         position = low.astype(jnp.float32) + rest

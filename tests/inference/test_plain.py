@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax import DANet, Protocol, Segmenter
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.scores import LABELS
-from danet_jax.inference.shapes import Shapes
 from danet_jax.models import resnet
 from tests.reference.small_network import small_networks
 
@@ -25,9 +24,14 @@ def test_compiled_for_a_tpu_it_gathers_nothing(changes, monkeypatch):
     devices = topologies.get_topology_desc("v5e:2x2", "tpu").devices[:1]
     mesh = Mesh(np.asarray(devices).reshape(1, 1), ("data", "space"))
     protocol = Protocol.whole().replace(**changes).for_network(True)
-    whole = WholeImages(model, protocol, mesh, Shapes())
+    whole = WholeImages(model, protocol, mesh)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    text = whole.lowered(variables, (48, 64), LABELS).compile().as_text()
+    arrays, options = whole.arguments(whole.group(48, 64), [])
+    sharding = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (variables, *arrays)
+    )
+    text = whole.program.lower(*shapes, wanted=LABELS, **options).compile().as_text()
     assert "fusion" in text
     assert " gather(" not in text
     assert "dynamic-gather" not in text

@@ -12,8 +12,8 @@ from danet_jax.ops.resize_8bit import opencv_taps, resize_8bit
 def test_it_is_opencvs(case, rng):
     height, width, new_height, new_width = (int(n) for n in rng.integers(1, 300, 4))
     images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    rows = opencv_taps(height, new_height, new_height, of_columns=False)
-    columns = opencv_taps(width, new_width, new_width, of_columns=True)
+    rows = opencv_taps(np.arange(new_height), height, new_height, of_columns=False)
+    columns = opencv_taps(np.arange(new_width), width, new_width, of_columns=True)
     rows, columns = (Taps(*(x[:, None] for x in taps)) for taps in (rows, columns))
     resized = np.asarray(resize_8bit(images, rows, columns))
     for image, ours in zip(images, resized, strict=True):

@@ -1,111 +1,98 @@
-"""Where the windows of an image lie, at each scale: integers on the host, nothing is computed yet."""
+"""Where the windows of an image lie at each scale, and what they are cut from: on the host, in numpy."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from danet_jax.inference.merging import Axis
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.scaling import Scaling, taps_of
+from danet_jax.ops.resize import Taps, bilinear_taps
+
+BLOCK = 256
+"""Blocks are multiples of so many pixels, so that few shapes are compiled."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """The windows along the rows or the columns of a scaled image.
-
-    Attributes:
-      image: pixels of the image at its own size.
-      scaled: pixels of the scaled image.
-      window: pixels that the network sees; those past the scaled image are black.
-      stride: between windows.
-      grids: number of windows.
-      last: where the last one starts, which need not be a multiple of the stride.
-    """
-
-    image: int
-    scaled: int
-    window: int
-    stride: int
-    grids: int
-    last: int
-
-    @classmethod
-    def of(cls, image: int, scaled: int, window: int | None, stride: int, edge: str) -> Axis:
-        """The windows that cover an axis; `window` of None is all of it."""
-        if window is None:
-            return cls(image, scaled, scaled, scaled, 1, 0)
-        grids = -(-max(scaled - window, 0) // stride) + 1
-        if edge == "pad":
-            return cls(image, scaled, window, stride, grids, (grids - 1) * stride)
-        return cls(image, scaled, min(window, scaled), stride, grids, max(scaled - window, 0))
-
-    def start(self, index: int) -> int:
-        """The first pixel of a window."""
-        return self.last if index == self.grids - 1 else index * self.stride
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """One window of one view, in pixels of the scaled (and, if `flip`, flipped) image.
+class Window(NamedTuple):
+    """One window of one view, in pixels of the scaled (and, if `flip`, flipped) image; ints, or int32 arrays `[n]`.
 
     Attributes:
       view: number of its scale and flip; the windows of one view cover the image.
-      scale: index of its scale.
       flip: whether the whole scaled image was flipped before the window was cut.
-      rows, columns: the grids that it belongs to.
-      top, left: its first row and column.
+      rows, columns: where it lies.
     """
 
-    view: int
-    scale: int
-    flip: bool
+    view: Any
+    flip: Any
     rows: Axis
     columns: Axis
-    top: int
-    left: int
-
-    def output_rows(self, align_corners: bool) -> tuple[int, int]:
-        """First and past-the-last row of the image, at its own size, that may depend on this window."""
-        return _output_range(self.rows, self.top, align_corners)
-
-    def output_columns(self, align_corners: bool) -> tuple[int, int]:
-        """As `output_rows`."""
-        left = self.columns.scaled - self.left - self.columns.window if self.flip else self.left
-        return _output_range(self.columns, left, align_corners)
 
 
 def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
     """All windows of an image, ordered by view."""
-    window, stride = protocol.window or (None, None), protocol.stride or protocol.window or (1, 1)
-    view = 0
-    for scale_index, scale in enumerate(protocol.scales):
-        scaled_height, scaled_width = protocol.scaled_size(scale, height, width)
-        rows = Axis.of(height, scaled_height, window[0], stride[0], protocol.edge)
-        columns = Axis.of(width, scaled_width, window[1], stride[1], protocol.edge)
-        for flip in image_flips(protocol):
-            for row in range(rows.grids):
-                for column in range(columns.grids):
-                    top, left = rows.start(row), columns.start(column)
-                    yield Window(view, scale_index, flip, rows, columns, top, left)
-            view += 1
+    window = protocol.window or (height, width)
+    stride = protocol.stride or window
+    # With "exp" each window is flipped by itself.
+    flips = protocol.flips if protocol.merge != "exp" else (False,)
+    views = [(scale, flip) for scale in protocol.scales for flip in flips]
+    for view, (scale, flip) in enumerate(views):
+        sizes = zip((height, width), protocol.scaled_size(scale, height, width), window, stride, strict=True)
+        rows, columns = (_along(*numbers, protocol.edge) for numbers in sizes)
+        yield from (Window(view, flip, row, column) for row in rows for column in columns)
 
 
-def image_flips(protocol: Protocol) -> tuple[bool, ...]:
-    """Whether the whole image is flipped, for each view of a scale; with "exp" each window is flipped by itself."""
-    return (False, True) if protocol.flip and protocol.merge != "exp" else (False,)
+def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list[Axis]:
+    """The windows that cover an axis."""
+    count = -(-max(scaled - window, 0) // stride) + 1
+    last = (count - 1) * stride if edge == "pad" else max(scaled - window, 0)
+    window = window if edge == "pad" else min(window, scaled)
+    starts = [*range(0, (count - 1) * stride, stride), last]
+    return [Axis(image, scaled, window, stride, count, last, start) for start in starts]
 
 
-def _output_range(axis: Axis, start: int, align_corners: bool) -> tuple[int, int]:
-    def of_source(source: float) -> float:
-        if align_corners:
-            return source * (axis.image - 1) / max(axis.scaled - 1, 1)
-        return (source + 0.5) * axis.image / axis.scaled - 0.5
+@functools.lru_cache(1 << 12)
+def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
+    """First and past-the-last of the image's rows or columns that depend on a window."""
+    pixels = np.arange(axis.image)
+    place = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
+    at = (axis.scaled - 1 - place if mirrored else place) - axis.start
+    touched = pixels[((at >= 0) & (at < axis.window)).any(0)]
+    return (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
 
-    # A pixel mixes two neighbouring samples; past the first and the last sample there is no other. One pixel
-    # more on either side makes up for rounding: a window that contributes nothing does no harm.
-    end = start + axis.window
-    first = 0 if start <= 0 else math.floor(of_source(start - 1)) - 1
-    past = axis.image if end >= axis.scaled else math.ceil(of_source(end)) + 2
-    if align_corners and axis.scaled == 1:
-        past = axis.image
-    return max(first, 0), min(past, axis.image)
+
+def cut(
+    protocol: Protocol, windows: Sequence[tuple[Window, np.ndarray]], at_once: int, least: tuple[int, int]
+) -> tuple[np.ndarray, Scaling]:
+    """The parts of images that windows are made of, uint8 `[n, H, W, 3]`, and how these become windows.
+
+    Args:
+      protocol: one with a window.
+      windows: each with the uint8 `[h, w, 3]` that it belongs to.
+      at_once: n, which these are filled up to.
+      least: H and W are at least these.
+    """
+    shape = protocol.window or (1, 1)
+    taps = [Taps(np.zeros((2, at_once, n), np.int32), np.zeros((2, at_once, n), np.float32)) for n in shape]
+    ranges = np.zeros((2, len(windows), 2), np.int64)  # axis, window, first and past the last
+    sizes = np.full((at_once, 2), shape, np.int32)
+    for number, (window, _) in enumerate(windows):
+        sizes[number] = window.rows.window, window.columns.window
+        for which, axis in enumerate((window.rows, window.columns)):
+            pixels = axis.start + np.arange(axis.window)
+            place = axis.scaled - 1 - pixels if which == 1 and window.flip else pixels
+            index, weight = taps_of(protocol, which, place, axis.image, axis.scaled)
+            weight = np.where((place >= 0) & (place < axis.scaled), weight, np.float32(0))
+            first, last = index[weight > 0].min(), index[weight > 0].max()
+            ranges[which, number] = first, last + 1
+            taps[which].index[:, number, : axis.window] = np.clip(index, first, last) - first
+            taps[which].weight[:, number, : axis.window] = weight
+    extents = np.maximum(-(-np.diff(ranges)[..., 0].max(1) // BLOCK) * BLOCK, least)
+    blocks = np.zeros((at_once, *extents, 3), np.uint8)
+    for block, (_, image), (top, bottom), (left, right) in zip(blocks, windows, *ranges, strict=False):
+        block[: bottom - top, : right - left] = image[top:bottom, left:right]
+    rows, columns = taps
+    return blocks, Scaling(rows, columns, sizes)

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from danet_jax.errors import InputError
-from danet_jax.inference.scaling import scaled, scaling_of
+from danet_jax.inference.scaling import seen_whole
 from danet_jax.ops.resize import bilinear_weights
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
     Raises:
       InputError: the picture takes more memory than there is.
     """
-    model, protocol, variables = segmenter.model, segmenter.protocol, segmenter.variables
+    model, variables = segmenter.model, segmenter.variables
     head = variables["params"]["head"]
     alpha = head["position_attention"]["alpha"] if model.position_attention else None
     beta = head["channel_attention"]["beta"] if model.channel_attention else None
@@ -77,10 +77,7 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
     if alpha is not None and beta is not None:
         kinds["without_both"] = (0.0, 0.0)
 
-    size = (image.shape[0], image.shape[1])
-    seen_size = protocol.scaled_size(1.0, *size)
-    scaling = scaling_of(protocol, [size], [seen_size], seen_size, padded=False)
-    images = scaled(protocol, jnp.asarray(image)[None], scaling)
+    images = seen_whole(segmenter.protocol, image)
     factors = jnp.asarray(list(kinds.values()), jnp.float32)
     logits, state = _run(model, variables, images, factors)
 
@@ -97,7 +94,7 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
     }
     return Seen(
         grid=(h, w),
-        scaled=seen_size,
+        scaled=(images.shape[1], images.shape[2]),
         logits={name: np.asarray(x, np.float32) for name, x in found.items()},
         queries=np.asarray(sown["queries"][0][0], np.float32) if sown else None,
         keys=np.asarray(sown["keys"][0][0], np.float32) if sown else None,

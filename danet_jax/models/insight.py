@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from danet_jax.errors import InputError
-from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Scaling, scaled, scaling_of
-from danet_jax.models.danet import Logits
+from danet_jax.models.danet import DANet, Logits
 from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
-
-if TYPE_CHECKING:
-    from danet_jax.models.danet import DANet
 
 
 class AttentionMaps(NamedTuple):
@@ -66,46 +61,29 @@ class Insight(NamedTuple):
         return AttentionMaps(*(np.asarray(x).reshape(-1, *self.size) for x in (rows, columns)))
 
 
-class Explainer:
-    """Applies a network to one whole picture at its protocol's base size, unflipped, and keeps what it saw."""
+def insight(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Insight:
+    """What a network saw in one picture, normalised, float32 `[1, H, W, 3]`."""
+    logits, (queries, keys, log_sums) = _seen(model, variables, image)
+    head = variables["params"]["head"]
+    alpha, beta = (
+        float(head[f"{name}_attention"][scale]) if f"{name}_attention" in head else None
+        for name, scale in (("position", "alpha"), ("channel", "beta"))
+    )
+    logits = jax.tree.map(np.asarray, logits)
+    return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
 
-    COMPILED = 4
-    """Sizes of pictures for which it keeps a compiled function."""
 
-    def __init__(self, model: DANet, protocol: Protocol) -> None:
-        self._model, self._protocol = model, protocol
-        self._sizes: set[tuple[int, int]] = set()
-        self._apply: Any = jax.jit(self._seen)
-
-    def __call__(self, variables: Mapping[str, Any], image: np.ndarray) -> Insight:
-        """What the network saw in `image`, uint8 `[H, W, 3]`."""
-        size = image.shape[:2]
-        if size not in self._sizes and len(self._sizes) == self.COMPILED:
-            self._apply.clear_cache()
-            self._sizes.clear()
-        self._sizes.add(size)
-        new_size = self._protocol.scaled_size(1.0, *size)
-        scaling = scaling_of(self._protocol, [size], [new_size], new_size, padded=False)
-        logits, (queries, keys, log_sums) = self._apply(variables, image[None], scaling)
-        head = variables["params"]["head"]
-        alpha, beta = (
-            float(head[f"{name}_attention"][scale]) if f"{name}_attention" in head else None
-            for name, scale in (("position", "alpha"), ("channel", "beta"))
+@partial(jax.jit, static_argnames="model")
+def _seen(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Any:
+    logits, sown = model.apply(variables, image, upsample=False, mutable=["attention"])
+    attention: tuple[jax.Array | None, ...] = (None, None, None)
+    if "attention" in sown:
+        of = partial(jnp.asarray, dtype=jnp.float32)
+        queries, keys = (
+            of(sown["attention"]["head"]["position_attention"][n][-1]) for n in ("queries", "keys")
         )
-        logits = jax.tree.map(np.asarray, logits)
-        return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
-
-    def _seen(self, variables: Mapping[str, Any], images: jax.Array, scaling: Scaling) -> Any:
-        x = scaled(self._protocol, images, scaling)
-        logits, sown = self._model.apply(variables, x, upsample=False, mutable=["attention"])
-        attention: tuple[jax.Array | None, ...] = (None, None, None)
-        if "attention" in sown:
-            of = partial(jnp.asarray, dtype=jnp.float32)
-            queries, keys = (
-                of(sown["attention"]["head"]["position_attention"][n][-1]) for n in ("queries", "keys")
-            )
-            attention = queries[0], keys[0], row_logsumexp(queries, keys)[0]
-        return jax.tree.map(lambda x: x[0], logits), attention
+        attention = queries[0], keys[0], row_logsumexp(queries, keys)[0]
+    return jax.tree.map(lambda x: x[0], logits), attention
 
 
 def _checked(places: Any, size: tuple[int, int]) -> np.ndarray:

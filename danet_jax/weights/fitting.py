@@ -1,0 +1,45 @@
+"""Whether variables that a caller gives are those of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.weights.checkpoint import own_shapes
+
+
+def check_fits(model: nn.Module, variables: Any) -> None:
+    """Raises InputError, naming the first that is missing or of another shape, unless variables are the model's."""
+    if not isinstance(variables, Mapping) or not isinstance(variables.get("params"), Mapping):
+        raise InputError(
+            f"variables must hold what model.init gives, 'params' and 'batch_stats', not {type(variables).__name__}"
+        )
+    if isinstance(model, DANet):
+        there = own_shapes(model)  # without tracing it, which takes seconds
+    else:
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        there = _shapes(jax.eval_shape(model.init, jax.random.key(0), images))
+    here = _shapes(variables)
+    wrong = sorted(path for path in here.keys() | there if here.get(path) != there.get(path))
+    if wrong:
+        found, expected = (
+            "missing" if shape is None else str(list(shape))
+            for shape in (here.get(wrong[0]), there.get(wrong[0]))
+        )
+        raise InputError(
+            f"variables do not fit the model: {wrong[0]} is {found}, in the model {expected} "
+            f"({len(wrong)} of {len(there)} differ)"
+        )
+
+
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    return {path: np.shape(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
