@@ -16,7 +16,7 @@ _PUBLIC = {
     "channel_attention": "ops.channel_attention",
     "normalize": "ops.normalize",
     "Segmenter": "inference.segmenter",
-    "load_segmenter": "inference.segmenter",
+    "load_segmenter": "inference.loading",
     "Protocol": "inference.protocol",
     "load_checkpoint": "weights.checkpoint",
     "Classes": "classes",

@@ -28,13 +28,13 @@ def applied(
     """
     if not isinstance(model, nn.Module) or isinstance(model, ResNet) or not hasattr(model, "num_classes"):
         raise InputError(f"model must be a danet_jax.DANet, not {type(model).__name__}")
-    for name, value, kind, such_as in (
-        ("protocol", protocol, Protocol, "danet_jax.Protocol, such as Protocol.preset('authors')"),
-        ("mesh", mesh, Mesh, "jax.sharding.Mesh"),
+    for name, value, kind, what in (
+        (f"protocol={protocol!r}", protocol, Protocol, "a danet_jax.Protocol, such as Protocol.authors()"),
+        ("mesh", mesh, Mesh, "a jax.sharding.Mesh"),
         ("classes", classes, Classes, "danet_jax.Classes, such as Classes.named([...])"),
     ):
         if value is not None and not isinstance(value, kind):
-            raise InputError(f"{name}={value!r} must be a {such_as}")
+            raise InputError(f"{name} must be {what}, not {type(value).__name__}")
     protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
     if mesh is not None and tuple(mesh.axis_names) == ("data", "space"):
         mesh = mesh.local_mesh

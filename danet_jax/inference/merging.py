@@ -33,8 +33,8 @@ Network = Callable[[Mapping[str, Any], jax.Array, Any], jax.Array]
 """From variables, what the network sees, and its sizes if they are padded, to logits at the output stride."""
 
 Weighted = tuple[jax.Array, jax.Array]
-"""A matrix along one axis, float32 `[B, n, m]`, or what it makes of logits; and the weights, float32 `[B, n]`, with which
-the exponentials of the result count."""
+"""A matrix along one axis, float32 `[B, n, m]`, or what it makes of logits; and float32 `[B, n]`, with which weight the
+exponentials of the result count."""
 
 
 class Axis(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import copy
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
 from danet_jax.inference.applied import applied
-from danet_jax.inference.options import build_protocol
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import seen_whole
 from danet_jax.inference.scores import LABELS, SCORES, Wanted
@@ -25,7 +23,6 @@ from danet_jax.weights.fitting import check_fits
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
-    from danet_jax.weights.checkpoint import Checkpoint
 
 AHEAD = 2
 """Results that the device may be ahead of the host that fetches them."""
@@ -184,44 +181,6 @@ class Segmenter:
         while waiting:
             fetch()
         return whole
-
-
-def load_segmenter(
-    path: str | os.PathLike[str],
-    protocol: Protocol | None = None,
-    **overrides: Any,
-) -> Segmenter:
-    """A segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
-
-    Args:
-      path: a run's directory, of which the best checkpoint is used; a checkpoint's file; or a name in the zoo.
-      protocol: None is the one that the run was evaluated with, for other checkpoints the whole image at once.
-      **overrides: see `load_checkpoint`.
-
-    Raises:
-      InputError: there is no trained network at `path`, or it is a backbone alone.
-    """
-    from danet_jax.models.danet import DANet
-    from danet_jax.weights.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(path, **overrides)
-    if not isinstance(checkpoint.model, DANet):
-        raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
-    protocol = protocol_for(checkpoint, protocol)
-    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
-
-
-def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
-    """`protocol` for the network of a checkpoint, with nothing left open.
-
-    None is the protocol that a run was evaluated with; of other checkpoints, the whole image at once.
-    """
-    if protocol is None and "evaluation" in checkpoint.config:
-        dataset = checkpoint.config["dataset"]
-        one_sided = bool(not dataset.get("flip", True) or dataset.get("flip_pairs"))
-        protocol = build_protocol(dataset["name"], checkpoint.config["evaluation"], one_sided=one_sided)
-    network = checkpoint.network
-    return (protocol or Protocol.whole()).for_network(network.align_corners, checkpoint.mean, checkpoint.std)
 
 
 def _checked(images: Any) -> np.ndarray:

@@ -25,18 +25,9 @@ from danet_jax.weights.convert import listed
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
+from danet_jax.weights.fitting import READ_FROM_TENSORS, own_shapes
 from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
-from danet_jax.weights.names import Recognised, tensors
-
-READ_FROM_TENSORS = (
-    "num_classes",
-    "backbone",
-    "stem",
-    "position_attention",
-    "channel_attention",
-    "auxiliary",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +125,6 @@ def variables_of(model: DANet) -> dict[str, Any]:
         for path, shape in own_shapes(model).items()
     }
     return unflatten_dict(flat)
-
-
-def own_shapes(model: DANet) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's variables by their path, such as `params/head/.../kernel`."""
-    options = {name: getattr(model, name) for name in READ_FROM_TENSORS}
-    return {"/".join(t.path): t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
 
 
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Whether variables that a caller gives are those of a network."""
+"""The shapes of a network's variables, and whether those that a caller gives are such."""
 
 from __future__ import annotations
 
@@ -13,7 +13,23 @@ from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
-from danet_jax.weights.checkpoint import own_shapes
+from danet_jax.weights.names import Recognised, tensors
+
+READ_FROM_TENSORS = (
+    "num_classes",
+    "backbone",
+    "stem",
+    "position_attention",
+    "channel_attention",
+    "auxiliary",
+)
+"""Options of a network that follow from the names and shapes of its variables."""
+
+
+def own_shapes(model: DANet) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's variables by their path, such as `params/head/.../kernel`."""
+    options = {name: getattr(model, name) for name in READ_FROM_TENSORS}
+    return {"/".join(t.path): t.own_shape for t in tensors(Recognised("authors", "encoding", options))}
 
 
 def check_fits(model: nn.Module, variables: Any) -> None:

@@ -99,7 +99,7 @@ def test_a_tile_finds_its_part_of_a_window(merge, rng):
     )
     image = rng.integers(0, 256, (1, 45, 70, 3), dtype=np.uint8)
     large, small = (Segmenter(model, variables, protocol) for _ in range(2))
-    small._applied._tile = (8, 16)
+    small._applied._tile_size = (8, 16)
     np.testing.assert_allclose(small.scores(image), large.scores(image), rtol=2e-5, atol=1e-5)
 
 

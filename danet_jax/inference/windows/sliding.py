@@ -76,7 +76,7 @@ class SlidingWindows:
         self.mesh = mesh = Mesh(mesh.devices.reshape(-1), ("data",))
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         # Small enough for a CPU's cache, large enough for an accelerator's many cores.
-        self._tile = (64, 128) if on_cpu else (256, 512)
+        self._tile_size = (64, 128) if on_cpu else (256, 512)
         at_once = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
         # Both only grow, so that other sizes seldom compile anything anew.
@@ -110,25 +110,11 @@ class SlidingWindows:
         for band, needed in self._bands(rows, 4 * one.size):
             of_band = [jobs[job] for job in needed]
             logits = self._logits_of(variables, of_band, one.shape)
-            missing = self._capacity - len(needed)
-            table = jax.tree.map(
-                lambda *x, missing=missing: np.pad(np.asarray(x, np.int32), (0, missing), constant_values=1),
-                *(window for window, _ in of_band),
-            )
+            table = _table([window for window, _ in of_band], self._capacity)
             for start in range(0, len(band), self._tiles_at_once):
                 part = band[start : start + self._tiles_at_once]
-                tiles = [
-                    self._tile_at(
-                        region,
-                        np.searchsorted(needed, of_tile),
-                        table.view,
-                        truths[region.image] if truths else None,
-                    )
-                    for region, of_tile in part
-                ]
-                nothing = tiles[0]._replace(
-                    length=np.int32(0), truth=np.full_like(tiles[0].truth, IGNORE_LABEL)
-                )
+                tiles = [self._tile(needed, table.view, truths, *tile) for tile in part]
+                nothing = tiles[0]._replace(length=np.int32(0), truth=tiles[0].truth * 0 + IGNORE_LABEL)
                 tiles += [nothing] * (self._tiles_at_once - len(part))
                 arrays = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *tiles), self._divided)
                 result = self._merge(logits, table, arrays, wanted=wanted, same=same)
@@ -146,11 +132,11 @@ class SlidingWindows:
             jobs += [(window, image) for window in windows]
             down = np.array([reach(window.rows, False, align_corners) for window in windows])
             along = np.array([reach(window.columns, window.flip, align_corners) for window in windows])
-            for top in range(0, image.shape[0], self._tile[0]):
-                in_row = (down[:, 0] < top + self._tile[0]) & (down[:, 1] > top)
+            for top in range(0, image.shape[0], self._tile_size[0]):
+                in_row = (down[:, 0] < top + self._tile_size[0]) & (down[:, 1] > top)
                 row = []
-                for left in range(0, image.shape[1], self._tile[1]):
-                    needed = in_row & (along[:, 0] < left + self._tile[1]) & (along[:, 1] > left)
+                for left in range(0, image.shape[1], self._tile_size[1]):
+                    needed = in_row & (along[:, 0] < left + self._tile_size[1]) & (along[:, 1] > left)
                     row.append((Region(number, top, left), first + np.flatnonzero(needed)))
                 rows.append(row)
         return jobs, rows
@@ -233,18 +219,31 @@ class SlidingWindows:
         )
         return place(logits, windows, tiles)
 
-    def _tile_at(
-        self, region: Region, slots: np.ndarray, views: np.ndarray, truth: np.ndarray | None
+    def _tile(
+        self,
+        jobs: Sequence[int],
+        views: np.ndarray,
+        truths: Sequence[np.ndarray],
+        region: Region,
+        of_tile: np.ndarray,
     ) -> Tile:
-        """A tile that depends on windows in `slots`, whose views these are."""
-        slot_of, last = np.zeros(self._capacity, np.int32), np.zeros(self._capacity, bool)
-        slot_of[: len(slots)] = slots
-        last[: len(slots)] = np.diff(views[slots], append=-1) != 0
-        labels = np.full(self._tile, IGNORE_LABEL, np.uint8)
-        if truth is not None:
-            part = truth[region.top :, region.left :][: labels.shape[0], : labels.shape[1]]
-            labels[: part.shape[0], : part.shape[1]] = part
-        return Tile(np.int32(region.top), np.int32(region.left), slot_of, last, np.int32(len(slots)), labels)
+        """The tile of a region that depends on the jobs `of_tile`; of all of `jobs` in a band, these are the views."""
+        slots, last = np.zeros(self._capacity, np.int32), np.zeros(self._capacity, bool)
+        slots[: len(of_tile)] = np.searchsorted(jobs, of_tile)
+        last[: len(of_tile)] = np.diff(views[slots[: len(of_tile)]], append=-1) != 0
+        labels = np.full(self._tile_size, IGNORE_LABEL, np.uint8)
+        if truths:
+            truth = truths[region.image][region.top :, region.left :]
+            truth = truth[: labels.shape[0], : labels.shape[1]]
+            labels[: truth.shape[0], : truth.shape[1]] = truth
+        return Tile(np.int32(region.top), np.int32(region.left), slots, last, np.int32(len(of_tile)), labels)
+
+
+def _table(windows: Sequence[Window], capacity: int) -> Window:
+    """Windows as arrays, filled up."""
+    return jax.tree.map(
+        lambda *x: np.pad(np.asarray(x, np.int32), (0, capacity - len(x)), constant_values=1), *windows
+    )
 
 
 def _scores(how: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax.Array:
