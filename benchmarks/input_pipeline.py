@@ -6,8 +6,8 @@ Both sides read the same files and do the paper's augmentation (flip, scale by 0
 side does it as the authors' code does: it decodes and scales the whole image, then crops. Ours decodes and computes
 only what the crop keeps, bit for bit the same.
 
-First, the time that one core works for an example, in one process, the sides in turn, the median of all: other load on
-the machine hardly changes it. Then whole pipelines: the machine's cores are shared out to worker processes, sides take
+First, the time that one core works for an example, in one process, the sides in turn, the mean of all: other load on
+the machine hardly changes it. Then whole pipelines: the cores are shared out to worker processes, sides take
 turns, the best of two counts; beside it how long the first batch takes, and memory and open files of each worker.
 """
 
@@ -97,7 +97,7 @@ def write_pictures(root: pathlib.Path, kind: Kind, count: int) -> float:
 
 
 def milliseconds(sides: Sequence[Callable[[int], Any]], seconds: float) -> list[float]:
-    """Return the median time of a core that each side takes for an example, the sides in turn."""
+    """Return the mean time of a core that each side takes for an example, the sides in turn."""
     times: list[list[float]] = [[] for _ in sides]
     end, index = time.perf_counter() + seconds, 0
     while time.perf_counter() < end or index < 4:
@@ -106,7 +106,7 @@ def milliseconds(sides: Sequence[Callable[[int], Any]], seconds: float) -> list[
             side(index)
             taken.append(1e3 * (time.process_time() - start))
         index += 1
-    return [statistics.median(taken[1:]) for taken in times]
+    return [statistics.mean(taken[1:]) for taken in times]
 
 
 @dataclasses.dataclass

@@ -169,15 +169,30 @@ def _scaled_part(picture: Image.Image, height: int, view: View, rows: int, colum
     float32.)
     """
     first, last = _rows_needed(height, view, rows)
-    part = picture.crop((0, first, picture.width, last))
+    width, new_width = _beginning(picture.width, view.width, view.left + columns)
     if view.flip:
+        part = picture.crop((picture.width - width, first, picture.width, last))
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    part = part.resize((view.width, part.height), Image.Resampling.BILINEAR)
+    else:
+        part = picture.crop((0, first, width, last))
+    part = part.resize((new_width, part.height), Image.Resampling.BILINEAR)
     part = part.crop((view.left, 0, view.left + columns, part.height))
+    height, new_height = _beginning(height, view.height, view.top + rows)
     canvas = Image.new(picture.mode, (columns, height))
     canvas.paste(part, (0, first))
-    canvas = canvas.resize((columns, view.height), Image.Resampling.BILINEAR)
+    canvas = canvas.resize((columns, new_height), Image.Resampling.BILINEAR)
     return canvas.crop((0, view.top, columns, view.top + rows))
+
+
+def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
+    """A beginning of `length` pixels and of `new_length`, in the same ratio, in which pixels before `end` are the same.
+
+    Pillow computes each pixel of the ratio, which, as a quotient of whole numbers, comes out the same to the last bit.
+    """
+    parts = math.gcd(length, new_length)
+    reached = end * length / new_length + 2 * max(length / new_length, 1.0) + 1.0
+    needed = min(parts, max(1, math.ceil(reached * parts / length)))
+    return needed * (length // parts), needed * (new_length // parts)
 
 
 def decode_example(example: EncodedExample) -> dict[str, Any]:

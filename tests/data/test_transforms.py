@@ -40,6 +40,21 @@ def test_a_view_equals_the_whole_way_bit_for_bit(rng):
         assert (seen[1] == expected[1]).all(), view
 
 
+def test_views_of_sizes_with_common_divisors(rng):
+    """Of which only a beginning is scaled."""
+    for _ in range(60):
+        height, width = (int(n) for n in 8 * rng.integers(4, 30, 2))
+        short = 2 ** int(rng.integers(1, 5)) * int(rng.integers(3, 12))
+        new_height, new_width = short, int(1.0 * width * short / height)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        label = rng.integers(0, 256, (height, width), dtype=np.uint8)
+        size = int(rng.integers(1, 40))
+        top, left = (int(rng.integers(0, max(0, n - size) + 1)) for n in (new_height, new_width))
+        view = View(bool(rng.integers(2)), new_height, new_width, top, left, size)
+        for seen, expected in zip(apply_view(image, label, view), whole(image, label, view), strict=True):
+            np.testing.assert_array_equal(seen, expected, err_msg=str(view))
+
+
 def test_large_reductions_antialias_as_pillow_does(rng):
     image = rng.integers(0, 256, (400, 300, 3), dtype=np.uint8)
     label = rng.integers(0, 9, (400, 300), dtype=np.uint8)

@@ -287,7 +287,9 @@ def _name_below(path: str, source: Source) -> str | None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, NotImplementedError):
-        return f"packed in a way that cannot be read here ({error}); extract it and keep the folders, or"
+        return f"packed in a way that cannot be read here ({error}); extract it, keeping the folders"
+    if isinstance(error, RuntimeError):
+        return "encrypted; extract it with its password, keeping the folders"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
