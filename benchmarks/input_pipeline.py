@@ -46,11 +46,12 @@ class Kind:
     suffix: str
     base: int
     crop: int
+    noise: float
 
 
 KINDS = (
-    Kind("Cityscapes' PNG", 1024, 2048, ".png", 1024, 768),
-    Kind("COCO's JPEG", 480, 640, ".jpg", 520, 480),
+    Kind("Cityscapes' PNG", 1024, 2048, ".png", 1024, 768, 0.0),
+    Kind("COCO's JPEG", 480, 640, ".jpg", 520, 480, 12.0),
 )
 
 
@@ -86,12 +87,14 @@ class WholeScaling(torch.utils.data.Dataset):
 
 
 def write_pictures(root: pathlib.Path, kind: Kind, count: int) -> float:
-    """Write drawn scenes and return their mean size in MB."""
+    """Write drawn scenes, as JPEG with noise that makes them as large as photos, and return their size in MB."""
     for part in ("images", "labels"):
         (root / part / "train").mkdir(parents=True)
     for index in range(count):
-        image, label = draw_scene(kind.height, kind.width, np.random.default_rng(index))
-        Image.fromarray(image).save(root / f"images/train/{index:03d}{kind.suffix}")
+        rng = np.random.default_rng(index)
+        image, label = draw_scene(kind.height, kind.width, rng)
+        image = np.clip(image + rng.normal(0.0, kind.noise, image.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(root / f"images/train/{index:03d}{kind.suffix}", quality=92)
         Image.fromarray(label).save(root / f"labels/train/{index:03d}.png")
     return sum(path.stat().st_size for path in (root / "images/train").iterdir()) / count / 1e6
 

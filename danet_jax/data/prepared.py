@@ -1,7 +1,8 @@
 """Pictures of prepared data, decoded only as far as they are needed: they were checked when they were prepared.
 
-A crop needs the rows of a picture down to its own last one, and a PNG is decoded from its first row on. Pillow's
-decoder takes the compressed rows alone, and stops after as many as it is asked for.
+A crop needs the rows of a picture down to its own last one, and PNG and JPEG are decoded from the first row on.
+Pillow's decoder of PNG takes the compressed rows alone, and stops after as many as it is asked for; that of JPEG stops
+where the file says that the picture ends.
 """
 
 from __future__ import annotations
@@ -36,25 +37,51 @@ class PreparedImage:
 
     def __init__(self, data: bytes, name: str):
         self._data, self._name = data, name
-        header = _png_header(data)
         self._whole: Image.Image | None = None
-        if header is None:
+        self._frame = _jpeg_frame(data)
+        if (header := _png_header(data)) is not None:
+            width, height = header[:2]
+        elif self._frame:
+            height, width = struct.unpack_from(">HH", data, self._frame)
+        else:
             self._whole = _whole(data, name)
             width, height = self._whole.size
-        else:
-            width, height = header[:2]
         self.size = height, width
 
     def first_rows(self, rows: int) -> Image.Image:
-        """Return at least so many rows, RGB, with the pixels of `decode.decode_image`.
+        """Return a picture, RGB, whose first `rows` are those of `decode.decode_image`; what follows is of no use.
 
         Raises:
           InputError: It is damaged.
         """
         if self._whole is not None:
             return self._whole
+        if self._frame:
+            return decode.decode_picture(_cut(self._data, self._frame, rows), self._name)
         picture = _rows_of_png(self._data, self._name, rows, _COLOURS)
         return decode.decode_picture(self._data, self._name) if picture is None else picture
+
+
+def _jpeg_frame(data: bytes) -> int:
+    """Where a JPEG that is coded from top to bottom, in one pass, says its height; 0 of any other file."""
+    if not data.startswith(b"\xff\xd8"):
+        return 0
+    place, frame, channels = 2, 0, 0
+    while place + 10 < len(data) and data[place] == 0xFF:
+        marker, (size,) = data[place + 1], struct.unpack_from(">H", data, place + 2)
+        if marker in (0xC0, 0xC1):
+            frame, channels = place + 5, data[place + 9]
+        elif marker == 0xDA:  # its first pass begins
+            return frame if frame and data[place + 4] == channels and any(data[frame : frame + 2]) else 0
+        place += 2 + size
+    return 0
+
+
+def _cut(data: bytes, frame: int, rows: int) -> bytes:
+    """The JPEG, its height reduced to `rows` and some: colours are blended over the edges of blocks of 32 rows."""
+    (height,) = struct.unpack_from(">H", data, frame)
+    height = min(height, -(-rows // 32) * 32 + 32)
+    return data[:frame] + struct.pack(">H", height) + data[frame + 2 :]
 
 
 def _whole(data: bytes, name: str) -> Image.Image:
