@@ -73,6 +73,29 @@ class Classes:
     def __len__(self) -> int:
         return len(self.names)
 
+    def mirrored(self, pairs: Sequence[str]) -> tuple[int, ...]:
+        """Return the class that a mirror makes of each.
+
+        Args:
+          pairs: Two classes each, `left lane=right lane`, that it makes of each other.
+
+        Raises:
+          InputError: There is no class of a name, or it is in two pairs.
+        """
+        table = list(range(len(self)))
+        for pair in pairs:
+            sides = [name.strip() for name in pair.split("=")]
+            for name in sides:
+                if name not in self.names:
+                    raise InputError(
+                        f"config.dataset.flip_pairs: no class {name!r}; there are: {', '.join(self.names)}"
+                    )
+            left, right = (self.names.index(name) for name in sides)
+            if left == right or table[left] != left or table[right] != right:
+                raise InputError(f"config.dataset.flip_pairs: {pair!r} pairs a class twice")
+            table[left], table[right] = right, left
+        return tuple(table)
+
     def palette(self) -> np.ndarray:
         """Colours of all 256 labels, uint8 `[256, 3]` RGB; what is no class is black."""
         palette = np.zeros((256, 3), np.uint8)

@@ -92,17 +92,7 @@ def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
       InputError: There is no class of a name, or it is in two pairs.
     """
     table = np.arange(256, dtype=np.uint8)
-    for pair in pairs:
-        sides = [name.strip() for name in pair.split("=")]
-        for name in sides:
-            if name not in classes.names:
-                raise InputError(
-                    f"config.dataset.flip_pairs: no class {name!r}; there are: {', '.join(classes.names)}"
-                )
-        left, right = (classes.names.index(name) for name in sides)
-        if left == right or table[left] != left or table[right] != right:
-            raise InputError(f"config.dataset.flip_pairs: {pair!r} pairs a class twice")
-        table[left], table[right] = right, left
+    table[: len(classes)] = classes.mirrored(pairs)
     return table
 
 

@@ -35,7 +35,7 @@ def applied(
     ):
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{name} must be {what}, not {type(value).__name__}")
-    protocol = (protocol or Protocol.whole()).for_network(model.align_corners)
+    protocol = (protocol or Protocol.whole()).for_network(model.align_corners, classes=classes)
     if mesh is not None and tuple(mesh.axis_names) == ("data", "space"):
         mesh = mesh.local_mesh
     else:

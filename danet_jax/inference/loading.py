@@ -42,7 +42,13 @@ def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Pr
     """
     if protocol is None and "evaluation" in checkpoint.config:
         dataset = checkpoint.config["dataset"]
-        one_sided = bool(not dataset.get("flip", True) or dataset.get("flip_pairs"))
-        protocol = build_protocol(dataset["name"], checkpoint.config["evaluation"], one_sided=one_sided)
+        protocol = build_protocol(
+            dataset["name"],
+            checkpoint.config["evaluation"],
+            one_sided=not dataset.get("flip", True),
+            flip_pairs=tuple(dataset.get("flip_pairs", ())),
+        )
     network = checkpoint.network
-    return (protocol or Protocol.whole()).for_network(network.align_corners, checkpoint.mean, checkpoint.std)
+    return (protocol or Protocol.whole()).for_network(
+        network.align_corners, checkpoint.mean, checkpoint.std, checkpoint.classes
+    )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import flipped
 from danet_jax.inference.scores import Wanted
@@ -92,6 +94,9 @@ class Merging:
       protocol: how its scores are merged.
       wanted: see `Wanted`.
       same: whether all scaled images are as large as the image, so that no pixels are mixed.
+
+    Raises:
+      InputError: the flip swaps classes whose numbers are not known.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, wanted: Wanted, *, same: bool) -> None:
@@ -101,6 +106,9 @@ class Merging:
         self.merge = "logits" if ordered else protocol.merge
         self._model, self._ranking, self._same = model, wanted.ranking, same
         self._align_corners = bool(protocol.align_corners)
+        self._mirrored = np.array(protocol.mirrored, np.int32)
+        if protocol.flip and protocol.flip_pairs and not protocol.mirrored:
+            raise InputError(f"flip_pairs={protocol.flip_pairs} need the names of the network's classes")
 
     def logits(
         self, network: Network, variables: Mapping[str, Any], x: jax.Array, sizes: Any, *, flip: bool
@@ -116,8 +124,16 @@ class Merging:
         mirrored = flipped(
             mirrored, None if sizes is None else -(-jnp.asarray(sizes) // self._model.output_stride)
         )
+        if len(self._mirrored):
+            mirrored = mirrored[..., self._mirrored]
         views = [upright, mirrored] if self.merge == "softmax" else [upright + mirrored]
         return [jnp.swapaxes(view, 2, 3) for view in views]
+
+    def of_upright(self, logits: jax.Array, mirrored: jax.Array) -> jax.Array:
+        """Logits `[B, h, K, w]` of classes as they are upright, where images were flipped if bool `[B, 1]`."""
+        if not len(self._mirrored):
+            return logits
+        return jnp.where(mirrored[..., None, None], logits[:, :, self._mirrored], logits)
 
     def ways(self, pixels: jax.Array, axis: Axis, samples: Any, mirrored: Any = None) -> list[Weighted]:
         """From a window's logits along one axis to `pixels` of the image.

@@ -12,17 +12,24 @@ from danet_jax.inference.protocol import Protocol
 _OPTIONS = (
     "protocol",
     "whole_base_size",
-    *(field.name for field in dataclasses.fields(Protocol) if field.name != "name"),
+    *(
+        field.name
+        for field in dataclasses.fields(Protocol)
+        if field.name not in ("name", "flip_pairs", "mirrored")
+    ),
 )
 
 
-def build_protocol(dataset: str, options: Mapping[str, Any], *, one_sided: bool = False) -> Protocol:
+def build_protocol(
+    dataset: str, options: Mapping[str, Any], *, one_sided: bool = False, flip_pairs: tuple[str, ...] = ()
+) -> Protocol:
     """The protocol that `options["protocol"]` names, for a dataset by name, with fields replaced.
 
     Of the other options, which are fields of `Protocol`, None leaves the protocol's own value, and `()` takes a
     window, a stride or a base size away. A `base_size` of one number is the length of the long side, of two the
     size of a box. `whole_base_size` is a recipe's own base size of the protocol "whole", for images that are not
-    taken at their own size. `one_sided` says that classes mean a side, so that no mirrored image may be scored.
+    taken at their own size. `one_sided` says that classes mean a side, so that no mirrored image may be scored,
+    `flip_pairs` which are swapped where one is.
 
     Raises:
       InputError: a value that does not exist or makes no sense; the message gives the config's key.
@@ -39,8 +46,8 @@ def build_protocol(dataset: str, options: Mapping[str, Any], *, one_sided: bool 
     if one_sided:
         if changes.get("flip"):
             raise InputError(
-                "config.evaluation.flip=True mirrors images whose classes mean a side, by config.dataset.flip or "
-                "flip_pairs; leave it out"
+                "config.evaluation.flip=True mirrors images whose classes mean a side, by config.dataset.flip; leave "
+                "it out"
             )
         changes["flip"] = False
     for key in {"window", "stride", "base_size"} & changes.keys():
@@ -50,6 +57,7 @@ def build_protocol(dataset: str, options: Mapping[str, Any], *, one_sided: bool 
     if "window" in changes and changes["window"] is None:
         changes["stride"] = None
     try:
-        return Protocol.preset(name, dataset).replace(**changes)
+        protocol = Protocol.preset(name, dataset).replace(**changes)
+        return protocol.replace(flip_pairs=flip_pairs if protocol.flip else ())
     except InputError as error:
         raise InputError(f"config.evaluation.{error}") from error

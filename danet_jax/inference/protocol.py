@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.ops.normalize import MEAN, STD
 
@@ -58,6 +59,8 @@ class Protocol:
       mean: of the channels R, G and B, in 0 to 1, subtracted before the network. None: as the network was trained,
         which is ImageNet's unless its checkpoint says otherwise.
       std: that they are divided by then; None likewise.
+      flip_pairs: classes that the flip makes of each other, as `left lane=right lane`: their scores are swapped.
+      mirrored: the class that the flip makes of each, by number, which `for_network` finds out; empty: all stay.
       name: stands beside the numbers.
 
     Raises:
@@ -75,6 +78,8 @@ class Protocol:
     image_resize: str = "float"
     mean: Triple | None = None
     std: Triple | None = None
+    flip_pairs: tuple[str, ...] = ()
+    mirrored: tuple[int, ...] = ()
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -83,7 +88,7 @@ class Protocol:
                 raise InputError(
                     f"{key}={getattr(self, key)!r} does not exist; there are: {', '.join(existing)}"
                 )
-        for key in ("scales", "window", "stride", "base_size", "mean", "std"):
+        for key in ("scales", "window", "stride", "base_size", "mean", "std", "flip_pairs", "mirrored"):
             if isinstance(getattr(self, key), list):
                 object.__setattr__(self, key, tuple(getattr(self, key)))
         for key, of_kind in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
@@ -217,10 +222,18 @@ class Protocol:
         factor = min(long_side / max(height, width), short_side / min(height, width))
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
-    def for_network(self, align_corners: bool, mean: Triple = MEAN, std: Triple = STD) -> Protocol:
-        """The protocol with nothing left to the network, whose up-sampling and normalisation these are."""
+    def for_network(
+        self, align_corners: bool, mean: Triple = MEAN, std: Triple = STD, classes: Classes | None = None
+    ) -> Protocol:
+        """The protocol with nothing left to the network, whose up-sampling, normalisation and classes these are.
+
+        Raises:
+          InputError: `flip_pairs` do not fit the classes.
+        """
         of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std}
         open_ones = {key: value for key, value in of_network.items() if getattr(self, key) is None}
+        if classes is not None and self.flip_pairs:
+            open_ones["mirrored"] = classes.mirrored(self.flip_pairs)
         return dataclasses.replace(self, **open_ones)
 
     @property

@@ -95,8 +95,12 @@ class Recipe(Group):
 
     def protocol(self) -> Protocol:
         """How the network is applied to images, but to those of training."""
-        one_sided = not self.dataset.flip or bool(self.dataset.flip_pairs)
-        return build_protocol(self.dataset.name, self.evaluation.model_dump(), one_sided=one_sided)
+        return build_protocol(
+            self.dataset.name,
+            self.evaluation.model_dump(),
+            one_sided=not self.dataset.flip,
+            flip_pairs=self.dataset.flip_pairs,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain nested dictionaries and lists, as `config.json` keeps it."""

@@ -64,8 +64,8 @@ class DatasetOptions(Group):
         Words, Check(_are_pairs, "pairs of classes that a mirror swaps, each LEFT=RIGHT")
     ] = Field(
         (),
-        description="Classes that a mirror makes of each other, as `left lane=right lane`. Then evaluation mirrors "
-        "no images.",
+        description="Classes that a mirror makes of each other, as `left lane=right lane`: swapped in training, and "
+        "in the scores of mirrored images.",
     )
     classes_by_number: bool = Field(
         False,

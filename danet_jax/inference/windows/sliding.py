@@ -258,7 +258,8 @@ def _scores(how: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax
             lambda x: lax.dynamic_slice_in_dim(x, tile.slots[index], 1), (logits, windows)
         )
         window = jax.tree.map(lambda x: x[:, None], window)
-        wide = across(low, how.ways(columns, window.columns, low_width, window.flip > 0))
+        flip = window.flip > 0
+        wide = across(how.of_upright(low, flip), how.ways(columns, window.columns, low_width, flip))
         parts = brought(wide, how.ways(rows, window.rows, low_height))
         if how.merge != "softmax":
             return how.add(sums, parts), view
