@@ -16,6 +16,7 @@ from danet_jax.models.layers import REMAT, BatchNorm, inside, masked
 from danet_jax.ops.checks import check_dtype, check_flag, check_images, check_name, check_whole
 from danet_jax.ops.convolution.phases import regroup
 from danet_jax.ops.platform import platform_of
+from danet_jax.ops.relu import relu
 from danet_jax.ops.sharding import keep_divided, rows_are_divided
 
 BLOCKS = {
@@ -76,7 +77,7 @@ class BasicBlock(nn.Module):
         y = norm(conv(3, 1, self.layer_dilation, name="conv2")(masked(y, places_out)), "bn2")
         if self.project:
             x = norm(conv(1, self.stride, name="downsample_conv")(x), "downsample_bn")
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -102,7 +103,7 @@ class Bottleneck(nn.Module):
         y = norm(conv(4 * self.features, name="conv3")(y), "bn3")
         if self.project:
             x = norm(conv(4 * self.features, 1, self.stride, name="downsample_conv")(x), "downsample_bn")
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class Stem(nn.Module):

@@ -66,6 +66,8 @@ def _forward(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any)
 
 def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
     x, scale, bias, places, mean, variance = saved
+    # Behind the barrier compilers do not see that the forward pass has parts of this, and do not keep those in float32.
+    x, mean, variance = lax.optimization_barrier((x, mean, variance))
     dy = _wide(cotangents[0])
     if relu:
         dy = jnp.where(normalize_by(x, mean, variance, scale, bias) > 0, dy, 0.0)
