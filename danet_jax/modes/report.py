@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from danet_jax.data.pipeline import evaluation_examples
@@ -10,7 +9,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.loading import load_segmenter
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, read_recipe
-from danet_jax.runs.buckets import as_path
+from danet_jax.runs.buckets import as_path, shared_folder
 from danet_jax.runs.directory import is_run, read_config
 from danet_jax.visual.report.contents import Contents, flat, read_contents
 from danet_jax.visual.report.examined import examine
@@ -31,10 +30,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     for folder in folders:
         if not is_run(folder):
             raise InputError(f"{folder}: no run here; give directories of runs, or --workdir")
-    if len(folders) == 1:
-        path = folders[0] / "report.html"
-    else:
-        path = Path(os.path.commonpath([folder.resolve() for folder in folders])) / "report.html"
+    path = (folders[0] if len(folders) == 1 else shared_folder(folders)) / "report.html"
     size = write_report(path, [contents(folder) for folder in folders], flat(defaults().to_dict()))
     print(f"{path} ({size / 1e6:.1f} MB)")
     return 0

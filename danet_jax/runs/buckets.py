@@ -1,4 +1,4 @@
-"""Runs in a bucket: `gs://BUCKET/RUN` and `s3://BUCKET/RUN` beside directories, by etils.epath and fsspec."""
+"""Runs in a bucket: `gs://BUCKET/RUN` beside directories, by etils.epath and fsspec."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import importlib.util
 import logging
 import os
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 
 from danet_jax.errors import InputError, first_line
-
-# Scheme -> the module that reads it, and the extra of this package that brings it.
-_SCHEMES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
@@ -28,21 +26,38 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     if not is_bucket(path):
         return Path(path)
     scheme, _, rest = os.fspath(path).partition("://")
-    if scheme not in _SCHEMES or not rest.strip("/"):
-        existing = ", ".join(f"{name}://BUCKET/RUN" for name in _SCHEMES)
-        raise InputError(f"{os.fspath(path)}: no such place; there are directories, and {existing}")
-    module, extra = _SCHEMES[scheme]
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f"{os.fspath(path)}: needs {module}: pip install 'danet-jax[{extra}]'")
+    if scheme == "s3":  # Orbax writes arrays into a folder called `s3:`
+        raise InputError(
+            f"{os.fspath(path)}: checkpoints are not written to S3; mount the bucket, or use gs://"
+        )
+    if scheme != "gs" or not rest.strip("/"):
+        raise InputError(f"{os.fspath(path)}: no such place; there are directories, and gs://BUCKET/RUN")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise InputError(f"{os.fspath(path)}: needs gcsfs: pip install 'danet-jax[gcs]'")
     from etils import epath
 
-    logging.getLogger(module).setLevel(logging.ERROR)  # it warns that an emulator has no types of buckets
+    # It warns that an emulator has no types of buckets, and traces what is raised all the same.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return typing.cast(Path, epath.Path(path))
 
 
 def absolute(path: Path) -> Path:
     """`path` from the root of its file system or bucket."""
     return path if is_bucket(path) else path.absolute()
+
+
+def shared_folder(folders: Sequence[Path]) -> Path:
+    """The deepest folder that holds all of them.
+
+    Raises:
+      InputError: some are in other buckets, or on disks.
+    """
+    if not any(map(is_bucket, folders)):
+        return Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    places = [os.fspath(folder).removeprefix("gs://") for folder in folders]
+    if not all(map(is_bucket, folders)) or not (shared := os.path.commonpath(places)):
+        raise InputError(f"{', '.join(map(os.fspath, folders))}: give runs of one bucket, or on disks")
+    return as_path(f"gs://{shared}")
 
 
 def refuse_unreachable(path: Path) -> None:

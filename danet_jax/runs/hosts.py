@@ -98,6 +98,7 @@ class _Watch:
 
     names: list[str]
     connections: dict[int, socket.socket]
+    is_leaving: bool = False
 
     @classmethod
     def connected(cls) -> _Watch:
@@ -146,6 +147,7 @@ class _Watch:
 
     def leave(self, reason: str, status: int) -> None:
         """Tells the others that this host ends, because of `reason` or, if that is empty, because it is done."""
+        self.is_leaving = bool(reason)
         self._say(jax.process_index(), reason, status)
 
     def _say(self, host: int, reason: str, status: int) -> None:
@@ -158,11 +160,13 @@ class _Watch:
         if jax.process_index() == 0:
             self._say(host, reason, status)
         time.sleep(_SAYS_ITSELF)
-        line = f"host {host} ({self.names[host]}) {reason}"
-        print(
-            f"run.py: {line}; the same command on all hosts goes on from the last checkpoint", file=sys.stderr
-        )
-        sys.stderr.flush()
+        if not self.is_leaving:  # else it says itself why
+            line = f"host {host} ({self.names[host]}) {reason}"
+            print(
+                f"run.py: {line}; the same command on all hosts goes on from the last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
         os._exit(status)
 
 

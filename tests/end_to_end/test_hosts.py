@@ -170,11 +170,16 @@ def test_one_that_is_frozen_ends_the_other_in_a_line(frozen, by_hand, tmp_path):
         wait_for(first, "step 2/")
         silent, other = (first, second) if frozen == 0 else (second, first)
         children = pathlib.Path(f"/proc/{silent.pid}/task/{silent.pid}/children").read_text().split()
-        for process in (silent.pid, *map(int, children)):
-            os.kill(process, signal.SIGSTOP)
-        since = time.perf_counter()
-        _, error = other.communicate(timeout=100)
-        assert time.perf_counter() - since < 30
+        processes = [silent.pid, *map(int, children)]
+        try:
+            for process in processes:
+                os.kill(process, signal.SIGSTOP)
+            since = time.perf_counter()
+            _, error = other.communicate(timeout=100)
+            assert time.perf_counter() - since < 30
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGKILL)
     assert other.returncode == 1
     assert error == (
         f"run.py: host {frozen} is lost (it gives no sign of life); the same command on all hosts goes on from the "

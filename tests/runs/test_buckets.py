@@ -13,7 +13,7 @@ import time
 import pytest
 
 from danet_jax.errors import InputError
-from danet_jax.runs.buckets import as_path, is_bucket
+from danet_jax.runs.buckets import as_path, is_bucket, shared_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
@@ -32,11 +32,25 @@ def test_places_that_are_none_are_refused_with_those_that_exist(place):
         as_path(place)
 
 
-def test_what_is_not_installed_is_named_with_what_to_install():
+def test_what_is_not_supported_or_not_installed_is_named_with_what_to_do(monkeypatch):
     assert is_bucket("s3://bucket/run")
-    if importlib.util.find_spec("s3fs") is None:
-        with pytest.raises(InputError, match=r"pip install 'danet-jax\[s3\]'"):
-            as_path("s3://bucket/run")
+    with pytest.raises(
+        InputError, match=r"s3://bucket/run: checkpoints are not written to S3; mount the bucket"
+    ):
+        as_path("s3://bucket/run")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install 'danet-jax\[gcs\]'"):
+        as_path("gs://bucket/run")
+
+
+def test_the_folder_that_runs_share(tmp_path):
+    pytest.importorskip("gcsfs")
+    runs = [as_path("gs://bucket/all/a"), as_path("gs://bucket/all/b/c")]
+    assert os.fspath(shared_folder(runs)) == "gs://bucket/all"
+    assert shared_folder([tmp_path / "a", tmp_path / "b"]) == tmp_path
+    for other in (as_path("gs://other/a"), tmp_path):
+        with pytest.raises(InputError, match="give runs of one bucket, or on disks"):
+            shared_folder([*runs, other])
 
 
 @contextlib.contextmanager
@@ -105,5 +119,6 @@ def test_a_run_in_a_bucket_is_trained_gone_on_with_evaluated_and_used(tmp_path):
         assert {json.loads(line)["step"] for line in lines} == {1, 2, 3, 4}
     gone = run("--mode=export", "--format=safetensors")
     assert gone.returncode == 1
-    assert gone.stderr.splitlines()[-1].startswith("run.py: gs://bucket/run: cannot be read: ")
+    assert gone.stderr.startswith("run.py: gs://bucket/run: cannot be read: ")
+    assert gone.stderr.count("\n") == 1
     assert not (tmp_path / "gs:").exists()
