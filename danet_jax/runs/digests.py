@@ -27,7 +27,7 @@ _LATER = ("metrics",)
 _MARK = "commit_success.txt"
 # Orbax notes in it the time at which the checkpoint gets its name.
 _TIMED = "_CHECKPOINT_METADATA"
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18  # stays in a core's cache
 _THREADS = 8
 
 
@@ -99,8 +99,9 @@ def _digest(path: epath.Path) -> list[int]:
         text = json.dumps({**content, "commit_timestamp_nsecs": None})
         return [len(text), digest_of_text(text)]
     size, crc = 0, 0
+    chunk = memoryview(bytearray(_CHUNK))
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            size += len(chunk)
-            crc = zlib.crc32(chunk, crc)
+        while length := file.readinto(chunk):
+            size += length
+            crc = zlib.crc32(chunk[:length], crc)
     return [size, crc]

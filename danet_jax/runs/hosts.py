@@ -160,7 +160,9 @@ class _Watch:
         if jax.process_index() == 0:
             self._say(host, reason, status)
         time.sleep(_SAYS_ITSELF)
-        if not self.is_leaving:  # else it says itself why
+        if self.is_leaving:  # it says itself why
+            time.sleep(2 * _SAYS_ITSELF)
+        else:
             line = f"host {host} ({self.names[host]}) {reason}"
             print(
                 f"run.py: {line}; the same command on all hosts goes on from the last checkpoint",
