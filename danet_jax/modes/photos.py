@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from danet_jax.data.files import walk
 from danet_jax.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -13,8 +14,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 def pictures_of(arguments: list[str]) -> Iterator[Path]:
     """The files among `arguments`, and those in its folders that look like pictures; a folder without any as itself.
 
+    Linked folders are followed, hidden ones passed over.
+
     Raises:
-      InputError: an argument is empty, which would stand for the current folder.
+      InputError: an argument is empty, which would stand for the current folder; or see `walk`.
     """
     for argument in arguments:
         if not argument.strip():
@@ -23,7 +26,7 @@ def pictures_of(arguments: list[str]) -> Iterator[Path]:
             )
         path = Path(argument)
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if _is_picture(p)) or [path]
+            yield from [found for found in walk(path) if found.suffix.lower() in SUFFIXES] or [path]
         else:
             yield path
 
@@ -35,13 +38,12 @@ def read_picture(path: Path) -> bytes:
       InputError: it cannot be read, or is a folder.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: neither a file nor a folder (a pipe, a socket or a device)")
         return path.read_bytes()
     except IsADirectoryError:
         raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _is_picture(path: Path) -> bool:
-    # macOS leaves ._NAME.jpg beside NAME.jpg on foreign disks.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error

@@ -49,9 +49,14 @@ def predict_video(
     )
     start, count = time.perf_counter(), done
     frames = segmenter.stream(video.frames(done))
-    for frame in watched(frames, video.length - done if video.length > done else None, unit="frames"):
-        save_labels(frame, classes, labels / f"{count:06d}.png")
-        count += 1
+    try:
+        for frame in watched(frames, video.length - done if video.length > done else None, unit="frames"):
+            save_labels(frame, classes, labels / f"{count:06d}.png")
+            count += 1
+    except InputError:  # a frame is wrong, and will not be the same when it is mended
+        if not kept:
+            _remove(labels)
+        raise
     seconds = time.perf_counter() - start
     if not count:
         raise InputError(f"{path}: there are no frames in it that can be read")

@@ -34,6 +34,27 @@ def test_numbered_pictures_are_a_video(rng, tmp_path):
         Image.fromarray(frame).save(tmp_path / f"f_{index:04d}.png")
     assert is_video(tmp_path / "f_%04d.png")
     np.testing.assert_array_equal(list(Video(tmp_path / "f_%04d.png").frames()), frames)
+    (tmp_path / "f_0000.png").unlink()  # they may begin anywhere
+    video = Video(tmp_path / "f_%04d.png")
+    assert video.length == 4
+    np.testing.assert_array_equal(list(video.frames(1)), frames[2:])
+    Image.fromarray(frames[0][:20]).save(tmp_path / "f_0003.png")
+    with pytest.raises(InputError, match=r"f_0003\.png: is 64x20 and .*f_0001\.png is 64x48; frames must"):
+        list(video.frames())
+    (tmp_path / "f_0003.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"f_0003\.png: not a picture"):
+        list(video.frames())
+    (tmp_path / "f_0003.png").unlink()
+    with pytest.raises(InputError, match=r"f_%04d\.png: number 3 is missing, between 2 and 4"):
+        Video(tmp_path / "f_%04d.png")
+    with pytest.raises(InputError, match="there are no such pictures"):
+        Video(tmp_path / "g_%04d.png")
+
+
+def test_a_picture_with_a_per_cent_sign_is_a_picture(tmp_path):
+    (tmp_path / "100%d.png").write_bytes(b"x")
+    assert not is_video(tmp_path / "100%d.png")
+    assert not is_video(tmp_path / "100% sure.png")
 
 
 def test_what_is_no_video(tmp_path):

@@ -1,5 +1,7 @@
 """Which pictures a user names, and what their results are called."""
 
+import os
+import pathlib
 import struct
 import warnings
 import zlib
@@ -9,7 +11,7 @@ import pytest
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.modes.names import apart, named_apart
-from danet_jax.modes.photos import pictures_of
+from danet_jax.modes.photos import pictures_of, read_picture
 
 
 def test_an_empty_argument_is_not_the_current_folder(tmp_path, monkeypatch):
@@ -40,3 +42,25 @@ def test_a_header_of_many_pixels_gives_one_error_and_no_warning():
         warnings.simplefilter("error")
         with pytest.raises(InputError, match=r"large\.png: damaged or cut short"):
             decode_image(b"\x89PNG\r\n\x1a\n" + b"".join(parts), "large.png")
+
+
+def test_folders_are_gone_through_with_links_and_without_what_is_hidden(tmp_path):
+    for name in ("in/b.png", "in/.ipynb_checkpoints/b-checkpoint.png", "elsewhere/a.JPG", "in/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in pictures_of([str(tmp_path / "in")])]
+    assert found == ["b.png", "link/a.JPG"]
+    (tmp_path / "in/again").symlink_to(tmp_path / "in")
+    with pytest.raises(InputError, match="again: a link to a folder that it is in"):
+        list(pictures_of([str(tmp_path / "in")]))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, message in (
+        (tmp_path / "pipe.png", "neither a file nor"),
+        (pathlib.Path("a\0b"), r"a\\x00b: cannot"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_picture(path)
