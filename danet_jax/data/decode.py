@@ -27,6 +27,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _BMP = b"BM"
 _SMALLEST_RANGE = 2**14
 """Sixteen-bit pictures that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow knows others, some of which start programs (EPS) or hold pictures of several sizes (ICO)."""
+
 _UNREADABLE = (OSError, SyntaxError, ValueError)
 
 _BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
@@ -255,7 +258,8 @@ def opened(data: bytes, name: str) -> Image.Image:
     with _naming(data, name), warnings.catch_warnings():
         # A large picture is no attack here, and what is too large is said below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(data))
+        Image.init()  # formats that are named must be known; done once
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 @contextlib.contextmanager

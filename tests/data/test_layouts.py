@@ -71,6 +71,9 @@ def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
         names -= set(lists["voc_train"])
     (voc / f"ImageSets/Segmentation/{listed}.txt").write_text("\n".join(sorted(names)))
     assert contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
+    pairs = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in names]
+    (voc / f"ImageSets/Segmentation/{listed}.txt").write_text("\n".join(pairs))
+    assert contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
     (voc / f"ImageSets/Segmentation/{listed}.txt").write_text("\n".join([*names, lists["voc_val"][0]]))
     with pytest.raises(InputError, match=rf"{listed}\.txt: lists 1 images of val\.txt.*10,582"):
         prepare("pascal_voc_aug", root, tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from danet_jax.data.dataset import open_dataset
+from danet_jax.data.decode import decode_label
 from danet_jax.errors import InputError
 
 NAMES = "id,name\n0,a\n1,b\n2,c\n"
@@ -103,6 +104,17 @@ REFUSED = {
         lambda own: own.write("classes.csv", "id,name,color\n0,a,#ff0000\n1,b,red\n"),
         r"line 3: the colour 'red' is neither #RRGGBB nor three numbers",
     ),
+    "EPS": (
+        lambda own: own.write("images/train/0.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        r"0\.png: not a picture that can be read",
+    ),
+    "two classes of a colour": (
+        lambda own: (
+            own.write("classes.csv", "id,name,red,green,blue\n0,a,1,1,1\n1,b,1,1,1\n2,c,2,2,2\n"),
+            own.save(own.picture(3), "labels/train/0.png"),
+        ),
+        r"0\.png: a RGB colour picture; .*'b' and 'a' have the same colour \(1, 1, 1\)",
+    ),
     "no list": (lambda own: (own.listed("train/0"), own.write("val.txt", b"\x81")), r"val\.txt: cannot be read as a"),
 }  # fmt: skip
 
@@ -160,6 +172,9 @@ def test_lists_of_other_programs(own):
         "train/0\ntrain/2\n".encode("utf-16"), f"{own.root}/images/train/1.png\n../own/images/val/0.png\n"
     )
     dataset = own.open()
+    own.listed("/images/train/0.png /labels/train/0.png\n/images/train/2.png /labels/train/1.png\n")
+    label = decode_label(own.open().source("train")[1]["label"], "")
+    np.testing.assert_array_equal(label, np.asarray(Image.open(own.root / "labels/train/1.png")))
     assert [e["name"] for e in dataset.source("train")] == ["train/0", "train/2"]
     assert [e["name"] for e in dataset.source("val")] == ["train/1", "val/0"]
 

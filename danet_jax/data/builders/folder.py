@@ -98,12 +98,13 @@ class Folder(base.PairsBuilder):
         }
         listed = _classes(self._root, tuple(class_names), self._options)
         self._table = _table(listed.classes, self._options)
+        unusable = ""
         try:
             colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
         except InputError as error:
             if self._options["labels"] == label_files.COLOURS:
                 raise InputError(f"{own_layouts.class_file(self._root)}: {error}") from None
-            colours = {}  # then they say nothing
+            colours, unusable = {}, str(error)  # then they say nothing
         if self._options["labels"] == label_files.COLOURS and not colours:
             raise InputError(
                 "dataset.options.labels=colours: the classes have no colours; give them in classes.csv "
@@ -131,6 +132,7 @@ class Folder(base.PairsBuilder):
             read_by=self._options["labels"],
             ignore_others=self._options["others"] == "ignore",
             palettes=self.palettes,
+            without_colours=unusable,
         )
 
     def pairs(self) -> dict[str, list[PairReader]]:

@@ -91,6 +91,7 @@ class LabelFiles:
       always_by_colour: Of grey of fewer than 8 bits: the publisher's files have 8, so that a program made it so.
       ignore_others: Whether colours that no class has are ignored instead of refused.
       palettes: Those of the files that were read before; these are added.
+      without_colours: Why there are no `colours`, if the data set gives some that cannot be used.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class LabelFiles:
         always_by_colour: bool = False,
         ignore_others: bool = False,
         palettes: Palettes | None = None,
+        without_colours: str = "",
     ):
         self._valid = np.zeros(256, bool)
         self._valid[list(valid)] = True
@@ -110,6 +112,7 @@ class LabelFiles:
         self._always_by_colour = always_by_colour
         self._ignore_others = ignore_others
         self._palettes = palettes or Palettes()
+        self._without_colours = without_colours
 
     def read(self, data: bytes, name: str) -> LabelFile:
         """Read one label file.
@@ -191,6 +194,7 @@ class LabelFiles:
             raise InputError(
                 f"{name}: {kind}labels must be 8-bit single-channel or palette PNG of class ids, or RGB in the "
                 "colours that classes.csv gives the classes (id,name,red,green,blue)"
+                + (f"; {self._without_colours}" if self._without_colours else "")
             )
         pixels = _opaque(picture, name)
         wide = pixels.astype(np.uint32)

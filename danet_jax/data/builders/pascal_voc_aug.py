@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -144,7 +145,8 @@ def _converted_list(voc: Files, held_out: Sequence[str]) -> set[str]:
         raise InputError(
             f"{voc.where(_CONVERTED)}: there, but none of {', '.join(paths)}, which lists its training images; get one"
         )
-    names = set(voc.lines(found))
+    # Some hold "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
+    names = {pathlib.PurePosixPath(line.split()[0]).stem for line in voc.lines(found)}
     if shared := sorted(names & set(held_out)):
         raise InputError(
             f"{voc.where(found)}: lists {len(shared)} images of val.txt, {shared[0]} first; get the list of 10,582"

@@ -58,7 +58,12 @@ class KeepingWriter(tfds.core.ExampleWriter):
         """Set the folder, and learn from what an earlier attempt left there."""
         self.folder = folder
         for description in folder.glob("*" + DESCRIPTION):
-            self._palettes.take_up(json.loads(description.read_text(encoding="utf-8"))["palettes"])
+            try:
+                palettes = json.loads(description.read_text(encoding="utf-8"))["palettes"]
+            except (ValueError, KeyError):  # damaged, or of another version
+                description.unlink()
+                continue
+            self._palettes.take_up(palettes)
 
     def has(self, shard: str) -> bool:
         """Whether an earlier attempt finished the shard of this file name."""

@@ -44,7 +44,7 @@ def picture_and_label(
     name = _name_of(line, root, images, by_name)
     if name not in by_name:
         for separator in re.finditer(r"[\s,;]+", line):
-            first, label = line[: separator.start()], root / line[separator.end() :]
+            first, label = line[: separator.start()], root / line[separator.end() :].lstrip("/")
             if (other := _name_of(first, root, images, by_name)) in by_name and label.is_file():
                 return other, label
     return name, None
@@ -55,7 +55,7 @@ def _name_of(word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mappi
     if word.startswith(("/", "..")):
         with contextlib.suppress(ValueError, OSError):  # elsewhere
             word = (root / word).resolve().relative_to(images.resolve()).as_posix()
-    word = word.removeprefix(f"{images.relative_to(root).as_posix()}/")
+    word = word.lstrip("/").removeprefix(f"{images.relative_to(root).as_posix()}/")
     if word in by_name:
         return word
     suffix = pathlib.PurePosixPath(word).suffix
