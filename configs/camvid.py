@@ -1,4 +1,6 @@
-"""CamVid in 480x360, half of its cameras' resolution, 11 classes: half an hour on two CPU cores, ResNet-34 an hour.
+"""CamVid in 480x360, half of its cameras' resolution, 11 classes, on two CPU cores.
+
+ResNet-18: half an hour, 58 % mIoU. ResNet-34: three quarters of an hour, 65 %.
 
     python run.py --config=configs/camvid.py --config.dataset.root=PATH/camvid --config.init.from=torchvision/resnet18
     python run.py --config=configs/camvid.py:resnet34 --config.init.from=resnet34.safetensors
@@ -44,4 +46,5 @@ def get_config(backbone: str = "resnet18"):
         config.training.ohem_kept = 240 * 240 // 4
         config.training.evaluate_every = 2000
         config.evaluation.whole_base_size = (4096, 360)
+        config.evaluation.flip = True  # 62.3 without, 65.1 with
     return config
