@@ -45,6 +45,10 @@ def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
     dataset = quiet_dataset(recipe, *needed)
     for line in dataset.warnings():
         print(f"warning: {dataset.name}, {line}", file=sys.stderr)
+    options = recipe.dataset
+    if "train_split" in needed and options.validation_split == options.train_split:
+        split = options.validation_split
+        print(f"warning: config.dataset.validation_split={split!r} is trained on, too", file=sys.stderr)
     return dataset
 
 

@@ -234,3 +234,10 @@ def test_hosts_whose_data_differ_in_a_pixel_are_refused(rng, tmp_path, monkeypat
     message = r"different data sets \(dataset\.root\): folder-train.* on host 0 and .* on host 1; start all"
     with pytest.raises(InputError, match=message):
         prepare.refuse_differing_data(datasets[0])
+
+
+def test_validation_on_what_is_trained_on_is_said(rng, tmp_path, capsys):
+    config = recipe_of("folder", folder(rng, tmp_path / "in"), tmp_path).as_dict()
+    config["dataset"]["validation_split"] = "train"
+    prepare.recipe_dataset(read_recipe(config), "train_split", "validation_split")
+    assert "validation_split='train' is trained on, too" in capsys.readouterr().err
