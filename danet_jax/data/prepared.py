@@ -69,6 +69,8 @@ def _jpeg_frame(data: bytes) -> int:
     place, frame, channels = 2, 0, 0
     while place + 10 < len(data) and data[place] == 0xFF:
         marker, (size,) = data[place + 1], struct.unpack_from(">H", data, place + 2)
+        if marker == 0xFF:  # filled up in between, which is allowed, and rare
+            return 0
         if marker in (0xC0, 0xC1):
             frame, channels = place + 5, data[place + 9]
         elif marker == 0xDA:  # its first pass begins
