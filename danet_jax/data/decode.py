@@ -82,7 +82,7 @@ def decode_picture(data: bytes, name: str, *, upright: bool = False, bits: int =
     if upright:
         turn = TO_UPRIGHT.get(orientation(data))
         picture = picture if turn is None else picture.transpose(turn)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def orientation(data: bytes) -> int:
