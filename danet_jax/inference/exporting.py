@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import export
 
 from danet_jax.errors import InputError
-from danet_jax.inference.merging import Merging, Network
-from danet_jax.inference.plain import network_of, scores_of_rows
+from danet_jax.inference.merging import Merging, Network, network_of
+from danet_jax.inference.plain import scores_of_rows
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Size, scaled, scaling_of
 from danet_jax.inference.scores import SCORES

@@ -74,6 +74,16 @@ class Axis(NamedTuple):
         return jnp.maximum(jnp.maximum(past - first, 0) + final.astype(jnp.int32), 1)
 
 
+def network_of(model: DANet) -> Network:
+    """A network's fusion."""
+
+    def network(variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
+        logits: Any = model.apply(variables, x, sizes=sizes, upsample=False)
+        return logits.fusion
+
+    return network
+
+
 class Sums(NamedTuple):
     """Scores so far; W is innermost, so that no product needs a transposition.
 

@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Axis, Merging, Network, across, brought
+from danet_jax.inference.merging import Axis, Merging, across, brought, network_of
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled, scaling_of
 from danet_jax.inference.scores import Region, Wanted
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 
 BAND_PIXELS = {"cpu": 1 << 14, "other": 1 << 17}
 """Of the bands in which scores are made and forgotten: few enough for a CPU's cache, many for others' cores."""
-
-
-def network_of(model: DANet) -> Network:
-    """A network's fusion."""
-
-    def network(variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
-        logits: Any = model.apply(variables, x, sizes=sizes, upsample=False)
-        return logits.fusion
-
-    return network
 
 
 def scores_of_rows(

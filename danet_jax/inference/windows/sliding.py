@@ -18,8 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Merging, Sums, across, brought
-from danet_jax.inference.plain import network_of
+from danet_jax.inference.merging import Merging, Sums, across, brought, network_of
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled
 from danet_jax.inference.scores import SCORES, Region, Wanted
