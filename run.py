@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, first_line
 from danet_jax.modes import FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
 
@@ -36,18 +36,25 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"run.py: {error}".replace("config.init.source", "config.init.from"), file=sys.stderr)
     except OSError as error:  # a disk that is full, a folder that must not be written to
-        print(f"run.py: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"run.py: {error.filename or values.workdir or 'a file'}: {error.strerror or error}",
+            file=sys.stderr,
+        )
+    except Exception as error:
+        if not type(error).__module__.startswith("gcsfs"):
+            raise
+        print(f"run.py: {values.workdir}: {first_line(error)}; the same command goes on", file=sys.stderr)
     return 1
 
 
 def run(values: flags.FlagValues, argv: list[str]) -> int:
     """Reads the command line and runs the mode. Raises InputError for what makes no sense."""
     from danet_jax.command import compilation_cache, hosts, places
+    from danet_jax.runs import stopping
 
     arguments, config, changes = parse(values, argv)
-    logging.set_verbosity(
-        logging.FATAL
-    )  # Orbax warns of what is in order, and traces what is raised all the same
+    # Orbax warns of what is in order, and traces what is raised all the same.
+    logging.set_verbosity(logging.FATAL)
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
     if mode not in MODES:
         raise InputError(f"--mode={mode} does not exist; there are: {', '.join(MODES)}")
@@ -67,7 +74,12 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
     if mode in TRAINED:
         options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}
     with hosts.joined(recipe, {name: values[name].value for name in HOST_FLAGS}, argv):
-        return importlib.import_module(f"danet_jax.modes.{mode}").run(recipe, workdir, arguments, **options)
+        with stopping.StopSignals() as signals:
+            signals.standing = f"in --mode={mode}; the same command starts it again"
+            module = importlib.import_module(f"danet_jax.modes.{mode}")
+            return module.run(recipe, workdir, arguments, **options)
+        print(signals, flush=True)
+        return signals.status
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, dict[str, Any]]:

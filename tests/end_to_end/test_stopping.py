@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from danet_jax.data.builders import base
+
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = (
     f"--config={ROOT / 'configs/quickstart.py'}",
@@ -85,3 +87,25 @@ def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(tmp_path, rng
     assert process.returncode == 130, error
     assert error == ""
     assert output.strip().splitlines()[-1].startswith("stopped by SIGINT at step ")
+
+
+def test_a_preparation_that_is_told_to_stop_says_so_and_is_gone_on_with(main, tmp_path, monkeypatch, capsys):
+    flags = (f"--config={ROOT / 'configs/quickstart.py'}", "--mode=prepare", "--config.dataset.data_dir=data")
+    flags += ("--config.dataset.options.train=12", "--config.dataset.options.val=2")
+    checked = base._checked
+    told = []
+
+    def stopping(*arguments):
+        told.append(None)
+        if len(told) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return checked(*arguments)
+
+    monkeypatch.setattr(base, "_checked", stopping)
+    assert main(*flags) == 143
+    told_so = capsys.readouterr()
+    assert told_so.out == "stopped by SIGTERM in --mode=prepare; the same command starts it again\n"
+    assert told_so.err == ""
+    assert not list(tmp_path.rglob("dataset_info.json"))  # nothing that is taken for whole
+    assert main(*flags) == 0
+    assert "12 train, 2 val" in capsys.readouterr().out
