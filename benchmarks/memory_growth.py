@@ -40,6 +40,8 @@ def of_training(steps: int) -> list[float]:
         try:
             assert process.stdout is not None
             samples = [resident(process.pid) for line in process.stdout if line.startswith("step")]
+            if process.wait():
+                sys.exit(f"the training ended with {process.returncode}")
         finally:
             process.kill()
             process.communicate()
@@ -64,6 +66,15 @@ def of_segmenter(images: int) -> list[float]:
     return samples
 
 
+def is_flat(what: str, samples: list[float]) -> bool:
+    """Prints a line, and tells whether memory stayed flat."""
+    fifth, tenth = len(samples) // 5, max(1, len(samples) // 10)
+    early, late = statistics.median(samples[fifth : fifth + tenth]), statistics.median(samples[-tenth:])
+    growth = late / early - 1
+    print(f"{what}: {early:.0f} MiB, in the end {late:.0f} MiB ({100 * growth:+.1f} %)", flush=True)
+    return growth < MOST
+
+
 def main() -> None:
     """Prints a line for each."""
     parser = argparse.ArgumentParser(
@@ -76,21 +87,9 @@ def main() -> None:
     if arguments.segment:
         print(json.dumps(of_segmenter(arguments.segment)))
         return
-    flat = True
-    for what, samples in (
-        (
-            f"segmenter, {arguments.images} images",
-            in_own_process(__file__, "--segment", str(arguments.images)),
-        ),
-        (f"training, {arguments.steps} steps", of_training(arguments.steps)),
-    ):
-        fifth, tenth = len(samples) // 5, max(1, len(samples) // 10)
-        early, late = statistics.median(samples[fifth : fifth + tenth]), statistics.median(samples[-tenth:])
-        flat &= late / early - 1 < MOST
-        print(
-            f"{what}: {early:.0f} MiB, in the end {late:.0f} MiB ({100 * (late / early - 1):+.1f} %)",
-            flush=True,
-        )
+    segmented = in_own_process(__file__, "--segment", str(arguments.images))
+    flat = is_flat(f"segmenter, {arguments.images} images", segmented)
+    flat &= is_flat(f"training, {arguments.steps} steps", of_training(arguments.steps))
     sys.exit(not flat)
 
 
