@@ -1,0 +1,203 @@
+"""DANet ResNet-50 beside mmsegmentation's, as people install it, on the same cores, in turns.
+
+    python -m benchmarks.peers [--into .peers] [--size 256] [--batch 2] [--repeats 5]
+
+The library gets an environment of its own inside the folder (the first time, 1 GB to download), and each side a
+process of its own that stays and is told when to run, so that both meet the same machine. `forward` is
+from 8-bit images to label maps and `step` one of SGD from 8-bit images and labels, each by the library's own
+functions; float32, stem of three 3x3 convolutions, auxiliary head, output stride 8, random weights.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REQUIREMENTS = {
+    "mmsegmentation": [
+        "onedl-mmsegmentation==1.4.2",
+        "onedl-mmcv==2.3.6",
+        "onedl-mmengine==0.10.12",
+        "torch==2.13.0",
+        "torchvision==0.28.0",
+    ],
+}
+CLASSES = 19
+WORK = ("forward", "step")
+LEARNING_RATE = 1e-6  # a random network stays what it is
+
+
+def environment(folder, name):
+    """The Python of the library's environment, which is made if it is not there."""
+    place = folder / name
+    python = place / "bin" / "python"
+    if not (place / "installed").exists():
+        print(f"installing {', '.join(REQUIREMENTS[name])} into {place}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *REQUIREMENTS[name]], check=True)
+        (place / "installed").touch()
+    return python
+
+
+def data(options):
+    """Images uint8 `[B, S, S, 3]` and labels uint8 `[B, S, S]`, the same for everyone."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shape = (options.batch, options.size, options.size)
+    return rng.integers(0, 256, (*shape, 3), np.uint8), rng.integers(0, CLASSES, shape).astype(np.uint8)
+
+
+def danet_jax(options):
+    """Ours: versions, and what `forward` and `step` do."""
+    import jax
+
+    from danet_jax import DANet, Segmenter
+    from danet_jax.training.mesh import make_mesh
+    from danet_jax.training.optimizer import poly_schedule, sgd
+    from danet_jax.training.state import create_state, make_train_step
+
+    images, labels = data(options)
+    model = DANet(CLASSES, stem="v1c", auxiliary=True, align_corners=False)
+    optimizer = sgd(poly_schedule(LEARNING_RATE, 1000))
+    holder = [create_state(model, optimizer, 0, make_mesh(devices=jax.devices()[:1]))]
+    segmenter = Segmenter(model, holder[0].variables)
+    train_step = make_train_step(model, optimizer)
+
+    def step():
+        holder[0], metrics = train_step(holder[0], {"image": images, "label": labels})
+        metrics["loss"].block_until_ready()
+
+    return f"jax {jax.__version__}", {"forward": lambda: segmenter(images), "step": step}
+
+
+def mmsegmentation(options):
+    """Its configuration `danet_r50-d8` through `test_step` and `train_step`."""
+    import mmseg
+    import torch
+    from mmengine import Config
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.optim import OptimWrapper
+    from mmengine.structures import PixelData
+    from mmseg.registry import MODELS
+    from mmseg.structures import SegDataSample
+    from mmseg.utils import register_all_modules
+
+    register_all_modules()
+    configs = Path(mmseg.__file__).parent / ".mim" / "configs" / "_base_" / "models"
+    config = Config.fromfile(configs / "danet_r50-d8.py").model
+    config.pretrained = None
+    config.data_preprocessor.size = (options.size, options.size)
+    model = revert_sync_batchnorm(MODELS.build(config))
+    optimizer = OptimWrapper(
+        torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
+    )
+    images, labels = data(options)
+    inputs = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in images]
+    size = (options.size, options.size)
+    meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(label.astype("int64"))[None]), metainfo=meta)
+        for label in labels
+    ]
+
+    def batch():
+        return {"inputs": list(inputs), "data_samples": list(samples)}
+
+    def forward():
+        model.eval()
+        with torch.no_grad():
+            return [sample.pred_sem_seg.data.numpy() for sample in model.test_step(batch())]
+
+    def step():
+        model.train()
+        model.train_step(batch(), optimizer)
+
+    return f"mmsegmentation {mmseg.__version__}, torch {torch.__version__}", {
+        "forward": forward,
+        "step": step,
+    }
+
+
+SIDES = {"danet_jax": danet_jax, "mmsegmentation": mmsegmentation}
+
+
+class Worker:
+    """A process that holds one side's network and runs it when told."""
+
+    def __init__(self, python, name, options):
+        command = [python, __file__, "--worker", name, "--size", str(options.size)]
+        self._process = subprocess.Popen(
+            [*command, "--batch", str(options.batch)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        self.versions = self._answer()
+
+    def seconds(self, work):
+        print(work, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a worker ended with status {self._process.wait()}; its words are above")
+        return json.loads(line)
+
+
+def serve(options):
+    """What a worker does: answers each line of its input with how long that took."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print
+    versions, runs = SIDES[options.worker](options)
+    print(json.dumps(versions), file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        runs[line.strip()]()
+        print(json.dumps(time.perf_counter() - start), file=answers, flush=True)
+
+
+def main():
+    """Starts all sides, has them run in turns, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--into", type=Path, default=Path(".peers"))
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--worker", choices=list(SIDES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        serve(options)
+        return
+    pythons = {name: environment(options.into, name) for name in REQUIREMENTS}
+    pythons = {"danet_jax": sys.executable, **pythons}
+    workers = {name: Worker(python, name, options) for name, python in pythons.items()}
+    times = {name: {work: [] for work in WORK} for name in workers}
+    for work in WORK:
+        for repeat in range(options.repeats + 1):
+            for name, worker in workers.items():
+                seconds = worker.seconds(work)
+                if repeat > 0:  # the first compiles
+                    times[name][work].append(seconds)
+    print(f"ResNet-50 DANet, {options.size}x{options.size}, batch {options.batch}, float32: best seconds")
+    print(f"{'':56}" + "".join(f"{work:>9}{'/ ours':>8}" for work in WORK))
+    for name, worker in workers.items():
+        best = {work: min(times[name][work]) for work in WORK}
+        ratios = {work: best[work] / min(times["danet_jax"][work]) for work in WORK}
+        row = "".join(f"{best[work]:9.2f}{ratios[work]:8.2f}" for work in WORK)
+        print(f"{name + ' (' + worker.versions + ')':56}{row}")
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()
