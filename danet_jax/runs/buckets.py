@@ -11,6 +11,9 @@ from pathlib import Path
 
 from danet_jax.errors import InputError, first_line
 
+LONGEST_SILENCE = 30.0
+"""Seconds without an answer after which a request to a bucket is made anew; gcsfs does so six times."""
+
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is one in a bucket, `SCHEME://...`."""
@@ -34,8 +37,12 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{os.fspath(path)}: no such place; there are directories, and gs://BUCKET/RUN")
     if importlib.util.find_spec("gcsfs") is None:
         raise InputError(f"{os.fspath(path)}: needs gcsfs: pip install 'danet-jax[gcs]'")
+    import aiohttp
+    import fsspec
     from etils import epath
 
+    silence = aiohttp.ClientTimeout(sock_connect=LONGEST_SILENCE, sock_read=LONGEST_SILENCE)
+    fsspec.config.conf.setdefault("gcs", {})["requests_timeout"] = silence
     # It warns that an emulator has no types of buckets, and traces what is raised all the same.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return typing.cast(Path, epath.Path(path))

@@ -79,6 +79,25 @@ def emulator(port, folder):
             process.wait()
 
 
+def test_a_bucket_that_does_not_answer_is_one_line():
+    pytest.importorskip("gcsfs")
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        environment = os.environ | {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        code = (
+            "import asyncio; from danet_jax.errors import InputError; from danet_jax.runs import buckets\n"
+            "buckets.LONGEST_SILENCE, sleep = 0.2, asyncio.sleep\n"
+            "asyncio.sleep = lambda seconds: sleep(seconds / 100)\n"  # between one request and the next
+            "try: buckets.refuse_unreachable(buckets.as_path('gs://bucket/run'))\n"
+            "except InputError as error: print(error)"
+        )
+        command = [sys.executable, "-c", code]
+        said = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+    assert said.stdout.startswith("gs://bucket/run: cannot be written to: ")
+    assert said.stdout.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_trained_gone_on_with_evaluated_and_used(tmp_path):
     if importlib.util.find_spec("gcp_storage_emulator") is None:
