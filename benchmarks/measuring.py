@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
     """The best time of each, taken in turns."""
@@ -24,6 +26,11 @@ def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, floa
             run()
             best[name] = min(best[name], time.perf_counter() - start)
     return best
+
+
+def resident(process: int | None = None) -> float:
+    """MiB that a process, by its number, holds in memory; None is this one."""
+    return psutil.Process(process).memory_info().rss / 2**20
 
 
 def in_own_process(script: str, *arguments: str) -> Any:

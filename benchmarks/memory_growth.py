@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 
-from benchmarks.measuring import in_own_process
+from benchmarks.measuring import in_own_process, resident
 from benchmarks.soak import command
 
 MOST = 0.05
 SIZES = 40
-
-
-def resident(process: int) -> float:
-    """MiB that a process holds."""
-    pages = pathlib.Path(f"/proc/{process}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def of_training(steps: int) -> list[float]:
@@ -62,7 +55,7 @@ def of_segmenter(images: int) -> list[float]:
     samples = []
     for index in range(images):
         segment(rng.integers(0, 256, (1, *sizes[index % SIZES], 3), dtype=np.uint8))
-        samples.append(resident(os.getpid()))
+        samples.append(resident())
     return samples
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from benchmarks.measuring import resident
 from danet_jax import DANet, Protocol, Segmenter
 from danet_jax.classes import Classes
 from danet_jax.data.video import write_video
@@ -42,12 +43,6 @@ def frames(count: int, height: int, width: int) -> Iterator[np.ndarray]:
         left = index % max(1, width - 8)
         frame[:8, left : left + 8] = 255
         yield frame
-
-
-def resident() -> float:
-    """Return the memory of this process in MB."""
-    status = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1e3
 
 
 def main() -> None:
@@ -82,7 +77,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         seen.append(resident())
         print(
-            f"{arguments.long} frames of 48x36 in {seconds:.0f} s; MB: {', '.join(f'{mb:.0f}' for mb in seen)}"
+            f"{arguments.long} frames of 48x36 in {seconds:.0f} s; MiB: {', '.join(f'{mb:.0f}' for mb in seen)}"
         )
         videos.watched = watched
 

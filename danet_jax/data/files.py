@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 from danet_jax.errors import InputError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Of the pictures that are read, in lower case."""
+
 _LEFT_BEHIND = {"__MACOSX", "@eaDir", "#recycle", "lost+found", "Thumbs.db", "desktop.ini"}
 """What operating systems and storage servers put beside people's files; `.DS_Store` and the like are hidden."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from danet_jax.data.files import walk
+from danet_jax.data.files import IMAGE_SUFFIXES, walk
 from danet_jax.errors import InputError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def pictures_of(arguments: list[str]) -> Iterator[Path]:
@@ -26,7 +25,7 @@ def pictures_of(arguments: list[str]) -> Iterator[Path]:
             )
         path = Path(argument)
         if path.is_dir():
-            yield from [found for found in walk(path) if found.suffix.lower() in SUFFIXES] or [path]
+            yield from [found for found in walk(path) if found.suffix.lower() in IMAGE_SUFFIXES] or [path]
         else:
             yield path
 
@@ -37,13 +36,12 @@ def read_picture(path: Path) -> bytes:
     Raises:
       InputError: it cannot be read, or is a folder.
     """
+    # These tell no from what cannot be: a name with NUL, a folder that must not be entered.
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path}: neither a file nor a folder (a pipe, a socket or a device)")
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"{path}: neither a file nor a folder (a pipe, a socket or a device)")
         return path.read_bytes()
     except IsADirectoryError:
-        raise InputError(f"{path}: no pictures in this folder ({', '.join(SUFFIXES)})") from None
+        raise InputError(f"{path}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)})") from None
     except (OSError, ValueError) as error:  # a name with NUL is a ValueError
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error

@@ -30,9 +30,10 @@ def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
     [0.833, 2.5, 1.0]
     """
     shares = np.asarray(pixels, np.float64) / max(1, sum(pixels))
-    weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -power, 1.0)
-    scaled = np.where(shares > 0, weights / max(float(np.sum(shares * weights)), 1e-12), 1.0)
-    return tuple(map(float, scaled))
+    there = shares > 0
+    weights = np.ones(len(shares))
+    weights[there] = shares[there] ** -power / np.sum(shares[there] ** (1 - power))
+    return tuple(weights.tolist())
 
 
 def valid_pixels(labels: jax.Array) -> jax.Array:

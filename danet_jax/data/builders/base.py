@@ -90,9 +90,7 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                     config=tfds.core.BuilderConfig(name=variant),
                     file_format="array_record",
                 )
-        except (
-            Exception
-        ) as error:  # TFDS reads what is prepared, and raises whatever a damaged file makes of it
+        except Exception as error:  # whatever a damaged description makes TFDS raise
             raise InputError(
                 f"{pathlib.Path(data_dir, self.name, variant)}: its dataset_info.json cannot be read "
                 f"({first_line(error)}); delete the folder and run --mode=prepare"

@@ -7,10 +7,9 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from danet_jax.data.files import is_stray, walk
+from danet_jax.data.files import IMAGE_SUFFIXES, is_stray, walk
 from danet_jax.errors import InputError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _OTHER_PICTURES = (
     *(
         ".gif",

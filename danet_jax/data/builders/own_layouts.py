@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 from danet_jax.data.builders.data_yaml import splits_of_yaml
 from danet_jax.data.builders.entries import (
-    IMAGE_SUFFIXES,
     LABELLED,
     Entry,
     Splits,
@@ -26,7 +25,7 @@ from danet_jax.data.builders.entries import (
     refuse_name,
 )
 from danet_jax.data.builders.split_lists import list_lines, nearest_name, picture_and_label, split_lists
-from danet_jax.data.files import is_stray, walk
+from danet_jax.data.files import IMAGE_SUFFIXES, is_stray, walk
 from danet_jax.errors import InputError
 
 _LABEL_FOLDERS = ("labels", "masks", "annotations")

@@ -7,8 +7,8 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from danet_jax.data.builders.entries import IMAGE_SUFFIXES, composed
-from danet_jax.data.files import is_stray, read_text
+from danet_jax.data.builders.entries import composed
+from danet_jax.data.files import IMAGE_SUFFIXES, is_stray, read_text
 from danet_jax.errors import InputError
 
 
