@@ -10,79 +10,8 @@ import pytest
 from PIL import Image
 
 from danet_jax.data.builders import base
-from danet_jax.data.dataset import open_dataset
-from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.errors import InputError
-from tests.reference import publishers
-
-COLOURS = [(0, 0, 0), (128, 64, 0), (0, 200, 30)]
-CLASSES = "id,name,red,green,blue\n0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n"
-
-
-class Drawn:
-    """Pictures and label maps by name, and the folder that they are put into."""
-
-    def __init__(self, rng, root):
-        self.rng, self.root, self.images, self.labels = rng, root, {}, {}
-
-    def image(self, path, size=(8, 12), **options):
-        pixels = self.rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        self.images[pathlib.PurePath(path).stem] = pixels
-        self.save(Image.fromarray(pixels), path, **options)
-
-    def label(self, path, size=(8, 12), form="ids", values=(0, 1, 2)):
-        label = self.rng.choice(np.array(values, np.uint8), size)
-        self.labels[pathlib.PurePath(path).stem] = label
-        if form == "rgb":
-            self.save(Image.fromarray(np.array(COLOURS, np.uint8)[label]), path)
-        elif form == "voc":
-            picture = Image.fromarray(label)
-            picture.putpalette(np.array(publishers.voc_palette(), np.uint8).tobytes())
-            self.save(picture, path)
-        else:
-            self.save(Image.fromarray(label), path)
-        return label
-
-    def save(self, picture, path, **options):
-        path = self.root / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, **options)
-
-    def write(self, path, content):
-        path = self.root / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content) if isinstance(content, bytes) else path.write_text(content)
-
-    def open(self, root=None, class_names=(), **options):
-        data_dir = self.root.parent / "data"
-        return open_dataset(
-            "folder",
-            root=root or self.root,
-            data_dir=data_dir,
-            class_names=class_names,
-            options=options,
-        )
-
-    def check(self, dataset, splits):
-        assert {split: [e["name"] for e in dataset.source(split)] for split in dataset.splits} == splits
-        for split in splits:
-            for example in dataset.source(split):
-                name = example["name"].rpartition("/")[2]
-                np.testing.assert_array_equal(decode_image(example["image"], ""), self.images[name])
-                if example["label"] is not None:
-                    np.testing.assert_array_equal(decode_label(example["label"], ""), self.labels[name])
-
-
-@pytest.fixture
-def drawn(rng, tmp_path):
-    return Drawn(rng, tmp_path / "own")
-
-
-def standard(drawn, form="ids", names=("a", "b"), **options):
-    for split, name in (("train", names[0]), ("val", names[1])):
-        drawn.image(f"images/{split}/{name}.png")
-        drawn.label(f"labels/{split}/{name}.png", form=form, **options)
-    drawn.write("classes.csv", CLASSES)
+from tests.reference.own_data import CLASSES, COLOURS, standard
 
 
 def test_rgb_masks_in_the_colours_of_classes_csv(drawn):
@@ -180,109 +109,6 @@ def test_labels_from_one_with_nothing_below(drawn):
         drawn.open(ignore_label=1)
 
 
-CLASS_LISTS = {
-    "semicolons": b"id;name;red;green;blue\n0;ground;0;0;0\n1;road;128;64;0\n2;tree;0;200;30\n",
-    "tabs": b"id\tname\tred\tgreen\tblue\n0\tground\t0\t0\t0\n1\troad\t128\t64\t0\n2\ttree\t0\t200\t30\n",
-    "capitals": b"ID,Name,Red,Green,Blue\n0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n",
-    "no header": b"0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n",
-    "spaces": b" id , name , red , green , blue \n 0 , ground , 0 , 0 , 0\n\n1, road ,128, 64,0\n2,tree ,0,200,30\n",
-    "letters": b"id,name,r,g,b\r\n0,ground,0,0,0\r\n1,road,128,64,0\r\n2,tree,0,200,30\r\n",
-    "no ids": b"name,r,g,b\nground,0,0,0\nroad,128,64,0\ntree,0,200,30\n",
-    "UTF-16": CLASSES.encode("utf-16"),
-    "UTF-16 unmarked": CLASSES.encode("utf-16-le"),
-    "ignored": CLASSES.encode() + b"255,void,255,255,255\n",
-}
-
-
-@pytest.mark.parametrize("case", CLASS_LISTS)
-def test_lists_of_classes_of_any_kind(drawn, case):
-    standard(drawn)
-    drawn.write("classes.csv", CLASS_LISTS[case])
-    classes = drawn.open().classes
-    assert classes.names == ("ground", "road", "tree")
-    assert list(classes.colours) == COLOURS
-
-
-def test_lists_of_names(drawn):
-    standard(drawn)
-    for content in (b"ground\nall\xe9e\ntree\n", b"id,name\n0,ground\n1,all\xe9e\n2,tree\n"):
-        drawn.write("classes.csv", content)
-        assert drawn.open().classes.names == ("ground", "allée", "tree")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            "0,ground,12\n1,road,3\n",
-            r"classes\.csv, line 1: '0,ground,12' is neither a class nor a header; the col",
-        ),
-        ("id,name\n1,ground\n2,road\n", r"classes\.csv, line 2: id '1' where 0 is due.*label_offset=1"),
-        ("id,name\n0,ground\n", r"classes\.csv: 'ground' is the only class.*background"),
-    ],
-)
-def test_lists_that_are_refused(drawn, content, message):
-    standard(drawn)
-    drawn.write("classes.csv", content)
-    with pytest.raises(InputError, match=message):
-        drawn.open()
-
-
-def test_colours_of_what_is_ignored(drawn):
-    standard(drawn, form="rgb")
-    drawn.write("classes.csv", CLASS_LISTS["ignored"])
-    pixels = np.array(Image.open(drawn.root / "labels/train/a.png"))
-    pixels[:3] = 255
-    Image.fromarray(pixels).save(drawn.root / "labels/train/a.png")
-    drawn.labels["a"][:3] = 255
-    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
-
-
-def turned(pixels, orientation):
-    """What EXIF says of a stored picture, from its standard: where the first row and the first column are shown."""
-    upside = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1]}
-    if orientation in upside:
-        return upside[orientation]
-    across = pixels.swapaxes(0, 1)
-    return {5: across, 6: across[:, ::-1], 7: across[::-1, ::-1], 8: across[::-1]}[orientation]
-
-
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_exif_one_rule_and_an_option(drawn, orientation):
-    """Pictures are seen upright, as predict sees them; labels follow them from wherever they were drawn."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    standard(drawn)
-    drawn.image("images/train/a.png", exif=exif)
-    stored = drawn.labels["a"]
-    shown = turned(drawn.images["a"], orientation)
-    by_predict = decode_image((drawn.root / "images/train/a.png").read_bytes(), "", upright=True)
-    np.testing.assert_array_equal(by_predict, shown)
-    drawn.images["a"] = shown
-    drawn.labels["a"] = turned(stored, orientation)
-    dataset = drawn.open()
-    drawn.check(dataset, {"train": ["a"], "val": ["b"]})
-    [warning] = dataset.warnings()
-    assert warning.startswith(
-        "train: 1 of 1 pictures, a first, turned upright as EXIF says, with labels as if"
-    )
-    assert "dataset.options.exif=upright" in warning
-    if orientation > 4:  # a quarter turn shows in the sizes
-        with pytest.raises(
-            InputError, match=rf"a\.png: the label is 12x8 .* EXIF orientation {orientation} .*=stored"
-        ):
-            drawn.open(exif="upright")
-    upright = drawn.label("labels/train/a.png", size=shown.shape[:2])
-    np.testing.assert_array_equal(
-        decode_label(drawn.open(exif="upright").source("train")[0]["label"], ""), upright
-    )
-    if orientation > 4:
-        with pytest.raises(
-            InputError, match=rf"EXIF orientation {orientation} .*set dataset\.options\.exif=upright"
-        ):
-            drawn.open()
-
-
 def test_masks_of_0_and_255_are_named_with_the_class_that_never_occurs(drawn):
     standard(drawn, values=(0, 255))
     drawn.write("classes.csv", "id,name,red,green,blue\n0,ground,0,0,0\n1,thing,255,255,255\n")
@@ -309,23 +135,6 @@ def test_validation_of_nothing_but_ignored(drawn):
     standard(drawn)
     drawn.label("labels/val/b.png", values=(255,))
     assert any(line.startswith("val: all 1 labels are 255 (ignored)") for line in drawn.open().warnings())
-
-
-def test_twelve_bits_in_sixteen(drawn, rng):
-    standard(drawn)
-    for values in (rng.integers(0, 4096, (8, 12)), rng.integers(0, 4096, (8, 12, 3))):
-        values.flat[0] = 4095
-        if values.ndim == 2:
-            drawn.save(Image.fromarray(values.astype(np.uint16)), "images/train/a.png")
-        else:
-            import cv2
-
-            cv2.imwrite(str(drawn.root / "images/train/a.png"), values[..., ::-1].astype(np.uint16))
-        with pytest.raises(InputError, match=r"a\.png: of 16 bits only values up to 4095 .*bits.* 12"):
-            drawn.open()
-        expected = np.broadcast_to((values >> 4).reshape(8, 12, -1), (8, 12, 3))
-        stored = drawn.open(bits=12).source("train")[0]["image"]
-        np.testing.assert_array_equal(decode_image(stored, ""), expected)
 
 
 def test_hidden_folders_are_skipped_and_links_followed(drawn):
@@ -362,25 +171,6 @@ def test_names_composed_and_decomposed(drawn):
         path = drawn.root / part / "train/allée.png"
         path.rename(path.with_name(unicodedata.normalize(form, "allée.png")))
     drawn.check(drawn.open(), {"train": ["allée"], "val": ["b"]})
-
-
-@pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".webp", {"lossless": True}), (".bmp", {})])
-def test_other_kinds_of_pictures(drawn, suffix, options):
-    standard(drawn)
-    (drawn.root / "images/train/a.png").unlink()
-    drawn.image(f"images/train/a{suffix}", **options)
-    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
-
-
-@pytest.mark.parametrize(("bands", "extra"), [(8, 0), (4, 1)], ids=["8 bands", "premultiplied"])
-def test_tiffs_that_pillow_reads_wrong(drawn, rng, capfd, bands, extra):
-    standard(drawn)
-    pixels = rng.integers(0, 256, (8, 12, bands), dtype=np.uint8)
-    drawn.write("images/train/a.tif", publishers.tiff(pixels, extra))
-    (drawn.root / "images/train/a.png").unlink()
-    with pytest.raises(InputError, match=r"a\.tif: "):
-        drawn.open()
-    assert capfd.readouterr().err == ""
 
 
 def test_root_is_never_written_to(drawn):

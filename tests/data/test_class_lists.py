@@ -1,0 +1,65 @@
+"""Lists of classes as people write them and as tools export them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danet_jax.errors import InputError
+from tests.reference.own_data import CLASSES, COLOURS, standard
+
+CLASS_LISTS = {
+    "semicolons": b"id;name;red;green;blue\n0;ground;0;0;0\n1;road;128;64;0\n2;tree;0;200;30\n",
+    "tabs": b"id\tname\tred\tgreen\tblue\n0\tground\t0\t0\t0\n1\troad\t128\t64\t0\n2\ttree\t0\t200\t30\n",
+    "capitals": b"ID,Name,Red,Green,Blue\n0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n",
+    "no header": b"0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n",
+    "spaces": b" id , name , red , green , blue \n 0 , ground , 0 , 0 , 0\n\n1, road ,128, 64,0\n2,tree ,0,200,30\n",
+    "letters": b"id,name,r,g,b\r\n0,ground,0,0,0\r\n1,road,128,64,0\r\n2,tree,0,200,30\r\n",
+    "no ids": b"name,r,g,b\nground,0,0,0\nroad,128,64,0\ntree,0,200,30\n",
+    "UTF-16": CLASSES.encode("utf-16"),
+    "UTF-16 unmarked": CLASSES.encode("utf-16-le"),
+    "ignored": CLASSES.encode() + b"255,void,255,255,255\n",
+}
+
+
+@pytest.mark.parametrize("case", CLASS_LISTS)
+def test_lists_of_classes_of_any_kind(drawn, case):
+    standard(drawn)
+    drawn.write("classes.csv", CLASS_LISTS[case])
+    classes = drawn.open().classes
+    assert classes.names == ("ground", "road", "tree")
+    assert list(classes.colours) == COLOURS
+
+
+def test_lists_of_names(drawn):
+    standard(drawn)
+    for content in (b"ground\nall\xe9e\ntree\n", b"id,name\n0,ground\n1,all\xe9e\n2,tree\n"):
+        drawn.write("classes.csv", content)
+        assert drawn.open().classes.names == ("ground", "allée", "tree")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "0,ground,12\n1,road,3\n",
+            r"classes\.csv, line 1: '0,ground,12' is neither a class nor a header; the col",
+        ),
+        ("id,name\n1,ground\n2,road\n", r"classes\.csv, line 2: id '1' where 0 is due.*label_offset=1"),
+        ("id,name\n0,ground\n", r"classes\.csv: 'ground' is the only class.*background"),
+    ],
+)
+def test_lists_that_are_refused(drawn, content, message):
+    standard(drawn)
+    drawn.write("classes.csv", content)
+    with pytest.raises(InputError, match=message):
+        drawn.open()
+
+
+def test_colours_of_what_is_ignored(drawn):
+    standard(drawn, form="rgb")
+    drawn.write("classes.csv", CLASS_LISTS["ignored"])
+    pixels = np.array(Image.open(drawn.root / "labels/train/a.png"))
+    pixels[:3] = 255
+    Image.fromarray(pixels).save(drawn.root / "labels/train/a.png")
+    drawn.labels["a"][:3] = 255
+    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
