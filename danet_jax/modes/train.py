@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
 from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
+from danet_jax.runs.pace import Pace
 from danet_jax.runs.profile import Profile
 from danet_jax.runs.resume import (
     refuse_fewer_steps,
@@ -192,9 +192,9 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
 
             # Metrics stay on the device until they are logged, so that the host runs ahead of it.
             pending: list[Metrics] = []
-            images, waiting, since = 0, 0.0, time.perf_counter()
-            first, flops = step + 1, None
+            first = step + 1
             peak = peak_flops(mesh.devices.flat[0].device_kind)
+            pace = Pace(options.batch_size, peak and peak * mesh.size)
             while True:
                 # What is evaluated was saved before: nothing that goes wrong here costs a step.
                 if step and (step % evaluate_every == 0 or step == steps) and not checkpoints.is_scored(step):
@@ -204,16 +204,14 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                     if first_host:
                         log.show(step, pictures(state.variables))
                     checkpoints.score(step, scores)
-                    images, waiting, since = 0, 0.0, time.perf_counter()
+                    pace.restart()
                 if step == steps:
                     break
 
-                asked = time.perf_counter()
-                batch = to_device(next(batches), mesh)
-                waiting += time.perf_counter() - asked
-
-                if step + 1 == first and peak:
-                    flops = count_flops(train_step.lower(state, batch))
+                with pace.waiting():
+                    batch = to_device(next(batches), mesh)
+                if step + 1 == first and pace.peak:
+                    pace.flops = count_flops(train_step.lower(state, batch))
                 profile.before(step + 1)
                 with out_of_memory_in_a_line(recipe, mesh, train_step, state, batch):
                     state, metrics = train_step(state, batch)
@@ -221,7 +219,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                         jax.block_until_ready(metrics)
                 step += 1
                 profile.after(step, metrics)
-                images += options.batch_size
+                pace.step()
                 pending.append(metrics)
                 log.advance(step)
 
@@ -233,18 +231,9 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
 
                 # Every step since the last line is looked at, so that no bad state is ever saved.
                 values = mean_of_finite(pending, step, checkpoints.newest(), workdir)
-                elapsed = time.perf_counter() - since
-                learning_rate = float(schedule(step - 1))
-                values |= {
-                    "learning_rate": learning_rate,
-                    "learning_rate_head": learning_rate * options.head_multiplier,
-                    "images_per_second": images / elapsed,
-                    "waiting_for_data": waiting / elapsed,
-                }
-                if step > first:  # which was compiled first
-                    values["seconds_per_step"] = elapsed / len(pending)
-                    if flops and peak:
-                        values["flops_utilisation"] = flops * len(pending) / elapsed / (peak * mesh.size)
+                values["learning_rate"] = learning_rate = float(schedule(step - 1))
+                values["learning_rate_head"] = learning_rate * options.head_multiplier
+                values |= pace.values(compiled=step == first)
                 log.write(step, values)
                 if saving:
                     checkpoints.save(step, state.variables, state.progress, batches.get_state(), description)
@@ -254,7 +243,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 if stopping:
                     break
                 pending.clear()
-                images, waiting, since = 0, 0.0, time.perf_counter()
+                pace.restart()
 
 
 def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:
