@@ -162,9 +162,9 @@ def resize_bilinear(
 
 def along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
     """`[B, W, w]` times `[B, h, w, C]`: `[B, h, W, C]`, in float32."""
-    # Weights are repeated for what is alike, since a product over a batch needs no transposed copies around it.
-    weights = jnp.broadcast_to(weights[:, None], (x.shape[0], x.shape[1], *weights.shape[1:]))
-    return _product("bhvw,bhwc->bhvc", weights, x)
+    weights = jnp.broadcast_to(weights, (x.shape[0], *weights.shape[1:]))
+    # With columns innermost one matrix serves all rows: repeated for each row, it would be far larger than an image.
+    return jnp.swapaxes(_product("bhcw,bvw->bhcv", jnp.swapaxes(x, 2, 3), weights), 2, 3)
 
 
 def along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
@@ -175,7 +175,5 @@ def along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
     return y.reshape(batch, weights.shape[1], width, channels)
 
 
-def _product(pattern: str, weights: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.einsum(
-        pattern, weights, x, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
+def _product(pattern: str, *operands: jax.Array) -> jax.Array:
+    return jnp.einsum(pattern, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
