@@ -26,6 +26,10 @@ from danet_jax.inference.shapes import Shapes, Sizes
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
+PIXELS_AT_ONCE = {"cpu": 1 << 17, "other": 1 << 20}
+"""Of the images, at most eight, that a device takes at a time: so many that what depends on the weights alone, such as
+Winograd's transforms on a CPU, is little beside them."""
+
 BAND_PIXELS = {"cpu": 1 << 14, "other": 1 << 17}
 """Of the bands in which scores are made and forgotten: few enough for a CPU's cache, many for others' cores."""
 
@@ -99,6 +103,8 @@ class WholeImages:
         images: Sequence[np.ndarray],
         wanted: Wanted,
         truths: Sequence[np.ndarray] = (),
+        *,
+        exact: bool = False,
     ) -> Iterator[tuple[list[Region], jax.Array]]:
         """Scores images, and yields what is wanted part by part.
 
@@ -108,23 +114,31 @@ class WholeImages:
           images: uint8 `[H, W, 3]`.
           wanted: see `Wanted`.
           truths: uint8 `[H, W]` of each image, where `wanted` asks for it.
+          exact: whether no more is computed than these images, at the price of other programs for fewer at a time;
+            otherwise batches are filled up.
 
         Yields:
           Where results belong, and the results on the device, `[n, ...]` with n at least as many; or their sum.
         """
-        at_once = self._at_once(group)
-        for start in range(0, len(images), at_once):
+        start = 0
+        while start < len(images):
+            at_once = self._at_once(group, len(images) - start if exact else None)
             part = slice(start, start + at_once)
-            arrays, options = self.arguments(group, images[part], truths[part])
+            arrays, options = self.arguments(group, images[part], truths[part], at_once)
             arrays[:2] = jax.device_put(arrays[:2], NamedSharding(self.mesh, PartitionSpec("data")))
             result = self.program(variables, *arrays, wanted=wanted, **options)
             yield [Region(index, 0, 0) for index in range(len(images))[part]], result
+            start += at_once
 
     def arguments(
-        self, group: Group, images: Sequence[np.ndarray], truths: Sequence[np.ndarray] = ()
+        self,
+        group: Group,
+        images: Sequence[np.ndarray],
+        truths: Sequence[np.ndarray] = (),
+        at_once: int | None = None,
     ) -> tuple[list[Any], dict[str, Any]]:
         """Of the program, for images of a group and their truths: arrays, and what is known when compiling."""
-        at_once, (height, width) = self._at_once(group), group.shape[0]
+        at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
         # Each device goes through its rows in bands.
         devices, platform = self.mesh.shape["space"], self.mesh.devices.flat[0].platform
         of_device = -(-height // devices)
@@ -155,10 +169,14 @@ class WholeImages:
             *(self.protocol.scaled_size(s, height, width) for s in self.protocol.scales),
         )
 
-    def _at_once(self, group: Group) -> int:
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        largest = max(height * width for height, width in group.shape[1:])
-        return (1 if on_cpu else max(1, min(8, (1 << 20) // largest))) * self.mesh.shape["data"]
+    def _at_once(self, group: Group, images: int | None = None) -> int:
+        """How many images of a group go through at a time, at most; of so many, the program's that computes no more."""
+        devices = self.mesh.shape["data"]
+        limit = PIXELS_AT_ONCE.get(self.mesh.devices.flat[0].platform, PIXELS_AT_ONCE["other"])
+        of_device = max(1, min(8, limit // max(height * width for height, width in group.shape[1:])))
+        if images is not None:  # by powers of two, so that numbers of images make few programs
+            of_device = min(of_device, 1 << ((-(-images // devices)).bit_length() - 1))
+        return of_device * devices
 
     def _program(
         self,

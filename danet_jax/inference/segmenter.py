@@ -31,7 +31,8 @@ AHEAD = 2
 class Segmenter:
     """Segments images: `segmenter(images)` are labels, `segmenter.scores(images)` the scores behind them.
 
-    A few functions are compiled, at most eight, for images of however many sizes. Labels of an image of any
+    A few functions are compiled, at most eight, for images of however many sizes, and others for two, four or
+    eight small ones at a time, which are faster together. Labels of an image of any
     size need little memory: scores are merged, and forgotten, part by part.
 
     Args:
@@ -82,8 +83,7 @@ class Segmenter:
         Raises:
           InputError: `images` are not such an array.
         """
-        images = _checked(images)
-        return self._filled(np.empty(images.shape[:3], np.int32), images, LABELS)
+        return self._labels(_checked(images), exact=True)
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
@@ -98,7 +98,7 @@ class Segmenter:
         with concurrent.futures.ThreadPoolExecutor(1) as device:
             working: concurrent.futures.Future[np.ndarray] | None = None
             for batch in self._batches(images):
-                following = device.submit(self, batch)
+                following = device.submit(self._labels, _checked(batch), exact=False)
                 if working is not None:
                     yield from working.result()
                 working = following
@@ -134,7 +134,8 @@ class Segmenter:
           InputError: `images` are not uint8 `[B, H, W, 3]`.
         """
         images = _checked(images)
-        return self._filled(np.empty((*images.shape[:3], self.num_classes), np.float32), images, SCORES)
+        scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
+        return self._filled(scores, images, SCORES, exact=True)
 
     def explain(self, image: np.ndarray | jax.Array) -> Insight:
         """What the network saw in one image, uint8 `[H, W, 3]` RGB: queries, keys, scales, logits; see `Insight`.
@@ -163,7 +164,10 @@ class Segmenter:
         """
         return self.explain(image).maps(places)
 
-    def _filled(self, whole: np.ndarray, images: np.ndarray, wanted: Wanted) -> np.ndarray:
+    def _labels(self, images: np.ndarray, *, exact: bool) -> np.ndarray:
+        return self._filled(np.empty(images.shape[:3], np.int32), images, LABELS, exact=exact)
+
+    def _filled(self, whole: np.ndarray, images: np.ndarray, wanted: Wanted, *, exact: bool) -> np.ndarray:
         """`whole` with the results of each part, fetched while the device works on the next."""
         waiting: collections.deque[Any] = collections.deque()
 
@@ -174,7 +178,7 @@ class Segmenter:
                 place[...] = part[: place.shape[0], : place.shape[1]]  # the rest is past the image
 
         group = self._applied.group(*images.shape[1:3])
-        for part in self._applied.run(self.variables, group, list(images), wanted):
+        for part in self._applied.run(self.variables, group, list(images), wanted, exact=exact):
             waiting.append(part)
             if len(waiting) > AHEAD:
                 fetch()

@@ -66,3 +66,19 @@ def test_images_of_many_sizes_compile_at_most_eight_functions(rng):
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert len(compiled) <= 8
+
+
+def test_few_images_are_computed_together_and_no_more_than_these(rng):
+    model, variables, _ = small_networks(rng)
+    segment = Segmenter(model, variables)
+    images = rng.integers(0, 256, (7, 40, 56, 3), dtype=np.uint8)
+    alone = np.concatenate([segment.scores(image[None]) for image in images])
+    np.testing.assert_allclose(segment.scores(images), alone, rtol=2e-4, atol=1e-6)
+    whole = segment._applied
+    parts = whole.run(segment.variables, whole.group(40, 56), list(images), LABELS, exact=True)
+    assert [len(labels) for _, labels in parts] == [4, 2, 1]
+    parts = whole.run(segment.variables, whole.group(40, 56), list(images), LABELS)
+    assert [len(labels) for _, labels in parts] == [8]
+    clear = np.sort(alone)[..., -1] > 1.001 * np.sort(alone)[..., -2]
+    for labels, expected, known in zip(segment.stream(images), alone.argmax(-1), clear, strict=True):
+        np.testing.assert_array_equal(labels[known], expected[known])

@@ -100,8 +100,13 @@ class SlidingWindows:
         images: Sequence[np.ndarray],
         wanted: Wanted,
         truths: Sequence[np.ndarray] = (),
+        *,
+        exact: bool = False,
     ) -> Iterator[tuple[list[Region], jax.Array]]:
-        """Scores images of any sizes, and yields what is wanted part by part; see `WholeImages.run`."""
+        """Scores images of any sizes, and yields what is wanted part by part; see `WholeImages.run`.
+
+        Batches of windows are filled up whether `exact` or not.
+        """
         jobs, rows = self._jobs_and_tiles(images)
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
         like = jax.ShapeDtypeStruct((1, *self._shape, 3), jnp.float32)
