@@ -1,11 +1,13 @@
-"""DANet ResNet-50 beside mmsegmentation's, as people install it, on the same cores, in turns.
+"""DANet ResNet-50 beside mmsegmentation's and PaddleSeg's, as people install them: same cores, in turns.
 
     python -m benchmarks.peers [--into .peers] [--size 256] [--batch 2] [--repeats 5]
 
-The library gets an environment of its own inside the folder (the first time, 1 GB to download), and each side a
-process of its own that stays and is told when to run, so that both meet the same machine. `forward` is
+Each library gets an environment of its own inside the folder (the first time, 2 GB to download), and each side
+a process of its own that stays and is told when to run, so that all meet the same machine. `forward` is
 from 8-bit images to label maps and `step` one of SGD from 8-bit images and labels, each by the library's own
-functions; float32, stem of three 3x3 convolutions, auxiliary head, output stride 8, random weights.
+functions; float32, stem of three 3x3 convolutions, auxiliary head, output stride 8, random weights. PaddleSeg's
+auxiliary head is one 1x1 convolution, its shortcuts average before theirs, and PaddlePaddle uses one core unless
+told otherwise (told to use two it was slower).
 """
 
 import argparse
@@ -24,6 +26,8 @@ REQUIREMENTS = {
         "torch==2.13.0",
         "torchvision==0.28.0",
     ],
+    # Its losses fail with PaddlePaddle 3, and its OpenCV with NumPy 2.
+    "paddleseg": ["paddleseg==2.8.0", "paddlepaddle==2.6.2", "numpy<2", "setuptools"],
 }
 CLASSES = 19
 WORK = ("forward", "step")
@@ -123,7 +127,44 @@ def mmsegmentation(options):
     }
 
 
-SIDES = {"danet_jax": danet_jax, "mmsegmentation": mmsegmentation}
+def paddleseg(options):
+    """Its `danet_resnet50_os8` as its `predict` and `train` run a batch."""
+    import numpy as np
+    import paddle
+    from paddleseg import transforms
+    from paddleseg.core.infer import inference
+    from paddleseg.core.train import loss_computation
+    from paddleseg.models import CrossEntropyLoss, DANet, ResNet50_vd
+
+    model = DANet(CLASSES, ResNet50_vd(output_stride=8), backbone_indices=(2, 3))
+    optimizer = paddle.optimizer.Momentum(
+        LEARNING_RATE, momentum=0.9, parameters=model.parameters(), weight_decay=1e-4
+    )
+    losses = {"types": [CrossEntropyLoss()] * 4, "coef": [1, 1, 1, 0.4]}
+    images, labels = data(options)
+    normalize = transforms.Compose([transforms.Normalize()], to_rgb=False)
+
+    def batch():
+        return paddle.to_tensor(np.stack([normalize({"img": image})["img"] for image in images]))
+
+    def forward():
+        model.eval()
+        with paddle.no_grad():
+            return inference(model, batch(), trans_info=[])[0].numpy()
+
+    def step():
+        model.train()
+        truth = paddle.to_tensor(labels).astype("int64")
+        loss = sum(loss_computation(model(batch()), truth, None, losses))
+        loss.backward()
+        optimizer.step()
+        model.clear_gradients()
+        loss.item()
+
+    return f"PaddleSeg 2.8, paddle {paddle.__version__}", {"forward": forward, "step": step}
+
+
+SIDES = {"danet_jax": danet_jax, "mmsegmentation": mmsegmentation, "paddleseg": paddleseg}
 
 
 class Worker:
