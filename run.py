@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
+from danet_jax.command import huge_pages
 from danet_jax.errors import InputError, first_line
 from danet_jax.modes import FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
@@ -110,4 +111,5 @@ def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, di
 
 
 if __name__ == "__main__":
+    huge_pages.ask_for_huge_pages()
     sys.exit(main(sys.argv))
