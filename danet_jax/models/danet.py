@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from danet_jax.errors import InputError
 from danet_jax.models.attention import ChannelAttention, PositionAttention
-from danet_jax.models.layers import ConvBNReLU, Convolution, inside, masked
+from danet_jax.models.layers import ConvBNReLU, Convolution, anew, inside, masked
 from danet_jax.models.resnet import Features, ResNet
 from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
@@ -66,10 +66,7 @@ class Head(nn.Module):
         mask = None if sizes is None else inside(x, sizes)
         x = masked(x, mask)
 
-        def anew(module: Any) -> Any:
-            return nn.remat(module) if self.remat == "full" else module
-
-        conv = anew(ConvBNReLU)
+        conv = anew(ConvBNReLU, "convolution", self.remat, x)
 
         def branch(name: str, attention: nn.Module) -> jax.Array:
             y = conv(features, train, self.dtype, name=f"{name}_in")(x)
@@ -78,12 +75,12 @@ class Head(nn.Module):
 
         branches = {}
         if self.position_attention:
-            position = anew(PositionAttention)(
+            position = anew(PositionAttention, "attention", self.remat, x)(
                 backend=self.attention_backend, dtype=self.dtype, name="position_attention"
             )
             branches["position"] = branch("position", position)
         if self.channel_attention:
-            channel = anew(ChannelAttention)(
+            channel = anew(ChannelAttention, "attention", self.remat, x)(
                 energy=self.channel_energy, dtype=self.dtype, name="channel_attention"
             )
             branches["channel"] = branch("channel", channel)
@@ -165,7 +162,7 @@ class DANet(nn.Module):
     dtype: Any = jnp.float32
     attention_backend: str = "auto"
     phases: bool | None = None
-    remat: str = "none"
+    remat: str = "auto"
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes)

@@ -7,9 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from danet_jax.ops.batch_norm import normalize_batch, normalize_by
+from danet_jax.ops.batch_norm import STATISTICS, normalize_batch, normalize_by
 from danet_jax.ops.convolution import convolution
+from danet_jax.ops.platform import platform_of
+from danet_jax.ops.relu import RESULT
 
 # He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))): the backbone's.
 he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -17,9 +20,34 @@ he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-REMAT = ("none", "blocks", "full")
-"""What the backward pass computes anew instead of keeping it: nothing, what lies inside residual blocks, or that and
-what lies inside the stem, the heads' convolutions and the attention modules."""
+CONVOLUTION = "convolution"
+"""Name of a convolution's result for `jax.checkpoint_policies`."""
+
+REMAT = ("auto", "none", "normalisation", "blocks", "full")
+"""What the backward pass computes anew instead of keeping it: nothing, what batch normalisation and ReLU make of
+convolutions, what lies inside residual blocks, or that and what lies inside the stem, the head's convolutions and
+the attention modules. On a TPU `normalisation` saves memory and traffic both, so there it is what `auto` stands for."""
+
+_PARTS = {"blocks": ("block",), "full": ("block", "stem", "convolution", "attention")}
+
+
+def anew(module: Any, part: str, remat: str, x: jax.Array) -> Any:
+    """A class of modules, as what a network computes anew under `remat` if it is such a part of it.
+
+    Args:
+      module: the class.
+      part: "block", "stem", "convolution" (of the head) or "attention".
+      remat: one of `REMAT`.
+      x: features, on the devices that the network is for.
+    """
+    if remat == "auto":
+        remat = "normalisation" if platform_of(x) == "tpu" else "none"
+    if part in _PARTS.get(remat, ()):
+        return nn.remat(module)
+    if remat == "normalisation" and part != "attention":
+        kept = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS, RESULT)
+        return nn.remat(module, policy=kept)
+    return module
 
 
 def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
@@ -60,6 +88,7 @@ class Convolution(nn.Module):
             padding=self.dilation * (self.kernel_size // 2),
             dilation=self.dilation,
         )
+        y = checkpoint_name(y, CONVOLUTION)
         if self.use_bias:
             bound = (self.kernel_size**2 * x.shape[-1]) ** -0.5
 

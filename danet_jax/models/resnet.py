@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from danet_jax.errors import InputError
 from danet_jax.models import layers
-from danet_jax.models.layers import REMAT, BatchNorm, inside, masked
+from danet_jax.models.layers import REMAT, BatchNorm, anew, inside, masked
 from danet_jax.ops.checks import check_dtype, check_flag, check_images, check_name, check_whole
 from danet_jax.ops.convolution.phases import regroup
 from danet_jax.ops.platform import platform_of
@@ -155,7 +155,7 @@ class ResNet(nn.Module):
     multi_grid: tuple[int, ...] | None = None
     dtype: Any = jnp.float32
     phases: bool | None = None
-    remat: str = "none"
+    remat: str = "auto"
 
     def __post_init__(self) -> None:
         check_name("backbone", self.backbone, BLOCKS)
@@ -195,14 +195,12 @@ class ResNet(nn.Module):
             phases = platform_of(x) in PHASES
         phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
         sizes = _halved(sizes)
-        stem = nn.remat(Stem) if self.remat == "full" else Stem
+        stem = anew(Stem, "stem", self.remat, x)
         x = stem(self.stem, train, self.dtype, name="stem")(x.astype(self.dtype), sizes)
         x = keep_divided(x)
         sizes = _halved(sizes)
         bottleneck = is_bottleneck(self.backbone)
-        block: Any = Bottleneck if bottleneck else BasicBlock
-        if self.remat != "none":
-            block = nn.remat(block)
+        block = anew(Bottleneck if bottleneck else BasicBlock, "block", self.remat, x)
         outputs, output_sizes = [], []
         grid, shape, places = 1, x.shape[1:3], _places(x.shape, sizes, 1)
         for layer, (stride, layer_dilation, dilations) in enumerate(self._plan(), start=1):

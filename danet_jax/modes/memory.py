@@ -25,7 +25,7 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
             f"--config.training.accumulation={2 * options.accumulation} goes through the batch in smaller parts, "
             f"--config.training.batch_size={options.batch_size // 2} halves it"
         )
-    if training and recipe.model.remat == "none":
+    if training and recipe.model.remat in ("auto", "none", "normalisation"):
         found.append("--config.model.remat=blocks computes features anew in the backward pass")
     if mesh.size > space:
         found.append(f"--config.mesh.space={2 * space} divides the rows of images over more devices")

@@ -13,8 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 EPSILON = 1e-5
+
+STATISTICS = "statistics"
+"""Name of mean and variance for `jax.checkpoint_policies`."""
 
 
 def normalize_batch(
@@ -54,14 +58,15 @@ def normalize_by(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _normalize(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any) -> Any:
-    mean, variance = _statistics(x, places)
-    y = normalize_by(x, mean, variance, scale, bias)
-    return (jnp.maximum(y, 0) if relu else y).astype(dtype), mean, variance
+    return _forward(relu, dtype, x, scale, bias, places)[0]
 
 
 def _forward(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any) -> Any:
-    y, mean, variance = _normalize(relu, dtype, x, scale, bias, places)
-    return (y, mean, variance), (x, scale, bias, places, mean, variance)
+    statistics = _statistics(x, places)
+    mean, variance = checkpoint_name(statistics, STATISTICS)
+    y = normalize_by(x, mean, variance, scale, bias)
+    y = (jnp.maximum(y, 0) if relu else y).astype(dtype)
+    return (y, *statistics), (x, scale, bias, places, mean, variance)
 
 
 def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:

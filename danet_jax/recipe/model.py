@@ -58,9 +58,10 @@ class ModelOptions(Group):
         "auto", description="Kernel of position attention; auto takes the best for the device."
     )
     remat: Annotated[str, Names(REMAT)] = Field(
-        "none",
-        description="What the backward pass computes anew instead of keeping it, for less memory: nothing, what lies "
-        "inside residual blocks, or (full) that and what lies inside the stem and the head's modules.",
+        "auto",
+        description="What the backward pass computes anew instead of keeping it, for less memory: nothing, what "
+        "batch normalisation and ReLU make of convolutions, what lies inside residual blocks, or (full) that and what "
+        "lies inside the stem and the head's modules. auto is normalisation on a TPU and none elsewhere.",
     )
 
     @model_validator(mode="after")

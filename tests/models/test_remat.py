@@ -9,7 +9,7 @@ from danet_jax import DANet, InputError
 from danet_jax.models import resnet
 
 
-@pytest.mark.parametrize("remat", [pytest.param("blocks", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize("remat", ["normalisation", pytest.param("blocks", marks=pytest.mark.slow), "full"])
 def test_gradients_are_equal_bit_by_bit(rng, monkeypatch, remat):
     monkeypatch.setitem(resnet.BLOCKS, "resnet50", (1, 1, 1, 1))
     images = jnp.asarray(rng.normal(size=(2, 32, 40, 3)), jnp.float32)
@@ -37,5 +37,6 @@ def test_gradients_are_equal_bit_by_bit(rng, monkeypatch, remat):
 
 
 def test_choices_that_do_not_exist():
-    with pytest.raises(InputError, match="remat='all' does not exist; there are: none, blocks, full"):
+    existing = "auto, none, normalisation, blocks, full"
+    with pytest.raises(InputError, match=f"remat='all' does not exist; there are: {existing}"):
         DANet(3, remat="all")

@@ -77,13 +77,31 @@ def test_a_prediction_on_a_tpu_that_is_not_here(tmp_path):
     assert report["flops"] > 1e8
 
 
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason='needs NVIDIA\'s compilers: pip install "jax[cuda13]", or make test-cuda-compiler',
+)
+
+
 @pytest.mark.cuda_compiler
-def test_no_window_of_a_training_step_on_an_h100_is_wider_than_the_stems(tmp_path):
-    if importlib.util.find_spec("jax_cuda13_plugin") is None:
-        pytest.skip('needs NVIDIA\'s compilers: pip install "jax[cuda13]", or make test-cuda-compiler')
-    status, report = compiled(tmp_path, "h100:1", dataset__crop_size=96, model__dtype="bfloat16")
+@needs_cuda
+@pytest.mark.parametrize(("name", "space"), [("h100:1", 1), ("h100:2", 2)])
+def test_no_window_of_a_training_step_on_h100s_is_wider_than_the_stems(tmp_path, name, space):
+    options = {"dataset__crop_size": 128, "model__dtype": "bfloat16", "mesh__space": space}
+    status, report = compiled(tmp_path, name, **options)
     assert status == 0
     assert report["widest_convolution_window"] <= 7
+
+
+@pytest.mark.cuda_compiler
+@needs_cuda
+def test_a_prediction_on_h100s_gives_each_its_own_rows(tmp_path):
+    status, report = compiled(
+        tmp_path, "h100:2", step="predict", mesh__space=2, model__dtype="bfloat16", arguments=["64x64"]
+    )
+    assert status == 0
+    assert report["flops"] > 1e8
+    assert report["collective_gb"] < 0.1 * report["traffic_gb"]
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.ops.convolution.cpu import cpu_forward, cpu_input_gradient, cpu_kernel_gradient
+from danet_jax.ops.convolution.divided import can_be_divided, divided_kernel_gradient
 from danet_jax.ops.convolution.phases import kernel_gradient_in_phases
 from danet_jax.ops.convolution.xla import (
     Geometry,
@@ -23,7 +24,7 @@ from danet_jax.ops.convolution.xla import (
     xla_input_gradient,
     xla_kernel_gradient,
 )
-from danet_jax.ops.sharding import rows_are_divided
+from danet_jax.ops.sharding import mesh_of, rows_are_divided
 
 
 def convolution(
@@ -70,9 +71,13 @@ def _forward(x: jax.Array, kernel: jax.Array, geometry: Geometry):
 def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Array):
     x, kernel = saved
     dx = _by_platform(cpu_input_gradient, xla_input_gradient, geometry, x, kernel, dy)
-    on_cuda = None
-    if geometry.dilation > 1 and geometry.stride == 1 and not rows_are_divided(x):
-        on_cuda = _cuda_kernel_gradient
+    on_cuda: Callable[..., jax.Array] | None = None
+    if geometry.dilation > 1 and geometry.stride == 1:
+        mesh = mesh_of(x)
+        if not rows_are_divided(x):
+            on_cuda = _cuda_kernel_gradient
+        elif mesh is not None and can_be_divided(x, kernel, dy, geometry, mesh):
+            on_cuda = functools.partial(divided_kernel_gradient, mesh=mesh)
     dkernel = _by_platform(cpu_kernel_gradient, xla_kernel_gradient, geometry, x, kernel, dy, cuda=on_cuda)
     return dx, dkernel
 
