@@ -83,7 +83,7 @@ class WholeImages:
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
         self._model, self.protocol, self.mesh, self._shapes = model, protocol, mesh, Shapes()
-        self.program = jax.jit(self._program, static_argnames=("wanted", "bands", "same"))
+        self.program = jax.jit(self._program, static_argnames=("wanted", "rows", "bands", "same"))
         """From variables and `arguments` to what is wanted."""
 
     def group(self, height: int, width: int) -> Group:
@@ -145,12 +145,12 @@ class WholeImages:
         bands = -(-of_device // max(1, BAND_PIXELS.get(platform, BAND_PIXELS["other"]) // width))
         rows = -(-of_device // bands) * bands * devices
         pixels = np.zeros((at_once, height, width, 3), np.uint8)
-        labels = np.full((at_once, rows, width), IGNORE_LABEL, np.uint8)
+        labels = np.full((at_once, rows, width), IGNORE_LABEL, np.uint8) if truths else None
         sizes = [group.shape] * (at_once if group.padded else 1)
         for place, image in enumerate(images):
             here = place, slice(image.shape[0]), slice(image.shape[1])
             pixels[here] = image
-            if truths:
+            if labels is not None:
                 labels[here] = truths[place]
             if group.padded:
                 sizes[place] = self._sizes(*image.shape[:2])
@@ -161,7 +161,7 @@ class WholeImages:
         ]
         same = all(scale == scales[0] for scale in scales)
         arrays = [pixels, labels, scalings, [np.asarray(scale, np.int32) for scale in scales]]
-        return arrays, {"bands": bands, "same": same}
+        return arrays, {"rows": rows, "bands": bands, "same": same}
 
     def _sizes(self, height: int, width: int) -> Sizes:
         return (
@@ -182,14 +182,17 @@ class WholeImages:
         self,
         variables: Mapping[str, Any],
         images: jax.Array,
-        labels: jax.Array,
+        labels: jax.Array | None,
         scalings: Sequence[Scaling],
         sizes: Sequence[jax.Array],
         *,
         wanted: Wanted,
+        rows: int,
         bands: int,
         same: bool,
     ) -> jax.Array:
+        if labels is None:  # then there are none to bring to the device
+            labels = jnp.full((images.shape[0], rows, images.shape[2]), IGNORE_LABEL, jnp.uint8)
         how = Merging(self._model, self.protocol, wanted, same=same)
         divided = PartitionSpec("data", "space")
         logits = []
