@@ -7,6 +7,7 @@ spread over the devices. An image whose logits take too much room is gone throug
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -80,6 +81,7 @@ class SlidingWindows:
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
         # Both only grow, so that other sizes seldom compile anything anew.
         self._capacity, self._block = 0, (0, 0)
+        self._logits: Any = None
         self._divided, self._everywhere = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())
         )
@@ -109,11 +111,10 @@ class SlidingWindows:
         """
         jobs, rows = self._jobs_and_tiles(images)
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
-        like = jax.ShapeDtypeStruct((1, *self._shape, 3), jnp.float32)
-        one: Any = jax.eval_shape(partial(self._model.apply, upsample=False), variables, like).fusion
-        for band, needed in self._bands(rows, 4 * one.size):
+        shape = self._shape_of_logits(variables)
+        for band, needed in self._bands(rows, 4 * math.prod(shape)):
             of_band = [jobs[job] for job in needed]
-            logits = self._logits_of(variables, of_band, one.shape)
+            logits = self._logits_of(variables, of_band, shape)
             table = _table([window for window, _ in of_band], self._capacity)
             for start in range(0, len(band), self._tiles_at_once):
                 part = band[start : start + self._tiles_at_once]
@@ -123,6 +124,14 @@ class SlidingWindows:
                 arrays = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *tiles), self._divided)
                 result = self._merge(logits, table, arrays, wanted=wanted, same=same)
                 yield [region for region, _ in part], result
+
+    def _shape_of_logits(self, variables: Mapping[str, Any]) -> tuple[int, int, int, int]:
+        """Of one window, at the output stride: `[1, h, w, K]`."""
+        if self._logits is None:  # asked once, since the network is traced for it
+            like = jax.ShapeDtypeStruct((1, *self._shape, 3), jnp.float32)
+            one: Any = jax.eval_shape(partial(self._model.apply, upsample=False), variables, like)
+            self._logits = one.fusion.shape
+        return self._logits
 
     def _jobs_and_tiles(
         self, images: Sequence[np.ndarray]
