@@ -1,9 +1,10 @@
 """Seconds per image of the authors' protocol, beside PyTorch going through the same windows one by one.
 
-    python -m benchmarks.evaluation [--backbone=resnet18] [--images=1]
+    python -m benchmarks.evaluation [--backbone=resnet18] [--images=1] [--height=512]
 
-Images are 512x1024, half of Cityscapes', and so are base size and windows: single scale (windows of 384, stride
-256, flip) and multi-scale (eight scales, windows of 512, stride 256, flip). Both networks have the same weights;
+Images are twice as wide as high, 512x1024 unless told otherwise, half of Cityscapes', and so are base size and
+windows: single scale (windows of 384, stride 256, flip) and multi-scale (eight scales, windows of 512, stride 256,
+flip). `taskset -c 0` before it measures on one core. Both networks have the same weights;
 the largest difference of labels is printed. Wall time and, for machines that do other things, too, CPU time.
 Then: how often something is compiled over 100 images of 40 sizes.
 """
@@ -30,7 +31,6 @@ from tests.reference import torch_danet
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores
 
-SIZE = (512, 1024)
 CLASSES = 19
 
 
@@ -38,14 +38,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--height", type=int, default=512)
     options = parser.parse_args()
+    height, width = options.height, 2 * options.height
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (options.images, *SIZE, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (options.images, height, width, 3), dtype=np.uint8)
     network = torch_danet.randomise(torch_danet.DANet(CLASSES, backbone=options.backbone), rng)
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     model, variables = DANet(CLASSES, backbone=options.backbone), convert(state).variables
     table = rich.table.Table(
-        title=f"{options.backbone}, one {SIZE[0]}x{SIZE[1]} image, {torch.get_num_threads()} threads"
+        title=f"{options.backbone}, one {height}x{width} image, {torch.get_num_threads()} threads"
     )
     for column in (
         "protocol",
@@ -58,9 +60,9 @@ def main() -> None:
         table.add_column(column)
     for multi_scale in (False, True):
         protocol = Protocol.authors(multi_scale=multi_scale)
-        window, stride = protocol.window[0] // 2, protocol.stride[0] // 2
+        window, stride = (side[0] * height // 1024 for side in (protocol.window, protocol.stride))
         protocol = protocol.replace(
-            base_size=SIZE[1], window=(window, window), stride=(stride, stride), name=protocol.name
+            base_size=width, window=(window, window), stride=(stride, stride), name=protocol.name
         )
         segment = Segmenter(model, variables, protocol)
         segment(images[:1])  # compiles

@@ -7,7 +7,8 @@ a process of its own that stays and is told when to run, so that all meet the sa
 from 8-bit images to label maps and `step` one of SGD from 8-bit images and labels, each by the library's own
 functions; float32, stem of three 3x3 convolutions, auxiliary head, output stride 8, random weights. PaddleSeg's
 auxiliary head is one 1x1 convolution, its shortcuts average before theirs, and PaddlePaddle uses one core unless
-told otherwise (told to use two it was slower).
+told otherwise (told to use two it was slower). On a machine that does other things, too, CPU time tells more than
+wall time; best of all behind `taskset -c 0`.
 """
 
 import argparse
@@ -182,6 +183,7 @@ class Worker:
         self.versions = self._answer()
 
     def seconds(self, work):
+        """Of wall and of CPU time."""
         print(work, file=self._process.stdin, flush=True)
         return self._answer()
 
@@ -203,9 +205,10 @@ def serve(options):
     versions, runs = SIDES[options.worker](options)
     print(json.dumps(versions), file=answers, flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         runs[line.strip()]()
-        print(json.dumps(time.perf_counter() - start), file=answers, flush=True)
+        seconds = time.perf_counter() - wall, time.process_time() - cpu
+        print(json.dumps(seconds), file=answers, flush=True)
 
 
 def main():
@@ -231,12 +234,15 @@ def main():
                 if repeat > 0:  # the first compiles
                     times[name][work].append(seconds)
     print(f"ResNet-50 DANet, {options.size}x{options.size}, batch {options.batch}, float32: best seconds")
-    print(f"{'':56}" + "".join(f"{work:>9}{'/ ours':>8}" for work in WORK))
-    for name, worker in workers.items():
-        best = {work: min(times[name][work]) for work in WORK}
-        ratios = {work: best[work] / min(times["danet_jax"][work]) for work in WORK}
-        row = "".join(f"{best[work]:9.2f}{ratios[work]:8.2f}" for work in WORK)
-        print(f"{name + ' (' + worker.versions + ')':56}{row}")
+    for kind, clock in enumerate(("wall", "CPU")):
+        print(f"{clock + ' time':56}" + "".join(f"{work:>9}{'/ ours':>8}" for work in WORK))
+        for name, worker in workers.items():
+            row = ""
+            for work in WORK:
+                best, ours = (min(s[kind] for s in times[side][work]) for side in (name, "danet_jax"))
+                row += f"{best:9.2f}{best / ours:8.2f}"
+            print(f"{name + ' (' + worker.versions + ')':56}{row}")
+    for worker in workers.values():
         worker.close()
 
 
