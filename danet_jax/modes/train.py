@@ -51,6 +51,7 @@ from danet_jax.weights.initialize import initialize_from
 # (which checkpoint is the best depends on the evaluation).
 _FREE = (
     "compilation_cache",
+    "model.remat",
     "training.log_every",
     "training.profile_steps",
     "training.resume_anyway",

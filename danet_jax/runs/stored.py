@@ -186,7 +186,7 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
 
 
 # They change how fast and how exactly a network computes, not what its weights mean.
-_FREE = (("model", "dtype"), ("model", "attention_backend"), ("model", "dropout_rate"))
+_FREE = (("model", "dtype"), ("model", "attention_backend"), ("model", "remat"), ("model", "dropout_rate"))
 
 
 def _difference(was: Any, is_now: Any) -> tuple[str, str]:

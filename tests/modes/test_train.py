@@ -409,6 +409,9 @@ def test_a_run_that_is_not_whole_or_has_gone_further_is_refused(trained, recipe,
     with pytest.raises(InputError, match=r"has reached step 6, which is more than the 3"):
         train.run(fewer, tmp_path, [])
     assert (tmp_path / "config.json").read_text() == config
+    # What is computed anew in the backward pass changes no result.
+    model = recipe.model.model_copy(update={"remat": "blocks"})
+    assert train.run(recipe.model_copy(update={"model": model}), tmp_path, []) == 0
     (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json is missing"):
         train.run(recipe, tmp_path, [])
