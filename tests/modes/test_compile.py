@@ -54,7 +54,7 @@ def test_a_prediction_on_this_cpu(tmp_path, capsys):
     assert (tmp_path / "compile/cpu:2-predict.hlo").read_text().startswith("HloModule")
     assert not (tmp_path / "config.json").exists()  # it is not a run
     printed = capsys.readouterr().out
-    assert "predict step, 2 x 32x64, on cpu:2" in printed
+    assert "predict step, 16 x 32x64, on cpu:2" in printed  # eight small ones a device
     assert "fits, with" in printed
 
 
