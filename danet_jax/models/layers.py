@@ -28,7 +28,11 @@ REMAT = ("auto", "none", "normalisation", "blocks", "full")
 convolutions, what lies inside residual blocks, or that and what lies inside the stem, the head's convolutions and
 the attention modules. On a TPU `normalisation` saves memory and traffic both, so there it is what `auto` stands for."""
 
-_PARTS = {"blocks": ("block",), "full": ("block", "stem", "convolution", "attention")}
+_PARTS = {
+    "normalisation": ("block", "stem", "convolution"),
+    "blocks": ("block",),
+    "full": ("block", "stem", "convolution", "attention"),
+}
 
 
 def anew(module: Any, part: str, remat: str, x: jax.Array) -> Any:
@@ -42,12 +46,10 @@ def anew(module: Any, part: str, remat: str, x: jax.Array) -> Any:
     """
     if remat == "auto":
         remat = "normalisation" if platform_of(x) == "tpu" else "none"
-    if part in _PARTS.get(remat, ()):
-        return nn.remat(module)
-    if remat == "normalisation" and part != "attention":
-        kept = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS, RESULT)
-        return nn.remat(module, policy=kept)
-    return module
+    if part not in _PARTS.get(remat, ()):
+        return module
+    named = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS, RESULT)
+    return nn.remat(module, policy=named if remat == "normalisation" else None)
 
 
 def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:

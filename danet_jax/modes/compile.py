@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
 from pathlib import Path
@@ -118,7 +117,7 @@ def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int])
     """From 8-bit images to labels as a `Segmenter` makes them of whole images, as many as it takes at once."""
     state = jax.eval_shape(lambda: training_step(recipe, model, 1).fresh_state(mesh))
     mean, std = recipe.protocol().normalisation
-    protocol = dataclasses.replace(Protocol.whole(), mean=mean, std=std).for_network(model.align_corners)
+    protocol = Protocol.whole().for_network(model.align_corners, mean, std)
     whole = WholeImages(model, protocol, mesh)
     (images, *others), options = whole.arguments(whole.group(*size), [])
 

@@ -76,7 +76,7 @@ def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Ar
         mesh = mesh_of(x)
         if not rows_are_divided(x):
             on_cuda = _cuda_kernel_gradient
-        elif mesh is not None and can_be_divided(x, kernel, dy, geometry, mesh):
+        elif mesh is not None and can_be_divided(x, kernel, geometry, mesh):
             on_cuda = functools.partial(divided_kernel_gradient, mesh=mesh)
     dkernel = _by_platform(cpu_kernel_gradient, xla_kernel_gradient, geometry, x, kernel, dy, cuda=on_cuda)
     return dx, dkernel

@@ -16,9 +16,7 @@ from danet_jax.ops.convolution.xla import Geometry
 from danet_jax.ops.sharding import DATA, SPACE
 
 
-def can_be_divided(
-    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, mesh: AbstractMesh
-) -> bool:
+def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
     """Whether all devices of a mesh get as many rows and images, and a kernel reaches over no more than neighbours."""
     stride, padding, dilation = geometry
     rows, rest = divmod(x.shape[1], mesh.shape[SPACE])

@@ -29,7 +29,7 @@ def test_gradient_of_divided_rows(rng, space, rows, dilation):
         sharding = NamedSharding(over, PartitionSpec("data", "space"))
         placed = [jax.device_put(a, sharding) for a in (x, dy)]
         kernel = jax.ShapeDtypeStruct((3, 3, 3, 2), jnp.float64)
-        assert can_be_divided(placed[0], kernel, placed[1], geometry, over.abstract_mesh)
+        assert can_be_divided(placed[0], kernel, geometry, over.abstract_mesh)
         gradient = jax.jit(lambda x, dy: divided_kernel_gradient(x, kernel, dy, geometry, over.abstract_mesh))
         np.testing.assert_allclose(gradient(*placed), expected.permute(2, 3, 1, 0), rtol=1e-11, atol=1e-11)
         assert "all-gather" not in gradient.lower(*placed).compile().as_text()
@@ -46,4 +46,4 @@ def test_gradient_of_divided_rows(rng, space, rows, dilation):
 )
 def test_what_is_left_to_xla(shape, geometry):
     x, kernel = jnp.zeros((*shape, 3)), jnp.zeros((3, 3, 3, 2))
-    assert not can_be_divided(x, kernel, x, geometry, mesh(2, 4).abstract_mesh)
+    assert not can_be_divided(x, kernel, geometry, mesh(2, 4).abstract_mesh)
