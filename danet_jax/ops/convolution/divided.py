@@ -17,11 +17,16 @@ from danet_jax.ops.sharding import DATA, SPACE
 
 
 def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
-    """Whether all devices of a mesh get as many rows and images, and a kernel reaches over no more than neighbours."""
+    """Whether a mesh of both axes gives all devices as many rows and images, and a kernel stays within neighbours."""
     stride, padding, dilation = geometry
     rows, rest = divmod(x.shape[1], mesh.shape[SPACE])
     keeps_the_size = stride == 1 and all(2 * padding == dilation * (n - 1) for n in kernel.shape[:2])
-    return keeps_the_size and not rest and rows >= padding and x.shape[0] % mesh.shape[DATA] == 0
+    return (
+        keeps_the_size
+        and not rest
+        and rows >= padding
+        and x.shape[0] % mesh.shape.get(DATA, x.shape[0] + 1) == 0
+    )
 
 
 def divided_kernel_gradient(

@@ -47,3 +47,9 @@ def test_gradient_of_divided_rows(rng, space, rows, dilation):
 def test_what_is_left_to_xla(shape, geometry):
     x, kernel = jnp.zeros((*shape, 3)), jnp.zeros((3, 3, 3, 2))
     assert not can_be_divided(x, kernel, geometry, mesh(2, 4).abstract_mesh)
+
+
+def test_a_mesh_of_rows_alone_is_left_to_xla():
+    x, kernel = jnp.zeros((2, 16, 9, 3)), jnp.zeros((3, 3, 3, 2))
+    over = Mesh(np.asarray(jax.devices()[:4]), ("space",))
+    assert not can_be_divided(x, kernel, Geometry(1, 2, 2), over.abstract_mesh)
