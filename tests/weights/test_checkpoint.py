@@ -16,7 +16,7 @@ from danet_jax.models.resnet import ResNet
 from danet_jax.weights import zoo
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
-from tests.reference import torch_danet
+from tests.reference import torch_danet, torch_resnet
 
 MMSEG_CONFIG = """
 model = dict(
@@ -41,7 +41,7 @@ def mmseg():
 
 @pytest.fixture(scope="module")
 def classifier():
-    network = torch_danet.ResNet("resnet18", imagenet_classifier=True)
+    network = torch_resnet.ResNet("resnet18", imagenet_classifier=True)
     return torch_danet.randomise(network, np.random.default_rng(3)).state_dict()
 
 

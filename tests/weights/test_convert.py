@@ -12,7 +12,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
 from danet_jax.weights.convert import convert, to_state_dict
 from danet_jax.weights.names import Recognised, tensors
-from tests.reference import torch_danet
+from tests.reference import torch_danet, torch_resnet
 
 SIZE = 35, 51  # odd, so that paddings and strides show
 
@@ -114,7 +114,7 @@ def test_logits_equal_those_of_the_network_that_the_weights_come_from(rng, varia
 )
 def test_features_equal_those_of_the_classifier_that_a_backbone_comes_from(rng, stem, layout):
     network = torch_danet.randomise(
-        torch_danet.ResNet("resnet18", stem, 32, layout=layout, imagenet_classifier=True), rng
+        torch_resnet.ResNet("resnet18", stem, 32, layout=layout, imagenet_classifier=True), rng
     )
     images = rng.normal(size=(1, *SIZE, 3)).astype(np.float32)
     with torch.no_grad():

@@ -1,0 +1,103 @@
+"""Archives that are fetched before they are read, and a preparation that is killed."""
+
+import http.server
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from danet_jax.data.builders.ade20k import Ade20k
+from danet_jax.data.builders.archives import Source
+from danet_jax.data.dataset import open_dataset
+from tests.data.test_builders_refuse import refuse
+from tests.reference import publishers
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of `tmp_path/site`; its address."""
+    site = tmp_path / "site"
+    site.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(site))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("digest", ["right", "wrong", "none", "no such file"])
+def test_download(rng, tmp_path, server, monkeypatch, digest):
+    import hashlib
+
+    archive = "ADEChallengeData2016.zip"
+    tree, truth = publishers.ade20k(rng)
+    content = (publishers.write(tree, tmp_path / "site", "archive") / archive).read_bytes()
+    value = "md5:" + hashlib.md5(content if digest == "right" else b"").hexdigest()
+    url = f"{server}/{archive if digest != 'no such file' else 'gone.zip'}"
+    source = Source(
+        archive,
+        "ADEChallengeData2016",
+        ("annotations", "images"),
+        0.001,
+        url,
+        True,
+        value if digest != "none" else "",
+    )
+    monkeypatch.setattr(Ade20k, "sources", lambda self: (source,))
+    root = tmp_path / "in"
+    if digest in ("right", "none"):
+        dataset = open_dataset(
+            "ade20k", root=root, data_dir=tmp_path / "data", options={"allow_partial": True, "download": True}
+        )
+        assert sum(dataset.splits.values()) == len(truth)
+        assert [path.name for path in root.iterdir()] == [archive]
+    else:
+        message = refuse("ade20k", root, tmp_path, download=True)
+        assert url in message
+        assert ("md5" if digest == "wrong" else "cannot be downloaded") in message
+        assert not (root / archive).exists()
+
+
+def test_a_killed_preparation_goes_on_where_it_was(rng, tmp_path):
+    """Killed for real in the third shard; the second run reads only what was not finished."""
+    tree, truth = publishers.ade20k(rng)
+    root = publishers.write(tree, tmp_path / "in", "archive")
+    program = textwrap.dedent("""
+        import os, signal, sys
+        from danet_jax.data.builders import base
+        from danet_jax.data.dataset import open_dataset
+        root, data, kill = sys.argv[1:]
+        base.shard_ranges = lambda sizes: [range(i, i + 1) for i in range(len(sizes))]
+        original, read = base._checked, []
+        def checked(count, reader):
+            pair = original(count, reader)
+            read.append(pair.name)
+            if pair.name == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pair
+        base._checked = checked
+        dataset = open_dataset("ade20k", root=root, data_dir=data, options={"allow_partial": True})
+        print(dict(dataset.splits), *read)
+    """)
+    command = [sys.executable, "-c", program, str(root), str(tmp_path / "data")]
+    killed = subprocess.run([*command, "ADE_train_00000003"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not list((tmp_path / "data").glob("ade20k/*/1.0.0"))
+    done = subprocess.run([*command, "nothing"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-4:] == [*sorted(truth)[2:]]
+    dataset = open_dataset("ade20k", root=root, data_dir=tmp_path / "data", options={"allow_partial": True})
+    assert [example["name"] for example in dataset.source("train")] == sorted(truth)[:4]
+    assert not list((tmp_path / "data").rglob("unfinished*"))
+    assert not list((tmp_path / "data").rglob("incomplete*"))
