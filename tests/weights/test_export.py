@@ -34,7 +34,7 @@ from danet_jax.weights.convert import convert
 from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_stablehlo import export_stablehlo
-from tests.reference import torch_danet
+from tests.reference import torch_danet, torch_resnet
 
 CLASSES = Classes(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))
 VARIANTS = {
@@ -47,7 +47,7 @@ VARIANTS = {
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     """One block to a layer, so that programs compile quickly."""
-    for blocks in (resnet.BLOCKS, torch_danet.BLOCKS):
+    for blocks in (resnet.BLOCKS, torch_resnet.BLOCKS):
         monkeypatch.setitem(blocks, "resnet18", (1, 1, 1, 1))
 
 
