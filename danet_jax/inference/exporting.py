@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import export
 
 from danet_jax.errors import InputError
-from danet_jax.inference.merging import Merging, Network, network_of
+from danet_jax.inference.merging import Merging, fusion
 from danet_jax.inference.plain import scores_of_rows
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Size, scaled, scaling_of
@@ -40,13 +40,13 @@ def probabilities(
     size = images.shape[1], images.shape[2]
     known = isinstance(size[0], int) and isinstance(size[1], int)
     scaled_size: Any = protocol.scaled_size if known else functools.partial(_open_size, protocol)
-    network = network_of(model) if known else _of_open_size(model)
+    network = fusion if known else _fusion_of_open_size
     new_sizes = [scaled_size(scale, *size) for scale in protocol.scales]
     how = Merging(model, protocol, SCORES, same=all(new_size == size for new_size in new_sizes))
     logits = []
     for new_size in new_sizes:
         x = scaled(protocol, images, scaling_of(protocol, [size], [new_size], new_size, padded=False))
-        logits.append(how.logits(network, variables, x, None, flip=protocol.flip))
+        logits.append(how.logits(variables, x, None, flip=protocol.flip, network=network))
     of_each = [jnp.stack([jnp.asarray(n, jnp.int32) for n in one])[None] for one in (size, *new_sizes)]
     scores = scores_of_rows(how, logits, of_each, size[1])(jnp.arange(size[0], dtype=jnp.int32))
     scores = jnp.swapaxes(scores, 2, 3)
@@ -83,14 +83,10 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
     return side(height, width), side(width, height)
 
 
-def _of_open_size(model: DANet) -> Network:
-    """The network as a program of its own, whose many shapes follow from two plain dimensions."""
-
-    def network(variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
-        shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
-        function = jax.jit(lambda variables, x: network_of(model)(variables, x, None))
-        abstract = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), variables)
-        program = export.export(function, platforms=PLATFORMS)(abstract, jax.ShapeDtypeStruct(shape, x.dtype))
-        return program.call(variables, x)
-
-    return network
+def _fusion_of_open_size(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: None) -> jax.Array:
+    """`fusion` by a program of its own, whose many shapes follow from two plain dimensions."""
+    shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
+    function = jax.jit(lambda variables, x: fusion(model, variables, x, sizes))
+    abstract = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), variables)
+    program = export.export(function, platforms=PLATFORMS)(abstract, jax.ShapeDtypeStruct(shape, x.dtype))
+    return program.call(variables, x)

@@ -31,8 +31,8 @@ NOTHING = -1e30
 REPRESENTABLE = (-60.0, 80.0)
 """Logarithms of a pixel's largest score between which all its scores fit in float32: exp(-87) to exp(88)."""
 
-Network = Callable[[Mapping[str, Any], jax.Array, Any], jax.Array]
-"""From variables, what the network sees, and its sizes if they are padded, to logits at the output stride."""
+Network = Callable[["DANet", Mapping[str, Any], jax.Array, Any], jax.Array]
+"""From a model, its variables, what it sees, and sizes of that if it is padded, to logits at the output stride."""
 
 Weighted = tuple[jax.Array, jax.Array]
 """A matrix along one axis, float32 `[B, n, m]`, or what it makes of logits; and float32 `[B, n]`, with which weight the
@@ -74,14 +74,10 @@ class Axis(NamedTuple):
         return jnp.maximum(jnp.maximum(past - first, 0) + final.astype(jnp.int32), 1)
 
 
-def network_of(model: DANet) -> Network:
-    """A network's fusion."""
-
-    def network(variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
-        logits: Any = model.apply(variables, x, sizes=sizes, upsample=False)
-        return logits.fusion
-
-    return network
+def fusion(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: Any) -> jax.Array:
+    """A network's result at the output stride, `[B, h, w, K]`."""
+    logits: Any = model.apply(variables, x, sizes=sizes, upsample=False)
+    return logits.fusion
 
 
 class Sums(NamedTuple):
@@ -121,19 +117,21 @@ class Merging:
             raise InputError(f"flip_pairs={protocol.flip_pairs} need the names of the network's classes")
 
     def logits(
-        self, network: Network, variables: Mapping[str, Any], x: jax.Array, sizes: Any, *, flip: bool
+        self, variables: Mapping[str, Any], x: jax.Array, sizes: Any, *, flip: bool, network: Network = fusion
     ) -> list[jax.Array]:
         """Logits of what the network sees and, brought back upright, of its flip: float32 `[B, h, K, w]` each.
 
         Up-sampling is the same from both sides, so that where they are added up they are at once.
         """
         if not flip:
-            return [jnp.swapaxes(network(variables, x, sizes), 2, 3)]
-        both = None if sizes is None else jnp.concatenate([sizes, sizes])
-        upright, mirrored = jnp.split(network(variables, jnp.concatenate([x, flipped(x, sizes)]), both), 2)
-        mirrored = flipped(
-            mirrored, None if sizes is None else -(-jnp.asarray(sizes) // self._model.output_stride)
+            return [jnp.swapaxes(network(self._model, variables, x, sizes), 2, 3)]
+        low = None if sizes is None else -(-jnp.asarray(sizes) // self._model.output_stride)
+        both = (
+            jnp.concatenate([x, flipped(x, sizes)]),
+            None if sizes is None else jnp.concatenate([sizes] * 2),
         )
+        upright, mirrored = jnp.split(network(self._model, variables, *both), 2)
+        mirrored = flipped(mirrored, low)
         if len(self._mirrored):
             mirrored = mirrored[..., self._mirrored]
         views = [upright, mirrored] if self.merge == "softmax" else [upright + mirrored]

@@ -7,6 +7,7 @@ the images over `space`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Axis, Merging, across, brought, network_of
+from danet_jax.inference.merging import Axis, Merging, across, brought
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled, scaling_of
 from danet_jax.inference.scores import Region, Wanted
@@ -83,7 +84,9 @@ class WholeImages:
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
         self._model, self.protocol, self.mesh, self._shapes = model, protocol, mesh, Shapes()
-        self.program = jax.jit(self._program, static_argnames=("wanted", "rows", "bands", "same"))
+        kind = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
+        self._pixels_at_once, self._band_pixels = PIXELS_AT_ONCE[kind], BAND_PIXELS[kind]
+        self.program = jax.jit(self._program, static_argnames="wanted")
         """From variables and `arguments` to what is wanted."""
 
     def group(self, height: int, width: int) -> Group:
@@ -124,9 +127,9 @@ class WholeImages:
         while start < len(images):
             at_once = self._at_once(group, len(images) - start if exact else None)
             part = slice(start, start + at_once)
-            arrays, options = self.arguments(group, images[part], truths[part], at_once)
+            arrays = self.arguments(group, images[part], truths[part], at_once)
             arrays[:2] = jax.device_put(arrays[:2], NamedSharding(self.mesh, PartitionSpec("data")))
-            result = self.program(variables, *arrays, wanted=wanted, **options)
+            result = self.program(variables, *arrays, wanted=wanted)
             yield [Region(index, 0, 0) for index in range(len(images))[part]], result
             start += at_once
 
@@ -136,16 +139,13 @@ class WholeImages:
         images: Sequence[np.ndarray],
         truths: Sequence[np.ndarray] = (),
         at_once: int | None = None,
-    ) -> tuple[list[Any], dict[str, Any]]:
-        """Of the program, for images of a group and their truths: arrays, and what is known when compiling."""
+    ) -> list[Any]:
+        """The program's arrays, for images of a group and their truths."""
         at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
-        # Each device goes through its rows in bands.
-        devices, platform = self.mesh.shape["space"], self.mesh.devices.flat[0].platform
-        of_device = -(-height // devices)
-        bands = -(-of_device // max(1, BAND_PIXELS.get(platform, BAND_PIXELS["other"]) // width))
-        rows = -(-of_device // bands) * bands * devices
         pixels = np.zeros((at_once, height, width, 3), np.uint8)
-        labels = np.full((at_once, rows, width), IGNORE_LABEL, np.uint8) if truths else None
+        labels = None
+        if truths:
+            labels = np.full((at_once, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8)
         sizes = [group.shape] * (at_once if group.padded else 1)
         for place, image in enumerate(images):
             here = place, slice(image.shape[0]), slice(image.shape[1])
@@ -159,9 +159,14 @@ class WholeImages:
             scaling_of(self.protocol, scales[0], scale, shape, padded=group.padded)
             for scale, shape in zip(scales[1:], group.shape[1:], strict=True)
         ]
-        same = all(scale == scales[0] for scale in scales)
-        arrays = [pixels, labels, scalings, [np.asarray(scale, np.int32) for scale in scales]]
-        return arrays, {"rows": rows, "bands": bands, "same": same}
+        return [pixels, labels, scalings, [np.asarray(scale, np.int32) for scale in scales]]
+
+    def _bands(self, height: int, width: int) -> tuple[int, int, int]:
+        """Devices that rows are divided over, bands that each goes through its own in, and rows of a band."""
+        devices = self.mesh.shape["space"]
+        of_device = -(-height // devices)
+        bands = -(-of_device // max(1, self._band_pixels // width))
+        return devices, bands, -(-of_device // bands)
 
     def _sizes(self, height: int, width: int) -> Sizes:
         return (
@@ -172,8 +177,8 @@ class WholeImages:
     def _at_once(self, group: Group, images: int | None = None) -> int:
         """How many images of a group go through at a time, at most; of so many, the program's that computes no more."""
         devices = self.mesh.shape["data"]
-        limit = PIXELS_AT_ONCE.get(self.mesh.devices.flat[0].platform, PIXELS_AT_ONCE["other"])
-        of_device = max(1, min(8, limit // max(height * width for height, width in group.shape[1:])))
+        largest = max(height * width for height, width in group.shape[1:])
+        of_device = max(1, min(8, self._pixels_at_once // largest))
         if images is not None:  # by powers of two, so that numbers of images make few programs
             of_device = min(of_device, 1 << ((-(-images // devices)).bit_length() - 1))
         return of_device * devices
@@ -187,36 +192,32 @@ class WholeImages:
         sizes: Sequence[jax.Array],
         *,
         wanted: Wanted,
-        rows: int,
-        bands: int,
-        same: bool,
     ) -> jax.Array:
+        batch, height, width, _ = images.shape
+        devices, bands, of_band = self._bands(height, width)
         if labels is None:  # then there are none to bring to the device
-            labels = jnp.full((images.shape[0], rows, images.shape[2]), IGNORE_LABEL, jnp.uint8)
-        how = Merging(self._model, self.protocol, wanted, same=same)
+            labels = jnp.full((batch, devices * bands * of_band, width), IGNORE_LABEL, jnp.uint8)
+        how = Merging(
+            self._model, self.protocol, wanted, same=all(scaling.rows is None for scaling in scalings)
+        )
         divided = PartitionSpec("data", "space")
         logits = []
         for scaling in scalings:
             x = scaled(self.protocol, images, scaling)
             if self.mesh.size > 1:
                 x = lax.with_sharding_constraint(x, NamedSharding(self.mesh, divided))
-            flip, network = self.protocol.flip, network_of(self._model)
-            logits.append(how.logits(network, variables, x, scaling.sizes, flip=flip))
+            logits.append(how.logits(variables, x, scaling.sizes, flip=self.protocol.flip))
 
         def on_a_device(logits: Any, sizes: Any, labels: jax.Array) -> jax.Array:
-            batch, rows, width = labels.shape
             scores = scores_of_rows(how, logits, sizes, width)
-            tops = lax.axis_index("space") * rows + jnp.arange(0, rows, rows // bands, dtype=jnp.int32)
-
-            def band(top: jax.Array, truth: jax.Array) -> jax.Array:
-                return wanted.function(scores(top + jnp.arange(rows // bands, dtype=jnp.int32)), truth)
-
-            in_bands = jnp.moveaxis(labels.reshape(batch, bands, -1, width), 1, 0)
-            results = lax.map(lambda part: band(*part), (tops, in_bands))
+            first = lax.axis_index("space") * bands * of_band
+            rows = first + jnp.arange(bands * of_band, dtype=jnp.int32).reshape(bands, of_band)
+            truths = jnp.moveaxis(labels.reshape(-1, bands, of_band, width), 1, 0)
+            results = lax.map(lambda band: wanted.function(scores(band[0]), band[1]), (rows, truths))
             if wanted.summed:
                 return lax.psum(results.sum(0, dtype=results.dtype), ("data", "space"))
             results = jnp.moveaxis(results, 0, 1)
-            return results.reshape(batch, rows, *results.shape[3:])
+            return results.reshape(len(results), bands * of_band, *results.shape[3:])
 
         of_each = PartitionSpec("data" if len(sizes[0]) > 1 else None)
         place = jax.shard_map(

@@ -38,7 +38,7 @@ def scaling_of(
 ) -> Scaling:
     """The scaling of images of `sizes` to `new_sizes`, in arrays of `shape`; one size serves any number of images."""
     of_each = np.asarray(new_sizes, np.int32) if padded else None
-    if not padded and sizes[0] == new_sizes[0]:
+    if list(sizes) == list(new_sizes):
         return Scaling(None, None, of_each)
 
     def taps(axis: int) -> Taps:

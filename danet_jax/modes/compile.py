@@ -119,10 +119,10 @@ def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int])
     mean, std = recipe.protocol().normalisation
     protocol = Protocol.whole().for_network(model.align_corners, mean, std)
     whole = WholeImages(model, protocol, mesh)
-    (images, *others), options = whole.arguments(whole.group(*size), [])
+    images, *others = whole.arguments(whole.group(*size), [])
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
-        return whole.program(variables, images, *others, wanted=LABELS, **options)
+        return whole.program(variables, images, *others, wanted=LABELS)
 
     def network(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, normalize(images, mean, std), upsample=False)

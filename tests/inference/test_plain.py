@@ -26,12 +26,12 @@ def test_compiled_for_a_tpu_it_gathers_nothing(changes, monkeypatch):
     protocol = Protocol.whole().replace(**changes).for_network(True)
     whole = WholeImages(model, protocol, mesh)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    arrays, options = whole.arguments(whole.group(48, 64), [])
+    arrays = whole.arguments(whole.group(48, 64), [])
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (variables, *arrays)
     )
-    text = whole.program.lower(*shapes, wanted=LABELS, **options).compile().as_text()
+    text = whole.program.lower(*shapes, wanted=LABELS).compile().as_text()
     assert "fusion" in text
     assert " gather(" not in text
     assert "dynamic-gather" not in text

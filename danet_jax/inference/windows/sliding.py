@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Merging, Sums, across, brought, network_of
+from danet_jax.inference.merging import Merging, Sums, across, brought
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled
 from danet_jax.inference.scores import SCORES, Region, Wanted
@@ -47,7 +46,6 @@ class Tile(NamedTuple):
     Attributes:
       top, left: int32 `()`, its first row and column there.
       slots: int32 `[L]`, indices of windows, ordered by view.
-      last: bool `[L]`, whether a window is the last of its view.
       length: int32 `()`, how many of `slots` there are.
       truth: uint8 `[T, W]`, its labels, 255 past the image or where there are none.
     """
@@ -55,7 +53,6 @@ class Tile(NamedTuple):
     top: Any
     left: Any
     slots: Any
-    last: Any
     length: Any
     truth: Any
 
@@ -79,9 +76,11 @@ class SlidingWindows:
         self._tile_size = (64, 128) if on_cpu else (256, 512)
         at_once = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
+        # Of one window.
+        height, width = (-(-n // model.output_stride) for n in self._shape)
+        self._logits = height, model.num_classes, width
         # Both only grow, so that other sizes seldom compile anything anew.
         self._capacity, self._block = 0, (0, 0)
-        self._logits: Any = None
         self._divided, self._everywhere = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())
         )
@@ -111,27 +110,18 @@ class SlidingWindows:
         """
         jobs, rows = self._jobs_and_tiles(images)
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
-        shape = self._shape_of_logits(variables)
-        for band, needed in self._bands(rows, 4 * math.prod(shape)):
+        for band, needed in self._bands(rows):
             of_band = [jobs[job] for job in needed]
-            logits = self._logits_of(variables, of_band, shape)
+            logits = self._logits_of(variables, of_band)
             table = _table([window for window, _ in of_band], self._capacity)
             for start in range(0, len(band), self._tiles_at_once):
                 part = band[start : start + self._tiles_at_once]
-                tiles = [self._tile(needed, table.view, truths, *tile) for tile in part]
+                tiles = [self._tile(needed, truths, *tile) for tile in part]
                 nothing = tiles[0]._replace(length=np.int32(0), truth=tiles[0].truth * 0 + IGNORE_LABEL)
                 tiles += [nothing] * (self._tiles_at_once - len(part))
                 arrays = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *tiles), self._divided)
                 result = self._merge(logits, table, arrays, wanted=wanted, same=same)
                 yield [region for region, _ in part], result
-
-    def _shape_of_logits(self, variables: Mapping[str, Any]) -> tuple[int, int, int, int]:
-        """Of one window, at the output stride: `[1, h, w, K]`."""
-        if self._logits is None:  # asked once, since the network is traced for it
-            like = jax.ShapeDtypeStruct((1, *self._shape, 3), jnp.float32)
-            one: Any = jax.eval_shape(partial(self._model.apply, upsample=False), variables, like)
-            self._logits = one.fusion.shape
-        return self._logits
 
     def _jobs_and_tiles(
         self, images: Sequence[np.ndarray]
@@ -155,11 +145,11 @@ class SlidingWindows:
         return jobs, rows
 
     def _bands(
-        self, rows: Sequence[list[tuple[Region, np.ndarray]]], bytes_of_one: int
+        self, rows: Sequence[list[tuple[Region, np.ndarray]]]
     ) -> list[tuple[list[tuple[Region, np.ndarray]], list[int]]]:
         """Tiles of as many rows as there is room for the logits that they depend on; and makes that room."""
         of_row = [set(np.concatenate([of_tile for _, of_tile in row]).tolist()) for row in rows]
-        fitting = max(LOGITS_BYTES // bytes_of_one, *map(len, of_row), self._windows_at_once)
+        fitting = max(LOGITS_BYTES // (4 * math.prod(self._logits)), *map(len, of_row), self._windows_at_once)
         bands: list[tuple[list[Any], set[int]]] = [([], set())]
         for row, needed in zip(rows, of_row, strict=True):
             if bands[-1][0] and len(bands[-1][1] | needed) > fitting:
@@ -169,13 +159,10 @@ class SlidingWindows:
         self._capacity = max(self._capacity, min(1 << (most - 1).bit_length(), fitting))
         return [(tiles, sorted(needed)) for tiles, needed in bands]
 
-    def _logits_of(
-        self, variables: Mapping[str, Any], jobs: Sequence[Job], shape: tuple[int, int, int, int]
-    ) -> jax.Array:
+    def _logits_of(self, variables: Mapping[str, Any], jobs: Sequence[Job]) -> jax.Array:
         """Logits of windows at the output stride, float32 `[n, h, K, w]` with room for more, on every device."""
-        _, height, width, classes = shape
         at_once, capacity = self._windows_at_once, self._capacity
-        kept = jnp.zeros((capacity + 1, height, classes, width), jnp.float32, device=self._everywhere)
+        kept = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._everywhere)
         # A window that is smaller than the others needs masks; the others do without, whatever else is scored.
         small = np.array([(w.rows.window, w.columns.window) != self._shape for w, _ in jobs])
         for masked in (False, True):
@@ -202,7 +189,7 @@ class SlidingWindows:
         x = lax.with_sharding_constraint(scaled(self.protocol, blocks, scaling), self._divided)
         how = Merging(self._model, self.protocol, SCORES, same=False)
         flip = self.protocol.flip and how.merge == "exp"
-        [logits] = how.logits(network_of(self._model), variables, x, scaling.sizes, flip=flip)
+        [logits] = how.logits(variables, x, scaling.sizes, flip=flip)
         logits = lax.with_sharding_constraint(logits, self._everywhere)
 
         def keep(index: jax.Array, kept: jax.Array) -> jax.Array:
@@ -233,23 +220,17 @@ class SlidingWindows:
         return place(logits, windows, tiles)
 
     def _tile(
-        self,
-        jobs: Sequence[int],
-        views: np.ndarray,
-        truths: Sequence[np.ndarray],
-        region: Region,
-        of_tile: np.ndarray,
+        self, jobs: Sequence[int], truths: Sequence[np.ndarray], region: Region, of_tile: np.ndarray
     ) -> Tile:
-        """The tile of a region that depends on the jobs `of_tile`; of all of `jobs` in a band, these are the views."""
-        slots, last = np.zeros(self._capacity, np.int32), np.zeros(self._capacity, bool)
+        """The tile of a region that depends on the jobs `of_tile`, of all of `jobs` in a band."""
+        slots = np.zeros(self._capacity, np.int32)
         slots[: len(of_tile)] = np.searchsorted(jobs, of_tile)
-        last[: len(of_tile)] = np.diff(views[slots[: len(of_tile)]], append=-1) != 0
         labels = np.full(self._tile_size, IGNORE_LABEL, np.uint8)
         if truths:
             truth = truths[region.image][region.top :, region.left :]
             truth = truth[: labels.shape[0], : labels.shape[1]]
             labels[: truth.shape[0], : truth.shape[1]] = truth
-        return Tile(np.int32(region.top), np.int32(region.left), slots, last, np.int32(len(of_tile)), labels)
+        return Tile(np.int32(region.top), np.int32(region.left), slots, np.int32(len(of_tile)), labels)
 
 
 def _table(windows: Sequence[Window], capacity: int) -> Window:
@@ -279,8 +260,9 @@ def _scores(how: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax
         # The mean of a view's windows is whole with the last of them.
         [(mean, weight)] = parts
         view = view + mean
+        following = windows.view[tile.slots[index + 1]]
         return lax.cond(
-            tile.last[index],
+            (index + 1 == tile.length) | (windows.view[tile.slots[index]] != following),
             lambda: (how.add(sums, [(view, weight)]), jnp.zeros_like(view)),
             lambda: (sums, view),
         )
