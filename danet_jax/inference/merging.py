@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import flipped
 from danet_jax.inference.scores import Wanted
-from danet_jax.ops.resize import Taps, bilinear_taps, dense
+from danet_jax.ops.resize import Taps, bilinear_taps, dense, float32_einsum
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -210,22 +209,20 @@ class Merging:
 
 def across(logits: jax.Array, columns: Sequence[Weighted]) -> list[Weighted]:
     """Logits `[B, h, K, w]` brought to columns of the image: `[B, h, K, W]` and weights `[B, W]` by each way."""
-    return [(_product("bhkw,bvw->bhkv", logits, matrix), weight) for matrix, weight in columns]
+    return [(_times("bhkw,bvw->bhkv", logits, matrix), weight) for matrix, weight in columns]
 
 
 def brought(wide: Sequence[Weighted], rows: Sequence[Weighted]) -> list[Weighted]:
     """Logits of pixels `[B, T, K, W]` and their weights `[B, T, 1, W]`, of `across` and ways along rows."""
     return [
-        (_product("bth,bhkv->btkv", matrix, x), of_row[:, :, None, None] * of_column[:, None, None])
+        (_times("bhkv,bth->btkv", x, matrix), of_row[:, :, None, None] * of_column[:, None, None])
         for matrix, of_row in rows
         for x, of_column in wide
     ]
 
 
-def _product(pattern: str, *operands: jax.Array) -> jax.Array:
-    batch = max(operands, key=lambda x: x.ndim).shape[0]
-    operands = tuple(jnp.broadcast_to(x, (batch, *x.shape[1:])) for x in operands)
-    return jnp.einsum(pattern, *operands, precision=lax.Precision.HIGHEST)
+def _times(pattern: str, x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return float32_einsum(pattern, x, jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape[1:])))
 
 
 def _with_exponentials(sums: Sums, parts: Sequence[Weighted]) -> Sums:

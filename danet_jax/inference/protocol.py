@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,9 +90,9 @@ class Protocol:
                 raise InputError(
                     f"{key}={getattr(self, key)!r} does not exist; there are: {', '.join(existing)}"
                 )
-        for key in ("scales", "window", "stride", "base_size", "mean", "std", "flip_pairs", "mirrored"):
-            if isinstance(getattr(self, key), list):
-                object.__setattr__(self, key, tuple(getattr(self, key)))
+        for key, value in list(vars(self).items()):
+            if isinstance(value, list):
+                object.__setattr__(self, key, tuple(value))
         for key, of_kind in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
             if not isinstance(getattr(self, key), of_kind):
                 raise InputError(f"{key}={getattr(self, key)!r} must be {of_kind[0].__name__}")
@@ -101,7 +103,7 @@ class Protocol:
             numbers = (value, value) if key == "base_size" and isinstance(value, int) else value
             if value is None:
                 continue
-            if not isinstance(numbers, tuple) or len(numbers) != 2 or not _are_numbers(numbers, int):
+            if not _are_numbers(numbers, int) or len(numbers) != 2:
                 raise InputError(f"{key}={value!r} must be two numbers, whole ones")
             if not 1 <= min(numbers) <= max(numbers) < 32768:
                 raise InputError(f"{key}={value} must be at least 1 and below 32768")
@@ -191,14 +193,7 @@ class Protocol:
         """
         if name not in PRESETS:
             raise InputError(f"protocol={name!r} does not exist; there are: {', '.join(PRESETS)}")
-        kind, _, variant = name.partition("_")
-        if kind == "whole":
-            return cls.whole()
-        if kind == "authors":
-            return cls.authors(dataset, multi_scale=variant == "ms")
-        return cls.mmseg(
-            dataset, multi_scale=variant.endswith("ms"), whole=variant.startswith("whole") or None
-        )
+        return PRESETS[name](dataset)
 
     @property
     def flips(self) -> tuple[bool, ...]:
@@ -258,8 +253,16 @@ class Protocol:
         return dataclasses.asdict(self)
 
 
-PRESETS = ("whole", "authors", "authors_ms", "mmseg", "mmseg_ms", "mmseg_whole", "mmseg_whole_ms")
-"""Names for the command line, `--config.evaluation.protocol=NAME`."""
+PRESETS: Mapping[str, Callable[[str], Protocol]] = {
+    "whole": lambda _: Protocol.whole(),
+    "authors": Protocol.authors,
+    "authors_ms": partial(Protocol.authors, multi_scale=True),
+    "mmseg": Protocol.mmseg,
+    "mmseg_ms": partial(Protocol.mmseg, multi_scale=True),
+    "mmseg_whole": partial(Protocol.mmseg, whole=True),
+    "mmseg_whole_ms": partial(Protocol.mmseg, multi_scale=True, whole=True),
+}
+"""Protocols for a data set, by their names on the command line, `--config.evaluation.protocol=NAME`."""
 
 
 def _are_numbers(values: Any, kind: type = float) -> bool:

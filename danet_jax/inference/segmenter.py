@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,14 +97,12 @@ class Segmenter:
           InputError: an image is not such an array.
         """
         with concurrent.futures.ThreadPoolExecutor(1) as device:
-            working: concurrent.futures.Future[np.ndarray] | None = None
-            for batch in self._batches(images):
-                following = device.submit(self._labels, _checked(batch), exact=False)
-                if working is not None:
-                    yield from working.result()
-                working = following
-            if working is not None:
-                yield from working.result()
+            labels: Iterator[Any] = (
+                device.submit(self._labels, _checked(batch), exact=False) for batch in self._batches(images)
+            )
+            # The device has the next batch while the results of one are used.
+            for of_batch, _ in itertools.pairwise(itertools.chain(labels, [None])):
+                yield from of_batch.result()
 
     def _batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         waiting: list[np.ndarray] = []

@@ -164,16 +164,17 @@ def along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
     """`[B, W, w]` times `[B, h, w, C]`: `[B, h, W, C]`, in float32."""
     weights = jnp.broadcast_to(weights, (x.shape[0], *weights.shape[1:]))
     # With columns innermost one matrix serves all rows: repeated for each row, it would be far larger than an image.
-    return jnp.swapaxes(_product("bhcw,bvw->bhcv", jnp.swapaxes(x, 2, 3), weights), 2, 3)
+    return jnp.swapaxes(float32_einsum("bhcw,bvw->bhcv", jnp.swapaxes(x, 2, 3), weights), 2, 3)
 
 
 def along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
     """`[B, H, h]` times `[B, h, w, C]`: `[B, H, w, C]`, in float32."""
     batch, height, width, channels = x.shape
     weights = jnp.broadcast_to(weights, (batch, *weights.shape[1:]))
-    y = _product("buh,bhn->bun", weights, x.reshape(batch, height, width * channels))
+    y = float32_einsum("buh,bhn->bun", weights, x.reshape(batch, height, width * channels))
     return y.reshape(batch, weights.shape[1], width, channels)
 
 
-def _product(pattern: str, *operands: jax.Array) -> jax.Array:
+def float32_einsum(pattern: str, *operands: jax.Array) -> jax.Array:
+    """`jnp.einsum` in float32 throughout, which accelerators round to fewer bits unless they are asked not to."""
     return jnp.einsum(pattern, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)

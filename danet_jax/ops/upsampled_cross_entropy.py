@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from danet_jax.errors import InputError
 from danet_jax.ops.checks import check_array, check_shapes_fit
-from danet_jax.ops.resize import bilinear_weights
+from danet_jax.ops.resize import bilinear_weights, float32_einsum
 from danet_jax.ops.sharding import DATA, SPACE, mesh_of
 
 ROWS = 32
@@ -187,8 +187,8 @@ def _part(
         loss_sum = loss_sum + jnp.sum(jnp.where(valid, loss, 0.0))
         if with_gradient:
             d = jnp.where(valid, d, 0.0)
-            d = _product("brkv,vw->brkw", d, column_weights)
-            gradient = gradient + _product("brh,brkw->bhkw", _of_every_image(weights, x), d)
+            d = float32_einsum("brkv,vw->brkw", d, column_weights)
+            gradient = gradient + float32_einsum("brh,brkw->bhkw", _of_every_image(weights, x), d)
         return (loss_sum, gradient), None
 
     start = jnp.zeros((), jnp.float32), jnp.zeros(x.shape, jnp.float32)
@@ -225,8 +225,8 @@ def _of_every_image(weights: jax.Array, x: jax.Array) -> jax.Array:
 
 def _upsampled(x: jax.Array, row_weights: jax.Array, column_weights: jax.Array) -> jax.Array:
     """Rows of the up-sampled logits, `[B, rows, K, W]`."""
-    up = _product("brh,bhkw->brkw", _of_every_image(row_weights, x), x)
-    return _product("brkw,vw->brkv", up, column_weights)
+    up = float32_einsum("brh,bhkw->brkw", _of_every_image(row_weights, x), x)
+    return float32_einsum("brkw,vw->brkv", up, column_weights)
 
 
 def _one_hot(labels: jax.Array, classes: int) -> jax.Array:
@@ -234,7 +234,3 @@ def _one_hot(labels: jax.Array, classes: int) -> jax.Array:
     # uint8 holds every class number, but a class index is compared as int32.
     class_index = lax.broadcasted_iota(jnp.int32, (1, 1, classes, 1), 2)
     return labels[:, :, None, :].astype(jnp.int32) == class_index
-
-
-def _product(pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(pattern, a, b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)

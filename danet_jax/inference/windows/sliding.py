@@ -39,6 +39,9 @@ FEWEST_SLOTS = 16
 Job = tuple[Window, np.ndarray]
 """A window, and the image that it is cut from."""
 
+Row = list[tuple[Region, np.ndarray]]
+"""Of tiles: where each lies, and which windows it depends on, ordered by view."""
+
 
 class Tile(NamedTuple):
     """A part of an image, and the windows that it depends on.
@@ -123,10 +126,8 @@ class SlidingWindows:
                 result = self._merge(logits, table, arrays, wanted=wanted, same=same)
                 yield [region for region, _ in part], result
 
-    def _jobs_and_tiles(
-        self, images: Sequence[np.ndarray]
-    ) -> tuple[list[Job], list[list[tuple[Region, np.ndarray]]]]:
-        """Every window, and all rows of tiles, each with the windows that it depends on, ordered by view."""
+    def _jobs_and_tiles(self, images: Sequence[np.ndarray]) -> tuple[list[Job], list[Row]]:
+        """Every window, and all tiles."""
         jobs: list[Job] = []
         rows = []
         align_corners = bool(self.protocol.align_corners)
@@ -144,13 +145,11 @@ class SlidingWindows:
                 rows.append(row)
         return jobs, rows
 
-    def _bands(
-        self, rows: Sequence[list[tuple[Region, np.ndarray]]]
-    ) -> list[tuple[list[tuple[Region, np.ndarray]], list[int]]]:
+    def _bands(self, rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
         """Tiles of as many rows as there is room for the logits that they depend on; and makes that room."""
         of_row = [set(np.concatenate([of_tile for _, of_tile in row]).tolist()) for row in rows]
         fitting = max(LOGITS_BYTES // (4 * math.prod(self._logits)), *map(len, of_row), self._windows_at_once)
-        bands: list[tuple[list[Any], set[int]]] = [([], set())]
+        bands: list[tuple[Row, set[int]]] = [([], set())]
         for row, needed in zip(rows, of_row, strict=True):
             if bands[-1][0] and len(bands[-1][1] | needed) > fitting:
                 bands.append(([], set()))
