@@ -12,10 +12,14 @@ import pathlib
 import sys
 from typing import Any
 
+from danet_jax.command import huge_pages
+
+if __name__ == "__main__":
+    huge_pages.ask_for_huge_pages()  # starts Python once more, so before anything that takes long to import
+
 from absl import flags, logging
 from ml_collections import config_flags
 
-from danet_jax.command import huge_pages
 from danet_jax.errors import InputError, first_line
 from danet_jax.modes import FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
@@ -76,7 +80,10 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
         options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}
     with hosts.joined(recipe, {name: values[name].value for name in HOST_FLAGS}, argv):
         with stopping.StopSignals() as signals:
-            signals.standing = f"in --mode={mode}; the same command starts it again"
+            if mode == "train":
+                options["signals"] = signals
+            else:
+                signals.standing = f"in --mode={mode}; the same command starts it again"
             module = importlib.import_module(f"danet_jax.modes.{mode}")
             return module.run(recipe, workdir, arguments, **options)
         print(signals, flush=True)
@@ -111,5 +118,4 @@ def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, di
 
 
 if __name__ == "__main__":
-    huge_pages.ask_for_huge_pages()
     sys.exit(main(sys.argv))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
+import textwrap
 import traceback
 import types
 from collections.abc import Callable, Mapping
@@ -18,7 +20,8 @@ from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe, defaults
 from danet_jax.recipe.words import field_of, shown, takes
 
-_LONGEST = 300
+_line = functools.partial(textwrap.shorten, width=300, placeholder=" ...")
+"""What Python says on one line, not too long; `InputError` makes it printable."""
 
 
 def load(text: str, folder: Path) -> ml_collections.ConfigDict:
@@ -63,11 +66,8 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
     _run(path, config.to_dict)  # what is computed when it is read can fail, too
     config = ml_collections.ConfigDict(config)  # of a frozen one, one that can be changed
     config.unlock()
-    for (
-        name,
-        value,
-    ) in defaults().items():  # of a config that was made in another way, the groups that it lacks
-        if name not in config:
+    for name, value in defaults().items():
+        if name not in config:  # it was made in another way, and lacks a group
             config[name] = value
     return config
 
@@ -94,7 +94,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         problem = ". ".join(str(error.args[0]).split("\n"))  # ml_collections says which name is near
         return f"--config.GROUP.NAME: no group {problem} config has: {', '.join(sorted(Recipe.model_fields))}"
-    text = _words(error) if isinstance(error, SyntaxError) else _shortened(str(error))
+    text = _words(error) if isinstance(error, SyntaxError) else _line(str(error))
     return text if isinstance(error, flags.Error) else f"--config.GROUP.NAME=VALUE: {text}"
 
 
@@ -136,9 +136,4 @@ def _words(error: BaseException) -> str:
     """An error on one line, of bounded length."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    return _shortened("".join(traceback.format_exception_only(error)))
-
-
-def _shortened(text: str) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return _line("".join(traceback.format_exception_only(error)))

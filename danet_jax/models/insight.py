@@ -63,27 +63,60 @@ class Insight(NamedTuple):
 
 def insight(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Insight:
     """What a network saw in one picture, normalised, float32 `[1, H, W, 3]`."""
-    logits, (queries, keys, log_sums) = _seen(model, variables, image)
+    logits, (queries, keys, log_sums) = _of_one(model, variables, image)
+    logits = jax.tree.map(np.asarray, logits)
+    alpha, beta = learnt_scales(variables)
+    return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
+
+
+def learnt_scales(variables: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Alpha and beta of a network's variables; None for an attention that it does not have."""
     head = variables["params"]["head"]
     alpha, beta = (
         float(head[f"{name}_attention"][scale]) if f"{name}_attention" in head else None
         for name, scale in (("position", "alpha"), ("channel", "beta"))
     )
-    logits = jax.tree.map(np.asarray, logits)
-    return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
+    return alpha, beta
+
+
+class Inside(NamedTuple):
+    """What a network makes of normalised images, at its output stride.
+
+    Attributes:
+      logits: `[B, h, w, K]`.
+      queries, keys: of position attention, float32 `[B, N, d]`; None without it.
+      modules: what modules of the head give, `[B, h, w, C]` by name.
+    """
+
+    logits: Logits
+    queries: jax.Array | None
+    keys: jax.Array | None
+    modules: dict[str, jax.Array]
+
+
+def look_inside(
+    model: DANet, variables: Mapping[str, Any], images: jax.Array, modules: Sequence[str] = ()
+) -> Inside:
+    """Applies a network to normalised images, float32 `[B, H, W, 3]`; of `modules`, those that its head has."""
+    logits, state = model.apply(
+        variables,
+        images,
+        upsample=False,
+        mutable=["attention", "intermediates"],
+        capture_intermediates=lambda module, method: method == "__call__" and module.name in modules,
+    )
+    sown = state.get("attention", {}).get("head", {}).get("position_attention", {})
+    # Variables of `init` hold what was sown then: this came last.
+    queries, keys = (sown[n][-1].astype(jnp.float32) if sown else None for n in ("queries", "keys"))
+    outputs = state.get("intermediates", {}).get("head", {})
+    return Inside(logits, queries, keys, {name: of_it["__call__"][-1] for name, of_it in outputs.items()})
 
 
 @partial(jax.jit, static_argnames="model")
-def _seen(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Any:
-    logits, sown = model.apply(variables, image, upsample=False, mutable=["attention"])
-    attention: tuple[jax.Array | None, ...] = (None, None, None)
-    if "attention" in sown:
-        of = partial(jnp.asarray, dtype=jnp.float32)
-        queries, keys = (
-            of(sown["attention"]["head"]["position_attention"][n][-1]) for n in ("queries", "keys")
-        )
-        attention = queries[0], keys[0], row_logsumexp(queries, keys)[0]
-    return jax.tree.map(lambda x: x[0], logits), attention
+def _of_one(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Any:
+    logits, queries, keys, _ = look_inside(model, variables, image)
+    log_sums = None if queries is None or keys is None else row_logsumexp(queries, keys)
+    return jax.tree.map(lambda x: x[0], (logits, (queries, keys, log_sums)))
 
 
 def _checked(places: Any, size: tuple[int, int]) -> np.ndarray:

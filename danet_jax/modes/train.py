@@ -64,11 +64,12 @@ _FREE = (
 )
 
 
-def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
+def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals | None = None) -> int:
     """Trains, going on where an earlier run in `workdir` was interrupted; 0 when it is done.
 
     A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. SIGTERM, or
-    SIGINT once, ends the step that is being made, saves it on all hosts and returns 143 or 130.
+    SIGINT once, ends the step that is being made, saves it on all hosts and returns 143 or 130; within the context of
+    `signals`, it ends that.
 
     Raises:
       InputError: the recipe, the data or what is in `workdir` do not fit, before anything is written; or the loss, the
@@ -76,16 +77,18 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     """
     if arguments:
         raise InputError(f"{arguments[0]}: --mode=train takes no arguments after the flags")
-    with StopSignals() as signals:
-        train(recipe, workdir, signals)
-    if signals.status:
+    if signals is None:
+        with StopSignals() as signals:
+            return run(recipe, workdir, arguments, signals=signals)
         print(signals, flush=True)
-    elif recipe.training.report and jax.process_index() == 0:
+        return signals.status
+    train(recipe, workdir, signals)
+    if recipe.training.report and jax.process_index() == 0:
         try:
             report.run(recipe, workdir, [])
         except InputError as error:  # the training is done all the same
             print(f"no report: {error}", file=sys.stderr)
-    return signals.status
+    return 0
 
 
 def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:

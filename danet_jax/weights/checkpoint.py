@@ -21,11 +21,10 @@ from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
 from danet_jax.weights import checksums, zoo
-from danet_jax.weights.convert import listed
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
-from danet_jax.weights.fitting import READ_FROM_TENSORS, own_shapes
+from danet_jax.weights.fitting import READ_FROM_TENSORS, own_shapes, refuse_other_shapes
 from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
 
@@ -132,11 +131,8 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
         raise InputError(f"lacks the description {KEY!r} in its metadata")
     described = Description.from_json(file.metadata[KEY])
     model = _overridden(described.build(), overrides)
-    expected = own_shapes(model)
     found = {name: array.shape for name, array in file.tensors.items()}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
-        raise InputError(f"tensors do not fit the network that it describes: {listed(wrong)}")
+    refuse_other_shapes(found, own_shapes(model), "tensors do not fit the network that it describes")
     variables = unflatten_dict({tuple(name.split("/")): array for name, array in file.tensors.items()})
     description = f"exported from a run here: {_in_words(model)}"
     mean, std = normalisation_of(described.config)

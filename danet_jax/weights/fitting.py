@@ -43,17 +43,19 @@ def check_fits(model: nn.Module, variables: Any) -> None:
     else:
         images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
         there = _shapes(jax.eval_shape(model.init, jax.random.key(0), images))
-    here = _shapes(variables)
-    wrong = sorted(path for path in here.keys() | there if here.get(path) != there.get(path))
+    refuse_other_shapes(_shapes(variables), there, "variables do not fit the model")
+
+
+def refuse_other_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], problem: str) -> None:
+    """Raises InputError that begins with `problem` unless shapes by path are those of the model."""
+    wrong = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
     if wrong:
-        found, expected = (
-            "missing" if shape is None else str(list(shape))
-            for shape in (here.get(wrong[0]), there.get(wrong[0]))
+        here, there = (
+            "missing" if wrong[0] not in shapes else str(list(shapes[wrong[0]]))
+            for shapes in (found, expected)
         )
-        raise InputError(
-            f"variables do not fit the model: {wrong[0]} is {found}, in the model {expected} "
-            f"({len(wrong)} of {len(there)} differ)"
-        )
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise InputError(f"{problem}: {wrong[0]} is {here}, in the model {there}{more}")
 
 
 def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -262,7 +262,7 @@ def test_directories_that_cannot_be_written_to(main, capsys, tmp_path):
         ("raise BaseException('a\\nb')", "recipe.py, line 1: BaseException: a b"),
         ("raise OSError(28, 'No space', 'x')", "recipe.py, line 1: OSError"),
         ("class E(Exception):\n  def __str__(self): 1 / 0\nraise E", "recipe.py, line 3: "),
-        ("raise ValueError('\\x1b[31mred\\0')", "recipe.py, line 1: ValueError: ?[31mred?"),
+        ("raise ValueError('\\x1b[31mred\\0')", "recipe.py, line 1: ValueError: \\x1b[31mred\\x00"),
         ("def f(): f()\nf()", "recipe.py, line 1: RecursionError"),
         ("x = (1,\ny = 2", "recipe.py, line 1: SyntaxError"),
         ("\tx = 1\n  y = 2", "recipe.py, line 1: IndentationError"),

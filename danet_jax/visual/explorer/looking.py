@@ -14,6 +14,7 @@ import psutil
 
 from danet_jax.errors import InputError
 from danet_jax.inference.scaling import seen_whole
+from danet_jax.models.insight import learnt_scales, look_inside
 from danet_jax.ops.resize import bilinear_weights
 
 if TYPE_CHECKING:
@@ -66,9 +67,7 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
       InputError: the picture takes more memory than there is.
     """
     model, variables = segmenter.model, segmenter.variables
-    head = variables["params"]["head"]
-    alpha = head["position_attention"]["alpha"] if model.position_attention else None
-    beta = head["channel_attention"]["beta"] if model.channel_attention else None
+    alpha, beta = learnt_scales(variables)
     kinds = {"fusion": (1.0, 1.0)}
     if alpha is not None:
         kinds["without_position"] = (0.0, 1.0)
@@ -79,33 +78,28 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
 
     images = seen_whole(segmenter.protocol, image)
     factors = jnp.asarray(list(kinds.values()), jnp.float32)
-    logits, state = _run(model, variables, images, factors)
+    fusions, inside = _run(model, variables, images, factors)
 
-    found = {name: logits.fusion[index, 0] for index, name in enumerate(kinds)}
-    branches = {"position": logits.position, "channel": logits.channel}
-    found |= {name: branch[0, 0] for name, branch in branches.items() if branch is not None}
-    h, w = found["fusion"].shape[:2]
-    sown = state.get("attention", {}).get("head", {}).get("position_attention", {})
-    inner = state.get("intermediates", {}).get("head", {})
-    maps = {
-        name: np.asarray(inner[name]["__call__"][0], np.float32).reshape(h * w, -1)
-        for name in _CHANNEL_MODULES
-        if name in inner
-    }
+    logits = {name: fusions[index, 0] for index, name in enumerate(kinds)}
+    branches = {"position": inside.logits.position, "channel": inside.logits.channel}
+    logits |= {name: branch[0] for name, branch in branches.items() if branch is not None}
+    h, w = logits["fusion"].shape[:2]
+    channel_weights = None
+    if beta is not None:
+        kernel = np.asarray(variables["params"]["head"]["channel_classifier"]["kernel"], np.float32)
+        channel_weights = kernel.reshape(-1, model.num_classes)
     return Seen(
         grid=(h, w),
         scaled=(images.shape[1], images.shape[2]),
-        logits={name: np.asarray(x, np.float32) for name, x in found.items()},
-        queries=np.asarray(sown["queries"][0][0], np.float32) if sown else None,
-        keys=np.asarray(sown["keys"][0][0], np.float32) if sown else None,
-        alpha=None if alpha is None else float(alpha),
-        beta=None if beta is None else float(beta),
-        channel_maps=maps,
-        channel_weights=np.asarray(head["channel_classifier"]["kernel"], np.float32).reshape(
-            -1, model.num_classes
-        )
-        if maps
-        else None,
+        logits={name: np.asarray(x, np.float32) for name, x in logits.items()},
+        queries=None if inside.queries is None else inside.queries[0],
+        keys=None if inside.keys is None else inside.keys[0],
+        alpha=alpha,
+        beta=beta,
+        channel_maps={
+            name: np.asarray(x, np.float32).reshape(h * w, -1) for name, x in inside.modules.items()
+        },
+        channel_weights=channel_weights,
     )
 
 
@@ -171,18 +165,8 @@ def _run(model: DANet, variables: Any, images: jax.Array, factors: jax.Array) ->
 
 @functools.partial(jax.jit, static_argnames="model")
 def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, model: DANet) -> Any:
-    def captured(module: Any, method: str) -> bool:
-        return method == "__call__" and module.name in _CHANNEL_MODULES
-
-    def apply(factors: jax.Array) -> Any:
-        return model.apply(
-            _with_scales(variables, factors),
-            images,
-            upsample=False,
-            mutable=["attention", "intermediates"],
-            capture_intermediates=captured,
-        )
-
     # What does not depend on the factors stays as it is under vmap, so it is computed once.
-    logits, state = jax.vmap(apply)(factors)
-    return logits, jax.tree.map(lambda x: x[0], state)
+    inside = jax.vmap(lambda of: look_inside(model, _with_scales(variables, of), images, _CHANNEL_MODULES))(
+        factors
+    )
+    return inside.logits.fusion, jax.tree.map(lambda x: x[0], inside)
