@@ -1,7 +1,5 @@
 """The one exception that the command line turns into a single line, and single lines of others."""
 
-_LONGEST = 2000
-
 
 class InputError(ValueError):
     """Something that the user gave is wrong, and the message says what and how to mend it.
@@ -13,12 +11,19 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """Return the one line."""
-        line = super().__str__()
-        if len(line) > _LONGEST:
-            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+        line = _shortened(super().__str__(), 2000)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def first_line(error: Exception) -> str:
     """The first line of what a library says went wrong, or the kind of the error where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def one_line(problem: BaseException | str) -> str:
+    """All of what a library says went wrong as one line, or the kind of the error where it says nothing."""
+    return _shortened(" ".join(str(problem).split()) or type(problem).__name__, 300)
+
+
+def _shortened(line: str, longest: int) -> str:
+    return line if len(line) <= longest else f"{line[: longest // 2]} ... {line[-longest // 2 :]}"

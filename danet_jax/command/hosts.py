@@ -22,7 +22,7 @@ import jax
 
 import danet_jax
 from danet_jax.command import rendezvous
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.runs.hosts import HEARTBEAT, refuse_differing, watching_each_other
@@ -119,9 +119,8 @@ def joined(recipe: Recipe | None, flags: Mapping[str, Any], argv: list[str]) -> 
             initialization_timeout=timeout, heartbeat_timeout_seconds=HEARTBEAT, **options
         )
     except (ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"--distributed: the other hosts cannot be found or joined ({reason}); leave it out on one machine"
+            f"--distributed: the other hosts cannot be found or joined ({one_line(error)}); leave it out on one machine"
         ) from error
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX takes it up, and nothing would come of it
     with watching_each_other():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 import sys
-import textwrap
 import traceback
 import types
 from collections.abc import Callable, Mapping
@@ -16,12 +14,9 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe, defaults
 from danet_jax.recipe.words import field_of, shown, takes
-
-_line = functools.partial(textwrap.shorten, width=300, placeholder=" ...")
-"""What Python says on one line, not too long; `InputError` makes it printable."""
 
 
 def load(text: str, folder: Path) -> ml_collections.ConfigDict:
@@ -94,7 +89,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         problem = ". ".join(str(error.args[0]).split("\n"))  # ml_collections says which name is near
         return f"--config.GROUP.NAME: no group {problem} config has: {', '.join(sorted(Recipe.model_fields))}"
-    text = _words(error) if isinstance(error, SyntaxError) else _line(str(error))
+    text = _words(error) if isinstance(error, SyntaxError) else one_line(str(error))
     return text if isinstance(error, flags.Error) else f"--config.GROUP.NAME=VALUE: {text}"
 
 
@@ -136,4 +131,4 @@ def _words(error: BaseException) -> str:
     """An error on one line, of bounded length."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    return _line("".join(traceback.format_exception_only(error)))
+    return one_line("".join(traceback.format_exception_only(error)))

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -273,5 +273,4 @@ def _naming(data: bytes, name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise InputError(f"{name}: too many pixels for Pillow; scale it down or cut it into pieces") from None
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name}: damaged or cut short ({reason}); replace or remove it") from None
+        raise InputError(f"{name}: damaged or cut short ({one_line(error)}); replace or remove it") from None

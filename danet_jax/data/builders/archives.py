@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from danet_jax.data.files import is_stray, walk
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 
 _DAMAGE = (
     OSError,
@@ -292,7 +292,7 @@ def _reason(error: BaseException) -> str:
         return "encrypted; extract it with its password, keeping the folders"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
-    return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
+    return f"damaged or cut short ({one_line(error)})"
 
 
 def _get_again(place: pathlib.Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from danet_jax.data.builders.label_files import LabelFiles, Palettes, class_colours
 from danet_jax.data.decode import encode_label
 from danet_jax.data.labels.mapping import LabelMapping, bit_colours
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 
 [VOC_VOID] = bit_colours((255,))
 """The colour of what PASCAL VOC ignores."""
@@ -61,7 +61,7 @@ def mapped_mat(mapping: LabelMapping, path: Sequence[str], data: bytes, name: st
     except Exception as error:  # scipy raises nearly anything on damaged files
         reason = f"no {'.'.join(path)}" if isinstance(error, (KeyError, IndexError)) else str(error)
         raise InputError(
-            f"{name}: cannot be read as this dataset's .mat ({' '.join(reason.split())}); download it again"
+            f"{name}: cannot be read as this dataset's .mat ({one_line(reason)}); download it again"
         ) from None
     value = np.asarray(value)
     if value.dtype.kind == "f":  # MATLAB's default

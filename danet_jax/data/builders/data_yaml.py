@@ -10,7 +10,7 @@ import yaml
 
 from danet_jax.data.builders.entries import LABELLED, Entry, Splits, nearest, paired
 from danet_jax.data.files import read_text
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 
 
 def splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
@@ -98,7 +98,7 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: cannot be read as YAML ({one_line(error)})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold path, train, val and names, not {type(values).__name__}")
     keys = [key.value for key, _ in node.value]

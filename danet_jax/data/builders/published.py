@@ -18,7 +18,7 @@ from danet_jax.data.builders.finding import find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
 from danet_jax.data.builders.state import checked_options, file_state, fingerprint
 from danet_jax.data.files import walk
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 
 _COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
 """What browsers and file managers put behind the name of a second copy."""
@@ -195,9 +195,8 @@ def download(source: Source, root: pathlib.Path) -> None:
         manager = tfds.download.DownloadManager(download_dir=partial, dataset_name="danet_jax")
         path = pathlib.Path(manager.download(source.url))
     except Exception as error:  # whatever a network or a server may do
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{source.url}: cannot be downloaded ({reason}); fetch it by other means into {root}"
+            f"{source.url}: cannot be downloaded ({one_line(error)}); fetch it by other means into {root}"
         ) from None
     if source.digest:
         algorithm, _, digest = source.digest.partition(":")
