@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -99,3 +100,26 @@ class ChannelAttention(nn.Module):
         )
         beta = self.param("beta", nn.initializers.zeros, (), jnp.float32)
         return beta.astype(self.dtype) * attended.reshape(x.shape) + x
+
+
+SCALES = {"alpha": "position_attention", "beta": "channel_attention"}
+"""The learnt scales, and the module of a network's head that each belongs to."""
+
+
+def learnt_scales(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of alpha and beta that there are in a network's parameters, by name."""
+    head = params.get("head", {})
+    return {name: head[module][name] for name, module in SCALES.items() if module in head}
+
+
+def with_scales(params: Mapping[str, Any], scales: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's parameters with others of its `learnt_scales`."""
+    modules = {SCALES[name]: {**params["head"][SCALES[name]], name: value} for name, value in scales.items()}
+    return {**params, "head": {**params["head"], **modules}}
+
+
+def sown_attention(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Array] | None:
+    """Queries and keys `[B, H*W, C/8]` of position attention, if a network that has it sowed them when applied."""
+    sown = collections.get("attention", {}).get("head", {}).get("position_attention")
+    # Variables of `init` hold what was sown then: this came last.
+    return (sown["queries"][-1], sown["keys"][-1]) if sown else None

@@ -174,16 +174,7 @@ class DANet(nn.Module):
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
             raise InputError(f"dropout_rate={rate!r} must be a number of at least 0 and less than 1")
         # Built once for its checks, so that a wrong name is refused here and not at the first call.
-        ResNet(
-            self.backbone,
-            self.stem,
-            self.output_stride,
-            self.multi_grid,
-            self.dtype,
-            self.phases,
-            self.remat,
-            parent=None,
-        )
+        _backbone(self, parent=None)
         super().__post_init__()
 
     @nn.compact
@@ -214,17 +205,7 @@ class DANet(nn.Module):
             check_shapes_fit(images=(images, "B H W 3"), sizes=(sizes, "B 2"))
         if train and sizes is not None:
             raise InputError("sizes serves inference: batch statistics would count the padding")
-        backbone = ResNet(
-            self.backbone,
-            self.stem,
-            self.output_stride,
-            self.multi_grid,
-            self.dtype,
-            self.phases,
-            self.remat,
-            name="backbone",
-        )
-        features: Features = backbone(images, train=train, sizes=sizes)
+        features: Features = _backbone(self, name="backbone")(images, train=train, sizes=sizes)
         head = Head(
             self.num_classes,
             self.position_attention,
@@ -260,3 +241,16 @@ class DANet(nn.Module):
                 if x is not None
             }
         )
+
+
+def _backbone(model: DANet, **place: Any) -> ResNet:
+    return ResNet(
+        model.backbone,
+        model.stem,
+        model.output_stride,
+        model.multi_grid,
+        model.dtype,
+        model.phases,
+        model.remat,
+        **place,
+    )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from danet_jax.errors import InputError
+from danet_jax.models.attention import learnt_scales, sown_attention
 from danet_jax.models.danet import DANet, Logits
 from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
 
@@ -65,18 +66,9 @@ def insight(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Ins
     """What a network saw in one picture, normalised, float32 `[1, H, W, 3]`."""
     logits, (queries, keys, log_sums) = _of_one(model, variables, image)
     logits = jax.tree.map(np.asarray, logits)
-    alpha, beta = learnt_scales(variables)
+    scales = learnt_scales(variables["params"])
+    alpha, beta = (float(scales[name]) if name in scales else None for name in ("alpha", "beta"))
     return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
-
-
-def learnt_scales(variables: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Alpha and beta of a network's variables; None for an attention that it does not have."""
-    head = variables["params"]["head"]
-    alpha, beta = (
-        float(head[f"{name}_attention"][scale]) if f"{name}_attention" in head else None
-        for name, scale in (("position", "alpha"), ("channel", "beta"))
-    )
-    return alpha, beta
 
 
 class Inside(NamedTuple):
@@ -105,9 +97,10 @@ def look_inside(
         mutable=["attention", "intermediates"],
         capture_intermediates=lambda module, method: method == "__call__" and module.name in modules,
     )
-    sown = state.get("attention", {}).get("head", {}).get("position_attention", {})
-    # Variables of `init` hold what was sown then: this came last.
-    queries, keys = (sown[n][-1].astype(jnp.float32) if sown else None for n in ("queries", "keys"))
+    queries, keys = jax.tree.map(partial(jnp.asarray, dtype=jnp.float32), sown_attention(state)) or (
+        None,
+        None,
+    )
     outputs = state.get("intermediates", {}).get("head", {})
     return Inside(logits, queries, keys, {name: of_it["__call__"][-1] for name, of_it in outputs.items()})
 

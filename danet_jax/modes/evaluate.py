@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import rich.console
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from danet_jax.classes import Classes
 from danet_jax.data.pipeline import evaluation_examples
@@ -19,6 +19,7 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.progress import watched
 from danet_jax.evaluation.result import Result, comparison_table
 from danet_jax.inference.protocol import Protocol
+from danet_jax.models.attention import learnt_scales, with_scales
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import options_of
 from danet_jax.modes.names import named_apart
@@ -64,26 +65,25 @@ def run(
     source = dataset.source(split, labelled="dataset.validation_split")
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     protocol = recipe.protocol()
-    evaluators: list[tuple[tuple[DANet, Protocol], Evaluator]] = []
     first = jax.process_index() == 0
+
+    @functools.cache  # networks that are built alike share what is compiled
+    def evaluator_of(network: DANet, protocol: Protocol) -> Evaluator:
+        return Evaluator(network, dataset.classes, protocol, mesh)
 
     def evaluate(path: str | Path, without: tuple[str, ...] = ()) -> tuple[Result, DANet]:
         found = load_checkpoint(path, **(overrides or {}))
-        if not isinstance(found.model, DANet):
-            raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
+        try:
+            network = found.network
+            evaluator = evaluator_of(
+                network, protocol.for_network(network.align_corners, found.mean, found.std)
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         if found.classes:
             differing = check_classes(path, found.classes, dataset.classes, recipe.dataset.classes_by_number)
             if differing and first:
                 print(f"warning: {path}, {differing}", file=sys.stderr)
-        # Networks that are built alike share what is compiled.
-        applied = protocol.for_network(found.model.align_corners, found.mean, found.std)
-        evaluator = next((e for alike, e in evaluators if alike == (found.model, applied)), None)
-        if evaluator is None:
-            try:
-                evaluator = Evaluator(found.model, dataset.classes, applied, mesh)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from error
-            evaluators.append(((found.model, applied), evaluator))
         if first:
             print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
         examples = evaluation_examples(
@@ -93,8 +93,9 @@ def run(
             workers=recipe.dataset.workers,
         )
         share = len(range(len(source))[jax.process_index() :: jax.process_count()])
-        variables = with_scales_at_zero(found.variables, without)
-        return evaluator(variables, watched(examples, share, enabled=first)), found.model
+        off = with_scales(found.variables["params"], dict.fromkeys(without, jnp.float32(0)))
+        variables = {**found.variables, "params": off}
+        return evaluator(variables, watched(examples, share, enabled=first)), network
 
     def about(path: str | Path, model: DANet) -> dict[str, Any]:
         return {
@@ -105,58 +106,53 @@ def run(
             "versions": library_versions(),
         }
 
-    title = f"{recipe.dataset.name} {split}"
-    results = {}
+    # By name: which network, what of it is off, and where its files go.
+    planned: dict[str, tuple[str | Path, tuple[str, ...], Path]] = {"": (path, (), workdir)}
     if ablate:
-        for name, without in ablations(load_checkpoint(path).variables).items():
-            results[name], model = evaluate(path, without)
-            if first:
-                results[name].write(workdir / "ablation" / name.replace(" ", "_"), about(path, model))
+        planned = {
+            name: (path, without, workdir / "ablation" / name.replace(" ", "_"))
+            for name, without in ablations(load_checkpoint(path).variables["params"]).items()
+        }
+    elif arguments:
+        planned = {
+            name: (each, (), workdir / "comparison" / name) for name, each in named_apart(arguments).items()
+        }
+    results = {}
+    for name, (path, without, folder) in planned.items():
+        results[name], model = evaluate(path, without)
         if first:
-            show(comparison_table(results, f"{title}: what attention adds"))
-            lost = (
-                f"{name} {100 * (results['as trained'].miou - r.miou):+.2f}" for name, r in results.items()
-            )
-            print(f"points of mIoU lost: {', '.join(list(lost)[1:])}; {workdir / 'ablation'}")
-        return 0
-    if not arguments:
-        result, model = evaluate(path)
-        if first:
-            result.write(workdir, about(path, model))
-            show(result.table(title))
-            print(
-                f"mIoU {100 * result.miou:.2f} %: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}"
-            )
-        return 0
-    for name, argument in named_apart(arguments).items():
-        results[name], model = evaluate(argument)
-        if first:
-            results[name].write(workdir / "comparison" / name, about(argument, model))
+            results[name].write(folder, about(path, model))
     if first:
-        show(comparison_table(results, title))
-        print(f"{workdir / 'comparison'}: evaluation.json and confusion.csv of each")
+        _show(results, f"{recipe.dataset.name} {split}", workdir, ablate=ablate)
     return 0
 
 
-def ablations(variables: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _show(results: dict[str, Result], title: str, workdir: Path, *, ablate: bool) -> None:
+    """Prints the table, and where the files are."""
+    [(name, result), *others] = results.items()
+    if ablate:
+        show(comparison_table(results, f"{title}: what attention adds"))
+        lost = ", ".join(f"{other} {100 * (result.miou - r.miou):+.2f}" for other, r in others)
+        print(f"points of mIoU lost: {lost}; {workdir / 'ablation'}")
+    elif name:
+        show(comparison_table(results, title))
+        print(f"{workdir / 'comparison'}: evaluation.json and confusion.csv of each")
+    else:
+        show(result.table(title))
+        print(f"mIoU {100 * result.miou:.2f} %: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}")
+
+
+def ablations(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """What `--ablate` evaluates: a name, and which of `alpha` and `beta` are set to 0.
 
     Raises:
       InputError: the network has no attention module.
     """
-    scales = [
-        name for name in ("alpha", "beta") if any(path[-1] == name for path in flatten_dict(dict(variables)))
-    ]
+    scales = tuple(learnt_scales(params))
     if not scales:
         raise InputError("--ablate: the network has no attention module")
-    both = {"alpha and beta 0": ("alpha", "beta")} if len(scales) == 2 else {}
+    both = {"alpha and beta 0": scales} if len(scales) == 2 else {}
     return {"as trained": (), **{f"{name} 0": (name,) for name in scales}, **both}
-
-
-def with_scales_at_zero(variables: Mapping[str, Any], scales: tuple[str, ...]) -> dict[str, Any]:
-    """`variables` of a network with these of `alpha` and `beta` at 0: its attention modules add nothing."""
-    flat = flatten_dict(dict(variables))
-    return unflatten_dict({p: jnp.zeros_like(leaf) if p[-1] in scales else leaf for p, leaf in flat.items()})
 
 
 def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:

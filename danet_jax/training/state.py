@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from danet_jax.models.attention import learnt_scales, sown_attention
 from danet_jax.models.danet import DANet
 from danet_jax.ops.attention import row_statistics
 from danet_jax.ops.normalize import MEAN, STD, normalize
@@ -140,9 +141,8 @@ def make_train_step(
             class_weights=class_weights,
         )
         metrics = {"loss": total, **parts}
-        if model.position_attention:
-            seen = updates["attention"]["head"]["position_attention"]
-            spread, entropy = row_statistics(*jax.lax.stop_gradient((seen["queries"][0], seen["keys"][0])))
+        if attention := sown_attention(updates):
+            spread, entropy = row_statistics(*jax.lax.stop_gradient(attention))
             # Of several parts, metrics are added up.
             metrics["attention_spread"] = spread / accumulation
             metrics["attention_entropy"] = entropy / accumulation
@@ -186,11 +186,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         metrics["parameter_norm"] = optax.tree.norm(params)
-        head = params["head"]
-        if "position_attention" in head:
-            metrics["alpha"] = head["position_attention"]["alpha"]
-        if "channel_attention" in head:
-            metrics["beta"] = head["channel_attention"]["beta"]
+        metrics |= learnt_scales(params)
         new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if state.average is not None:
             decay = jnp.where(state.step == 0, jnp.float32(0), jnp.float32(average_decay))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
@@ -100,28 +100,25 @@ class PascalContext(published.PublishedBuilder):
         if "labels.txt" in context:
             _check_categories(context)
         convert = functools.partial(mapped_mat, self._mapping, ("LabelMap",))
-        return {
-            split: [
-                published.pair_reader(
-                    name, voc, f"JPEGImages/{name}.jpg", context, f"trainval/{name}.mat", convert
-                )
-                for name in sorted(voc.lines(f"ImageSets/Main/{split}.txt"))
-            ]
-            for split in ("train", "val")
-        }
+        return _listed(voc, "Main", context, "trainval/{}.mat", convert)
 
     def _read_converted(self, voc: Files) -> Mapping[str, list[PairReader]]:
         mapping = pascal_context.CONVERTED_60 if self.options["background"] else pascal_context.CONVERTED_59
         convert = functools.partial(mapped_png, mapping, published_labels(mapping, self.palettes))
-        return {
-            split: [
-                published.pair_reader(
-                    name, voc, f"JPEGImages/{name}.jpg", voc, f"{_CONVERTED}/{name}.png", convert
-                )
-                for name in sorted(voc.lines(f"ImageSets/SegmentationContext/{split}.txt"))
-            ]
-            for split in ("train", "val")
-        }
+        return _listed(voc, "SegmentationContext", voc, f"{_CONVERTED}/{{}}.png", convert)
+
+
+def _listed(
+    voc: Files, lists: str, labels: Files, label: str, convert: Callable[..., bytes]
+) -> Mapping[str, list[PairReader]]:
+    """Readers of VOC's images in its lists for a task, with what is called `label` of the same name."""
+    return {
+        split: [
+            published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", labels, label.format(name), convert)
+            for name in sorted(voc.lines(f"ImageSets/{lists}/{split}.txt"))
+        ]
+        for split in ("train", "val")
+    }
 
 
 def _check_categories(context: Files) -> None:

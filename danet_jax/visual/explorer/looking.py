@@ -14,7 +14,8 @@ import psutil
 
 from danet_jax.errors import InputError
 from danet_jax.inference.scaling import seen_whole
-from danet_jax.models.insight import learnt_scales, look_inside
+from danet_jax.models.attention import SCALES, learnt_scales, with_scales
+from danet_jax.models.insight import Inside, look_inside
 from danet_jax.ops.resize import bilinear_weights
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 _LARGE = 1 << 22
 """Pixels of a picture from which on its memory is asked for first."""
+_OFF = {
+    "fusion": (),
+    "without_position": ("alpha",),
+    "without_channel": ("beta",),
+    "without_both": ("alpha", "beta"),
+}
 _CHANNEL_MODULES = ("channel_in", "channel_attention", "channel_out")
 
 
@@ -67,17 +74,12 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
       InputError: the picture takes more memory than there is.
     """
     model, variables = segmenter.model, segmenter.variables
-    alpha, beta = learnt_scales(variables)
-    kinds = {"fusion": (1.0, 1.0)}
-    if alpha is not None:
-        kinds["without_position"] = (0.0, 1.0)
-    if beta is not None:
-        kinds["without_channel"] = (1.0, 0.0)
-    if alpha is not None and beta is not None:
-        kinds["without_both"] = (0.0, 0.0)
+    scales = learnt_scales(variables["params"])
+    alpha, beta = (float(scales[name]) if name in scales else None for name in ("alpha", "beta"))
+    kinds = {kind: off for kind, off in _OFF.items() if scales.keys() >= set(off)}
 
     images = seen_whole(segmenter.protocol, image)
-    factors = jnp.asarray(list(kinds.values()), jnp.float32)
+    factors = jnp.asarray([[name not in off for name in SCALES] for off in kinds.values()], jnp.float32)
     fusions, inside = _run(model, variables, images, factors)
 
     logits = {name: fusions[index, 0] for index, name in enumerate(kinds)}
@@ -131,16 +133,6 @@ def labels_at(segmenter: Segmenter, seen: Seen, kind: str, size: tuple[int, int]
     return np.concatenate(parts)
 
 
-def _with_scales(variables: Mapping[str, Any], factors: jax.Array) -> dict[str, Any]:
-    """The variables with alpha and beta multiplied by the two factors."""
-    head = dict(variables["params"]["head"])
-    for index, (module, name) in enumerate((("position_attention", "alpha"), ("channel_attention", "beta"))):
-        if module in head:
-            head[module] = {**head[module], name: head[module][name] * factors[index]}
-    # Without what the network sowed when it was made, which `init` returns too.
-    return {"params": {**variables["params"], "head": head}, "batch_stats": variables["batch_stats"]}
-
-
 def _run(model: DANet, variables: Any, images: jax.Array, factors: jax.Array) -> Any:
     """Logits of each pair of factors, and what the network sowed, unless that takes more memory than is free."""
     height, width = images.shape[1:3]
@@ -165,8 +157,15 @@ def _run(model: DANet, variables: Any, images: jax.Array, factors: jax.Array) ->
 
 @functools.partial(jax.jit, static_argnames="model")
 def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, model: DANet) -> Any:
+    params = variables["params"]
+
+    def with_factors(factors: jax.Array) -> Inside:
+        scales = learnt_scales(params)
+        changed = {name: scales[name] * factors[i] for i, name in enumerate(SCALES) if name in scales}
+        # Without what the network sowed when it was made, which `init` returns too.
+        all_of_it = {"params": with_scales(params, changed), "batch_stats": variables["batch_stats"]}
+        return look_inside(model, all_of_it, images, _CHANNEL_MODULES)
+
     # What does not depend on the factors stays as it is under vmap, so it is computed once.
-    inside = jax.vmap(lambda of: look_inside(model, _with_scales(variables, of), images, _CHANNEL_MODULES))(
-        factors
-    )
+    inside = jax.vmap(with_factors)(factors)
     return inside.logits.fusion, jax.tree.map(lambda x: x[0], inside)
