@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from danet_jax.data.dataset import EncodedExample
-from danet_jax.data.transforms import Augment, decode_example
+from danet_jax.data.transforms import SCALE_RANGE, Augment, decode_example
 from danet_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ def training_batches(
     base_size: int,
     crop_size: int,
     seed: int,
-    scale_range: tuple[float, float] = (0.75, 2.0),
     random_scale: bool = True,
     flip: bool = True,
     mirrored: np.ndarray | None = None,
@@ -106,7 +105,6 @@ def training_batches(
       base_size: The short side's length at scale 1, see `transforms.draw_view`.
       crop_size: Rows and columns of what is returned.
       seed: Decides the order and every augmentation.
-      scale_range: Smallest and largest scale.
       random_scale: False keeps the short side at `base_size`.
       flip: Whether images are mirrored at random.
       mirrored: What a mirror makes of each label, see `transforms.mirrored_labels`; None leaves them.
@@ -130,7 +128,7 @@ def training_batches(
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
-        .random_map(Augment(base_size, crop_size, scale_range if random_scale else None, flip, mirrored))
+        .random_map(Augment(base_size, crop_size, SCALE_RANGE if random_scale else None, flip, mirrored))
         .repeat()
     )
     return TrainingBatches(

@@ -44,6 +44,10 @@ class View:
     size: int
 
 
+SCALE_RANGE = (0.75, 2.0)
+"""Of the authors' code."""
+
+
 def draw_view(
     height: int,
     width: int,
@@ -51,7 +55,7 @@ def draw_view(
     *,
     base_size: int,
     crop_size: int,
-    scale_range: tuple[float, float] | None = (0.75, 2.0),
+    scale_range: tuple[float, float] | None = SCALE_RANGE,
     flip: bool = True,
 ) -> View:
     """Draw a view of an image of `height` x `width` as the authors' code does.

@@ -18,6 +18,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scores import LABELS
 from danet_jax.models.danet import DANet
 from danet_jax.modes.memory import remedies
+from danet_jax.modes.sizes import size_of
 from danet_jax.modes.training_step import training_step
 from danet_jax.ops.normalize import normalize
 from danet_jax.recipe import Recipe
@@ -45,7 +46,7 @@ def run(
     if not topology:
         raise InputError(f"--mode=compile needs --topology=NAME, for example: {EXAMPLES}")
     jax.config.update("jax_platforms", "cpu")  # leave a device that is here to others
-    size = _size(arguments) or (recipe.dataset.crop_size,) * 2
+    size = size_of(arguments, "compile") or (recipe.dataset.crop_size,) * 2
     found = find_topology(topology)
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space, found.devices)
     for side in (*size[:1], recipe.dataset.crop_size) if step == "predict" else size[:1]:
@@ -161,17 +162,6 @@ def _number_of_classes(recipe: Recipe) -> int:
         print(f"dataset.root={data.root!r} is not here: compiled for {classes} classes")
         return classes
     return len(builder.classes)
-
-
-def _size(arguments: list[str]) -> tuple[int, int] | None:
-    if not arguments:
-        return None
-    matched = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments[0])
-    if matched is None or len(arguments) > 1:
-        raise InputError(
-            f"{' '.join(arguments)}: --mode=compile takes one argument, a size of images such as 1024x2048"
-        )
-    return int(matched[1]), int(matched[2])
 
 
 def _beyond_memory(error: Exception) -> int:

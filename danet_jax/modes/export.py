@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from danet_jax.errors import InputError
 from danet_jax.inference.exporting import probabilities
 from danet_jax.inference.loading import protocol_for
 from danet_jax.inference.protocol import Protocol
+from danet_jax.modes.sizes import size_of
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 from danet_jax.runs.buckets import is_bucket
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
-from danet_jax.weights.export_stablehlo import Size, export_stablehlo
+from danet_jax.weights.export_stablehlo import export_stablehlo
 
 # Format -> suffix of the file.
 FORMATS = {"safetensors": ".safetensors", "torch": ".pth", "stablehlo": ".stablehlo.zip", "onnx": ".onnx"}
@@ -42,7 +42,7 @@ def run(
     """
     if format not in FORMATS:
         raise InputError(f"--format={format} does not exist; there are: {', '.join(FORMATS)}")
-    size = _size(arguments)
+    size = size_of(arguments, "export")
     if size and format in ("safetensors", "torch"):
         raise InputError(f"{arguments[0]}: --format={format} holds weights, for images of any size")
     loaded = load_checkpoint(trained(workdir, checkpoint), **(overrides or {}))
@@ -75,14 +75,3 @@ def run(
     size = stat.length if is_bucket(path) else stat.st_size
     print(f"{path}: {size / 1e6:.1f} MB, read back and equal")
     return 0
-
-
-def _size(arguments: list[str]) -> Size | None:
-    if not arguments:
-        return None
-    matched = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arguments[0])
-    if matched is None or len(arguments) > 1:
-        raise InputError(
-            f"{' '.join(arguments)}: --mode=export takes one argument, a size of images such as 512x1024"
-        )
-    return int(matched[1]), int(matched[2])
