@@ -98,18 +98,9 @@ class Folder(base.PairsBuilder):
         }
         listed = _classes(self._root, tuple(class_names), self._options)
         self._table = _table(listed.classes, self._options)
-        unusable = ""
-        try:
-            colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
-        except InputError as error:
-            if self._options["labels"] == label_files.COLOURS:
-                raise InputError(f"{own_layouts.class_file(self._root)}: {error}") from None
-            colours, unusable = {}, str(error)  # then they say nothing
-        if self._options["labels"] == label_files.COLOURS and not colours:
-            raise InputError(
-                "dataset.options.labels=colours: the classes have no colours; give them in classes.csv "
-                "(id,name,red,green,blue)"
-            )
+        colours, unusable = _colours(
+            self._root, listed, needed=self._options["labels"] == label_files.COLOURS
+        )
         state = [
             (split, entry.name, *(path and file_state(path) for path in (entry.image, entry.label)))
             for split, entries in self._splits.items()
@@ -221,6 +212,22 @@ def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
     if ignore >= 0:
         table[ignore] = IGNORE_LABEL
     return table
+
+
+def _colours(root: pathlib.Path, listed: class_list.ClassList, *, needed: bool) -> tuple[Any, str]:
+    """What labels that are drawn in the classes' colours are read by, and why they cannot be."""
+    try:
+        colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
+    except InputError as error:
+        if needed:
+            raise InputError(f"{own_layouts.class_file(root)}: {error}") from None
+        return {}, str(error)
+    if needed and not colours:
+        raise InputError(
+            "dataset.options.labels=colours: the classes have no colours; give them in classes.csv "
+            "(id,name,red,green,blue)"
+        )
+    return colours, ""
 
 
 def _classes(

@@ -120,64 +120,16 @@ class _Page:
 
     def write(self, path: Path, cell: int, limit: float) -> int:
         seen, model = self.seen, self.segmenter.model
-        numbers = None
+        numbers, of_map = _of_map(seen, cell)
+        channels, of_channels = self.channels()
         arrays = {f"labels.{kind}": labels for kind, labels in self.labels.items()}
-        if seen.queries is not None and seen.keys is not None:
-            queries, keys = stored_map(seen.queries, seen.keys)
-            numbers = map_numbers(queries.vectors, keys.vectors, seen.grid, cell)
-            arrays |= _map_arrays(numbers, seen.grid, cell)
-            if cell == 1:
-                arrays |= {
-                    "queries": queries.values,
-                    "queryScales": queries.scales,
-                    "keys": keys.values,
-                    "keyScales": keys.scales,
-                }
-        cells = (-(-seen.grid[0] // cell), -(-seen.grid[1] // cell))
-        arrays |= _likely_classes(seen, cell)
-        counts = np.bincount(self.labels["fusion"].ravel(), minlength=256)
-        channels = None
-        if seen.channel_maps:
-            shown = [int(c) for c in np.argsort(-counts, kind="stable")[:_CLASSES_WITH_CHANNELS] if counts[c]]
-            channels, more = channel_numbers(seen, model.channel_energy, shown)
-            arrays |= more
-        shrunk = self.image[:: self.every, :: self.every]
+        arrays |= of_map | _likely_classes(seen, cell) | of_channels
         changed = {kind: float((x != self.labels["fusion"]).mean()) for kind, x in self.labels.items()}
-        facts: dict[str, Any] = {
-            "name": self.name,
-            "picture": {
-                "height": self.image.shape[0],
-                "width": self.image.shape[1],
-                "shownHeight": shrunk.shape[0],
-                "shownWidth": shrunk.shape[1],
-            },
-            # A cell's width in the picture, and whether centres of the corner places lie on corner pixels.
-            "grid": {
-                "rows": cells[0],
-                "columns": cells[1],
-                "cell": cell,
-                "placeRows": seen.grid[0],
-                "placeColumns": seen.grid[1],
-                "alignCorners": bool(model.align_corners) and cell == 1,
-            },
-            "channelsPerPlace": 0 if seen.queries is None else seen.queries.shape[1],
-            "alpha": seen.alpha,
-            "beta": seen.beta,
-            "classes": [
-                {"name": name, "colour": list(colour)}
-                for name, colour in zip(self.classes.names, self.classes.colours, strict=True)
-            ],
-            "labels": [
-                {"kind": kind, "title": TITLES[kind][0], "note": TITLES[kind][1], "changed": changed[kind]}
-                for kind in self.labels
-            ],
-            "channels": channels,
-        }
         return write_page(
             path,
             "explorer.html",
             SCRIPTS,
-            facts,
+            self.facts(cell, changed, channels),
             arrays,
             name=self.name,
             picture=picture_link(self.image, LONGEST, quality=90),
@@ -199,6 +151,49 @@ class _Page:
             stride=model.output_stride,
             version=danet_jax.__version__,
         )
+
+    def channels(self) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+        """Facts and arrays of the channel attention, for the most frequent classes."""
+        if not self.seen.channel_maps:
+            return None, {}
+        counts = np.bincount(self.labels["fusion"].ravel(), minlength=256)
+        shown = [int(c) for c in np.argsort(-counts, kind="stable")[:_CLASSES_WITH_CHANNELS] if counts[c]]
+        return channel_numbers(self.seen, self.segmenter.model.channel_energy, shown)
+
+    def facts(self, cell: int, changed: dict[str, float], channels: dict[str, Any] | None) -> dict[str, Any]:
+        """What the scripts know besides the arrays."""
+        seen = self.seen
+        shrunk = self.image[:: self.every, :: self.every]
+        return {
+            "name": self.name,
+            "picture": {
+                "height": self.image.shape[0],
+                "width": self.image.shape[1],
+                "shownHeight": shrunk.shape[0],
+                "shownWidth": shrunk.shape[1],
+            },
+            # A cell's width in the picture, and whether centres of the corner places lie on corner pixels.
+            "grid": {
+                "rows": -(-seen.grid[0] // cell),
+                "columns": -(-seen.grid[1] // cell),
+                "cell": cell,
+                "placeRows": seen.grid[0],
+                "placeColumns": seen.grid[1],
+                "alignCorners": bool(self.segmenter.model.align_corners) and cell == 1,
+            },
+            "channelsPerPlace": 0 if seen.queries is None else seen.queries.shape[1],
+            "alpha": seen.alpha,
+            "beta": seen.beta,
+            "classes": [
+                {"name": name, "colour": list(colour)}
+                for name, colour in zip(self.classes.names, self.classes.colours, strict=True)
+            ],
+            "labels": [
+                {"kind": kind, "title": TITLES[kind][0], "note": TITLES[kind][1], "changed": changed[kind]}
+                for kind in self.labels
+            ],
+            "channels": channels,
+        }
 
     def sentences(
         self, numbers: MapNumbers | None, cell: int, changed: dict[str, float], limit: float
@@ -247,19 +242,28 @@ def describe(segmenter: Segmenter) -> str:
     return " · ".join([*words, f"{model.num_classes} classes"])
 
 
-def _map_arrays(numbers: MapNumbers, grid: tuple[int, int], cell: int) -> dict[str, np.ndarray]:
+def _of_map(seen: Seen, cell: int) -> tuple[MapNumbers | None, dict[str, np.ndarray]]:
+    """Numbers and arrays of the position attention map."""
+    if seen.queries is None or seen.keys is None:
+        return None, {}
+    queries, keys = stored_map(seen.queries, seen.keys)
+    numbers = map_numbers(queries.vectors, keys.vectors, seen.grid, cell)
     arrays = {
-        name: cell_means(getattr(numbers, name), grid, cell) for name in ("entropy", "distance", "received")
+        name: cell_means(getattr(numbers, name), seen.grid, cell)
+        for name in ("entropy", "distance", "received")
     }
+    if cell == 1:
+        arrays |= {
+            "queries": queries.values,
+            "queryScales": queries.scales,
+            "keys": keys.values,
+            "keyScales": keys.scales,
+        }
     if numbers.pooled is None:
-        return {**arrays, "logsumexp": numbers.logsumexp}
-    largest = numbers.pooled.max(1).astype(np.float32)
-    scales = largest / np.float32(65535)
-    return {
-        **arrays,
-        "pooled": np.rint(numbers.pooled / scales[:, None]).astype(np.uint16),
-        "pooledScales": scales,
-    }
+        return numbers, arrays | {"logsumexp": numbers.logsumexp}
+    scales = numbers.pooled.max(1).astype(np.float32) / np.float32(65535)
+    pooled = np.rint(numbers.pooled / scales[:, None]).astype(np.uint16)
+    return numbers, arrays | {"pooled": pooled, "pooledScales": scales}
 
 
 def _likely_classes(seen: Seen, cell: int) -> dict[str, np.ndarray]:
