@@ -17,7 +17,7 @@ from danet_jax.inference.plain import scores_of_rows
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Size, scaled, scaling_of
 from danet_jax.inference.scores import SCORES
-from danet_jax.weights.export_stablehlo import PLATFORMS
+from danet_jax.weights.export_stablehlo import exported_for_all
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -85,8 +85,7 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
 
 def _fusion_of_open_size(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: None) -> jax.Array:
     """`fusion` by a program of its own, whose many shapes follow from two plain dimensions."""
-    shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
-    function = jax.jit(lambda variables, x: fusion(model, variables, x, sizes))
-    abstract = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), variables)
-    program = export.export(function, platforms=PLATFORMS)(abstract, jax.ShapeDtypeStruct(shape, x.dtype))
+    program = exported_for_all(
+        lambda variables, x: fusion(model, variables, x, sizes), variables, None, x.dtype
+    )
     return program.call(variables, x)

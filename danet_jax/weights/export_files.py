@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -81,8 +80,3 @@ def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:
     )
     if not same or description(again) != description(checkpoint):
         raise InputError(f"{path}: read back, it is not what was to be written; it is not kept")
-
-
-def abstract(tree: Any) -> Any:
-    """Shapes and dtypes of a tree of arrays."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)

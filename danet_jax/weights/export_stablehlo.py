@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from jax import export
 
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
@@ -29,7 +30,7 @@ from danet_jax.ops.normalize import normalize
 from danet_jax.runs.writing import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
-from danet_jax.weights.export_files import abstract, description, flat
+from danet_jax.weights.export_files import description, flat
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -55,6 +56,17 @@ def whole_image(model: DANet, variables: Mapping[str, Any], images: jax.Array) -
 def by_path(apply: Apply, model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
     """`apply` of the network, from `(weights by path, images)`."""
     return lambda weights, images: apply(model, unflatten_dict(dict(weights), sep="/"), images)
+
+
+def exported_for_all(
+    function: Callable[..., Any], weights: Any, size: Size | None, dtype: Any
+) -> export.Exported:
+    """`function` of arrays such as `weights`, and of any number of images of `size`, or of any; for all platforms."""
+    shape = f"batch, {size[0]}, {size[1]}, 3" if size else "batch, height, width, 3"
+    constraints = [] if size else ["height >= 1", "width >= 1"]
+    images = jax.ShapeDtypeStruct(export.symbolic_shape(shape, constraints=constraints), dtype)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), weights)
+    return export.export(jax.jit(function), platforms=PLATFORMS)(like, images)
 
 
 def export_stablehlo(
@@ -83,15 +95,8 @@ def export_stablehlo(
         import flatbuffers  # noqa: F401
     except ModuleNotFoundError:
         raise InputError("--format=stablehlo needs flatbuffers: pip install flatbuffers") from None
-    from jax import export
-
-    if size is None:
-        shape = export.symbolic_shape("batch, height, width, 3", constraints=["height >= 1", "width >= 1"])
-    else:
-        shape = export.symbolic_shape(f"batch, {size[0]}, {size[1]}, 3")
-    weights, function = flat(checkpoint.variables), by_path(apply, checkpoint.network)
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    exported = export.export(jax.jit(function), platforms=PLATFORMS)(abstract(weights), images)
+    weights = flat(checkpoint.variables)
+    exported = exported_for_all(by_path(apply, checkpoint.network), weights, size, jnp.uint8)
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w") as file:
             file.writestr("program", bytes(exported.serialize()))
