@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from danet_jax.errors import InputError
-from danet_jax.recipe import Recipe, read_recipe
+from danet_jax.recipe import Recipe, read_recipe, recipe_of_run
 from danet_jax.runs.buckets import as_path, is_bucket, refuse_unreachable
-from danet_jax.runs.directory import is_run, read_config
+from danet_jax.runs.directory import is_run
 
 
 def find_recipe(config: Mapping[str, Any] | None, workdir: str | None) -> Recipe | None:
@@ -22,19 +22,6 @@ def find_recipe(config: Mapping[str, Any] | None, workdir: str | None) -> Recipe
     if config is not None:
         return read_recipe(config)
     return recipe_of_run(workdir) if workdir is not None and is_run(workdir) else None
-
-
-def recipe_of_run(workdir: str | Path) -> Recipe:
-    """The recipe of the run in `workdir`; options that did not exist when it was made have their defaults.
-
-    Raises:
-      InputError: its config.json is none, in a line that names it.
-    """
-    try:
-        return read_recipe(read_config(workdir))
-    except InputError as error:
-        file = str(as_path(workdir) / "config.json")
-        raise InputError(str(error) if file in str(error) else f"{file}: {error}") from error
 
 
 def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -> Path:

@@ -8,9 +8,9 @@ from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError
 from danet_jax.inference.loading import load_segmenter
 from danet_jax.modes.prepare import recipe_dataset
-from danet_jax.recipe import Recipe, defaults, read_recipe
+from danet_jax.recipe import Recipe, defaults, recipe_of_run
 from danet_jax.runs.buckets import as_path, shared_folder
-from danet_jax.runs.directory import is_run, read_config
+from danet_jax.runs.directory import is_run
 from danet_jax.visual.report.contents import Contents, flat, read_contents
 from danet_jax.visual.report.examined import examine
 from danet_jax.visual.report.page import write_report
@@ -41,7 +41,7 @@ def contents(folder: Path) -> Contents:
     said = []
     examined = None
     try:
-        recipe = read_recipe(read_config(folder))
+        recipe = recipe_of_run(folder)
         segmenter = load_segmenter(folder, recipe.protocol())
         dataset = recipe_dataset(recipe, "validation_split")
         source = dataset.source(recipe.dataset.validation_split)

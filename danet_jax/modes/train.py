@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from danet_jax.command.places import recipe_of_run
 from danet_jax.data.pipeline import evaluation_examples, to_device, training_batches
 from danet_jax.data.transforms import mirrored_labels
 from danet_jax.errors import InputError
@@ -23,7 +22,7 @@ from danet_jax.modes import report
 from danet_jax.modes.memory import out_of_memory_in_a_line
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.modes.training_step import training_step
-from danet_jax.recipe import Recipe
+from danet_jax.recipe import Recipe, recipe_of_run
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
 from danet_jax.runs.lock import locked, refuse_locked

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import pydantic
@@ -36,6 +37,8 @@ from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group, Text
 from danet_jax.recipe.model import ModelOptions
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
 from danet_jax.recipe.words import group_of, line, plain_type
+from danet_jax.runs.buckets import as_path
+from danet_jax.runs.directory import read_config
 
 if typing.TYPE_CHECKING:
     import ml_collections
@@ -125,6 +128,19 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(config)
     except pydantic.ValidationError as error:
         raise InputError(line(error, Recipe, config)) from error
+
+
+def recipe_of_run(workdir: str | Path) -> Recipe:
+    """The recipe of the run in `workdir`; options that did not exist when it was made have their defaults.
+
+    Raises:
+      InputError: its config.json is none, in a line that names it.
+    """
+    try:
+        return read_recipe(read_config(workdir))
+    except InputError as error:
+        file = str(as_path(workdir) / "config.json")
+        raise InputError(str(error) if file in str(error) else f"{file}: {error}") from error
 
 
 def _changeable(options: Group) -> dict[str, Any]:
