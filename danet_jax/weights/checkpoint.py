@@ -21,10 +21,10 @@ from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
 from danet_jax.weights import checksums, zoo
-from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
+from danet_jax.weights.description import FREE, KEY, READ_FROM_TENSORS, Description, normalisation_of
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
-from danet_jax.weights.fitting import READ_FROM_TENSORS, own_shapes, refuse_other_shapes
+from danet_jax.weights.fitting import own_shapes, refuse_other_shapes
 from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
 

@@ -13,17 +13,8 @@ from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
+from danet_jax.weights.description import READ_FROM_TENSORS
 from danet_jax.weights.names import Recognised, tensors
-
-READ_FROM_TENSORS = (
-    "num_classes",
-    "backbone",
-    "stem",
-    "position_attention",
-    "channel_attention",
-    "auxiliary",
-)
-"""Options of a network that follow from the names and shapes of its variables."""
 
 
 def own_shapes(model: DANet) -> dict[str, tuple[int, ...]]:
