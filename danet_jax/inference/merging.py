@@ -19,7 +19,8 @@ from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import flipped
 from danet_jax.inference.scores import Wanted
-from danet_jax.ops.resize import Taps, bilinear_taps, dense, float32_einsum
+from danet_jax.ops.precision import float32_einsum
+from danet_jax.ops.resize import Taps, bilinear_taps, dense
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from danet_jax.data.dataset import dataset_builder
 from danet_jax.errors import InputError
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scores import LABELS
 from danet_jax.models.danet import DANet
 from danet_jax.modes.memory import remedies
+from danet_jax.modes.prepare import recipe_builder
 from danet_jax.modes.sizes import size_of
 from danet_jax.modes.training_step import training_step
 from danet_jax.ops.normalize import normalize
@@ -150,18 +150,11 @@ def _number_of_classes(recipe: Recipe) -> int:
     """Of the data set; of a `folder` that is not here, or lists no classes, 19, as if it were Cityscapes."""
     data = recipe.dataset
     try:
-        builder = dataset_builder(
-            data.name,
-            root=data.root or None,
-            data_dir=data.data_dir,
-            class_names=data.class_names,
-            options=data.options,
-        )
+        return len(recipe_builder(recipe).classes)
     except InputError:
         classes = len(data.class_names) or 19
         print(f"dataset.root={data.root!r} is not here: compiled for {classes} classes")
         return classes
-    return len(builder.classes)
 
 
 def _beyond_memory(error: Exception) -> int:

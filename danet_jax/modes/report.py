@@ -11,7 +11,8 @@ from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, recipe_of_run
 from danet_jax.runs.buckets import as_path, shared_folder
 from danet_jax.runs.directory import is_run
-from danet_jax.visual.report.contents import Contents, flat, read_contents
+from danet_jax.runs.resume import flat_config
+from danet_jax.visual.report.contents import Contents, read_contents
 from danet_jax.visual.report.examined import examine
 from danet_jax.visual.report.page import write_report
 
@@ -31,7 +32,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
         if not is_run(folder):
             raise InputError(f"{folder}: no run here; give directories of runs, or --workdir")
     path = (folders[0] if len(folders) == 1 else shared_folder(folders)) / "report.html"
-    size = write_report(path, [contents(folder) for folder in folders], flat(defaults().to_dict()))
+    size = write_report(path, [contents(folder) for folder in folders], flat_config(defaults().to_dict()))
     print(f"{path} ({size / 1e6:.1f} MB)")
     return 0
 

@@ -12,6 +12,7 @@ from jax import lax
 from jax.export import is_symbolic_dim as is_symbolic
 
 from danet_jax.ops.checks import check_array, check_whole
+from danet_jax.ops.precision import float32_einsum
 
 
 def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.ndarray:
@@ -173,8 +174,3 @@ def along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
     weights = jnp.broadcast_to(weights, (batch, *weights.shape[1:]))
     y = float32_einsum("buh,bhn->bun", weights, x.reshape(batch, height, width * channels))
     return y.reshape(batch, weights.shape[1], width, channels)
-
-
-def float32_einsum(pattern: str, *operands: jax.Array) -> jax.Array:
-    """`jnp.einsum` in float32 throughout, which accelerators round to fewer bits unless they are asked not to."""
-    return jnp.einsum(pattern, *operands, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec
 
 from danet_jax.errors import InputError
 from danet_jax.ops.checks import check_array, check_shapes_fit
-from danet_jax.ops.resize import bilinear_weights, float32_einsum
+from danet_jax.ops.precision import float32_einsum
+from danet_jax.ops.resize import bilinear_weights
 from danet_jax.ops.sharding import DATA, SPACE, mesh_of
 
 ROWS = 32

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from PIL import Image
+
+from danet_jax.visual.packing import data_link
 
 _LARGEST = 960
 """Pixels of the longer side of an example on the page."""
@@ -87,6 +87,4 @@ def _text(text: str) -> str:
 def _inline(picture: Image.Image) -> str:
     picture = picture.copy()
     picture.thumbnail((_LARGEST, _LARGEST))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_link(picture)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from danet_jax.ops.attention.rows import product
 from danet_jax.ops.checks import check_array, check_index, check_shapes_fit, check_whole
+from danet_jax.ops.precision import float32_einsum
 
 
 def attention_row(
@@ -121,4 +121,4 @@ def _check(query: jax.Array, key: jax.Array, key_mask: jax.Array | None) -> None
 
 
 def _logits(query: jax.Array, key: jax.Array) -> jax.Array:
-    return product("bnc,bmc->bnm", query, key)
+    return float32_einsum("bnc,bmc->bnm", query, key)

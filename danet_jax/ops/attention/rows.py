@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from danet_jax.ops.precision import float32_einsum
+
 ROWS = 1024
 """Queries at a time."""
 
@@ -37,16 +39,5 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
 
 def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """`softmax(query key^T) value`, with the whole map in memory."""
-    weights = jax.nn.softmax(product("bnc,bmc->bnm", query, key), axis=-1)
-    return product("bnm,bmc->bnc", weights, value).astype(value.dtype)
-
-
-def product(pattern: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The einsum of two arrays in float32."""
-    return jnp.einsum(
-        pattern,
-        a.astype(jnp.float32),
-        b.astype(jnp.float32),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    weights = jax.nn.softmax(float32_einsum("bnc,bmc->bnm", query, key), axis=-1)
+    return float32_einsum("bnm,bmc->bnc", weights, value).astype(value.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 
 from danet_jax.evaluation.result import Result
 from danet_jax.runs.directory import read_classes, read_config
+from danet_jax.runs.resume import flat_config
 from danet_jax.visual.report.examined import Examined
 
 MOST_POINTS = 1500
@@ -57,7 +58,7 @@ def read_contents(folder: Path, examined: Examined | None, sentences: Sequence[s
     Raises:
       InputError: there is no run in `folder`, or its config.json or classes.json cannot be read.
     """
-    config, said = flat(read_config(folder)), list(sentences)
+    config, said = flat_config(read_config(folder)), list(sentences)
     read_classes(folder)
     try:
         versions = json.loads((folder / "versions.json").read_text())
@@ -94,17 +95,6 @@ def thinned(steps: list[int], values: list[float]) -> tuple[list[int], list[floa
     """At most `MOST_POINTS`, evenly, the last among them."""
     every = -(-len(steps) // MOST_POINTS)
     return steps[::-1][::every][::-1], values[::-1][::every][::-1]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping with keys such as "training.steps"."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def confusions(result: Result) -> list[str]:
