@@ -14,6 +14,6 @@ def size_of(arguments: list[str], mode: str) -> tuple[int, int] | None:
     matched = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments[0])
     if matched is None or len(arguments) > 1:
         raise InputError(
-            f"{' '.join(arguments)}: --mode={mode} takes one argument, a size of images such as 512x1024"
+            f"{' '.join(arguments)}: --mode={mode} takes one argument, a size of images such as 1024x2048"
         )
     return int(matched[1]), int(matched[2])
