@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from absl import flags, logging
 from ml_collections import config_flags
 
+from danet_jax.command import output
 from danet_jax.errors import InputError, first_line
 from danet_jax.modes import FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
@@ -118,4 +119,5 @@ def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, di
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    with output.going_on_unheard():
+        sys.exit(main(sys.argv))

@@ -21,12 +21,12 @@ print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), faults)
 """
 
 
-def started(tunables=None):
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+def started(tunables=None, program=PROGRAM, **variables):
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | variables
     if tunables is not None:
         environment["GLIBC_TUNABLES"] = tunables
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PROGRAM, "a b", ""],
+        [sys.executable, "-W", "error", "-c", program, "a b", ""],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
@@ -55,3 +55,17 @@ def test_asked_for_where_they_must_be():
 def test_a_setting_that_stands_is_left():
     found, _ = started("glibc.malloc.hugetlb=0")
     assert found == "glibc.malloc.hugetlb=0"
+
+
+def test_a_program_inside_another_is_left_alone():
+    """A notebook, a debugger or a profiler runs it, and would be started anew with the loss of all that it holds."""
+    found, _ = started(program=f"exec({PROGRAM!r})")
+    assert found == "None"
+
+
+def test_a_setting_that_is_taken_away_is_not_asked_for_forever(tmp_path):
+    """As glibc takes it from programs with capabilities."""
+    (tmp_path / "sitecustomize.py").write_text("import os; os.environ.pop('GLIBC_TUNABLES', None)")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    found, _ = started(PYTHONPATH=path)
+    assert found == "None"

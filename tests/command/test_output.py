@@ -1,0 +1,74 @@
+"""A program whose output nobody reads any more."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+# It waits for a line before it prints the second time.
+PROGRAM = """
+import pathlib, sys
+from danet_jax.command.output import going_on_unheard
+with going_on_unheard():
+    print("one", sys.argv[1], flush=True)
+    input()
+    for number in range(3):
+        print("two", number, "x" * 10_000)
+        print("three", file=sys.stderr)
+    pathlib.Path("done").write_text("")
+"""
+
+
+def started(folder, *, stdout, stderr=subprocess.PIPE, word="", **variables):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, word],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        env={**os.environ, **variables},
+    )
+
+
+def test_a_reader_that_goes_away_ends_nothing(tmp_path):
+    with started(tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"one \n"
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        said = process.stderr.read().decode().splitlines()
+    assert process.returncode == 0
+    assert (tmp_path / "done").exists()
+    assert said.count("three") == 3
+    said = [line for line in said if line != "three"]
+    assert said == ["run.py: standard output: Broken pipe; going on without it"]
+
+
+def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
+    ours, theirs = os.openpty()
+    with started(tmp_path, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        assert os.read(ours, 4) == b"one "
+        os.close(ours)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert process.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_the_log_is_said(tmp_path):
+    with open("/dev/full", "wb") as full, started(tmp_path, stdout=full) as process:
+        _, error = process.communicate(b"\n")
+    assert process.returncode == 0
+    assert error.splitlines()[0] == b"run.py: standard output: No space left on device; going on without it"
+
+
+def test_letters_that_the_terminal_has_not(tmp_path):
+    word = os.fsdecode("allée".encode() + b"\xff")
+    with started(tmp_path, stdout=subprocess.PIPE, word=word, PYTHONIOENCODING="ascii") as process:
+        output, error = process.communicate(b"\n")
+    assert process.returncode == 0, error
+    assert output.splitlines()[0] == rb"one all\xe9e\udcff"
