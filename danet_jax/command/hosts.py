@@ -27,6 +27,7 @@ from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.runs.hosts import HEARTBEAT, refuse_differing, watching_each_other
 from danet_jax.runs.resume import flat_config
+from danet_jax.runs.stopping import take_up
 
 _WORKER = "DANET_JAX_WORKER"
 """In the environment of the process that does the work."""
@@ -47,8 +48,7 @@ def _watch_over_worker(argv: list[str], timeout: int) -> int:
         env={**os.environ, _WORKER: "1"},
         start_new_session=True,  # a terminal's Ctrl-C comes once, from here
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: worker.send_signal(number))
+    take_up(lambda number, _: worker.send_signal(number))
     dump: list[str] = []
     said = False
     assert worker.stderr is not None
@@ -59,8 +59,7 @@ def _watch_over_worker(argv: list[str], timeout: int) -> int:
         if not line.startswith(b"run.py: ") and (said or dump or _DUMP.match(line)):
             dump.append(line.decode(errors="replace"))
             continue
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
+        print(line.decode(errors="replace"), end="", file=sys.stderr, flush=True)
     status = worker.wait()
     if status == -signal.SIGABRT and said:
         return 1

@@ -25,6 +25,7 @@ from absl import flags
 from danet_jax.data.dataset import EncodedExample
 from danet_jax.data.transforms import SCALE_RANGE, Augment, decode_example
 from danet_jax.errors import InputError
+from danet_jax.runs.stopping import SIGNALS
 
 if TYPE_CHECKING:
     import jax
@@ -223,7 +224,7 @@ def _end_with_parent(index: int, count: int) -> None:
     That one may be killed and close nothing. A signal that is sent to a whole group, as Ctrl-C is, is for it.
     """
     del index, count
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -36,6 +36,7 @@ class Video:
 
     Attributes:
       path: The file, or the pattern.
+      files: The file, or the pictures of the pattern.
       rate: Frames per second.
       length: Number of frames, as the file says, which may be wrong; 0 if it does not.
     """
@@ -47,9 +48,10 @@ class Video:
           InputError: It does not exist, is no video that OpenCV reads, or pictures are missing.
         """
         self.path = path
-        self._pictures = _numbered(path) if _is_pattern(path) else []
-        if self._pictures:
-            self.rate, self.length = _USUAL_RATE, len(self._pictures)
+        self.files = _numbered(path) if _is_pattern(path) else [path]
+        self._is_pattern = self.files != [path]
+        if self._is_pattern:
+            self.rate, self.length = _USUAL_RATE, len(self.files)
             return
         if not path.is_file():
             raise InputError(f"{path}: {'no file' if path.exists() else 'no such file'}")
@@ -64,7 +66,7 @@ class Video:
         Raises:
           InputError: A picture of a pattern is none, or of another size than the first.
         """
-        if self._pictures:
+        if self._is_pattern:
             yield from self._of_pictures(start)
             return
         capture = self._open()
@@ -82,14 +84,14 @@ class Video:
 
     def _of_pictures(self, start: int) -> Iterator[np.ndarray]:
         shape: tuple[int, ...] = ()
-        for number, path in enumerate(self._pictures):
+        for number, path in enumerate(self.files):
             if 0 < number < start:  # the first gives the size
                 continue
             frame = decode_image(path.read_bytes(), str(path), upright=True)
             shape = shape or frame.shape
             if frame.shape != shape:
                 raise InputError(
-                    f"{path}: is {frame.shape[1]}x{frame.shape[0]} and {self._pictures[0]} is {shape[1]}x{shape[0]}; "
+                    f"{path}: is {frame.shape[1]}x{frame.shape[0]} and {self.files[0]} is {shape[1]}x{shape[0]}; "
                     "frames must have one size"
                 )
             if number >= start:

@@ -59,7 +59,7 @@ def run(
         try:
             if is_video(path):
                 name = stem.replace("%", "_")
-                predict_video(segmenter, classes, path, folder, name, str(network), keep_labels=frame_labels)
+                predict_video(segmenter, classes, path, folder, name, keep_labels=frame_labels)
                 continue
             image = decode_image(read_picture(path), str(path), upright=True)
         except InputError as error:

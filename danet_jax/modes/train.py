@@ -66,9 +66,9 @@ _FREE = (
 def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals | None = None) -> int:
     """Trains, going on where an earlier run in `workdir` was interrupted; 0 when it is done.
 
-    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. SIGTERM, or
-    SIGINT once, ends the step that is being made, saves it on all hosts and returns 143 or 130; within the context of
-    `signals`, it ends that.
+    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. SIGTERM,
+    SIGHUP, or SIGINT once, ends the step that is being made, saves it on all hosts and returns 143, 129 or 130; within
+    the context of `signals`, it ends that.
 
     Raises:
       InputError: the recipe, the data or what is in `workdir` do not fit, before anything is written; or the loss, the

@@ -6,10 +6,12 @@ The label maps are what an interrupted prediction goes on from; they are removed
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from danet_jax.classes import Classes
@@ -30,23 +32,20 @@ def predict_video(
     path: Path,
     folder: Path,
     stem: str,
-    network: str,
     *,
     keep_labels: bool = False,
 ) -> None:
     """Segments a video: writes `STEM_overlay.mp4` into `folder` and, to be kept, `STEM_labels/000000.png`, ...
 
-    Memory does not grow with the video. An interrupted prediction goes on after the last whole frame, unless the
-    video or `network`, which says what segments it, is another one.
+    Memory does not grow with the video. An interrupted prediction goes on after the last whole frame, unless a file of
+    the video, the network, its weights or how it is applied have changed since.
 
     Raises:
       InputError: the video cannot be read or written.
     """
     video = Video(path)
     labels = folder / f"{stem}_labels"
-    kept, done = _begin(
-        labels, f"{path.resolve()} {_state(path)} {network} {segmenter.protocol.name}", keep_labels
-    )
+    kept, done = _begin(labels, f"{path.resolve()} {_digest(video, segmenter)}", keep_labels)
     start, count = time.perf_counter(), done
     frames = segmenter.stream(video.frames(done))
     try:
@@ -84,7 +83,7 @@ def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
     What is there of another source is removed.
     """
     about = labels / "source.txt"
-    earlier, _, how = about.read_text().partition("\n") if about.is_file() else ("", "", "")
+    earlier, _, how = about.read_text(encoding="utf-8").partition("\n") if about.is_file() else ("", "", "")
     if earlier != source:
         _remove(labels)
     kept = keep or (earlier == source and how == _KEPT)
@@ -104,6 +103,10 @@ def _remove(labels: Path) -> None:
             labels.rmdir()
 
 
-def _state(path: Path) -> str:
-    status = path.stat() if path.is_file() else path.parent.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
+def _digest(video: Video, segmenter: Segmenter) -> str:
+    """Of all that labels depend on."""
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in video.files]
+    digest = hashlib.sha256(repr((states, segmenter.model, segmenter.protocol)).encode())
+    for leaf in jax.tree.leaves(segmenter.variables):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a run that is told to stop saves where it stands, on all hosts together, and says so."""
+"""SIGTERM, SIGINT and SIGHUP: a run that is told to stop saves where it stands, on all hosts together, and says so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from danet_jax.runs.hosts import end_others
 
 Item = TypeVar("Item")
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Of a scheduler, of Ctrl-C, of a terminal that is closed."""
+
 _GRACE = 8.0
 """Seconds after a signal in which compiled code, which no signal interrupts, may come back by itself."""
 
@@ -34,12 +36,22 @@ _BEHIND = 1
 """Steps that the hosts are ahead of their agreement to stop, so that none waits for its devices."""
 
 
+def take_up(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Sets the handler of `SIGNALS`, of SIGHUP unless `nohup` said that it means nothing; returns those before."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return {
+        number: signal.signal(number, handler)
+        for number in SIGNALS
+        if not (number == signal.SIGHUP and ignored)
+    }
+
+
 class Stopped(BaseException):
     """A signal came where nothing is lost by ending at once. Not an `Exception`, so that nothing takes it for one."""
 
 
 class StopSignals:
-    """Takes up SIGTERM and SIGINT as a context.
+    """Takes up SIGTERM, SIGINT and SIGHUP as a context.
 
     Outside of `between_steps` the first signal raises `Stopped`, which ends the context; within, it is noted, and
     `agreed` tells the loop. What takes too long for that, such as compilation, is ended by a thread when `is_safe` says
@@ -66,7 +78,7 @@ class StopSignals:
 
     @property
     def status(self) -> int:
-        """The status to end the process with: 143 after SIGTERM, 130 after SIGINT, 0 when there was no signal."""
+        """To end the process with: 143 after SIGTERM, 130 after SIGINT, 129 after SIGHUP, 0 without a signal."""
         return 128 + self._signal if self._signal else 0
 
     def __str__(self) -> str:
@@ -120,7 +132,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._old_handlers = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._old_handlers = take_up(self._handle)
             # Python's handlers wait for compiled code to come back; bytes in this pipe do not.
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
@@ -190,7 +202,7 @@ class StopSignals:
             number = os.read(self._read, 1)[0]
             if number == 0:
                 return None
-            if number in _SIGNALS and self._repeated:
+            if number in SIGNALS and self._repeated:
                 self._repeated -= 1
-            elif number in _SIGNALS:
+            elif number in SIGNALS:
                 return number

@@ -43,9 +43,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes `content` to `path`, whole or not at all."""
+    """Writes `content` to `path` in UTF-8, whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(content)
+        partial.write_text(content, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

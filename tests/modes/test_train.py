@@ -16,6 +16,7 @@ from danet_jax.modes import train
 from danet_jax.runs import checkpoints
 from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_run
+from danet_jax.runs.stopping import StopSignals
 from danet_jax.weights.checkpoint import variables_of
 from tests.modes.conftest import STEPS
 
@@ -53,7 +54,16 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_pat
     assert list((tmp_path / "parts/tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def hangup():
+    """A closed terminal's signal ends the process, even if the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_step_saves_it_and_loses_nothing(trained, tmp_path, capsys, number):
     whole = trained(tmp_path / "whole")
     told = []
@@ -77,6 +87,14 @@ def test_a_signal_ends_the_step_saves_it_and_loses_nothing(trained, tmp_path, ca
     resumed = trained(tmp_path / "parts")
     assert "going on from step 5" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
+
+
+@pytest.mark.usefixtures("hangup")
+def test_nohup_is_respected():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
 
 def test_a_signal_during_evaluation_ends_it_and_it_is_made_up_for(trained, tmp_path, capsys):

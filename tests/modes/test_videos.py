@@ -1,12 +1,15 @@
 """A video through predict: a label map per frame, the video overlaid, and going on after an interruption."""
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label
 from danet_jax.data.video import Video, write_video
 from danet_jax.errors import InputError
+from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes.videos import predict_video
 from danet_jax.visual.pictures import overlay
@@ -57,8 +60,8 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     write_video(path, clip(rng, 20), 10)
     classes = Classes.named([f"class {index}" for index in range(5)])
 
-    def predict(network="run", keep=True):
-        predict_video(segmenter, classes, path, folder, "drive", network, keep_labels=keep)
+    def predict(segmenter=segmenter, keep=True):
+        predict_video(segmenter, classes, path, folder, "drive", keep_labels=keep)
         return capsys.readouterr().out
 
     assert "20 frames, " in predict()
@@ -76,9 +79,11 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     assert "20 frames, 13 of them earlier" in predict(keep=False)  # they were asked for then
     assert all(file.stat().st_mtime_ns == stamps[file] for file in files[:13])
     assert all((decode_label(f.read_bytes(), "") == m).all() for f, m in zip(files, maps, strict=True))
-    assert "earlier" not in predict("another run")  # then nothing of the first is kept
-
-    said = predict("a third run", keep=False)
+    # Nothing is kept of what the same run gave before it was trained further, or another protocol.
+    trained = segmenter.with_variables(jax.tree.map(lambda x: x + 1, segmenter.variables))
+    assert "earlier" not in predict(trained)
+    assert "20 of them earlier" in predict(trained)
+    said = predict(Segmenter(trained.model, trained.variables, Protocol(flip=True)), keep=False)
     assert "20 frames, " in said
     assert "drive_labels" not in said
     assert [file.name for file in folder.iterdir()] == ["drive_overlay.mp4"]
@@ -86,6 +91,23 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"drive\.mp4: no video that can be read"):
         predict()
+
+
+def test_pictures_that_change_in_place_are_another_video(segmenter, rng, tmp_path, capsys):
+    for index, frame in enumerate(clip(rng, 3)):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    classes = Classes.named([f"class {index}" for index in range(5)])
+
+    def predict():
+        predict_video(segmenter, classes, tmp_path / "%d.png", tmp_path / "out", "drive", keep_labels=True)
+        return capsys.readouterr().out
+
+    assert "earlier" not in predict()
+    assert "3 of them earlier" in predict()
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())  # the folder stays as it is
+    assert "earlier" not in predict()
+    same = [(tmp_path / f"out/drive_labels/{index:06d}.png").read_bytes() for index in range(2)]
+    assert same[0] == same[1]
 
 
 def test_strips_do_not_become_miles_high(rng):
