@@ -24,7 +24,7 @@ from danet_jax.ops.convolution.xla import (
     xla_input_gradient,
     xla_kernel_gradient,
 )
-from danet_jax.ops.sharding import mesh_of, rows_are_divided
+from danet_jax.ops.sharding import mesh_of, rows_are_divided, with_even_rows
 
 
 def convolution(
@@ -78,6 +78,7 @@ def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Ar
             on_cuda = _cuda_kernel_gradient
         elif mesh is not None and can_be_divided(x, kernel, geometry, mesh):
             on_cuda = functools.partial(divided_kernel_gradient, mesh=mesh)
+    x, dy = with_even_rows(x, dy)
     dkernel = _by_platform(cpu_kernel_gradient, xla_kernel_gradient, geometry, x, kernel, dy, cuda=on_cuda)
     return dx, dkernel
 

@@ -24,7 +24,7 @@ def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: Ab
     return (
         keeps_the_size
         and not rest
-        and rows >= padding
+        and rows >= padding > 0
         and x.shape[0] % mesh.shape.get(DATA, x.shape[0] + 1) == 0
     )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from danet_jax.ops.convolution import convolution
 from danet_jax.ops.convolution.divided import can_be_divided, divided_kernel_gradient
 from danet_jax.ops.convolution.xla import Geometry
 
@@ -49,7 +50,32 @@ def test_what_is_left_to_xla(shape, geometry):
     assert not can_be_divided(x, kernel, geometry, mesh(2, 4).abstract_mesh)
 
 
+def test_a_single_place_has_no_neighbours():
+    x, kernel = jnp.zeros((2, 16, 9, 3)), jnp.zeros((1, 1, 3, 2))
+    assert not can_be_divided(x, kernel, Geometry(1, 0, 2), mesh(2, 4).abstract_mesh)
+
+
 def test_a_mesh_of_rows_alone_is_left_to_xla():
     x, kernel = jnp.zeros((2, 16, 9, 3)), jnp.zeros((3, 3, 3, 2))
     over = Mesh(np.asarray(jax.devices()[:4]), ("space",))
     assert not can_be_divided(x, kernel, Geometry(1, 2, 2), over.abstract_mesh)
+
+
+@pytest.mark.parametrize("rows", [3, 5, 7])
+def test_rows_that_do_not_divide_evenly(rng, rows):
+    """XLA's own gradient was wrong here: some of 8 devices hold no row of what the stride leaves."""
+    x, weight = rng.normal(size=(2, rows, 6, 3)), rng.normal(size=(3, 3, 3, 4))
+    kernel = torch.from_numpy(weight).permute(3, 2, 0, 1).requires_grad_()
+    y = torch.nn.functional.conv2d(torch.from_numpy(x).permute(0, 3, 1, 2), kernel, stride=2, padding=1)
+    (expected,) = torch.autograd.grad(y.sin().sum(), kernel)
+    over = mesh(1, 8)
+    divided = NamedSharding(over, PartitionSpec("data", "space"))
+
+    def loss(x, weight):
+        x = jax.lax.with_sharding_constraint(x, divided)
+        return jnp.sin(convolution(x, weight, stride=2, padding=1)).sum()
+
+    with jax.enable_x64(True):
+        placed = jax.device_put((x, weight), NamedSharding(over, PartitionSpec()))
+        gradient = jax.jit(jax.grad(loss, argnums=1))(*placed)
+    np.testing.assert_allclose(gradient, expected.permute(2, 3, 1, 0), rtol=1e-11, atol=1e-11)
