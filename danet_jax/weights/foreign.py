@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from danet_jax.classes import Classes
+from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
-from danet_jax.models.resnet import ResNet
+from danet_jax.models.resnet import ResNet, is_bottleneck
 from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.weights import convert, mmsegmentation
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
@@ -61,6 +62,10 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     told = mmsegmentation.told(file.metadata) if mmsegmentation.is_layout(tensors) else Told()
     tensors = mmsegmentation.two_classes(tensors, told.threshold)
     recognised = convert.recognise(tensors)
+    if told.caffe and is_bottleneck(recognised.options["backbone"]):
+        raise InputError(
+            "its config has style='caffe', strides on 1x1 convolutions, which does not exist here"
+        )
     variables, dropped = convert.read(tensors, recognised)
     layout = recognised.layout if recognised.has_head else "backbone"
     assumed = dict(_DEFAULTS[layout])

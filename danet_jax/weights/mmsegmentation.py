@@ -11,6 +11,7 @@ import numpy as np
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.ops.batch_norm import EPSILON
 from danet_jax.weights.description import make_classes
 from danet_jax.weights.names import PREFIXES
 
@@ -18,6 +19,9 @@ Triple = tuple[float, float, float]
 
 _OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
 """Of mmsegmentation's `strides` of the four stages, after a stem that divides by 4."""
+
+_DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
+"""Of the four stages, by output stride."""
 
 _THRESHOLD = 0.3
 """Of a sigmoid channel, where the config says none: mmsegmentation's own."""
@@ -37,6 +41,7 @@ class Told(NamedTuple):
       options: arguments of `DANet`.
       mean, std: of the normalisation, R, G, B in 0 to 1; None where there is no text.
       bgr: whether the network sees blue first, as Caffe's backbones do.
+      caffe: whether bottlenecks have their stride on the first 1x1 convolution, as Caffe's have.
       threshold: of the one sigmoid channel that stands for two classes; None if it has a channel a class.
     """
 
@@ -44,6 +49,7 @@ class Told(NamedTuple):
     mean: Triple | None = None
     std: Triple | None = None
     bgr: bool = False
+    caffe: bool = False
     threshold: float | None = None
 
 
@@ -66,8 +72,7 @@ def told(metadata: Mapping[str, Any]) -> Told:
         options["output_stride"] = _OUTPUT_STRIDES[strides]
     if multi_grid := _integers("multi_grid", text):
         options["multi_grid"] = multi_grid
-    elif re.search(r"\bcontract_dilation\s*=\s*False", text):
-        raise InputError("its config has contract_dilation=False, which does not exist here")
+    _refuse_unlike(text, options)
     mean, std, bgr = _normalisation(text)
     threshold = None
     if re.search(r"\bout_channels\s*=\s*1\b", text):
@@ -75,7 +80,28 @@ def told(metadata: Mapping[str, Any]) -> Told:
         threshold = float(found[1]) if found else _THRESHOLD
         if not 0 < threshold < 1:
             raise InputError(f"its config has threshold={threshold}, which must be between 0 and 1")
-    return Told(options, mean, std, bgr, threshold)
+    caffe = re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", text) is not None
+    return Told(options, mean, std, bgr, caffe, threshold)
+
+
+def _refuse_unlike(text: str, options: Mapping[str, Any]) -> None:
+    """Raises InputError if tensors of these shapes are of another network in a config than here."""
+    dilations = _integers("dilations", text)
+    expected = _DILATIONS[options.get("output_stride", 8)]
+    if dilations and dilations != expected:
+        raise InputError(f"its config has dilations={dilations}; with its strides there are: {expected}")
+    # Stages that the first block's dilation is halved in; a multi-grid has its own.
+    halved = [d for d in dilations[: 3 if "multi_grid" in options else 4] if d > 1]
+    contracted = re.search(r"\bcontract_dilation\s*=\s*(True|False)", text)
+    if (contracted is None and halved) or (
+        contracted and contracted[1] == "False" and (halved or not dilations)
+    ):
+        raise InputError(
+            "its config has contract_dilation=False, mmsegmentation's default, which does not exist here"
+        )
+    for epsilon in re.findall(r"\bnorm_cfg\s*=\s*dict\([^()]*\beps\s*=\s*([\d.e+-]+)", text):
+        if not math.isclose(float(epsilon), EPSILON):
+            raise InputError(f"its config has eps={epsilon} of batch normalisation; here it is {EPSILON}")
 
 
 def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -159,6 +185,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:
-    """The numbers of the first `name=(...)` in `text`, on however many lines."""
-    found = re.search(rf"\b{name}\s*=\s*\(([\d,\s]+)\)", text)
+    """The numbers of the first `name=(...)` or `name=[...]` in `text`, on however many lines."""
+    found = re.search(rf"\b{name}\s*=\s*[\[(]([\d,\s]+)[\])]", text)
     return tuple(map(int, re.findall(r"\d+", found[1]))) if found else ()

@@ -117,7 +117,10 @@ def test_mmsegmentation_says_strides_and_multi_grid_in_its_config(tmp_path, mmse
     def load(text):
         return load_checkpoint(saved(tmp_path, {"meta": {"cfg": text}, "state_dict": mmseg}))
 
-    text = "backbone=dict(type='ResNetV1c', depth=18,\n  dilations=(1, 1, 1, 2),\n  strides=(1, 2, 2, 1)),"
+    text = (
+        "backbone=dict(type='ResNetV1c', depth=18,\n  dilations=(1, 1, 1, 2),\n  strides=(1, 2, 2, 1),\n"
+        "  contract_dilation=True),"
+    )
     assert load(text).model.output_stride == 16
     assert load(text).model.multi_grid is None
     assert load("strides=(1, 2, 1, 1), multi_grid=(1, 2, 4)").model.multi_grid == (1, 2, 4)
