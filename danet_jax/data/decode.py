@@ -24,7 +24,9 @@ from danet_jax.errors import InputError, one_line
 
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
 _BMP = b"BM"
+_SCAN, _END = 0xDA, b"\xff\xd9"  # markers of JPEG
 _SMALLEST_RANGE = 2**14
 """Sixteen-bit pictures that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -79,6 +81,7 @@ def decode_picture(data: bytes, name: str, *, upright: bool = False, bits: int =
         picture = Image.fromarray(_upper_bits(deep, bits, name))
     elif picture.mode in ("I", "F"):
         raise InputError(f"{name}: a picture with 32-bit pixels; save it as 8-bit RGB")
+    picture.info.pop("transparency", None)  # of a palette; Pillow would advise to keep it
     if upright:
         turn = TO_UPRIGHT.get(orientation(data))
         picture = picture if turn is None else picture.transpose(turn)
@@ -246,7 +249,22 @@ def _load(data: bytes, name: str) -> Image.Image:
     picture = opened(data, name)
     with _naming(data, name):
         picture.load()
+    if not _has_end(data):
+        raise InputError(
+            f"{name}: damaged: it has no end, as if the rest was never written; replace or remove it"
+        )
     return picture
+
+
+def _has_end(data: bytes) -> bool:
+    """False of a JPEG whose rest is zeros, as a crash leaves it: Pillow decodes them as grey."""
+    start = 2
+    while data.startswith(_JPEG) and start + 4 <= len(data):
+        marker, size = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker == _SCAN:  # in what follows, an end is none by chance
+            return data.find(_END, start + size) >= 0
+        start += 1 if marker == 0xFF else 2 + size  # markers may be filled up
+    return True
 
 
 def opened(data: bytes, name: str) -> Image.Image:

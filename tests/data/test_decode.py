@@ -60,6 +60,31 @@ def test_grey_palette_and_alpha_become_rgb(rgb, rng):
     assert (decode_image(save(Image.fromarray(np.concatenate([rgb, alpha], 2))), "x") == rgb).all()
 
 
+def test_a_palette_with_transparency(rng):
+    """As programs that make PNGs smaller write it; warnings are errors here."""
+    indices = rng.integers(0, 5, (7, 11), dtype=np.uint8)
+    palette = rng.integers(0, 256, (5, 3), dtype=np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(palette.tobytes())
+    for transparency in (2, bytes([0, 255, 7, 0])):
+        assert (decode_image(save(picture, transparency=transparency), "x") == palette[indices]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"thumbnail": True}])
+def test_a_jpeg_whose_rest_was_never_written_is_refused(rng, options):
+    """A crash or a transfer that was broken off leaves zeros there, which every decoder takes for grey."""
+    picture = Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    if options.pop("thumbnail", False):  # with an end of its own
+        options["exif"] = b"Exif\0\0" + save(picture.resize((16, 16)), "JPEG")
+    data = save(picture, "JPEG", **options)
+    for trailer in (b"", b"\0" * 9, rng.bytes(20_000)):  # phones put videos behind
+        np.testing.assert_array_equal(decode_image(data + trailer, "x"), decode_image(data, "x"))
+    for kept in (0.95, 0.9):
+        written = int(kept * len(data))
+        with pytest.raises(InputError, match=r"^photo\.jpg: damaged"):
+            decode_image(data[:written] + bytes(len(data) - written), "photo.jpg")
+
+
 def test_sixteen_bits_keep_the_upper_eight(rng):
     values = rng.integers(0, 2**16, (7, 11), dtype=np.uint16)
     grey = decode_image(save(Image.fromarray(values)), "x")

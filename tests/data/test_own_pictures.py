@@ -55,6 +55,20 @@ def test_exif_one_rule_and_an_option(drawn, orientation):
             drawn.open()
 
 
+def test_exif_of_a_label_must_be_its_image_s(drawn):
+    standard(drawn)
+    label = Image.open(drawn.root / "labels/train/a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    drawn.save(label, "labels/train/a.png", exif=exif)
+    with pytest.raises(
+        InputError, match=r"labels/train/a\.png: its EXIF says orientation 3, that of its image 1"
+    ):
+        drawn.open()
+    drawn.image("images/train/a.png", exif=exif)
+    assert len(drawn.open().warnings()) == 1  # turned, both
+
+
 def test_twelve_bits_in_sixteen(drawn, rng):
     standard(drawn)
     for values in (rng.integers(0, 4096, (8, 12)), rng.integers(0, 4096, (8, 12, 3))):

@@ -32,6 +32,14 @@ def test_no_result_overwrites_another():
     assert list(named_apart(paths).values()) == paths
 
 
+def test_long_names_leave_room_for_what_is_put_behind_them(tmp_path):
+    paths = ["中" * 80 + ".png", "é" + "x" * 249 + ".png", "é" + "x" * 249 + ".jpg"]
+    names = list(named_apart(paths))
+    assert names == ["中" * 66, "é" + "x" * 198, "é" + "x" * 198 + "_2"]
+    for path in paths:
+        (tmp_path / path).write_bytes(b"")
+
+
 def test_a_header_of_many_pixels_gives_one_error_and_no_warning():
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -156,6 +156,12 @@ class Folder(base.PairsBuilder):
         if decode.frames_of(data, str(image)) > 1:
             assumed = (*assumed, _FIRST_FRAME)
         if label_data is not None:
+            turned, of_image = decode.orientation(label_data), decode.orientation(data)
+            if turned not in (1, of_image):
+                raise InputError(
+                    f"{label}: its EXIF says orientation {turned}, that of its image {of_image}, so that nobody can "
+                    "tell how it lies; save it without EXIF"
+                )
             label_data = self._train_ids(label_data, str(label))
         pair = Pair(entry.name, data, label_data, str(image), str(label or ""), assumed)
         return turned_upright(pair, self._options["exif"])
