@@ -23,8 +23,7 @@ from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
 from danet_jax.modes.prepare import describe, quiet_dataset, recipe_builder
 from danet_jax.recipe import Recipe
-from danet_jax.runs.writing import write_text
-from danet_jax.visual.data_page import Table, data_page
+from danet_jax.visual.data_page import Table, write_data_page
 from danet_jax.visual.pictures import overlay
 
 _EXAMPLES = 8
@@ -51,15 +50,13 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         damaged = builder.damaged_shards()
         print_report(findings, builder.classes, told, damaged)
         wrong = [*damaged, *(error for found in findings.values() for error in found.errors)]
-        write_text(
+        write_data_page(
             workdir / "check.html",
-            data_page(
-                f"{builder.name}: {sum(found.images for found in findings.values())} images",
-                wrong=wrong,
-                warnings=told,
-                tables=_page_tables(findings, builder.classes),
-                examples=_examples(splits, builder.classes),
-            ),
+            f"{builder.name}: {sum(found.images for found in findings.values())} images",
+            wrong=wrong,
+            warnings=told,
+            tables=_page_tables(findings, builder.classes),
+            examples=_examples(splits, builder.classes),
         )
     print(f"{workdir / 'check.html'}: examples to look at")
     return 1 if wrong else 0
