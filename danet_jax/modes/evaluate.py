@@ -97,15 +97,6 @@ def run(
         variables = {**found.variables, "params": off}
         return evaluator(variables, watched(examples, share, enabled=first)), network
 
-    def about(path: str | Path, model: DANet) -> dict[str, Any]:
-        return {
-            "checkpoint": str(path),
-            "dataset": recipe.dataset.name,
-            "split": split,
-            "config": recipe.as_dict() | {"model": options_of(model)},
-            "versions": library_versions(),
-        }
-
     # By name: which network, what of it is off, and where its files go.
     planned: dict[str, tuple[str | Path, tuple[str, ...], Path]] = {"": (path, (), workdir)}
     if ablate:
@@ -121,7 +112,14 @@ def run(
     for name, (path, without, folder) in planned.items():
         results[name], model = evaluate(path, without)
         if first:
-            results[name].write(folder, about(path, model))
+            about = {
+                "checkpoint": str(path),
+                "dataset": recipe.dataset.name,
+                "split": split,
+                "config": recipe.as_dict() | {"model": options_of(model)},
+                "versions": library_versions(),
+            }
+            results[name].write(folder, about)
     if first:
         _show(results, f"{recipe.dataset.name} {split}", workdir, ablate=ablate)
     return 0

@@ -160,28 +160,7 @@ def make_train_step(
             )
             return batch_stats, (gradients, metrics)
 
-        if accumulation == 1:
-            batch_stats, (gradients, metrics) = one_part(state.batch_stats, batch, key)
-        else:
-            # Part i takes every A-th example, so that each part stays spread over all devices.
-            parts = jax.tree.map(
-                lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), dict(batch)
-            )
-
-            def body(carry: tuple[Any, Any], inputs: tuple[Any, jax.Array]):
-                batch_stats, so_far = carry
-                batch_stats, new = one_part(batch_stats, *inputs)
-                return (batch_stats, jax.tree.map(jnp.add, so_far, new)), None
-
-            keys = jax.random.split(key, accumulation)
-            shapes = jax.eval_shape(
-                one_part, state.batch_stats, jax.tree.map(lambda x: x[0], parts), keys[0]
-            )[1]
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            (batch_stats, (gradients, metrics)), _ = jax.lax.scan(
-                body, (state.batch_stats, zeros), (parts, keys)
-            )
-
+        batch_stats, (gradients, metrics) = _in_parts(one_part, state.batch_stats, batch, key, accumulation)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
@@ -199,3 +178,28 @@ def make_train_step(
         return new, metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _in_parts(
+    one_part: Callable[[Any, Mapping[str, jax.Array], jax.Array], tuple[Any, Any]],
+    batch_stats: Any,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array,
+    count: int,
+) -> tuple[Any, Any]:
+    """Batch statistics after `one_part` of each of `count` parts of a batch, and the sum of what it gives besides."""
+    if count == 1:
+        return one_part(batch_stats, batch, key)
+    # Part i takes every so-manyth example, so that each part stays spread over all devices.
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), dict(batch))
+    keys = jax.random.split(key, count)
+
+    def body(carry: tuple[Any, Any], inputs: tuple[Any, jax.Array]) -> tuple[tuple[Any, Any], None]:
+        batch_stats, so_far = carry
+        batch_stats, new = one_part(batch_stats, *inputs)
+        return (batch_stats, jax.tree.map(jnp.add, so_far, new)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    _, shapes = jax.eval_shape(one_part, batch_stats, first, keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(body, (batch_stats, zeros), (parts, keys))[0]
