@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from danet_jax.errors import InputError
-from danet_jax.inference.options import build_protocol
+from danet_jax.inference.options import protocol_of
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.models.danet import DANet
@@ -41,13 +41,7 @@ def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Pr
     None is the protocol that a run was evaluated with; of other checkpoints, the whole image at once.
     """
     if protocol is None and "evaluation" in checkpoint.config:
-        dataset = checkpoint.config["dataset"]
-        protocol = build_protocol(
-            dataset["name"],
-            checkpoint.config["evaluation"],
-            one_sided=not dataset.get("flip", True),
-            flip_pairs=tuple(dataset.get("flip_pairs", ())),
-        )
+        protocol = protocol_of(checkpoint.config)
     network = checkpoint.network
     return (protocol or Protocol.whole()).for_network(
         network.align_corners, checkpoint.mean, checkpoint.std, checkpoint.classes

@@ -20,6 +20,21 @@ _OPTIONS = (
 )
 
 
+def protocol_of(config: Mapping[str, Any]) -> Protocol:
+    """The protocol of a recipe, of which `config` holds at least the groups `dataset` and `evaluation`.
+
+    Raises:
+      InputError: see `build_protocol`.
+    """
+    dataset = config["dataset"]
+    return build_protocol(
+        dataset["name"],
+        config["evaluation"],
+        one_sided=not dataset.get("flip", True),
+        flip_pairs=tuple(dataset.get("flip_pairs", ())),
+    )
+
+
 def build_protocol(
     dataset: str, options: Mapping[str, Any], *, one_sided: bool = False, flip_pairs: tuple[str, ...] = ()
 ) -> Protocol:

@@ -27,7 +27,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
-from danet_jax.inference.options import build_protocol
+from danet_jax.inference.options import protocol_of
 from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
@@ -98,12 +98,7 @@ class Recipe(Group):
 
     def protocol(self) -> Protocol:
         """How the network is applied to images, but to those of training."""
-        return build_protocol(
-            self.dataset.name,
-            self.evaluation.model_dump(),
-            one_sided=not self.dataset.flip,
-            flip_pairs=self.dataset.flip_pairs,
-        )
+        return protocol_of(self.model_dump())
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain nested dictionaries and lists, as `config.json` keeps it."""
