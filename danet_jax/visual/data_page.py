@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from danet_jax.visual.packing import picture_link, write_page
+from danet_jax.visual.packing import data_link, write_page
 
 _LARGEST = 960
 """Pixels of the longer side of an example on the page."""
@@ -41,7 +41,11 @@ def write_data_page(
       tables: In the order that they are shown in.
       examples: A caption and a picture each.
     """
-    links = [(caption, picture_link(picture, _LARGEST)) for caption, picture in examples]
+    links = []
+    for caption, picture in examples:
+        small = picture.copy()
+        small.thumbnail((_LARGEST, _LARGEST))
+        links.append((caption, data_link(small)))
     write_page(
         path, "data.html", (), {}, title=title, wrong=wrong, warnings=warnings, tables=tables, examples=links
     )
