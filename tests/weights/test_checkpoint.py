@@ -81,12 +81,14 @@ def test_options_that_tensors_do_not_say_can_be_overridden(tmp_path, authors):
         align_corners=False,
         dtype="bfloat16",
         channel_energy="paper",
+        remat="full",
         num_classes=3,
     )
     assert checkpoint.model.multi_grid is None
     assert checkpoint.model.align_corners is False
     assert checkpoint.model.dtype == jnp.bfloat16
     assert checkpoint.model.channel_energy == "paper"
+    assert checkpoint.model.remat == "full"
     assert "assumed" not in checkpoint.description
     with pytest.raises(InputError, match=r"num_classes=4 contradicts its tensors, which are of 3"):
         load_checkpoint(path, num_classes=4)
