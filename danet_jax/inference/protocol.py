@@ -166,7 +166,9 @@ class Protocol:
             crop, stride, align_corners = 480, 320, False
         else:
             crop, stride, align_corners = 769, 513, None
-        seen_whole = {"ade20k": (2048, 512), "pascal_voc_aug": (2048, 512), "coco_stuff10k": (2048, 512)}
+        seen_whole = dict.fromkeys(
+            ("ade20k", "pascal_voc_aug", "coco_stuff10k", "coco_stuff164k"), (2048, 512)
+        )
         whole = dataset in seen_whole if whole is None else whole
         # Models trained on crops of 769 see Cityscapes one pixel larger, too.
         cityscapes = (2048, 1024) if whole else (2049, 1025)

@@ -96,6 +96,15 @@ def test_sizes_of_mmsegs_scales():
     assert [windows.scaled_size(scale, 1024, 2048) for scale in MMSEG_SCALES] == expected
 
 
+@pytest.mark.parametrize("dataset", ["ade20k", "pascal_voc_aug", "coco_stuff10k", "coco_stuff164k"])
+def test_mmseg_sees_whole_images_in_a_box_of_2048x512(dataset):
+    """`Resize(scale=(2048, 512), keep_ratio=True)` and `mode='whole'` of its configs of all four."""
+    for multi_scale in (False, True):
+        protocol = Protocol.mmseg(dataset, multi_scale=multi_scale)
+        assert (protocol.window, protocol.base_size, protocol.image_resize) == (None, (2048, 512), "uint8")
+    assert protocol.scaled_size(1.0, 480, 640) == (512, 683)
+
+
 def test_a_recipes_base_size_is_that_of_whole_images_only():
     recipe = {"protocol": "whole", "base_size": None, "whole_base_size": (520,)}
     assert build_protocol("ade20k", recipe) == Protocol.whole().replace(base_size=520)
