@@ -4,7 +4,8 @@
 
 `root` holds VOCtrainval_03-May-2010.tar and trainval.tar.gz, or what they hold; or fetch both with
 `--config.dataset.options.download=True`. The paper: 50.1 % mIoU with ResNet-50 (`:resnet50`), 52.6 % with
-ResNet-101, counted over 60 classes; `--config.dataset.options.background=True` trains and counts those.
+ResNet-101, counted over 60 classes; `--config.dataset.options.background=True` trains and counts those. Networks of
+the authors' code and of mmsegmentation number the classes otherwise, as `--config.dataset.options.by_category=True`.
 """
 
 from configs import base
@@ -20,6 +21,7 @@ def get_config(backbone: str = "resnet101"):
     config.dataset.root = "data/downloads/pascal_context"
     config.dataset.options = {
         "background": False,
+        "by_category": False,
         "download": False,
         "allow_partial": False,
         "uncompressed": False,

@@ -122,6 +122,23 @@ def test_pascal_context(rng, tmp_path, form, background):
             np.testing.assert_array_equal(label, lookup(truth[name], by_id, 0 if background else 255))
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_pascal_context_by_category(rng, tmp_path, background):
+    """As the authors' code and mmsegmentation number it: ranks among the sorted ids, background 0, less one without."""
+    tree, splits, truth = publishers.pascal_context(rng)
+    root = publishers.write(tree, tmp_path / "in", "archive")
+    dataset = prepare("pascal_context", root, tmp_path, background=background, by_category=True)
+    sorted_ids = sorted([0, *CONTEXT_IDS.values()])
+    for split in splits:
+        for name, (_, label) in stored(dataset, split).items():
+            known = np.isin(truth[name], sorted_ids)
+            rank = np.where(known, np.searchsorted(sorted_ids, truth[name]), 0)
+            expected = rank if background else np.where(rank == 0, 255, rank - 1)
+            np.testing.assert_array_equal(label, expected)
+    first = dataset.classes.names[background : background + 6]
+    assert first == ("aeroplane", "bag", "bed", "bedcloth", "bench", "bicycle")
+
+
 @FORMS
 def test_coco_stuff10k(rng, tmp_path, form):
     tree, lists, truth = publishers.coco_stuff10k(rng)

@@ -82,11 +82,13 @@ def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
         prepare("pascal_voc_aug", root, tmp_path)
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, background):
+@pytest.mark.parametrize(
+    "options", [{}, {"background": True}, {"by_category": True}, {"background": True, "by_category": True}]
+)
+def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, options):
     tree, splits, truth = publishers.pascal_context(rng)
     root = publishers.write(tree, tmp_path / "a", "archive")
-    expected = contents(prepare("pascal_context", root, tmp_path, background=background))
+    expected = contents(prepare("pascal_context", root, tmp_path, **options))
     # Its converter ranks the categories by their ids; 0 is everything else.
     ranks = {
         category: rank for rank, category in enumerate(sorted(c for _, c in pascal_context.CATEGORIES), 1)
@@ -102,7 +104,7 @@ def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, background)
         Image.fromarray(converted).save(voc / "SegmentationClassContext" / f"{name}.png")
     for split, names in splits.items():
         (voc / f"ImageSets/SegmentationContext/{split}.txt").write_text("\n".join(names))
-    assert contents(prepare("pascal_context", root, tmp_path, background=background)) == expected
+    assert contents(prepare("pascal_context", root, tmp_path, **options)) == expected
 
 
 @pytest.mark.parametrize("form", ["archive", "folder", "converted"])

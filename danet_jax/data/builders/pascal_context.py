@@ -8,7 +8,8 @@ mmsegmentation's conversion will do for the second:
     VOCdevkit/VOC2010/{SegmentationClassContext/*.png,ImageSets/SegmentationContext/{train,val}.txt}
 
 With the option `background` the pixels of the other 400 categories are a 60th class, the first, as in the
-figures that the paper reports; without, they are ignored.
+figures that the paper reports; without, they are ignored. With `by_category` classes are numbered in the order of the
+459, which is that of networks of the authors' code and of mmsegmentation.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _CONVERTED = "SegmentationClassContext"
 
 
 class PascalContext(published.PublishedBuilder):
-    """PASCAL Context, with the option `background`."""
+    """PASCAL Context, with the options `background` and `by_category`."""
 
     name = "pascal_context"
     TITLE = "PASCAL Context"
@@ -51,20 +52,25 @@ class PascalContext(published.PublishedBuilder):
   booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2014}
 }"""
-    OPTIONS: ClassVar[dict[str, Any]] = {"background": False}
+    OPTIONS: ClassVar[dict[str, Any]] = {"background": False, "by_category": False}
     COUNTS: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
 
-    @property
-    def _mapping(self) -> pascal_context.LabelMapping:
-        return pascal_context.MAPPING_60 if self.options["background"] else pascal_context.MAPPING_59
+    def _mapping(self, *, converted: bool = False) -> pascal_context.LabelMapping:
+        """Of the publisher's categories, or of mmsegmentation's PNGs."""
+        if self.options["background"]:
+            mapping = pascal_context.CONVERTED_60 if converted else pascal_context.MAPPING_60
+        else:
+            mapping = pascal_context.CONVERTED_59 if converted else pascal_context.MAPPING_59
+        return mapping.in_order_of_ids() if self.options["by_category"] else mapping
 
     def variant(self) -> str:
-        """Return the number of classes."""
-        return f"classes{len(self._mapping.classes)}"
+        """Return the number of classes, and their order if it is not the list's."""
+        order = "_by_category" if self.options["by_category"] else ""
+        return f"classes{len(self.label_classes())}{order}"
 
     def label_classes(self) -> Classes:
         """Return 59 classes, or 60 with `background`."""
-        return self._mapping.classes
+        return self._mapping().classes
 
     def sources(self) -> tuple[Source, ...]:
         """Return the two archives, or the one folder that holds the converted labels as well."""
@@ -99,11 +105,11 @@ class PascalContext(published.PublishedBuilder):
         voc, context = files
         if "labels.txt" in context:
             _check_categories(context)
-        convert = functools.partial(mapped_mat, self._mapping, ("LabelMap",))
+        convert = functools.partial(mapped_mat, self._mapping(), ("LabelMap",))
         return _listed(voc, "Main", context, "trainval/{}.mat", convert)
 
     def _read_converted(self, voc: Files) -> Mapping[str, list[PairReader]]:
-        mapping = pascal_context.CONVERTED_60 if self.options["background"] else pascal_context.CONVERTED_59
+        mapping = self._mapping(converted=True)
         convert = functools.partial(mapped_png, mapping, published_labels(mapping, self.palettes))
         return _listed(voc, "SegmentationContext", voc, f"{_CONVERTED}/{{}}.png", convert)
 

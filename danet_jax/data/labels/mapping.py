@@ -67,6 +67,12 @@ class LabelMapping:
             raise InputError(f"{name}: {_NO_SUCH_ID.format(int(ids[train_ids < 0][0]))}")
         return train_ids.astype(np.uint8)
 
+    def in_order_of_ids(self) -> LabelMapping:
+        """Return the same mapping with classes numbered by the publisher's ids, lowest first."""
+        rows = sorted(zip(self.ids, self.classes.names, self.classes.colours, strict=True))
+        ids, names, colours = zip(*rows, strict=True)
+        return dataclasses.replace(self, classes=Classes(names, colours), ids=ids)
+
     def to_ids(self, train_ids: np.ndarray) -> np.ndarray:
         """Return the publisher's ids of train ids, as test servers want them.
 
