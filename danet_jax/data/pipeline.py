@@ -94,6 +94,7 @@ def training_batches(
     random_scale: bool = True,
     flip: bool = True,
     mirrored: np.ndarray | None = None,
+    photometric: bool = False,
     workers: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -109,6 +110,7 @@ def training_batches(
       random_scale: False keeps the short side at `base_size`.
       flip: Whether images are mirrored at random.
       mirrored: What a mirror makes of each label, see `transforms.mirrored_labels`; None leaves them.
+      photometric: Whether light and colours are changed at random, see `photometric.distort`.
       workers: Processes that decode and augment; 0 does it in threads of this process.
       shard_index: This host's number.
       shard_count: Number of hosts that share the stream.
@@ -129,7 +131,9 @@ def training_batches(
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
-        .random_map(Augment(base_size, crop_size, SCALE_RANGE if random_scale else None, flip, mirrored))
+        .random_map(
+            Augment(base_size, crop_size, SCALE_RANGE if random_scale else None, flip, mirrored, photometric)
+        )
         .repeat()
     )
     return TrainingBatches(

@@ -1,5 +1,7 @@
 """The paper's augmentation, in its order: flip, scale, pad, crop; normalising follows on the device.
 
+Light and colours, which the paper leaves, are photometric.py.
+
 Chance is drawn first (`draw_view`), then applied (`apply_view`), so that only the part of the scaled image
 that the crop keeps needs to be computed.
 """
@@ -16,6 +18,7 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.dataset import EncodedExample
+from danet_jax.data.photometric import distort
 from danet_jax.data.prepared import PreparedImage, first_label_rows
 from danet_jax.errors import InputError
 
@@ -208,6 +211,7 @@ class Augment:
     scale_range: tuple[float, float] | None
     flip: bool = True
     mirrored: np.ndarray | None = None
+    photometric: bool = False
 
     def __call__(self, example: EncodedExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Make `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
@@ -228,4 +232,7 @@ class Augment:
         _, last = _rows_needed(height, view, min(view.size, view.height - view.top))
         picture, part = stored.first_rows(last), first_label_rows(stored_label, name, last)
         image, label = _seen(picture, part, (height, width), view, self.mirrored)
+        if self.photometric:  # what is padded stays black
+            rows, columns = view.height - view.top, view.width - view.left
+            image[:rows, :columns] = distort(image[:rows, :columns], rng)
         return {"image": image, "label": label}

@@ -127,6 +127,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         random_scale=recipe.dataset.random_scale,
         flip=recipe.dataset.flip,
         mirrored=mirrored_labels(dataset.classes, recipe.dataset.flip_pairs),
+        photometric=recipe.dataset.photometric,
         workers=recipe.dataset.workers,
         shard_index=host,
         shard_count=hosts,

@@ -67,6 +67,11 @@ class DatasetOptions(Group):
         description="Classes that a mirror makes of each other, as `left lane=right lane`: swapped in training, and "
         "in the scores of mirrored images.",
     )
+    photometric: bool = Field(
+        False,
+        description="Whether training changes brightness, contrast, saturation and hue at random, as "
+        "mmsegmentation does; the paper does not.",
+    )
     classes_by_number: bool = Field(
         False,
         description="Whether a network whose classes have other names than the data's is evaluated all the same.",
