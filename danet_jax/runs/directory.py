@@ -98,14 +98,8 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
     """
     content = _read(as_path(path), "classes.json")
     try:
-        names, colours = content["names"], [tuple(colour) for colour in content["colours"]]
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError("a name is no text")
-        for colour in colours:
-            if len(colour) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in colour):
-                raise ValueError(f"the colour {list(colour)!r:.80} is not three numbers from 0 to 255")
-        return Classes(tuple(names), tuple(colours))
-    except (KeyError, TypeError, ValueError) as error:
+        return Classes(content["names"], content["colours"])
+    except (KeyError, InputError) as error:
         raise InputError(f"{as_path(path) / 'classes.json'}: is not a run's: {error}") from error
 
 

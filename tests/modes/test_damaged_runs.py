@@ -104,11 +104,19 @@ def test_a_file_that_is_cut_missing_swapped_or_added_is_found(checkpoint, rng, t
             lambda c: c["names"].reverse(),
             "classes.names was 'a' when it was trained and is 'i'",
         ),
-        ("classes.json", lambda c: c["names"].__setitem__(0, 3), "a name is no text"),
+        ("classes.json", lambda c: c["names"].__setitem__(0, 3), "class name 3 must be text"),
         ("classes.json", lambda c: c["colours"].pop(), "9 class names but 8 colours"),
-        ("classes.json", lambda c: c["colours"][0].pop(), "is not three numbers"),
-        ("classes.json", lambda c: c["colours"][0].__setitem__(0, 999), "is not three numbers"),
-        ("classes.json", lambda c: c["colours"].__setitem__(0, "red"), "is not three numbers"),
+        ("classes.json", lambda c: c["colours"][0].pop(), "must be red, green, blue, whole numbers"),
+        (
+            "classes.json",
+            lambda c: c["colours"][0].__setitem__(0, 999),
+            "must be red, green, blue, whole numbers",
+        ),
+        (
+            "classes.json",
+            lambda c: c["colours"].__setitem__(0, "red"),
+            "must be red, green, blue, whole numbers",
+        ),
         ("classes.json", lambda c: c["colours"][0].__setitem__(0, 7), "classes.colours was"),
     ],
 )
