@@ -28,13 +28,7 @@ def applied(
     """
     if not isinstance(model, nn.Module) or isinstance(model, ResNet) or not hasattr(model, "num_classes"):
         raise InputError(f"model must be a danet_jax.DANet, not {type(model).__name__}")
-    for name, value, kind, what in (
-        (f"protocol={protocol!r}", protocol, Protocol, "a danet_jax.Protocol, such as Protocol.authors()"),
-        ("mesh", mesh, Mesh, "a jax.sharding.Mesh"),
-        ("classes", classes, Classes, "danet_jax.Classes, such as Classes.named([...])"),
-    ):
-        if value is not None and not isinstance(value, kind):
-            raise InputError(f"{name} must be {what}, not {type(value).__name__}")
+    refuse_other_types(protocol=protocol, classes=classes, mesh=mesh)
     protocol = (protocol or Protocol.whole()).for_network(model.align_corners, classes=classes)
     if mesh is not None and tuple(mesh.axis_names) == ("data", "space"):
         mesh = mesh.local_mesh
@@ -43,3 +37,14 @@ def applied(
         mesh = Mesh(np.asarray(of_mesh).reshape(-1, 1), ("data", "space"))
     tier: Any = WholeImages if protocol.window is None else SlidingWindows
     return tier(model, protocol, mesh)
+
+
+def refuse_other_types(*, protocol: Any = None, classes: Any = None, mesh: Any = None) -> None:
+    """Raises InputError if an argument is not what it is called; None may be left out."""
+    for name, value, kind, what in (
+        (f"protocol={protocol!r}", protocol, Protocol, "a danet_jax.Protocol, such as Protocol.authors()"),
+        ("mesh", mesh, Mesh, "a jax.sharding.Mesh"),
+        ("classes", classes, Classes, "danet_jax.Classes, such as Classes.named([...])"),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} must be {what}, not {type(value).__name__}")

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from danet_jax.errors import InputError
+from danet_jax.inference.applied import refuse_other_types
 from danet_jax.inference.options import protocol_of
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
@@ -28,6 +29,7 @@ def load_segmenter(
     Raises:
       InputError: there is no trained network at `path`, or it is a backbone alone.
     """
+    refuse_other_types(protocol=protocol)
     checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
         raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")

@@ -111,6 +111,8 @@ class Protocol:
             value = getattr(self, key)
             if value is not None and (not _are_numbers(value) or len(value) != 3):
                 raise InputError(f"{key}={value!r} must be three numbers: R, G, B")
+            if value is not None and max(value) > 1:
+                raise InputError(f"{key}={value} is of colours from 0 to 255: divide it by 255")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"std={self.std} must be greater than 0")
         if self.stride is not None:

@@ -20,7 +20,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import seen_whole
 from danet_jax.inference.scores import LABELS, SCORES, Wanted
 from danet_jax.models.insight import AttentionMaps, Insight, insight
-from danet_jax.weights.fitting import check_fits
+from danet_jax.weights.fitting import check_fits, refuse_no_numbers
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -45,8 +45,8 @@ class Segmenter:
         `space`; None is the first device.
 
     Raises:
-      InputError: an argument is not such, the variables or the classes are not the model's, or it has more
-        classes than labels have room for.
+      InputError: an argument is not such, the variables or the classes are not the model's, a variable is no
+        finite number, or there are more classes than labels have room for.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Segmenter:
     ) -> None:
         self._applied: Any = applied(model, protocol, classes, mesh, jax.local_devices()[:1])
         check_fits(model, variables)
+        refuse_no_numbers(variables)
         if model.num_classes > MAX_CLASSES:
             raise InputError(f"{model.num_classes} classes: labels are 8-bit, at most {MAX_CLASSES}")
         if classes is not None and len(classes) != model.num_classes:
@@ -67,7 +68,12 @@ class Segmenter:
         self.variables = jax.device_put(variables, NamedSharding(self._applied.mesh, PartitionSpec()))
 
     def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
-        """The same with other variables of the same shapes; what is compiled is shared."""
+        """The same with other variables of the same shapes; what is compiled is shared.
+
+        Raises:
+          InputError: they are not the model's.
+        """
+        check_fits(self.model, variables)
         other = copy.copy(self)
         sharding = jax.tree.leaves(self.variables)[0].sharding
         other.variables = jax.device_put(variables, sharding)

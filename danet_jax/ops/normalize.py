@@ -20,7 +20,7 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
 
     Raises:
       InputError: another dtype or shape, floats of 0 to 1 (where values are known, outside of `jit`), a mean or a
-        std that is not three numbers, a std that is not positive.
+        std that is not three numbers of at most 1, a std that is not positive.
     """
     if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
         given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
@@ -37,6 +37,8 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
         numbers = np.asarray(values)
         if numbers.shape != (3,) or numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
             raise InputError(f"{name}={values!r} must be three finite numbers")
+        if numbers.max() > 1:
+            raise InputError(f"{name}={values!r} is of colours from 0 to 255: divide it by 255")
     if min(std) <= 0:
         raise InputError(f"std={std!r} must be positive")
     scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))

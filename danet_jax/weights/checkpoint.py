@@ -24,7 +24,7 @@ from danet_jax.weights import checksums, zoo
 from danet_jax.weights.description import FREE, KEY, READ_FROM_TENSORS, Description, normalisation_of
 from danet_jax.weights.download import fetch
 from danet_jax.weights.files import WeightsFile, read_weights
-from danet_jax.weights.fitting import own_shapes, refuse_other_shapes
+from danet_jax.weights.fitting import own_shapes, refuse_no_numbers, refuse_other_shapes
 from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
 
@@ -191,12 +191,7 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
 
 def _on_device(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     """Float32 copies as JAX's arrays; what they are made of may be a mapped file."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        if not np.isfinite(leaf).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise InputError(
-                f"{name} holds values that are no finite numbers: the file or its training is broken"
-            )
+    refuse_no_numbers(variables)
     return jax.tree.map(lambda x: jnp.array(np.asarray(x, np.float32)), variables)
 
 

@@ -68,6 +68,8 @@ def read_weights(path: str | Path) -> WeightsFile:
         is PyTorch's and torch is not installed; one line that names the file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: not a file (a folder, a pipe or a device)")
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -49,6 +49,16 @@ def refuse_other_shapes(found: Mapping[str, Any], expected: Mapping[str, Any], p
         raise InputError(f"{problem}: {wrong[0]} is {here}, in the model {there}{more}")
 
 
+def refuse_no_numbers(variables: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the first, if there are values that are no finite numbers: all labels would be 0."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(
+                f"{name} holds values that are no finite numbers: the file or its training is broken"
+            )
+
+
 def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
     return {path: np.shape(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}

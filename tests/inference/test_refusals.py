@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from danet_jax import Classes, DANet, InputError, Protocol, ResNet, Segmenter
+from danet_jax import Classes, DANet, InputError, Protocol, ResNet, Segmenter, load_segmenter
 from danet_jax.evaluation.confusion import count_pairs
 from danet_jax.evaluation.evaluator import Evaluator
 from tests.reference.small_network import small_networks
@@ -33,6 +33,8 @@ from tests.reference.small_network import small_networks
         ({"mean": "red"}, "mean='red'"),
         ({"std": (1.0, 0.0, 1.0)}, "std=.*greater than 0"),
         ({"std": 0.5}, "std=0.5"),
+        ({"mean": (123.675, 116.28, 103.53)}, "mean=.* divide it by 255"),
+        ({"std": (58.395, 57.12, 57.375)}, "std=.* divide it by 255"),
         ({"edge": ["pad"]}, "edge"),
         ({"name": None}, "name=None"),
     ],
@@ -84,6 +86,14 @@ def test_networks_and_what_does_not_fit_them(rng):
             Segmenter(*arguments)
     with pytest.raises(InputError, match="protocol="):
         Evaluator(model, Classes.named(list("abcde")), "authors")
+    with pytest.raises(InputError, match="protocol='authors' must be"):
+        load_segmenter("no/such/run", "authors")
+    segment, broken = Segmenter(model, variables), jax.tree.map(np.copy, variables)
+    with pytest.raises(InputError, match="variables do not fit the model"):
+        segment.with_variables(missing)
+    broken["params"]["kernel2"][1, 2, 3, 4] = np.nan  # one label for all
+    with pytest.raises(InputError, match="params/kernel2 holds values that are no finite numbers"):
+        Segmenter(model, broken)
     danet = DANet(3, backbone="resnet18")
     small = {"params": {"head": {}}, "batch_stats": {}}
     with pytest.raises(InputError, match="do not fit the model: batch_stats/backbone"):

@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import os
 import pathlib
 import pickle
 import sys
@@ -134,6 +135,8 @@ def test_what_is_no_file_of_weights(tmp_path):
         (tmp_path / name).write_bytes(content)
         refusal(tmp_path / name)
     assert "No such file" in refusal(tmp_path / "nothing.pth")
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a file" in refusal(tmp_path / "pipe")
     torch.save({"epoch": 3}, tmp_path / "no_tensors")
     assert "'epoch' is of type int" in refusal(tmp_path / "no_tensors")
     torch.save({}, tmp_path / "nothing")
