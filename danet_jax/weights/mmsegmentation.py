@@ -112,7 +112,8 @@ def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
 def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
     """`tensors` with a channel for each of two classes, where the head has one sigmoid channel for both.
 
-    Of logits (0, x - log(t / (1 - t))) the second is the larger exactly where sigmoid(x) > t.
+    Of logits (0, x - log(t / (1 - t))) the second is the larger exactly where sigmoid(x) > t. Over several scales and
+    flips, of which mmsegmentation takes the mean of sigmoid(x), it is so of t = 0.5 alone.
 
     Raises:
       InputError: there is one channel, and no config that says what it means.
