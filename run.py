@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from danet_jax.command import output
 from danet_jax.errors import InputError, first_line
-from danet_jax.modes import FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
+from danet_jax.modes import COMPUTE, FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
 
 def main(argv: list[str]) -> int:
@@ -80,6 +80,8 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
     if mode in TRAINED:
         options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}
     with hosts.joined(recipe, {name: values[name].value for name in HOST_FLAGS}, argv):
+        if mode in COMPUTE:
+            hosts.refuse_no_device()
         with stopping.StopSignals() as signals:
             if mode == "train":
                 options["signals"] = signals

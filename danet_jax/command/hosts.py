@@ -130,6 +130,16 @@ def joined(recipe: Recipe | None, flags: Mapping[str, Any], argv: list[str]) -> 
         yield
 
 
+def refuse_no_device() -> None:
+    """Raises InputError if JAX has no device to compute on; without it, whatever is read first would be blamed."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS")
+        remedy = f"; unset JAX_PLATFORMS={wanted}, or install JAX for it as README.md says" if wanted else ""
+        raise InputError(f"JAX finds no device: {one_line(error)}{remedy}") from error
+
+
 def _end_with_parent() -> None:
     while os.read(0, 4096):  # not by `sys.stdin`, whose lock would hold up the end of the interpreter
         pass

@@ -31,6 +31,9 @@ WITHOUT_WORKDIR = ("prepare", "check", "zoo")
 TRAINED = ("evaluate", "predict", "explore", "submit", "export")
 """Use a trained network. What --config.model.NAME=VALUE flags say replaces its own options; `run` takes `overrides`."""
 
+COMPUTE = ("train", "report", *TRAINED)
+"""Need a device."""
+
 
 class Flag(NamedTuple):
     """A flag of the command line, of the type of its default (None is that of text that is not set)."""

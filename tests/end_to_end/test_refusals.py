@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -335,3 +337,15 @@ def test_flags_that_make_no_sense(main, capsys):
         (["surplus"], "surplus: --mode=train takes no arguments"),
     ):
         assert words in refused(main, capsys, QUICKSTART, "--config.mesh.data=2", *arguments)
+
+
+def test_a_device_that_jax_does_not_find_is_named(tmp_path):
+    """And not a checkpoint, which would be blamed where it is read first."""
+    command = [sys.executable, str(ROOT / "run.py"), QUICKSTART]
+    environment = {**os.environ, "JAX_PLATFORMS": "nonsense"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("run.py: JAX finds no device: Unable to initialize backend 'nonsense'")
+    assert "unset JAX_PLATFORMS=nonsense" in result.stderr
+    assert list(tmp_path.iterdir()) == []
