@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.runs.buckets import is_bucket
 from danet_jax.runs.directory import is_run, read_classes
 from danet_jax.runs.stored import checkpoint_steps
 
@@ -37,7 +39,12 @@ def refuse_other_config(
 
 
 def refuse_half_a_run(path: Path) -> None:
-    """Raises InputError when `path` holds checkpoints, but not what they were trained with."""
+    """Raises InputError when `path` holds checkpoints, but not what they were trained with, or no place for them."""
+    checkpoints = path / "checkpoints"
+    if not is_bucket(path) and os.path.lexists(checkpoints) and not checkpoints.is_dir():
+        raise InputError(
+            f"{checkpoints}: must be a folder, but is a file, or a link to nothing; mend or remove it"
+        )
     if checkpoint_steps(path / "checkpoints") and not is_run(path):
         raise InputError(
             f"{path}: holds checkpoints, but its config.json is missing; put it back, or choose another --workdir"

@@ -11,6 +11,7 @@ STEP/metrics       scores, once it was evaluated
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from danet_jax.runs.reading import read_json
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, oldest first; Orbax makes the folder before the first."""
-    names = {path.name: path for path in folder.glob("*") if path.name.isascii() and path.name.isdigit()}
-    if is_bucket(folder):
+    names = {path.name: path for path in folder.glob("*") if re.fullmatch(r"0|[1-9][0-9]*", path.name)}
+    if not is_bucket(folder):
+        names = {name: path for name, path in names.items() if path.is_dir()}
+    else:
         # There a checkpoint has its name from the start, and Orbax marks it when it is whole.
         names = {name: path for name, path in names.items() if ocp.utils.is_checkpoint_finalized(path)}
     return sorted(map(int, names))

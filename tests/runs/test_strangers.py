@@ -18,7 +18,8 @@ from danet_jax.models.options import options_of
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.digests import write_digests
 from danet_jax.runs.directory import write_description
-from danet_jax.runs.stored import describe
+from danet_jax.runs.resume import refuse_half_a_run
+from danet_jax.runs.stored import checkpoint_steps, describe
 from danet_jax.weights.checkpoint import variables_of
 
 MODEL = DANet(2, backbone="resnet18", output_stride=32)
@@ -155,3 +156,23 @@ def test_an_array_of_terabytes_takes_no_memory(run):
     )
     found = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 2**20  # KiB
+
+
+def test_what_only_looks_like_a_checkpoint_is_passed_over(run):
+    shutil.copytree(run / "checkpoints/7", run / "checkpoints/007")
+    (run / "checkpoints/99").write_text("")
+    (run / "checkpoints/²").mkdir()
+    assert checkpoint_steps(run / "checkpoints") == [7]
+    assert load_checkpoint(run).config
+    (run / "checkpoints/7").rename(run / "checkpoints/07")
+    with pytest.raises(InputError, match="the run has no checkpoint yet"):
+        load_checkpoint(run)
+
+
+def test_something_in_the_place_of_checkpoints_is_found_before_any_is_written(tmp_path):
+    refuse_half_a_run(tmp_path)
+    for make in (lambda path: path.write_text(""), lambda path: path.symlink_to("unmounted")):
+        make(tmp_path / "checkpoints")
+        with pytest.raises(InputError, match=r"checkpoints: must be a folder, .*; mend or remove it"):
+            refuse_half_a_run(tmp_path)
+        (tmp_path / "checkpoints").unlink()
