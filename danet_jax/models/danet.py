@@ -143,6 +143,7 @@ class DANet(nn.Module):
       attention_backend: see `danet_jax.ops.attention.position_attention`.
       phases: of the dilated layers, see `ResNet`.
       remat: what training computes anew to save memory, one of `danet_jax.models.layers.REMAT`.
+      second_dilation: of the backbone's basic blocks, see `ResNet`; False for mmsegmentation's.
 
     Raises:
       InputError: an option has a value that does not exist; the message names those that do.
@@ -163,6 +164,7 @@ class DANet(nn.Module):
     attention_backend: str = "auto"
     phases: bool | None = None
     remat: str = "auto"
+    second_dilation: bool = True
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes)
@@ -252,5 +254,6 @@ def _backbone(model: DANet, **place: Any) -> ResNet:
         model.dtype,
         model.phases,
         model.remat,
+        model.second_dilation,
         **place,
     )

@@ -56,12 +56,12 @@ class Features(NamedTuple):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the identity; in a dilated layer the second has the layer's own dilation."""
+    """Two 3x3 convolutions and the identity; the first has the block's dilation, the second `second_dilation`."""
 
     features: int
     stride: int
     dilation: int
-    layer_dilation: int
+    second_dilation: int
     project: bool
     train: bool
     dtype: Any
@@ -74,7 +74,7 @@ class BasicBlock(nn.Module):
         conv = functools.partial(Convolution, self.features, dtype=self.dtype)
         y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, places_in))
         y = norm(y, "bn1", relu=True)
-        y = norm(conv(3, 1, self.layer_dilation, name="conv2")(masked(y, places_out)), "bn2")
+        y = norm(conv(3, 1, self.second_dilation, name="conv2")(masked(y, places_out)), "bn2")
         if self.project:
             x = norm(conv(1, self.stride, name="downsample_conv")(x), "downsample_bn")
         return relu(x + y)
@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
     features: int
     stride: int
     dilation: int
-    layer_dilation: int  # serves BasicBlock; a bottleneck has one 3x3
+    second_dilation: int  # serves BasicBlock; a bottleneck has one 3x3
     project: bool
     train: bool
     dtype: Any
@@ -147,6 +147,8 @@ class ResNet(nn.Module):
         `danet_jax.ops.convolution.phases`: the same features but for rounding. None: on the platforms of `PHASES`.
         Never where rows are divided over devices: XLA has been seen to get gradients wrong there.
       remat: one of `danet_jax.models.layers.REMAT`: less memory in training for more computation.
+      second_dilation: whether the second convolution of a basic block has its layer's dilation, as the authors'
+        (PyTorch-Encoding's); in mmsegmentation it has none. Bottlenecks have one 3x3.
     """
 
     backbone: str = "resnet50"
@@ -156,6 +158,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     phases: bool | None = None
     remat: str = "auto"
+    second_dilation: bool = True
 
     def __post_init__(self) -> None:
         check_name("backbone", self.backbone, BLOCKS)
@@ -164,6 +167,7 @@ class ResNet(nn.Module):
         if self.output_stride not in OUTPUT_STRIDES:
             existing = ", ".join(map(str, OUTPUT_STRIDES))
             raise InputError(f"output_stride={self.output_stride} does not exist; there are: {existing}")
+        check_flag("second_dilation", self.second_dilation)
         check_dtype(self.dtype)
         check_name("remat", self.remat, REMAT)
         if self.phases is not None:
@@ -204,11 +208,12 @@ class ResNet(nn.Module):
         outputs, output_sizes = [], []
         grid, shape, places = 1, x.shape[1:3], _places(x.shape, sizes, 1)
         for layer, (stride, layer_dilation, dilations) in enumerate(self._plan(), start=1):
+            second_dilation = layer_dilation if self.second_dilation else 1
             for index, dilation in enumerate(dilations):
                 first_stride = stride if index == 0 else 1
                 wanted = 1
                 if phases and first_stride == 1:
-                    wanted = dilation if bottleneck else math.gcd(dilation, layer_dilation)
+                    wanted = dilation if bottleneck else math.gcd(dilation, second_dilation)
                     wanted = math.gcd(wanted, LARGEST_GRID)
                 if wanted != grid:
                     x = regroup(x, grid, wanted, shape)
@@ -221,7 +226,7 @@ class ResNet(nn.Module):
                     features=64 * 2 ** (layer - 1),
                     stride=first_stride,
                     dilation=dilation // grid,
-                    layer_dilation=layer_dilation // grid,
+                    second_dilation=second_dilation // grid,
                     # Basic blocks keep a 64-channel stem's features as they are; Encoding's has 128.
                     project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
                     train=train,

@@ -32,6 +32,11 @@ class ModelOptions(Group):
     multi_grid: Dilations = Field(
         (), description="Dilations of layer4's blocks, (4, 8, 16) in table 2; () for none."
     )
+    second_dilation: bool = Field(
+        True,
+        description="Whether the second convolution of a basic block (resnet18, resnet34) is dilated, too: as the "
+        "authors' are, and mmsegmentation's are not.",
+    )
     position_attention: bool = Field(
         True, description="Whether the position attention module is on (section 3.2)."
     )

@@ -84,6 +84,8 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         mean, std = normalisation_of(config)
     elif layout == "mmseg":
         options = told.options
+        if not is_bottleneck(recognised.options["backbone"]):
+            options = {**options, "second_dilation": False}
         classes = mmsegmentation.classes_of(file.metadata, recognised.options["num_classes"])
     options = {**defaults, **options}
     assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
@@ -102,7 +104,6 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         assumed["normalisation"] = "ImageNet's, RGB"
     beside = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
     besides = convert.listed([*beside, *left_out], 4)
-    unlike_ours = layout == "mmseg" and model.backbone in ("resnet18", "resnet34")
     in_pairs = ", ".join(f"{name}={value}" for name, value in assumed.items())
     remarks = {
         "trained on BGR, its first convolution turned to RGB": told.bgr,
@@ -114,7 +115,6 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
             told.threshold is not None
         ),
         "without classifiers of its branches, whose logits are 0": convert.lacks_branch_classifiers(tensors),
-        "mmsegmentation does not dilate the second convolution of basic blocks, this does": unlike_ours,
         f"left out, beside the network: {besides}; to use an averaged copy, save it alone": besides,
     }
     return Foreign(

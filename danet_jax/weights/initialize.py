@@ -72,7 +72,7 @@ def _differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
     ]
 
 
-_CHANGING = ("multi_grid", "align_corners", "output_stride", "channel_energy")
+_CHANGING = ("multi_grid", "second_dilation", "align_corners", "output_stride", "channel_energy")
 
 
 def _like(value: Any, fresh: Any) -> Any:

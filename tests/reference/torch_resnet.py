@@ -15,15 +15,15 @@ DEEP_STEMS = {"v1c": (32, 32, 64), "v1s": (64, 64, 128)}
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions; the second has the dilation of its layer, also in the layer's first block."""
+    """Two 3x3 convolutions; the second has the dilation of its layer, also in the layer's first block, or none."""
 
     expansion = 1
 
-    def __init__(self, inputs, width, stride, dilation, layer_dilation, project):
+    def __init__(self, inputs, width, stride, dilation, second_dilation, project):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, layer_dilation, layer_dilation, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, second_dilation, second_dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inputs, width, stride) if project else None
 
@@ -100,7 +100,8 @@ class ResNet(nn.Module):
             for index, block_dilation in enumerate(per_block):
                 first_stride = stride if index == 0 else 1
                 project = index == 0 and (first_stride != 1 or channels != width * block.expansion)
-                blocks.append(block(channels, width, first_stride, block_dilation, dilation, project))
+                second = 1 if layout == "mmseg" else dilation
+                blocks.append(block(channels, width, first_stride, block_dilation, second, project))
                 channels = width * block.expansion
             setattr(self, f"layer{layer}", nn.Sequential(*blocks))
         self.channels = channels
