@@ -50,7 +50,9 @@ def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
     ours, theirs = os.openpty()
     with started(tmp_path, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
-        assert os.read(ours, 4) == b"one "
+        read = b""
+        while not read.startswith(b"one "):  # a terminal gives what has come so far
+            read += os.read(ours, 4)
         os.close(ours)
         process.stdin.write(b"\n")
         process.stdin.close()
