@@ -23,32 +23,16 @@ _OPTIONS = (
 def protocol_of(config: Mapping[str, Any]) -> Protocol:
     """The protocol of a recipe, of which `config` holds at least the groups `dataset` and `evaluation`.
 
-    Raises:
-      InputError: see `build_protocol`.
-    """
-    dataset = config["dataset"]
-    return build_protocol(
-        dataset["name"],
-        config["evaluation"],
-        one_sided=not dataset.get("flip", True),
-        flip_pairs=tuple(dataset.get("flip_pairs", ())),
-    )
-
-
-def build_protocol(
-    dataset: str, options: Mapping[str, Any], *, one_sided: bool = False, flip_pairs: tuple[str, ...] = ()
-) -> Protocol:
-    """The protocol that `options["protocol"]` names, for a dataset by name, with fields replaced.
-
-    Of the other options, which are fields of `Protocol`, None leaves the protocol's own value, and `()` takes a
-    window, a stride or a base size away. A `base_size` of one number is the length of the long side, of two the
-    size of a box. `whole_base_size` is a recipe's own base size of the protocol "whole", for images that are not
-    taken at their own size. `one_sided` says that classes mean a side, so that no mirrored image may be scored,
-    `flip_pairs` which are swapped where one is.
+    It is the one that `evaluation.protocol` names, for the data set of that name, with fields replaced by the other
+    options: None leaves the protocol's own value, and `()` takes a window, a stride or a base size away. A `base_size`
+    of one number is the length of the long side, of two the size of a box. `whole_base_size` is a recipe's own base
+    size of the protocol "whole", for images that are not taken at their own size. With `dataset.flip` off classes mean
+    a side, so that no mirrored image may be scored; `dataset.flip_pairs` are swapped where one is.
 
     Raises:
       InputError: a value that does not exist or makes no sense; the message gives the config's key.
     """
+    dataset, options = config["dataset"], config["evaluation"]
     for key in options:
         if key not in _OPTIONS:
             raise InputError(f"config.evaluation.{key} does not exist; it has: {', '.join(_OPTIONS)}")
@@ -58,7 +42,7 @@ def build_protocol(
     name, whole_base_size = changes.pop("protocol", "whole"), changes.pop("whole_base_size", None)
     if name == "whole" and whole_base_size is not None:
         changes.setdefault("base_size", whole_base_size)
-    if one_sided:
+    if not dataset.get("flip", True):
         if changes.get("flip"):
             raise InputError(
                 "config.evaluation.flip=True mirrors images whose classes mean a side, by config.dataset.flip; leave "
@@ -72,7 +56,7 @@ def build_protocol(
     if "window" in changes and changes["window"] is None:
         changes["stride"] = None
     try:
-        protocol = Protocol.preset(name, dataset).replace(**changes)
-        return protocol.replace(flip_pairs=flip_pairs if protocol.flip else ())
+        protocol = Protocol.preset(name, dataset["name"]).replace(**changes)
+        return protocol.replace(flip_pairs=tuple(dataset.get("flip_pairs", ())) if protocol.flip else ())
     except InputError as error:
         raise InputError(f"config.evaluation.{error}") from error

@@ -45,7 +45,7 @@ def refuse_half_a_run(path: Path) -> None:
         raise InputError(
             f"{checkpoints}: must be a folder, but is a file, or a link to nothing; mend or remove it"
         )
-    if checkpoint_steps(path / "checkpoints") and not is_run(path):
+    if checkpoint_steps(checkpoints) and not is_run(path):
         raise InputError(
             f"{path}: holds checkpoints, but its config.json is missing; put it back, or choose another --workdir"
         )

@@ -31,13 +31,13 @@ from danet_jax.runs.reading import read_json
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, oldest first; Orbax makes the folder before the first."""
-    names = {path.name: path for path in folder.glob("*") if re.fullmatch(r"0|[1-9][0-9]*", path.name)}
-    if not is_bucket(folder):
-        names = {name: path for name, path in names.items() if path.is_dir()}
-    else:
-        # There a checkpoint has its name from the start, and Orbax marks it when it is whole.
-        names = {name: path for name, path in names.items() if ocp.utils.is_checkpoint_finalized(path)}
-    return sorted(map(int, names))
+    # In a bucket a checkpoint has its name from the start, and Orbax marks it when it is whole.
+    is_whole = ocp.utils.is_checkpoint_finalized if is_bucket(folder) else Path.is_dir
+    return sorted(
+        int(path.name)
+        for path in folder.glob("*")
+        if re.fullmatch(r"0|[1-9][0-9]*", path.name) and is_whole(path)
+    )
 
 
 def read_scores(checkpoint: Path) -> dict[str, float | None] | None:

@@ -5,7 +5,7 @@ import pytest
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
-from danet_jax.inference.options import build_protocol
+from danet_jax.inference.options import protocol_of
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from tests.reference.small_network import small_networks
@@ -36,12 +36,13 @@ def test_scores_are_those_of_both_images_upright(rng, changes):
 
 
 def test_pairs_of_a_recipe():
+    dataset = {"name": "folder", "flip_pairs": PAIRS}
     options = {"protocol": "authors", "window": None}
-    protocol = build_protocol("folder", options, flip_pairs=PAIRS)
+    protocol = protocol_of({"dataset": dataset, "evaluation": options})
     assert protocol.flip
     assert protocol.for_network(True, classes=CLASSES).mirrored == tuple(SWAPPED)
-    assert not build_protocol("folder", options, one_sided=True, flip_pairs=PAIRS).flip
-    assert build_protocol("folder", {"protocol": "whole"}, flip_pairs=PAIRS) == Protocol.whole()
+    assert not protocol_of({"dataset": {**dataset, "flip": False}, "evaluation": options}).flip
+    assert protocol_of({"dataset": dataset, "evaluation": {"protocol": "whole"}}) == Protocol.whole()
     with pytest.raises(InputError, match=r"flip_pairs: no class 'left lane'; there are: a, b"):
         protocol.for_network(True, classes=Classes.named(["a", "b"]))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from danet_jax.errors import InputError
-from danet_jax.inference.options import build_protocol
+from danet_jax.inference.options import protocol_of
 from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
 from danet_jax.inference.segmenter import Segmenter
 from tests.reference.small_network import small_networks
@@ -15,6 +15,10 @@ CROP = 48
 torch.set_num_threads(1)  # for windows this small, threads cost more than they bring
 # Odd, smaller than the window, equal to it, one pixel more, upright, and so narrow that a scale is one pixel.
 SIZES = [(97, 129), (31, 40), (CROP, CROP), (CROP + 1, CROP + 1), (129, 50), (3, 61)]
+
+
+def of_ade20k(evaluation):
+    return protocol_of({"dataset": {"name": "ade20k"}, "evaluation": evaluation})
 
 
 def authors(base_size, multi_scale, flip=True):
@@ -107,12 +111,12 @@ def test_mmseg_sees_whole_images_in_a_box_of_2048x512(dataset):
 
 def test_a_recipes_base_size_is_that_of_whole_images_only():
     recipe = {"protocol": "whole", "base_size": None, "whole_base_size": (520,)}
-    assert build_protocol("ade20k", recipe) == Protocol.whole().replace(base_size=520)
+    assert of_ade20k(recipe) == Protocol.whole().replace(base_size=520)
     for name in ("authors_ms", "mmseg"):
-        assert build_protocol("ade20k", recipe | {"protocol": name}) == Protocol.preset(name, "ade20k")
-    assert build_protocol("ade20k", recipe | {"base_size": ()}) == Protocol.whole()
+        assert of_ade20k(recipe | {"protocol": name}) == Protocol.preset(name, "ade20k")
+    assert of_ade20k(recipe | {"base_size": ()}) == Protocol.whole()
     asked = recipe | {"protocol": "authors", "base_size": (600, 300)}
-    assert build_protocol("ade20k", asked).base_size == (600, 300)
+    assert of_ade20k(asked).base_size == (600, 300)
 
 
 def test_another_normalisation(rng):
@@ -120,7 +124,7 @@ def test_another_normalisation(rng):
     model, variables, network = small_networks(rng)
     mean, std = (0.1, 0.5, 0.7), (0.5, 1.0, 0.25)
     protocol = Protocol.whole().replace(mean=mean, std=std)
-    assert build_protocol("ade20k", {"mean": mean, "std": std}) == protocol
+    assert of_ade20k({"mean": mean, "std": std}) == protocol
     image = picture(rng, (40, 56))
     x = (image / 255 - mean) / std
     logits = network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float64))
