@@ -1,27 +1,71 @@
-"""The one exception that the command line turns into a single line, and single lines of others."""
+"""The exception for wrong input, and helpers that turn other errors into a single line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong, and the message says what and how to mend it.
+    """Raised when something that the user gave is wrong.
 
-    The message is one line that names the file or the key and what to do. `run.py` prints it without
-    a traceback and exits with status 1; a library caller catches it as a `ValueError`. What cannot be
-    printed of a file's name or content is shown as Python writes it, and the middle of a very long line is left out.
+    The message is one line that names the option, the argument or the file, says what was found and what to do.
+    `run.py` prints it without a traceback and exits with status 1; Python callers catch it as a `ValueError`.
+
+    Args:
+      message: the line. Characters that cannot be printed are escaped when it is shown, and the middle of a very long
+        line is left out.
+      what: the option (`config.training.steps`), the flag (`--workdir`), the argument (`scales`) or the file that is
+        wrong, spelled as in the message.
+      value: the value that was found.
+      allowed: the values that are allowed, or a description of them.
+
+    Example:
+      >>> import danet_jax
+      >>> try:
+      ...     danet_jax.Protocol(merge="median")
+      ... except danet_jax.InputError as error:
+      ...     error.what, error.value
+      ('merge', 'median')
     """
 
+    def __init__(self, message: str, *, what: str | None = None, value: Any = None, allowed: Any = None):
+        super().__init__(message)
+        self.what, self.value, self.allowed = what, value, allowed
+
     def __str__(self) -> str:
-        """Return the one line."""
         line = _shortened(super().__str__(), 2000)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
+    def __reduce__(self) -> Any:  # what `Exception` pickles lacks keyword arguments
+        return _rebuild, (type(self), self.args, self.what, self.value, self.allowed)
 
-def first_line(error: Exception) -> str:
-    """The first line of what a library says went wrong, or the kind of the error where it says nothing."""
+    def in_file(self, path: str | os.PathLike[str]) -> InputError:
+        """Returns this error with `path` in front of its message and as `what`, unless it names `path` already."""
+        path = str(path)
+        if self.what == path:
+            return self
+        return InputError(f"{path}: {self.args[0]}", what=path, value=self.value, allowed=self.allowed)
+
+    def in_group(self, prefix: str) -> InputError:
+        """Returns this error with `prefix`, such as `config.evaluation.`, in front of its message and of `what`."""
+        what = None if self.what is None else f"{prefix}{self.what}"
+        return InputError(f"{prefix}{self.args[0]}", what=what, value=self.value, allowed=self.allowed)
+
+
+def _rebuild(
+    kind: type[InputError], arguments: tuple[str], what: str | None, value: Any, allowed: Any
+) -> InputError:
+    return kind(*arguments, what=what, value=value, allowed=allowed)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, or the name of its type if it has no text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def one_line(problem: BaseException | str) -> str:
-    """All of what a library says went wrong as one line, or the kind of the error where it says nothing."""
+    """Returns an error's whole text as one line of bounded length, or the name of its type if it has no text."""
     return _shortened(" ".join(str(problem).split()) or type(problem).__name__, 300)
 
 
