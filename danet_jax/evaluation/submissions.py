@@ -20,8 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
-from danet_jax.data.labels.mapping import LabelMapping, bit_colours
+from danet_jax.data.labels import ADE20K, CITYSCAPES, PASCAL_VOC, LabelMapping, bit_colours
 from danet_jax.errors import InputError
 from danet_jax.runs.writing import replacing
 
@@ -59,16 +58,14 @@ class Server:
 
 
 SERVERS = {
-    "cityscapes": Server(
-        "{name}_labelIds.png", cityscapes.MAPPING, "https://www.cityscapes-dataset.com/submit"
-    ),
+    "cityscapes": Server("{name}_labelIds.png", CITYSCAPES, "https://www.cityscapes-dataset.com/submit"),
     "pascal_voc_aug": Server(
         "results/VOC2012/Segmentation/comp6_test_cls/{name}.png",
-        pascal_voc.MAPPING,
+        PASCAL_VOC,
         "http://host.robots.ox.ac.uk:8080",
         tuple(value for colour in bit_colours(range(256)) for value in colour),
     ),
-    "ade20k": Server("{name}.png", ade20k.MAPPING, "http://sceneparsing.csail.mit.edu"),
+    "ade20k": Server("{name}.png", ADE20K, "http://sceneparsing.csail.mit.edu"),
 }
 """Dataset -> its test server."""
 

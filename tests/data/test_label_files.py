@@ -9,7 +9,7 @@ import pytest
 from danet_jax.classes import Classes
 from danet_jax.data.builders.conversion import published_labels
 from danet_jax.data.builders.label_files import LabelFiles, class_colours
-from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
+from danet_jax.data.labels import ADE20K, CITYSCAPES, PASCAL_VOC
 from danet_jax.errors import InputError
 from tests.reference import publishers
 
@@ -42,7 +42,7 @@ def shrunk(rng, colours):
     return png(np.argsort(order)[where].reshape(colours.shape[:2]), bits, 3, found[order])
 
 
-@pytest.mark.parametrize("mapping", [cityscapes.MAPPING, ade20k.MAPPING], ids=["cityscapes", "ade20k"])
+@pytest.mark.parametrize("mapping", [CITYSCAPES, ADE20K], ids=["cityscapes", "ade20k"])
 def test_grey_that_became_a_palette_is_read_by_its_colours(rng, mapping):
     known = [*mapping.ids, *mapping.others]
     for count in (2, 3, 9, len(known)):
@@ -55,15 +55,15 @@ def test_grey_of_fewer_bits_of_a_publisher_is_read_by_its_colours(rng):
     for bits in (1, 2, 4):
         step = 255 // (2**bits - 1)
         samples = rng.integers(0, 2**bits, (8, 8))
-        read = published_labels(pascal_voc.MAPPING).read(png(samples, bits, 0), "x")
+        read = published_labels(PASCAL_VOC).read(png(samples, bits, 0), "x")
         np.testing.assert_array_equal(read.values, samples * step)
 
 
 def test_a_renumbered_palette_of_known_colours_is_read_by_colour(rng):
-    palette = np.array([*pascal_voc.MAPPING.classes.colours, (224, 224, 192)], np.uint8)
+    palette = np.array([*PASCAL_VOC.classes.colours, (224, 224, 192)], np.uint8)
     for count in (2, 5, 22):
         rows = rng.choice(rng.choice(22, count, replace=False), (16, 16))
-        read = published_labels(pascal_voc.MAPPING, in_colours=True).read(shrunk(rng, palette[rows]), "x")
+        read = published_labels(PASCAL_VOC, in_colours=True).read(shrunk(rng, palette[rows]), "x")
         np.testing.assert_array_equal(read.values, np.where(rows == 21, 255, rows))
 
 
@@ -72,7 +72,7 @@ def test_a_publisher_s_own_palette_is_left_as_it_is(rng):
     voc = png(label, 8, 3, [*publishers.voc_palette()])
     strange = publishers.palette_png(label)  # grey, every level twice
     for data in (voc, strange):
-        read = published_labels(pascal_voc.MAPPING, in_colours=True).read(data, "x")
+        read = published_labels(PASCAL_VOC, in_colours=True).read(data, "x")
         assert read.as_stored
         np.testing.assert_array_equal(read.values, label)
 

@@ -9,9 +9,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from danet_jax.data import labels
 from danet_jax.data.builders.cityscapes import Cityscapes
 from danet_jax.data.dataset import dataset_builder, open_dataset
-from danet_jax.data.labels import pascal_context
 from danet_jax.errors import InputError
 from tests.data.test_label_files import shrunk
 from tests.reference import publishers
@@ -90,9 +90,7 @@ def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, options):
     root = publishers.write(tree, tmp_path / "a", "archive")
     expected = contents(prepare("pascal_context", root, tmp_path, **options))
     # Its converter ranks the categories by their ids; 0 is everything else.
-    ranks = {
-        category: rank for rank, category in enumerate(sorted(c for _, c in pascal_context.CATEGORIES), 1)
-    }
+    ranks = {category: rank for rank, category in enumerate(sorted(labels.PASCAL_CONTEXT_59.ids), 1)}
     root = publishers.write(
         {"VOCtrainval_03-May-2010.tar": tree["VOCtrainval_03-May-2010.tar"]}, tmp_path / "b", "folder"
     )

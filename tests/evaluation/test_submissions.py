@@ -13,7 +13,7 @@ from PIL import Image
 
 from danet_jax.classes import Classes
 from danet_jax.data.dataset import open_dataset
-from danet_jax.data.labels import ade20k, cityscapes, pascal_voc
+from danet_jax.data.labels import ADE20K, CITYSCAPES, PASCAL_VOC
 from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
@@ -54,7 +54,7 @@ def test_pascal_voc(rng, tmp_path):
     assert file == "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png"
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.array(picture), labels)
-    colours = np.array(pascal_voc.MAPPING.classes.colours)
+    colours = np.array(PASCAL_VOC.classes.colours)
     np.testing.assert_array_equal(np.array(picture.convert("RGB")), colours[labels])
     assert picture.getpalette()[255 * 3 :] == [224, 224, 192]  # of the void border in VOC's own files
 
@@ -138,7 +138,7 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
     config.dataset.data_dir, config.dataset.test_split = str(tmp_path / "data"), "val"
     config.dataset.options.allow_partial = True
     recipe = read_recipe(config.to_dict())
-    classes = cityscapes.MAPPING.classes
+    classes = CITYSCAPES.classes
 
     checkpoint = str(tmp_path / "network.pth")
     (tmp_path / "network.pth").touch()
@@ -171,6 +171,6 @@ def test_submit_refuses_a_network_of_other_classes():
     variables = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     segmenter = Segmenter(network, variables, None, Classes.named([f"class {i}" for i in range(19)]))
     with pytest.raises(InputError, match="class 0 of the network is 'class 0', of the dataset 'road'"):
-        submit.check_classes(segmenter, cityscapes.MAPPING.classes)
+        submit.check_classes(segmenter, CITYSCAPES.classes)
     with pytest.raises(InputError, match="tells 19 classes apart, the dataset has 150"):
-        submit.check_classes(segmenter, ade20k.CLASSES)
+        submit.check_classes(segmenter, ADE20K.classes)

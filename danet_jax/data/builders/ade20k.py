@@ -19,7 +19,7 @@ from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_png, published_labels
 from danet_jax.data.builders.label_files import LabelFiles
 from danet_jax.data.builders.pair import PairReader
-from danet_jax.data.labels.ade20k import MAPPING
+from danet_jax.data.labels import ADE20K as MAPPING
 
 _URL = "http://data.csail.mit.edu/places/ADEchallenge"
 _FOLDERS = {"train": "training", "val": "validation"}

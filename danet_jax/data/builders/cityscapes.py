@@ -27,7 +27,7 @@ from danet_jax.data.builders.conversion import published_labels
 from danet_jax.data.builders.label_files import LabelFiles
 from danet_jax.data.builders.pair import Pair, PairReader, Reader
 from danet_jax.data.decode import decode_label, encode_label
-from danet_jax.data.labels.cityscapes import MAPPING
+from danet_jax.data.labels import CITYSCAPES as MAPPING
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 

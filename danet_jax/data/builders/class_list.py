@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from danet_jax.classes import IGNORE_LABEL, MAX_CLASSES, Classes
 from danet_jax.data.files import read_text
-from danet_jax.data.labels.mapping import bit_colours
+from danet_jax.data.labels import bit_colours
 from danet_jax.errors import InputError
 
 Colour = tuple[int, int, int]

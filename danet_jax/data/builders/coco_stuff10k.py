@@ -16,7 +16,7 @@ from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat
 from danet_jax.data.builders.pair import PairReader
-from danet_jax.data.labels.coco_stuff import CITATION, MAPPING
+from danet_jax.data.labels import COCO_STUFF as MAPPING
 
 _LISTS = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}
 
@@ -29,7 +29,12 @@ class CocoStuff10k(published.PublishedBuilder):
     DESCRIPTION = "10,000 images of COCO 2014 train with 80 thing and 91 stuff classes annotated by pixel."
     HOMEPAGE = "https://github.com/nightrome/cocostuff10k"
     LICENCE = "Annotations CC BY 4.0; images from Flickr under Flickr's terms of use"
-    CITATION = CITATION
+    CITATION = """@inproceedings{caesar2018cvpr,
+  title = {COCO-Stuff: Thing and stuff classes in context},
+  author = {Caesar, Holger and Uijlings, Jasper and Ferrari, Vittorio},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2018}
+}"""
     COUNTS: ClassVar[dict[str, int]] = {"train": 9000, "val": 1000}
 
     def variant(self) -> str:

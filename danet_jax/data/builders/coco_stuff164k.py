@@ -15,10 +15,12 @@ from typing import ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
+from danet_jax.data.builders.coco_stuff10k import CocoStuff10k
 from danet_jax.data.builders.conversion import grey_labels, mapped_png, published_labels, same_png
 from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.builders.pair import PairReader
-from danet_jax.data.labels.coco_stuff import CITATION, MAPPING, PNG_MAPPING
+from danet_jax.data.labels import COCO_STUFF as MAPPING
+from danet_jax.data.labels import COCO_STUFF_PNG as PNG_MAPPING
 
 _FOLDERS = {"train": "train2017", "val": "val2017"}
 _CONVERTED = "_labelTrainIds"
@@ -32,7 +34,7 @@ class CocoStuff164k(published.PublishedBuilder):
     DESCRIPTION = "COCO 2017 train and val with 80 thing and 91 stuff classes annotated by pixel."
     HOMEPAGE = "https://github.com/nightrome/cocostuff"
     LICENCE = "Annotations CC BY 4.0; images from Flickr under Flickr's terms of use"
-    CITATION = CITATION
+    CITATION = CocoStuff10k.CITATION
     COUNTS: ClassVar[dict[str, int]] = {"train": 118287, "val": 5000}
 
     def variant(self) -> str:

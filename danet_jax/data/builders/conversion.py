@@ -9,7 +9,7 @@ import numpy as np
 
 from danet_jax.data.builders.label_files import LabelFiles, Palettes, class_colours
 from danet_jax.data.decode import encode_label
-from danet_jax.data.labels.mapping import LabelMapping, bit_colours
+from danet_jax.data.labels import LabelMapping, bit_colours
 from danet_jax.errors import InputError, one_line
 
 [VOC_VOID] = bit_colours((255,))

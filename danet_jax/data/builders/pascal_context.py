@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from danet_jax.classes import Classes
+from danet_jax.data import labels
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.conversion import mapped_mat, mapped_png, published_labels
 from danet_jax.data.builders.finding import find
 from danet_jax.data.builders.pair import PairReader
-from danet_jax.data.labels import pascal_context
 from danet_jax.errors import InputError
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
@@ -55,12 +55,12 @@ class PascalContext(published.PublishedBuilder):
     OPTIONS: ClassVar[dict[str, Any]] = {"background": False, "by_category": False}
     COUNTS: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
 
-    def _mapping(self, *, converted: bool = False) -> pascal_context.LabelMapping:
+    def _mapping(self, *, converted: bool = False) -> labels.LabelMapping:
         """Of the publisher's categories, or of mmsegmentation's PNGs."""
         if self.options["background"]:
-            mapping = pascal_context.CONVERTED_60 if converted else pascal_context.MAPPING_60
+            mapping = labels.PASCAL_CONTEXT_PNG_60 if converted else labels.PASCAL_CONTEXT_60
         else:
-            mapping = pascal_context.CONVERTED_59 if converted else pascal_context.MAPPING_59
+            mapping = labels.PASCAL_CONTEXT_PNG_59 if converted else labels.PASCAL_CONTEXT_59
         return mapping.in_order_of_ids() if self.options["by_category"] else mapping
 
     def variant(self) -> str:
@@ -137,8 +137,8 @@ def _check_categories(context: Files) -> None:
                 f"{context.where('labels.txt')}: {line!r} is not 'NUMBER: NAME'; download it again"
             )
         names[int(match[1])] = match[2].replace(" ", "")
-    for name, category in pascal_context.CATEGORIES:
-        expected = pascal_context.OTHER_NAMES.get(name, name)
+    for row in labels.PASCAL_CONTEXT_TABLE:
+        category, expected = int(row["id"]), row["name_in_labels_txt"]
         if names.get(category) != expected:
             raise InputError(
                 f"{context.where('labels.txt')}: category {category} is {names.get(category, 'missing')!r} where "

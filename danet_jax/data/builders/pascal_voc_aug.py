@@ -28,7 +28,7 @@ from danet_jax.data.builders.conversion import mapped_mat, published_labels, sam
 from danet_jax.data.builders.finding import find
 from danet_jax.data.builders.label_files import LabelFiles
 from danet_jax.data.builders.pair import PairReader
-from danet_jax.data.labels.pascal_voc import MAPPING
+from danet_jax.data.labels import PASCAL_VOC as MAPPING
 from danet_jax.errors import InputError
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012"

@@ -1,0 +1,210 @@
+"""The classes of the published data sets, and how the ids in their files become train ids.
+
+`tables/` holds what each publisher lists, one row per id; the mappings below are derived from it. An id that neither
+stands for a class nor is listed as ignored does not occur in intact files.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelMapping:
+    """Maps a publisher's ids to train ids.
+
+    Attributes:
+      classes: The classes in the order of their train ids, which are therefore 0, 1, ... without a gap.
+      ids: The publisher's id of each class, in the same order.
+      others: The other ids that occur in the publisher's files.
+      others_become: The train id of all `others`: 255 (ignore), unless one class collects them.
+    """
+
+    classes: Classes
+    ids: tuple[int, ...]
+    others: frozenset[int]
+    others_become: int = IGNORE_LABEL
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.classes):
+            raise ValueError(f"{len(self.ids)} ids for {len(self.classes)} classes")
+        known = [*self.ids, *self.others]
+        if len(set(known)) != len(known):
+            raise ValueError("an id stands for two things")
+        if min(known) < 0:
+            raise ValueError("an id is negative")
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        """The train id of every id up to the largest, int16; -1 for ids that do not exist."""
+        table = np.full(max(*self.ids, *self.others) + 1, -1, np.int16)
+        table[sorted(self.others)] = self.others_become
+        table[list(self.ids)] = np.arange(len(self.ids))
+        return table
+
+    def to_train_ids(self, ids: np.ndarray, name: str) -> np.ndarray:
+        """Returns the train ids of a label map of the publisher's ids.
+
+        Args:
+          ids: integers `[H, W]`.
+          name: the file's name, for the error message.
+
+        Returns:
+          uint8 `[H, W]`: train ids, and `others_become` for the others.
+
+        Raises:
+          InputError: an id does not exist in this data set.
+        """
+        if ids.min(initial=0) >= 0 and ids.max(initial=0) < len(self._table):
+            train_ids = self._table[ids]
+            if train_ids.min(initial=0) >= 0:
+                return train_ids.astype(np.uint8)
+        strange = int(ids[~np.isin(ids, [*self.ids, *self.others])][0])
+        raise InputError(
+            f"{name}: label id {strange} does not exist in this data set; the file is damaged, or belongs to another "
+            "data set or version",
+            what=name,
+            value=strange,
+        )
+
+    def in_order_of_ids(self) -> LabelMapping:
+        """Returns the same mapping with classes numbered by the publisher's ids, lowest first."""
+        rows = sorted(zip(self.ids, self.classes.names, self.classes.colours, strict=True))
+        ids, names, colours = zip(*rows, strict=True)
+        return dataclasses.replace(self, classes=Classes(names, colours), ids=ids)
+
+    def to_ids(self, train_ids: np.ndarray) -> np.ndarray:
+        """Returns the publisher's ids of train ids, which is the format of test servers.
+
+        Args:
+          train_ids: uint8 `[H, W]`, every value a class.
+
+        Returns:
+          uint8 `[H, W]`.
+
+        Raises:
+          ValueError: a value is no class, or an id does not fit 8 bits.
+        """
+        if train_ids.max(initial=0) >= len(self.ids):
+            raise ValueError(f"{int(train_ids.max())} is not one of {len(self.ids)} classes")
+        return np.array(self.ids, np.uint8)[train_ids]
+
+
+def bit_colours(indices: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Returns the colours that the PASCAL VOC development kit gives to labels, 0 to 255.
+
+    Bits 0, 1, 2 of a label become the highest bits of red, green and blue, bits 3, 4, 5 the next ones and so on, so
+    that all 256 colours differ.
+    """
+    colours = []
+    for index in indices:
+        red, green, blue = (
+            sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)
+        )
+        colours.append((red, green, blue))
+    return tuple(colours)
+
+
+def table(name: str) -> list[dict[str, str]]:
+    """Returns the rows of `tables/NAME.csv`."""
+    path = pathlib.Path(__file__).with_name("tables") / f"{name}.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _ids(rows: Sequence[dict[str, str]]) -> tuple[int, ...]:
+    return tuple(int(row["id"]) for row in rows)
+
+
+def _names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
+    return tuple(row["name"] for row in rows)
+
+
+def _colours(rows: Sequence[dict[str, str]]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((int(row["red"]), int(row["green"]), int(row["blue"])) for row in rows)
+
+
+# Cityscapes (Cordts et al., CVPR 2016): of 35 labels, the 19 that have a train id are evaluated.
+_labels = table("cityscapes")
+_evaluated = sorted((row for row in _labels if row["train_id"]), key=lambda row: int(row["train_id"]))
+assert len(_labels) == 35
+assert [int(row["train_id"]) for row in _evaluated] == list(range(19))
+CITYSCAPES = LabelMapping(
+    classes=Classes(_names(_evaluated), _colours(_evaluated)),
+    ids=_ids(_evaluated),
+    # The id -1 is 255 in the 8-bit files.
+    others=frozenset(int(row["id"]) % 256 for row in _labels if not row["train_id"]),
+)
+
+# PASCAL VOC 2012 (Everingham et al., IJCV 2010): the files hold train ids, and 255 for the void border.
+_voc = table("pascal_voc")
+assert _ids(_voc) == tuple(range(21))
+PASCAL_VOC = LabelMapping(
+    classes=Classes(_names(_voc), bit_colours(_ids(_voc))), ids=_ids(_voc), others=frozenset({IGNORE_LABEL})
+)
+
+# ADE20K scene parsing (Zhou et al., CVPR 2017): ids 1 to 150, 0 for other objects. Each class has one of the names
+# that the publisher's `objectInfo150` gives it.
+_ade20k = table("ade20k")
+assert _ids(_ade20k) == tuple(range(1, 151))
+ADE20K = LabelMapping(
+    classes=Classes(_names(_ade20k), _colours(_ade20k)), ids=_ids(_ade20k), others=frozenset({0})
+)
+
+# COCO Stuff (Caesar et al., CVPR 2018): 80 things and 91 stuff classes; COCO reserved 11 of the ids 1 to 182 and never
+# drew them; 0 is unlabelled. The publisher's colours are a random permutation made by MATLAB; ours are all different.
+_coco = table("coco_stuff")
+_drawn = [row for row in _coco if row["drawn"] == "yes"]
+assert _ids(_coco) == tuple(range(1, 183))
+assert len(_drawn) == 171
+COCO_STUFF = LabelMapping(
+    classes=Classes(_names(_drawn), bit_colours(_ids(_drawn))), ids=_ids(_drawn), others=frozenset({0})
+)
+COCO_STUFF_PNG = LabelMapping(
+    classes=COCO_STUFF.classes,
+    ids=tuple(index - 1 for index in COCO_STUFF.ids),
+    others=frozenset({IGNORE_LABEL}),
+)
+"""The PNGs of COCO Stuff 164k count from 0 and hold 255 where nothing is labelled."""
+
+# PASCAL Context (Mottaghi et al., CVPR 2014): the 59 most frequent of 459 categories, in the order of the publisher's
+# list of 59; the ids are those of the `.mat` files. The publisher chose no colours; mmsegmentation draws background and
+# the 59 in the first 60 of ADE20K's.
+PASCAL_CONTEXT_TABLE = table("pascal_context")
+_context = _ids(PASCAL_CONTEXT_TABLE)
+_context_colours = ADE20K.classes.colours[:60]
+_categories = frozenset(range(460))
+assert len(_context) == len(set(_context)) == 59
+assert set(_context) < _categories
+PASCAL_CONTEXT_59 = LabelMapping(
+    classes=Classes(_names(PASCAL_CONTEXT_TABLE), _context_colours[1:]),
+    ids=_context,
+    others=_categories - set(_context),
+)
+"""Everything else, including unlabelled pixels, is ignored."""
+PASCAL_CONTEXT_60 = LabelMapping(
+    classes=Classes(("background", *PASCAL_CONTEXT_59.classes.names), _context_colours),
+    ids=(0, *_context),
+    others=_categories - {0, *_context},
+    others_become=0,
+)
+"""The same with everything else as a class of its own, background."""
+PASCAL_CONTEXT_PNG_59 = LabelMapping(
+    classes=PASCAL_CONTEXT_59.classes,
+    ids=tuple(sorted(_context).index(category) + 1 for category in _context),
+    others=frozenset({0, IGNORE_LABEL}),
+)
+"""mmsegmentation's PNGs: 1 to 59 by the order of the categories' ids, 0 for everything else."""
+PASCAL_CONTEXT_PNG_60 = LabelMapping(
+    classes=PASCAL_CONTEXT_60.classes, ids=(0, *PASCAL_CONTEXT_PNG_59.ids), others=frozenset({IGNORE_LABEL})
+)
+"""The same with everything else as background."""
