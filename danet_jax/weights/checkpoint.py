@@ -22,7 +22,7 @@ from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
 from danet_jax.weights import checksums, zoo
 from danet_jax.weights.description import FREE, KEY, READ_FROM_TENSORS, Description, normalisation_of
-from danet_jax.weights.download import fetch
+from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.fitting import own_shapes, refuse_no_numbers, refuse_other_shapes
 from danet_jax.weights.foreign import read_foreign
@@ -92,7 +92,8 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
     path = as_path(path_or_name)
     if not path.exists():
         entry = zoo.find(str(path_or_name))
-        defaults, path = entry.options, fetch(entry.url, entry.sha256)
+        defaults = entry.options
+        path = download(entry.url, cached_path(entry.url), f"sha256:{entry.sha256}")
     try:
         if path.is_dir():
             return _from_run(path, overrides)

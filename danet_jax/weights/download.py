@@ -1,41 +1,30 @@
-"""Downloads into a cache: resumed where they broke off, checked, and there only when they are whole."""
+"""Downloads weights and archives of data sets: resumed where they broke off, checked, and complete or not there."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import fcntl
 import hashlib
-import http.client
+import json
 import os
-import re
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
+from danet_jax.runs.buckets import as_path
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 4  # in a row without progress
 
-
-class _BrokenOffError(Exception):
-    """The connection ended before the file did."""
-
-
-_CONNECTION_ERRORS = (
-    _BrokenOffError,
-    ConnectionError,
-    TimeoutError,
-    http.client.HTTPException,
-    urllib.error.URLError,
-)
+# What file systems call the state of a file in `info`. Another state is another file in the cache.
+_STATE = ("size", "ETag", "Last-Modified", "generation", "md5Hash", "blob_id", "mtime", "created")
 
 
 def cache_directory() -> Path:
-    """`$DANET_JAX_CACHE`, else `danet_jax` in `$XDG_CACHE_HOME`, else `~/.cache/danet_jax`."""
+    """Returns `$DANET_JAX_CACHE`, else `danet_jax` in `$XDG_CACHE_HOME`, else `~/.cache/danet_jax`."""
     own = os.environ.get("DANET_JAX_CACHE")
     if own:
         return Path(own)
@@ -43,61 +32,124 @@ def cache_directory() -> Path:
 
 
 def cached_path(url: str) -> Path:
-    """Where the file at `url` is, once it is downloaded."""
+    """Returns where the file at `url`, whose name is unique, is in the cache."""
     return cache_directory() / url.rsplit("/", 1)[-1]
 
 
-def fetch(url: str, sha256: str) -> Path:
-    """The file at `url`, from the cache or downloaded into it.
+def download(address: str, path: Path | None = None, digest: str = "") -> Path:
+    """Returns the file at `address` on disk, downloaded unless it is there already.
 
-    It is written to `NAME.part`, which a later call goes on with, and renamed when its hash is right.
+    It is written to `NAME.part`, which a later call resumes, and renamed when its size and its digest are right. A
+    second process waits until the first is done.
 
     Args:
-      url: where it is; its last part is the file's name in the cache.
-      sha256: the beginning of its SHA-256 in hexadecimal.
+      address: any address that fsspec knows: `https://`, `gs://`, `hf://OWNER/NAME/FILE` (needs huggingface_hub),
+        `memory://`. A `file://` is returned as it is.
+      path: where to put it. By default in the cache, under a name of its own for each state of the file.
+      digest: `ALGORITHM:HEXADECIMAL`, such as `sha256:f37072fd`; the beginning of the digest is enough. Without it,
+        the digest that Hugging Face and Google Cloud Storage publish is checked.
 
     Raises:
-      InputError: no connection, an error of the server, no space left, or another content than expected.
+      InputError: the address does not exist or cannot be reached, the disk is full, or the content is not what the
+        digest says. `what` is the address, or the file that cannot be written.
     """
-    path = cached_path(url)
-    if path.exists():
+    if path is not None and path.exists():
         return path
+    source = _Source.at(address)
+    if source.protocol == "file" and path is None:
+        return Path(source.path)
+    digest = digest or source.digest
+    path = path or source.cached
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(part) as file:
+        with _lock(path):
             if not path.exists():
-                _download(url, file)
-                _check(part, url, sha256)
+                _transfer(source, part)
+                _check(part, address, digest)
                 part.replace(path)
     except OSError as error:
         _delete(part)
-        raise InputError(f"{part}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{part}: cannot be written: {error.strerror or error}", what=str(part)) from error
     return path
 
 
+class _Source(NamedTuple):
+    """A file in one of fsspec's file systems, and what is known of it."""
+
+    address: str
+    fs: Any
+    path: str
+    info: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, address: str) -> _Source:
+        import fsspec
+
+        scheme = urlsplit(address).scheme
+        options: dict[str, Any] = {}
+        if scheme == "gs":
+            as_path(address)  # sets the timeouts of requests; says what to install
+        elif scheme in ("http", "https"):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT, sock_read=_TIMEOUT)
+            options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}  # proxies of the environment
+        try:
+            fs, path = fsspec.url_to_fs(address, **options)
+            return cls(address, fs, path, fs.info(path))
+        except Exception as error:  # whatever a library, a network or a server may do
+            raise InputError(f"{address}: cannot be downloaded: {_reason(error)}", what=address) from error
+
+    @property
+    def protocol(self) -> str:
+        """Of a file system with several names, the first."""
+        return self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
+
+    @property
+    def size(self) -> int | None:
+        return self.info.get("size")
+
+    @property
+    def digest(self) -> str:
+        """What the file system itself publishes; empty if it does not."""
+        if lfs := self.info.get("lfs"):
+            return f"sha256:{lfs['sha256']}"
+        md5 = self.info.get("md5Hash") or self.info.get("Content-MD5")
+        return f"md5:{base64.b64decode(md5).hex()}" if md5 else ""
+
+    @property
+    def cached(self) -> Path:
+        """A place in the cache for this state of the file."""
+        state = [self.address, *(str(self.info.get(name)) for name in _STATE)]
+        key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+        name = urlsplit(self.address).path.rsplit("/", 1)[-1][-100:]
+        return cache_directory() / f"{key}-{name}"
+
+    def open(self, start: int) -> tuple[IO[bytes], int]:
+        """Opens the file at `start`, or at 0 if the server sends the complete file again; returns the position, too."""
+        if self.protocol not in ("http", "https"):
+            file = self.fs.open(self.path, "rb", block_size=16 * _BLOCK)
+            file.seek(start)
+            return file, start
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        file = self.fs.open(self.path, "rb", block_size=0, size=self.size, headers=headers)
+        resumed = file.r.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        return file, start if resumed else 0
+
+
+class _BrokenOffError(Exception):
+    """The connection ended before the file did; `__cause__` says why."""
+
+
 @contextlib.contextmanager
-def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """`part` opened to append to; a second process waits here until the first is done. Never left empty."""
-    while True:
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(part, file):  # renamed or deleted by the one that was waited for
-                continue
-            file.seek(0, os.SEEK_END)  # what that one left
-            try:
-                yield file
-            finally:
-                if _is_at(part, file) and part.stat().st_size == 0:
-                    _delete(part)
-            return
+def _lock(path: Path) -> Iterator[None]:
+    from filelock import FileLock
 
-
-def _is_at(path: Path, file: IO[bytes]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        yield
+        _delete(lock)  # those who wait for it find `path`
 
 
 def _delete(path: Path) -> None:
@@ -105,86 +157,102 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _download(url: str, file: IO[bytes]) -> None:
-    """Appends to `file` what it lacks, trying again when the connection breaks off."""
-    failures = 0
-    while True:
-        before = file.tell()
-        try:
-            _append(url, file)
-            return
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise InputError(f"{url}: the server answers {error.code} {error.reason}") from error
-        except _CONNECTION_ERRORS as error:
-            failures = failures + 1 if file.tell() == before else 1
-            if failures >= _ATTEMPTS or (before == file.tell() == 0):
-                reason = getattr(error, "reason", None) or error
-                kept = (
-                    f"; {file.tell():,} bytes are kept, and the next try goes on there" if file.tell() else ""
-                )
-                raise InputError(f"{url}: cannot be downloaded: {reason}{kept}") from error
+def _transfer(source: _Source, part: Path) -> None:
+    """Appends to `part` what it lacks, and tries again when the connection breaks off."""
+    import aiohttp
 
-
-def _append(url: str, file: IO[bytes]) -> None:
-    start = file.tell()
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    answers = FileNotFoundError, PermissionError, aiohttp.ClientResponseError  # to ask again is of no use
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if (
-            error.code != 416
-        ):  # nothing lies beyond `start`: it is whole, or not this file; the hash will tell
-            raise
-        error.close()
+        with part.open("ab") as file, _progress(source, part.stat().st_size) as progress:
+            furthest = failures = 0
+            while True:
+                try:
+                    _append(source, file, progress)
+                    return
+                except _BrokenOffError as error:
+                    failures = failures + 1 if file.tell() <= furthest else 1
+                    furthest = max(furthest, file.tell())
+                    if failures < _ATTEMPTS and file.tell() and not isinstance(error.__cause__, answers):
+                        continue
+                    kept = f"; {file.tell():,} bytes are kept, and the next try resumes there"
+                    raise InputError(
+                        f"{source.address}: cannot be downloaded: {_reason(error)}{kept if file.tell() else ''}",
+                        what=source.address,
+                    ) from error
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            _delete(part)
+
+
+def _append(source: _Source, file: IO[bytes], progress: Callable[[int], None]) -> None:
+    if file.tell() == source.size:
         return
-    with response:
-        if start and not _continues(response, start):
-            file.truncate(start := 0)
-            file.seek(0)
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with _progress(url, start, total) as progress:
-            while block := _read(response):
-                file.write(block)
-                progress(len(block))
+    resumable = source.size is not None and file.tell() < source.size
+    with contextlib.ExitStack() as stack:
+        with _reading():
+            stream, start = source.open(file.tell() if resumable else 0)
+            stack.enter_context(stream)
+        file.truncate(start)
+        file.seek(start)
+        while True:
+            with _reading():
+                block = stream.read(_BLOCK)
+            if not block:
+                break
+            file.write(block)
+            progress(file.tell())
         file.flush()
-        if total is not None and file.tell() < total:
-            raise _BrokenOffError(f"the connection broke off at {file.tell():,} of {total:,} bytes")
+    if source.size is not None and file.tell() < source.size:
+        raise _BrokenOffError(f"the connection broke off at {file.tell():,} of {source.size:,} bytes")
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Tells what a network does from what a disk does, which raises OSErrors as well."""
     try:
-        return response.read(_BLOCK)
-    except OSError as error:  # of TLS or the network, not of the disk
-        raise _BrokenOffError(str(error)) from error
+        yield
+    except Exception as error:
+        raise _BrokenOffError from error
 
 
-def _continues(response: http.client.HTTPResponse, start: int) -> bool:
-    """Whether the server sends the rest from `start`, and not, as it may, the whole file again."""
-    sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
-    return response.status == 206 and sent is not None and int(sent[1]) == start
+def _reason(error: BaseException) -> str:
+    import aiohttp
+
+    while error.__cause__ is not None:  # fsspec calls every failure of a request FileNotFoundError
+        error = error.__cause__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the server answers {error.status} {error.message}"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return one_line(error)
 
 
-def _check(part: Path, url: str, sha256: str) -> None:
+def _check(part: Path, address: str, digest: str) -> None:
+    if not digest:
+        return
+    algorithm, _, expected = digest.partition(":")
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(sha256):
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if not found.startswith(expected):
         _delete(part)
         raise InputError(
-            f"{url}: the download has SHA-256 {found[: len(sha256)]}... and not {sha256}...: changed or damaged; "
-            "it is deleted, try again"
+            f"{address}: the download has {algorithm.upper()} {found[: len(expected)]} and not {expected}: changed or "
+            "damaged; it is deleted, try again",
+            what=address,
+            value=found,
+            allowed=expected,
         )
 
 
 @contextlib.contextmanager
-def _progress(url: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal, moved on by the number of bytes; none where stderr is no terminal."""
+def _progress(source: _Source, start: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal, set to a number of bytes; none where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(url.rsplit("/", 1)[-1], total=total, completed=start)
-        yield lambda count: progress.advance(task, count)
+        name = urlsplit(source.address).path.rsplit("/", 1)[-1]
+        task = progress.add_task(name, total=source.size, completed=start)
+        yield lambda position: progress.update(task, completed=position)

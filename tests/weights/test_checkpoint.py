@@ -252,13 +252,13 @@ def test_a_name_in_the_zoo_is_downloaded_and_brings_its_options(tmp_path, mmseg,
     path = saved(tmp_path, {"meta": {}, "state_dict": mmseg})
     asked = []
 
-    def fetch(url, sha256):
-        asked.append((url.rsplit("-", 1)[-1], sha256))
+    def download(url, place, digest):
+        asked.append((url.rsplit("-", 1)[-1], place.name.rsplit("-", 1)[-1], digest))
         return path
 
-    monkeypatch.setattr("danet_jax.weights.checkpoint.fetch", fetch)
+    monkeypatch.setattr("danet_jax.weights.checkpoint.download", download)
     checkpoint = danet_jax.load_checkpoint("mmseg/danet_r101-d8_769x769_80k_cityscapes")
-    assert asked == [("f3a929e7.pth", "f3a929e7")]
+    assert asked == [("f3a929e7.pth", "f3a929e7.pth", "sha256:f3a929e7")]
     assert checkpoint.model.align_corners is True
     assert "assumed" not in checkpoint.description
 

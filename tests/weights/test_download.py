@@ -1,52 +1,20 @@
-"""Downloads from a server on this machine that behaves well, badly, and not at all."""
+"""Downloads from a server on this machine that behaves well, badly, and not at all; and from other file systems."""
 
-import fcntl
+import base64
 import hashlib
-import http.server
 import os
 import threading
-import time
 
+import fsspec
 import pytest
+from filelock import FileLock
 
-from danet_jax.errors import InputError
-from danet_jax.weights import download
-from danet_jax.weights.download import fetch
+from danet_jax.weights import download as module
+from danet_jax.weights.download import cached_path, download
+from tests.reference.file_server import _Handler, serving
+from tests.reference.refusal import refused
 
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`. `sends` limits how many bytes the next answers carry, `status` is an error to give."""
-
-    content = b""
-    status = 200
-    ranges = True
-    sends: list[int] = []  # noqa: RUF012, replaced by every test
-    requests: list[str | None] = []  # noqa: RUF012
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        wanted = self.headers.get("Range")
-        server.requests.append(wanted)
-        if server.status != 200:
-            self.send_error(server.status)
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
-        if start >= len(server.content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(server.content) - start))
-        if start:
-            total = len(server.content)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.end_headers()
-        sends = server.sends.pop(0) if server.sends else len(server.content)
-        self.wfile.write(server.content[start : start + sends])
-
-    def log_message(self, *_):
-        pass
+PART = "model-0123abcd.pth.part"
 
 
 @pytest.fixture
@@ -58,98 +26,141 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(rng, cache):
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.content = rng.bytes(3_000_000)
-        server.sends, server.requests = [], []
-        server.url = f"http://127.0.0.1:{server.server_port}/some/model-0123abcd.pth"
-        server.sha256 = hashlib.sha256(server.content).hexdigest()
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    with serving(rng.bytes(3_000_000)) as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+def get(server, digest=None):
+    return download(server.url, cached_path(server.url), digest or server.digest[: len("sha256:") + 8])
 
 
 def files(cache) -> list[str]:
     return sorted(os.listdir(cache)) if cache.exists() else []
 
 
+def starts(server) -> list[int]:
+    """Where the answers began."""
+    return [int(part.removeprefix("bytes=").removesuffix("-")) if part else 0 for part in server.requests]
+
+
 def test_downloads_once(server, cache):
-    path = fetch(server.url, server.sha256[:8])
+    path = get(server)
     assert path == cache / "model-0123abcd.pth"
     assert path.read_bytes() == server.content
     assert files(cache) == [path.name]
-    assert fetch(server.url, server.sha256[:8]) == path
-    assert server.requests == [None]
+    assert get(server) == path
+    assert starts(server) == [0]
 
 
 def test_a_connection_that_breaks_off_is_taken_up_again_at_once(server, cache):
     server.sends = [1_000_000, 500_000]
-    assert fetch(server.url, server.sha256[:8]).read_bytes() == server.content
-    assert server.requests == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert get(server).read_bytes() == server.content
+    first, second, third = starts(server)  # what was sent just before the end may be lost
+    assert 0 == first < second <= third <= 1_500_000
     assert files(cache) == ["model-0123abcd.pth"]
 
 
-def test_a_server_that_stays_broken_leaves_a_part_that_the_next_call_goes_on_with(server, cache):
+def test_a_server_that_stays_broken_leaves_a_part_that_the_next_call_resumes(server, cache):
     server.sends = [1_000_000, *[0] * 10]
-    with pytest.raises(
-        InputError, match=r"broke off at 1,000,000 of 3,000,000 bytes; 1,000,000 bytes are kept"
-    ):
-        fetch(server.url, server.sha256[:8])
-    assert files(cache) == ["model-0123abcd.pth.part"]
+    with refused(server.url):
+        get(server)
+    assert files(cache) == [".model-0123abcd.pth.lock", PART]
+    kept = (cache / PART).stat().st_size
+    assert 500_000 < kept <= 1_000_000
     server.sends, server.requests = [], []
-    assert fetch(server.url, server.sha256[:8]).read_bytes() == server.content
-    assert server.requests == ["bytes=1000000-"]
+    assert get(server).read_bytes() == server.content
+    assert starts(server) == [kept]
     assert files(cache) == ["model-0123abcd.pth"]
 
 
 def test_a_server_without_ranges_sends_it_all_again(server, cache):
     server.ranges = False
     server.sends = [1_000_000]
-    assert fetch(server.url, server.sha256[:8]).read_bytes() == server.content
+    assert get(server).read_bytes() == server.content
 
 
-def test_a_part_that_is_whole_already_is_only_checked(server, cache):
+def test_a_server_that_does_not_say_the_size(server, cache, monkeypatch):
+    def answer(handler, start):
+        handler.send_response(200)
+        handler.end_headers()
+        return handler.command == "GET"
+
+    monkeypatch.setattr(_Handler, "_answer", answer)
     cache.mkdir()
-    (cache / "model-0123abcd.pth.part").write_bytes(server.content)
-    assert fetch(server.url, server.sha256[:8]).read_bytes() == server.content
-    assert server.requests == ["bytes=3000000-"]
+    (cache / PART).write_bytes(b"the beginning of what may be another file")
+    assert get(server).read_bytes() == server.content
+
+
+@pytest.mark.parametrize("longer", [b"", b"and more"])
+def test_a_part_that_is_complete_already_is_only_checked(server, cache, longer):
+    cache.mkdir()
+    (cache / PART).write_bytes(server.content + longer)
+    assert get(server).read_bytes() == server.content
+    assert starts(server) == ([0] if longer else [])
 
 
 def test_another_content_than_expected_is_deleted(server, cache):
-    with pytest.raises(InputError, match=r"SHA-256 .* and not 00000000"):
-        fetch(server.url, "00000000")
-    assert files(cache) == []
+    with refused(server.url, server.digest.removeprefix("sha256:"), "00000000"):
+        get(server, "sha256:00000000")
+    assert PART not in files(cache)
     # A part of another file does not hide for ever what can be had.
-    (cache / "model-0123abcd.pth.part").write_bytes(b"something else")
-    with pytest.raises(InputError, match="changed or damaged; it is deleted, try again"):
-        fetch(server.url, server.sha256[:8])
-    assert fetch(server.url, server.sha256[:8]).read_bytes() == server.content
+    (cache / PART).write_bytes(b"something else")
+    with refused(server.url):
+        get(server)
+    assert get(server).read_bytes() == server.content
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_a_digest_is_checked(server, cache, algorithm):
+    right = hashlib.new(algorithm, server.content).hexdigest()
+    wrong = hashlib.new(algorithm, b"").hexdigest()
+    with refused(server.url, right, wrong):
+        get(server, f"{algorithm}:{wrong}")
+    assert get(server, f"{algorithm}:{right}").read_bytes() == server.content
+
+
+def test_a_digest_that_the_server_publishes_is_checked(server, cache):
+    server.headers = {"Content-MD5": base64.b64encode(hashlib.md5(b"").digest()).decode()}
+    with refused(server.url):
+        download(server.url)
+    server.headers = {"Content-MD5": base64.b64encode(hashlib.md5(server.content).digest()).decode()}
+    assert download(server.url).read_bytes() == server.content
+
+
+def test_a_file_that_changes_on_the_server_is_another_in_the_cache(server, cache, rng):
+    server.headers = {"ETag": "first"}
+    first = download(server.url)
+    assert download(server.url) == first
+    assert starts(server) == [0]
+    server.headers, server.content = {"ETag": "second"}, rng.bytes(len(server.content))
+    assert download(server.url).read_bytes() == server.content
+    assert first.read_bytes() != server.content
+    assert first.name.endswith("-model-0123abcd.pth")
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
 def test_an_error_of_the_server(server, cache, status):
     server.status = status
-    with pytest.raises(InputError, match=f"{server.url}: the server answers {status}"):
-        fetch(server.url, server.sha256[:8])
+    with refused(server.url) as caught:
+        get(server)
+    assert str(status) in str(caught.value) or status == 404
     assert files(cache) == []
 
 
 def test_without_a_connection(server, cache):
-    url = server.url
     server.shutdown()
     server.server_close()
-    with pytest.raises(InputError, match=r"cannot be downloaded: .*refused"):
-        fetch(url, server.sha256[:8])
+    with refused(server.url):
+        get(server)
     assert files(cache) == []
 
 
 def test_a_server_that_says_nothing_any_more(server, cache, monkeypatch):
     release = threading.Event()
-    monkeypatch.setattr(Handler, "do_GET", lambda handler: release.wait(20))
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
-    with pytest.raises(InputError, match=r"cannot be downloaded: .*timed out"):
-        fetch(server.url, server.sha256[:8])
+    monkeypatch.setattr(_Handler, "_answer", lambda *_: release.wait(20))
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+    with refused(server.url):
+        get(server)
     release.set()
     assert files(cache) == []
 
@@ -157,26 +168,22 @@ def test_a_server_that_says_nothing_any_more(server, cache, monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without space")
 def test_no_space_left(server, cache):
     cache.mkdir()
-    (cache / "model-0123abcd.pth.part").symlink_to("/dev/full")
-    with pytest.raises(
-        InputError, match=r"model-0123abcd.pth.part: cannot be written: No space left on device"
-    ):
-        fetch(server.url, server.sha256[:8])
-    assert files(cache) == []
+    (cache / PART).symlink_to("/dev/full")
+    with refused(cache / PART):
+        get(server)
+    assert PART not in files(cache)
 
 
 def test_a_cache_that_cannot_be_made(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("DANET_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="cannot be written"):
-        fetch(server.url, server.sha256[:8])
+    with refused(tmp_path / "file" / PART):
+        get(server)
 
 
 def test_two_at_once_download_it_once(server, cache):
     paths = []
-    threads = [
-        threading.Thread(target=lambda: paths.append(fetch(server.url, server.sha256[:8]))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: paths.append(get(server))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -184,29 +191,49 @@ def test_two_at_once_download_it_once(server, cache):
     assert len(paths) == 4
     assert paths[0].read_bytes() == server.content
     assert files(cache) == ["model-0123abcd.pth"]
-    assert server.requests == [None]
+    assert starts(server) == [0]
 
 
-def test_what_another_process_left_while_this_one_waited_is_gone_on_with(server, cache):
+def test_what_another_process_left_while_this_one_waited_is_resumed(server, cache):
     cache.mkdir()
-    part = cache / "model-0123abcd.pth.part"
-    with part.open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        thread = threading.Thread(target=fetch, args=(server.url, server.sha256[:8]))
+    thread = threading.Thread(target=get, args=(server,))
+    with FileLock(cache / ".model-0123abcd.pth.lock"):
         thread.start()
-        time.sleep(0.3)  # it has opened the empty file, and waits
-        other.write(server.content[:1_000_000])
+        thread.join(0.3)
+        assert thread.is_alive()
+        (cache / PART).write_bytes(server.content[:1_000_000])
     thread.join()
     assert (cache / "model-0123abcd.pth").read_bytes() == server.content
-    assert server.requests == ["bytes=1000000-"]
+    assert starts(server) == [1_000_000]
+
+
+def test_other_file_systems(cache, rng, tmp_path):
+    content = rng.bytes(3_000_000)
+    with fsspec.open("memory://folder/model.pth", "wb") as file:
+        file.write(content)
+    path = download("memory://folder/model.pth")
+    assert path.parent == cache
+    assert path.read_bytes() == content
+    partial = tmp_path / "archive.zip.part"
+    partial.write_bytes(content[:1_234_567])
+    assert download("memory://folder/model.pth", tmp_path / "archive.zip").read_bytes() == content
+    assert not partial.exists()
+    assert download(path.as_uri()) == path
+
+
+@pytest.mark.parametrize("address", ["memory://nothing/here.pth", "nothing://known/file.pth", "https:///x"])
+def test_an_address_that_does_not_exist(cache, address):
+    with refused(address):
+        download(address)
+    assert files(cache) == []
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("DANET_JAX_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert download.cache_directory() == tmp_path / ".cache" / "danet_jax"
+    assert module.cache_directory() == tmp_path / ".cache" / "danet_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert str(download.cache_directory()) == "/x/danet_jax"
+    assert str(module.cache_directory()) == "/x/danet_jax"
     monkeypatch.setenv("DANET_JAX_CACHE", "/y")
-    assert str(download.cache_directory()) == "/y"
+    assert str(module.cache_directory()) == "/y"
