@@ -4,13 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
+from danet_jax.data import scenes
 from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_image, decode_label
-from danet_jax.data.scenes import labels
 from danet_jax.data.scenes.picture import draw_scene
 from danet_jax.errors import InputError
 
-ROADS = (labels.ROAD_GREEN, labels.ROAD_RED)
+ROADS = (scenes.ROAD_GREEN, scenes.ROAD_RED)
 
 
 class FirstDrawsReplaced:
@@ -36,9 +36,9 @@ def test_only_the_traffic_light_tells_which_road_it_is(rng):
         green, red = (
             draw_scene(144, 144, FirstDrawsReplaced(seed, first), signals=1) for first in (GREEN, RED)
         )
-        roads = green[1] == labels.ROAD_GREEN
+        roads = green[1] == scenes.ROAD_GREEN
         seen += roads.sum()
-        np.testing.assert_array_equal(roads, red[1] == labels.ROAD_RED)
+        np.testing.assert_array_equal(roads, red[1] == scenes.ROAD_RED)
         np.testing.assert_array_equal(green[1][~roads], red[1][~roads])
         # The lamp's glow may touch the far end of the road; the rest looks the same to the last bit.
         changed = (green[0] != red[0]).any(axis=2)
@@ -54,9 +54,9 @@ def test_each_lane_obeys_the_light_of_its_colour_and_the_third_none(rng):
         base, left, right, third = (
             draw_scene(144, 144, FirstDrawsReplaced(seed, *first), signals=3)[1] for first in lamps
         )
-        lanes = [(base == labels.ROAD_GREEN) & (other == labels.ROAD_RED) for other in (left, right)]
+        lanes = [(base == scenes.ROAD_GREEN) & (other == scenes.ROAD_RED) for other in (left, right)]
         assert not (lanes[0] & lanes[1]).any()
-        np.testing.assert_array_equal(lanes[0] | lanes[1], base == labels.ROAD_GREEN)
+        np.testing.assert_array_equal(lanes[0] | lanes[1], base == scenes.ROAD_GREEN)
         assert np.nonzero(lanes[0])[1].mean() < np.nonzero(lanes[1])[1].mean()
         np.testing.assert_array_equal(base, third)
 
@@ -72,7 +72,7 @@ def test_without_the_far_cue_the_roads_cannot_be_told_apart(signals, rng):
                 for first in (GREEN, RED)]  # fmt: skip
         changed = (pair[0][0] != pair[1][0]).any(axis=2).astype(np.uint8)
         near = cv2.dilate(changed, np.ones((33, 33), np.uint8)) > 0
-        roads = pair[0][1] == labels.ROAD_GREEN
+        roads = pair[0][1] == scenes.ROAD_GREEN
         known += (roads & near).sum()
         total += roads.sum()
         # The best guess is right where the cue is near, and half of the time elsewhere: always green.
@@ -88,9 +88,9 @@ def test_the_lamp_can_be_read_from_the_picture(rng):
     right = 0
     for seed in rng.integers(0, 10**6, 20):
         image, label = draw_scene(144, 144, np.random.default_rng(seed), signals=1)
-        lamp = image[label == labels.TRAFFIC_LIGHT].astype(int)
+        lamp = image[label == scenes.TRAFFIC_LIGHT].astype(int)
         brightest = lamp[np.argsort(lamp.max(axis=1))[-12:]].mean(axis=0)
-        right += (brightest[1] > brightest[0]) == (label == labels.ROAD_GREEN).any()
+        right += (brightest[1] > brightest[0]) == (label == scenes.ROAD_GREEN).any()
     assert right == 20
 
 
@@ -103,8 +103,8 @@ def test_every_class_occurs_and_nothing_else(rng):
         assert image.dtype == label.dtype == np.uint8
         assert image.std() > 15
         counts += np.bincount(label.ravel(), minlength=256)
-    assert (counts[: len(labels.CLASSES)] > 0.002 * counts.sum()).all()
-    assert counts[len(labels.CLASSES) : 255].sum() == 0
+    assert (counts[: len(scenes.CLASSES)] > 0.002 * counts.sum()).all()
+    assert counts[len(scenes.CLASSES) : 255].sum() == 0
     assert counts[255] < 0.1 * counts.sum()
 
 
@@ -122,7 +122,7 @@ def test_the_dataset_depends_on_its_options_alone(tmp_path):
     again = open_dataset("scenes", data_dir=tmp_path / "b", options=options)
     other = open_dataset("scenes", data_dir=tmp_path / "a", options={**options, "seed": 1})
     assert dict(first.splits) == {"train": 3, "val": 2}
-    assert first.classes == labels.CLASSES
+    assert first.classes == scenes.CLASSES
     assert list(first.source("train")) == list(again.source("train"))
     images = [example["image"] for d in (first, other) for s in d.splits for example in d.source(s)]
     assert len(set(images)) == 10

@@ -22,7 +22,7 @@ from danet_jax.data.builders import base
 from danet_jax.data.builders.pair import Pair
 from danet_jax.data.builders.state import checked_options
 from danet_jax.data.decode import encode_label
-from danet_jax.data.scenes.labels import CLASSES
+from danet_jax.data.scenes import CLASSES
 from danet_jax.data.scenes.picture import MOST_SIGNALS, draw_scene
 from danet_jax.errors import InputError
 

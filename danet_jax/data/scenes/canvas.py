@@ -1,4 +1,7 @@
-"""A picture and its label map, drawn together from far to near, at several times the final size."""
+"""What a scene is drawn with: camera, canvas, light, and the noise that gives surfaces their texture.
+
+A picture and its label map are drawn together, from far to near, at `OVERSAMPLING` times the final size.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ Colour = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that looks along Z, over flat ground.
+    """A pinhole camera that looks along Z over flat ground.
 
-    World: X to the right, Y up from the ground, Z ahead, in metres. Picture: x to the right, y down, in
-    pixels of the final picture.
+    World coordinates are metres: X to the right, Y up from the ground, Z ahead. Picture coordinates are pixels of the
+    final picture: x to the right, y down.
 
     Attributes:
       focal: Focal length in pixels.
@@ -36,7 +39,7 @@ class Camera:
     height: float
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Return the picture's `[..., 2]` of world points `[..., 3]`, which must lie ahead (Z > 0)."""
+        """Projects world points `[..., 3]`, which must lie ahead (Z > 0), to picture points `[..., 2]`."""
         scale = self.focal / points[..., 2]
         x = self.centre + points[..., 0] * scale
         y = self.horizon + (self.height - points[..., 1]) * scale
@@ -51,27 +54,21 @@ class Canvas:
         self.label = np.full(self.image.shape[:2], IGNORE_LABEL, np.uint8)
 
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return x `[1, S*W]` and y `[S*H, 1]` of the samples, in pixels of the final picture."""
+        """Returns x `[1, S*W]` and y `[S*H, 1]` of the samples, in pixels of the final picture."""
         height, width = self.label.shape
         x = (np.arange(width, dtype=np.float32) + 0.5) / OVERSAMPLING
         y = (np.arange(height, dtype=np.float32) + 0.5) / OVERSAMPLING
         return x[None, :], y[:, None]
 
     def polygon(self, points: np.ndarray, colour: Colour, label: int | None) -> None:
-        """Fill a polygon `[n, 2]` (x, y); `label` None leaves the labels as they are."""
+        """Fills a polygon `[n, 2]` (x, y); `label` None leaves the labels as they are."""
         corners = [_fixed(points)]
         cv2.fillPoly(self.image, corners, tuple(map(float, colour)), shift=_FRACTION_BITS)
         if label is not None:
             cv2.fillPoly(self.label, corners, label, shift=_FRACTION_BITS)
 
-    def ellipse(
-        self, centre: np.ndarray, radii: tuple[float, float], colour: Colour, label: int | None
-    ) -> None:
-        """Fill an upright ellipse."""
-        self.polygon(ellipse_points(centre, radii), colour, label)
-
     def mask(self, polygons: list[np.ndarray], softness: float = 0.0) -> np.ndarray:
-        """Return how far samples are covered by any of `polygons`, uint8 `[S*H, S*W]`, 0 to 255.
+        """Returns how far samples are covered by any of `polygons`, uint8 `[S*H, S*W]`, 0 to 255.
 
         `softness` is the width of the edges in pixels of the final picture.
         """
@@ -81,7 +78,7 @@ class Canvas:
         return cv2.GaussianBlur(mask, (0, 0), softness * OVERSAMPLING) if softness else mask
 
     def window(self, centre: np.ndarray, radius: float) -> tuple[slice, slice]:
-        """Return the rows and columns of the samples within `radius` of `centre`, at least one each."""
+        """Returns the rows and columns of the samples within `radius` of `centre`, at least one each."""
         slices = []
         for middle, size in zip(centre[::-1], self.label.shape, strict=True):
             first = int(np.clip((middle - radius) * OVERSAMPLING, 0, size - 1))
@@ -89,21 +86,21 @@ class Canvas:
         return slices[0], slices[1]
 
     def glow(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
-        """Add light around a lamp, to the picture only."""
+        """Adds light around a lamp, to the picture only."""
         rows, columns = self.window(centre, 3 * radius)
         x, y = self.grid()
         distance = ((x[:, columns] - centre[0]) ** 2 + (y[rows] - centre[1]) ** 2) / radius**2
         self.image[rows, columns] += np.exp(-distance)[..., None] * colour
 
     def reduced(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the picture averaged, float32 `[H, W, 3]`, and the labels sampled, uint8 `[H, W]`."""
+        """Returns the averaged picture, float32 `[H, W, 3]`, and the sampled labels, uint8 `[H, W]`."""
         height, width = (size // OVERSAMPLING for size in self.label.shape)
         image = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
         return image, np.ascontiguousarray(self.label[::OVERSAMPLING, ::OVERSAMPLING])
 
 
 def ellipse_points(centre: np.ndarray, radii: tuple[float, float], count: int = 20) -> np.ndarray:
-    """Return `count` points on an upright ellipse, `[count, 2]`."""
+    """Returns `count` points on an upright ellipse, `[count, 2]`."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.asarray(centre) + np.stack([np.cos(angle) * radii[0], np.sin(angle) * radii[1]], axis=-1)
 
@@ -113,3 +110,101 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     # or their fixed-point coordinates would overflow.
     samples = np.clip(np.asarray(points, np.float64) * OVERSAMPLING - 0.5, -30000, 30000)
     return np.round(samples * (1 << _FRACTION_BITS)).astype(np.int32)
+
+
+def rgb(red: float, green: float, blue: float) -> Colour:
+    """Returns a colour from values of 0 to 255."""
+    return np.array([red, green, blue], np.float32) / 255
+
+
+def palette(colours: str) -> tuple[Colour, ...]:
+    """Returns the colours of a line such as `#ff0000 #00ff00`."""
+    return tuple(rgb(*bytes.fromhex(colour[1:])) for colour in colours.split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Light:
+    """Where the light comes from, and how it changes colours.
+
+    Attributes:
+      zenith: Colour of the sky at the top.
+      haze: Colour of the sky at the horizon, and of distant surfaces.
+      ambient: Light that reaches every surface.
+      sun: Light that reaches only surfaces facing the sun.
+      sun_side: The side of the street with the sun: -1 left, +1 right.
+      visibility: Distance in metres at which 63 % of a colour is haze.
+      dark: Whether lamps and windows are lit.
+    """
+
+    zenith: Colour
+    haze: Colour
+    ambient: Colour
+    sun: Colour
+    sun_side: float
+    visibility: float
+    dark: bool
+
+    def lit(
+        self, colour: Colour, facing: float | np.ndarray, distance: float | np.ndarray = 0.0
+    ) -> np.ndarray:
+        """Returns `colour` under this light.
+
+        Args:
+          colour: `[3]` or, for a whole picture, `[..., 3]`.
+          facing: how much a surface faces the sun, 0 (shadow) to 1; a number or `[..., 1]`.
+          distance: metres to the surface; a number or `[...]`.
+        """
+        clear = np.exp(-np.asarray(distance, np.float32) / np.float32(self.visibility))[..., None]
+        shaded = (colour * (self.ambient + facing * self.sun)).astype(np.float32, copy=False)
+        return self.haze + (shaded - self.haze) * clear
+
+
+def draw_light(rng: np.random.Generator) -> Light:
+    """Draws the light of a sunny day, a grey day or an evening, each slightly different every time."""
+    kind = rng.choice(3, p=(0.5, 0.25, 0.25))
+    side = float(rng.choice((-1.0, 1.0)))
+    if kind == 0:
+        sky = (rgb(70, 125, 200), rgb(190, 214, 235))
+        light = (rgb(145, 152, 170), rgb(150, 142, 120))
+        visibility, dark = rng.uniform(150, 400), False
+    elif kind == 1:
+        sky = (rgb(150, 158, 168), rgb(200, 204, 208))
+        light = (rgb(188, 192, 198), rgb(22, 22, 22))
+        visibility, dark = rng.uniform(70, 200), False
+    else:
+        sky = (rgb(62, 74, 125), rgb(240, 165, 115))
+        light = (rgb(108, 98, 118), rgb(105, 66, 34))
+        visibility, dark = rng.uniform(110, 250), True
+    strength = rng.uniform(0.88, 1.12)
+    zenith, haze = (colour * rng.uniform(0.93, 1.07, 3).astype(np.float32) for colour in sky)
+    ambient, sun = (colour * np.float32(strength) for colour in light)
+    return Light(zenith, haze, ambient, sun, side, float(visibility), dark)
+
+
+def noise(rng: np.random.Generator, height: int, width: int, cells: float) -> np.ndarray:
+    """Returns smooth noise, float32 `[height, width]`, -1 to 1, with about `cells` bumps across `width`."""
+    rows = max(2, round(cells * height / width))
+    coarse = rng.uniform(-1, 1, (rows, max(2, round(cells)))).astype(np.float32)
+    return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), -1, 1)
+
+
+def cloud_noise(rng: np.random.Generator, height: int, width: int, cells: float = 4) -> np.ndarray:
+    """Returns noise of several scales, float32 `[height, width]`, about -1 to 1."""
+    total = sum(noise(rng, height, width, cells * 2**octave) / 2**octave for octave in range(4))
+    return np.asarray(total, np.float32) / 1.5
+
+
+class Grain:
+    """Fine noise on a surface, looked up by the surface's own coordinates."""
+
+    _SIZE = 256
+
+    def __init__(self, rng: np.random.Generator):
+        fine = rng.normal(0, 1, (self._SIZE, self._SIZE)).astype(np.float32)
+        self._texture = 0.6 * fine + 5 * cv2.GaussianBlur(fine, (0, 0), 3)
+
+    def at(self, u: np.ndarray, v: np.ndarray, texels: float) -> np.ndarray:
+        """Returns the noise, about -1 to 1, at coordinates in metres, with `texels` values per metre."""
+        map_u = np.mod(u * texels, self._SIZE - 1).astype(np.float32)
+        map_v = np.mod(v * texels, self._SIZE - 1).astype(np.float32)
+        return cv2.remap(self._texture, map_u, map_v, cv2.INTER_LINEAR)

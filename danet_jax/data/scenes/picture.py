@@ -1,4 +1,4 @@
-"""One picture of a street: what is where, drawn from far to near, seen through a camera."""
+"""One picture of a street: its objects are placed and drawn from far to near, then exposed like a photo."""
 
 from __future__ import annotations
 
@@ -6,41 +6,46 @@ import cv2
 import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.data.scenes import labels
-from danet_jax.data.scenes.canvas import Camera, Canvas, Colour, ellipse_points
-from danet_jax.data.scenes.light import Light, draw_light, rgb
+from danet_jax.data.scenes import ROAD_GREEN, ROAD_RED, TRAFFIC_LIGHT
+from danet_jax.data.scenes.canvas import (
+    Camera,
+    Canvas,
+    Colour,
+    Light,
+    draw_light,
+    ellipse_points,
+    palette,
+    rgb,
+)
 from danet_jax.data.scenes.street import Street, draw_street_plan, paint_street
-from danet_jax.data.scenes.things import Person, Tree, draw_person, draw_tree
-from danet_jax.data.scenes.vehicles import Vehicle, draw_bus, draw_car
-
-Thing = Vehicle | Person | Tree
+from danet_jax.data.scenes.things import Thing, Tree, Vehicle, draw_bus, draw_car, draw_person, draw_tree
 
 _ASPHALT = rgb(92, 92, 96)
-_PAINTS = (rgb(196, 62, 48), rgb(48, 96, 190), rgb(52, 138, 74), rgb(206, 164, 52), rgb(150, 70, 160))
-"""Of backboards; a lane's asphalt is tinted with it."""
+_PAINTS = palette("#c43e30 #3060be #348a4a #cea434 #9646a0")
+"""The colours of backboards; the asphalt of a lane is tinted with that of its traffic light."""
 
 MOST_SIGNALS = len(_PAINTS)
-"""Traffic lights that a picture can have, each of another colour."""
+"""The largest number of traffic lights in a picture; each has a colour of its own."""
 
 
 def draw_scene(
     height: int, width: int, rng: np.random.Generator, *, signals: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a street scene.
+    """Draws a street scene.
 
-    The road's two lanes differ in the colour of their asphalt, and traffic lights hang somewhere over the street.
-    The one whose backboard has a lane's colour decides its label, `road (green light)` or `road (red light)`.
-    Nothing else in the picture, least of all the road, tells which.
+    The two lanes of the road differ in the colour of their asphalt, and traffic lights hang over the street. The
+    traffic light whose backboard has the colour of a lane decides the lane's label, `road (green light)` or
+    `road (red light)`. Nothing else in the picture shows which it is.
 
     Args:
-      height: Rows of the picture.
-      width: Columns of the picture.
-      rng: Decides everything.
-      signals: Traffic lights: 1 for both lanes, 2 for one each, or more, of which the others belong to no lane.
+      height: rows of the picture.
+      width: columns of the picture.
+      rng: the source of all randomness.
+      signals: number of traffic lights: 1 for both lanes, 2 for one each; further ones belong to no lane.
 
     Returns:
-      The picture, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`; what belongs to no
-      class (the arm of the traffic light, the hood of the camera's own car) is 255.
+      The picture, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`. Pixels that belong to no class
+      (the arm of a traffic light, the hood of the camera's own car) are 255.
     """
     green = [bool(rng.random() < 0.5) for _ in range(signals)]
     paints = [_PAINTS[index] for index in rng.permutation(len(_PAINTS))[:signals]]
@@ -54,7 +59,7 @@ def draw_scene(
         height=rng.uniform(1.8, 2.6),
     )
     canvas = Canvas(height, width)
-    roads = [labels.ROAD_GREEN if lit else labels.ROAD_RED for lit in green]
+    roads = [ROAD_GREEN if lit else ROAD_RED for lit in green]
     ground = paint_street(canvas, camera, light, street, (roads[left], roads[right]), rng)
     things = _place_things(street, rng)
     _shadows(canvas, camera, light, things, ground)
@@ -114,7 +119,7 @@ def _is_free(things: list[Thing], x: float, z: float, width: float, length: floa
 
 
 def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], ground: np.ndarray) -> None:
-    """Darken the ground under things and, on a sunny day, beside them."""
+    """Darkens the ground under things and, on a sunny day, beside them."""
     under = canvas.mask([camera.project(thing.footprint()) for thing in things], softness=0.6)
     beside = []
     for thing in things:
@@ -136,7 +141,7 @@ def _traffic_lights(
     signals: list[tuple[Colour, bool]],
     rng: np.random.Generator,
 ) -> None:
-    """Hang three-lamp traffic lights, each a backboard's colour and whether it is green, from arms over the street."""
+    """Hangs traffic lights, given as the colour of the backboard and whether it is green, from arms over the street."""
     steel = light.lit(rgb(74, 78, 80), 0.4)
     # One in each part of the width, whatever lane it belongs to.
     parts = rng.permutation(len(signals))
@@ -156,10 +161,10 @@ def _traffic_lights(
 def _traffic_light(
     canvas: Canvas, light: Light, x: float, top: float, long: float, paint: Colour, green: bool
 ) -> None:
-    """Draw a traffic light whose backboard, `long` high, hangs with the middle of its upper edge at `x`, `top`."""
+    """Draws a traffic light; the upper edge of its backboard, which is `long` high, is centred at `x`, `top`."""
     wide = 0.6 * long
     board = _box(x - wide / 2, top, x + wide / 2, top + long)
-    canvas.polygon(board, light.lit(paint, 0.5), labels.TRAFFIC_LIGHT)
+    canvas.polygon(board, light.lit(paint, 0.5), TRAFFIC_LIGHT)
     case = _box(x - 0.19 * long, top + 0.04 * long, x + 0.19 * long, top + 0.96 * long)
     canvas.polygon(case, light.lit(rgb(22, 24, 24), 0.4), None)
     radius = 0.135 * long
@@ -180,7 +185,7 @@ def _traffic_light(
 
 
 def _hood(canvas: Canvas, light: Light, height: int, width: int, rng: np.random.Generator) -> None:
-    """Let the camera's own car be seen at the bottom: no class, as in many recordings."""
+    """Draws the hood of the camera's own car at the bottom, which belongs to no class, as in many recordings."""
     centre = np.array([width * rng.uniform(0.45, 0.55), height * 1.06])
     radii = (0.62 * width, height * rng.uniform(0.13, 0.17))
     canvas.polygon(ellipse_points(centre, radii, 60), light.lit(rgb(36, 38, 44), 0.4), IGNORE_LABEL)
@@ -193,7 +198,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
 
 
 def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn light into a camera's 8-bit picture: contrast, vignette, a little blur, sensor noise."""
+    """Turns light into a camera's 8-bit picture: contrast, vignette, slight blur, sensor noise."""
     height, width = image.shape[:2]
     image = np.clip(image, 0, None) * rng.uniform(0.9, 1.15)
     image = image * (1 + 0.18 * image) / (1 + 0.28 * image)  # bright parts roll off, as on film

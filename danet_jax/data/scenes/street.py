@@ -1,4 +1,4 @@
-"""The street itself: sky, houses, pavements, road, computed per pixel from where its ray ends."""
+"""The street: sky, houses, sidewalks and road, computed for each pixel from where its ray ends."""
 
 from __future__ import annotations
 
@@ -6,33 +6,23 @@ import dataclasses
 
 import numpy as np
 
-from danet_jax.data.scenes import labels
-from danet_jax.data.scenes.canvas import Camera, Canvas, Colour
-from danet_jax.data.scenes.light import Grain, Light, cloud_noise, rgb
+from danet_jax.data.scenes import BUILDING, SIDEWALK, SKY, VEGETATION
+from danet_jax.data.scenes.canvas import Camera, Canvas, Colour, Grain, Light, cloud_noise, palette, rgb
 
-_WALLS = (
-    rgb(176, 152, 128),
-    rgb(150, 84, 66),
-    rgb(206, 192, 164),
-    rgb(134, 124, 116),
-    rgb(196, 160, 120),
-    rgb(168, 104, 80),
-    rgb(214, 208, 200),
-    rgb(146, 150, 158),
-)
-_AWNINGS = (rgb(150, 40, 40), rgb(40, 90, 60), rgb(50, 70, 130), rgb(190, 150, 60), rgb(90, 60, 50))
+_WALLS = palette("#b09880 #965442 #cec0a4 #867c74 #c4a078 #a86850 #d6d0c8 #92969e")
+_AWNINGS = palette("#962828 #285a3c #324682 #be963c #5a3c32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Street:
-    """The measures of a street, in metres, X from the camera.
+    """The dimensions of a street in metres; X counts from the camera.
 
     Attributes:
       middle: X of the road's middle.
       road: Half the road's width.
       sidewalk: Width of each sidewalk; houses begin behind it.
       end: Z of the house that closes the street.
-      crossing: Z of a zebra crossing, None if there is none.
+      crossing: Z of a zebra crossing, or None.
       lanes: Colours of the asphalt, left and right of the middle.
     """
 
@@ -45,7 +35,7 @@ class Street:
 
 
 def draw_street_plan(rng: np.random.Generator, lanes: tuple[Colour, Colour]) -> Street:
-    """Draw the measures of a street whose two lanes have these colours."""
+    """Draws a random street whose two lanes have these colours."""
     road = rng.uniform(2.7, 3.6)
     return Street(
         middle=rng.uniform(-0.45, 0.45) * road,
@@ -59,7 +49,7 @@ def draw_street_plan(rng: np.random.Generator, lanes: tuple[Colour, Colour]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """The houses along one side, arrays with one value per house (`[n]` or `[n, 3]`)."""
+    """The houses along one side; arrays with one value per house (`[n]` or `[n, 3]`)."""
 
     start: np.ndarray
     height: np.ndarray
@@ -79,16 +69,24 @@ def paint_street(
     road_labels: tuple[int, int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Paint sky, houses, sidewalks and road over the whole canvas; `road_labels` are of the left and the right lane.
+    """Paints sky, houses, sidewalks and road over the whole canvas.
+
+    Args:
+      canvas: what to paint on.
+      camera: where it is seen from.
+      light: the light of the scene.
+      street: the street.
+      road_labels: labels of the left and the right lane.
+      rng: the source of all randomness.
 
     Returns:
-      Which samples are ground, bool `[S*H, S*W]`: shadows fall there.
+      Which samples are ground, on which shadows fall: bool `[S*H, S*W]`.
     """
     x, y = canvas.grid()
     grain = Grain(rng)
     edge = street.road + street.sidewalk
     rows = [_draw_row(rng, street.end) for _ in range(2)]
-    canvas.image[...], canvas.label[...] = _sky(x, y, camera, light, rng), labels.SKY
+    canvas.image[...], canvas.label[...] = _sky(x, y, camera, light, rng), SKY
 
     # A ray ends at the ground, at the houses on its side or at the house that closes the street.
     slope = x - camera.centre
@@ -121,7 +119,7 @@ def paint_street(
 def _put(
     canvas: Canvas, rows: slice, columns: slice, surface: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> None:
-    """Put a surface (colour, where it is, label), each of the size of the window, on the canvas."""
+    """Puts a surface (colour, where it is, label), each of the size of the window, on the canvas."""
     colour, where, label = surface
     np.copyto(canvas.image[rows, columns], colour, where=where[..., None])
     np.copyto(canvas.label[rows, columns], label.astype(np.uint8), where=where)
@@ -165,7 +163,7 @@ def _houses(
     grain: Grain,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return colour, where there is something, and label of a row seen at `z` `[1, W]`, `up` `[H, W]`."""
+    """Returns colour, mask and label of a row of houses seen at `z` `[1, W]`, `up` `[H, W]`."""
     z, up = z.astype(np.float32), up.astype(np.float32)
     house = np.searchsorted(row.start, z[0], side="right") - 1
     along = z - row.start[house]
@@ -208,24 +206,24 @@ def _houses(
     hedge = light.lit(leaves, 0.8 * facing, distance)
     colour = np.where(garden[..., None], hedge, colour)
     solid = np.where(garden, up < ragged, up < height)
-    return colour, solid, np.broadcast_to(np.where(garden, labels.VEGETATION, labels.BUILDING), up.shape)
+    return colour, solid, np.broadcast_to(np.where(garden, VEGETATION, BUILDING), up.shape)
 
 
 def _end(
     across: np.ndarray, up: np.ndarray, light: Light, grain: Grain, street: Street, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the same of what closes the street, seen at `across` `[1, W]`, `up` `[H, 1]`: houses or trees."""
+    """Returns the same for the houses or trees that close the street, at `across` `[1, W]`, `up` `[H, 1]`."""
     across, up = np.broadcast_arrays(across.astype(np.float32), up.astype(np.float32))
     speckle = grain.at(across, up, 2.0)
     if rng.random() < 0.4:
         crown = rng.uniform(6, 13) + 1.8 * grain.at(across, up * 0, 0.5) + 0.6 * speckle
         colour = light.lit(rgb(66, 92, 48) * (1 + 0.2 * speckle[..., None]), 0.5, street.end)
-        return colour, up < crown, np.full(up.shape, labels.VEGETATION)
+        return colour, up < crown, np.full(up.shape, VEGETATION)
     height = rng.uniform(7, 18) + 3.0 * np.sign(np.sin(across * rng.uniform(0.15, 0.5) + rng.uniform(0, 6)))
     wall = _WALLS[rng.integers(len(_WALLS))] * (1 + 0.05 * speckle[..., None])
     window = (np.abs(np.mod(across / 3, 1) - 0.5) < 0.24) & (np.abs(np.mod(up / 3.3, 1) - 0.5) < 0.28)
     wall = np.where((window & (up < height - 1))[..., None], rgb(70, 84, 100), wall)
-    return light.lit(wall, 0.5, street.end), up < height, np.full(up.shape, labels.BUILDING)
+    return light.lit(wall, 0.5, street.end), up < height, np.full(up.shape, BUILDING)
 
 
 def _ground(
@@ -238,7 +236,7 @@ def _ground(
     grain: Grain,
     road_labels: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return colour and label of the ground seen in column `x` `[1, W]` at `z` `[H, 1]`."""
+    """Returns colour and label of the ground seen in column `x` `[1, W]` at `z` `[H, 1]`."""
     across = (x - camera.centre) * z / camera.focal - street.middle
     along = np.broadcast_to(z, across.shape)
     fade = np.minimum(1, 9 / z)  # texture finer than a sample would only flicker
@@ -273,4 +271,4 @@ def _ground(
     from_wall = street.road + street.sidewalk - light.sun_side * across
     facing = np.clip((from_wall - reach) / (0.03 * z) + 0.5, 0, 1)[..., None]
     colour = light.lit(np.where(on_road[..., None], asphalt, slabs), facing, along)
-    return colour, np.where(on_road, np.where(across < 0, *road_labels), labels.SIDEWALK)
+    return colour, np.where(on_road, np.where(across < 0, *road_labels), SIDEWALK)
