@@ -211,13 +211,13 @@ def open_dataset(
     """
     builder = dataset_builder(name, root=root, data_dir=data_dir, class_names=class_names, options=options)
     builder.prepare(needed)
-    splits = {split: info.num_examples for split, info in builder.info.splits.items()}
+    described = builder.described_shards()
     return Dataset(
         name,
         builder.classes,
-        splits,
+        {split: info.num_examples for split, info in builder.info.splits.items()},
         str(builder.data_dir),
         builder.summaries(),
-        builder.shard_facts("bytes"),
-        builder.shard_facts("digest"),
+        {name: shard["bytes"] for name, shard in described.items()},
+        {name: shard["digest"] for name, shard in described.items()},
     )

@@ -1,34 +1,104 @@
-"""What is in a dataset: sizes, classes, and everything that is wrong with it."""
+"""Reads examples on all cores, checks each one, and collects what is in a split and what is wrong with it."""
 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from danet_jax.classes import Classes
-from danet_jax.data.builders.pair import Examined, Pair, check_pair
+from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.data import decode
+from danet_jax.data.builders.pair import Pair
 from danet_jax.data.summary import Summary
-from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError
+
+_MAX_THREADS = 16  # bounds the memory: a thread holds one decoded image, some tens of MiB
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Examined(NamedTuple):
+    """What `check_pair` saw.
+
+    Attributes:
+      size: Height and width.
+      counts: Pixels of each label value, int64 `[256]`; None without a label.
+      darkest: The smallest value of each channel of the image.
+      brightest: The largest value of each channel of the image.
+      image_digest: Digest of the image's size and pixels, however they are encoded.
+      label_digest: Digest of the label's size and values; empty without a label.
+    """
+
+    size: tuple[int, int]
+    counts: np.ndarray | None
+    darkest: np.ndarray
+    brightest: np.ndarray
+    image_digest: bytes
+    label_digest: bytes = b""
+
+
+def check_pair(pair: Pair, class_count: int) -> Examined:
+    """Decodes image and label of `pair` completely and compares them.
+
+    Raises:
+      InputError: One of them cannot be decoded, the sizes differ or a label is neither a class nor 255.
+    """
+    image = decode.decode_image(pair.image, pair.image_file)
+    height, width = image.shape[:2]
+    darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    examined = Examined((height, width), None, darkest, brightest, _digest(image))
+    if pair.label is None:
+        return examined
+    label = decode.decode_label(pair.label, pair.label_file)
+    if image.shape[:2] != label.shape:
+        raise InputError(
+            f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
+            f"{width}x{height}; make them the same size",
+            what=pair.label_file,
+            value=label.shape,
+            allowed=image.shape[:2],
+        )
+    counts = np.bincount(label.ravel(), minlength=256)
+    strange = [int(value) for value in np.flatnonzero(counts) if class_count <= value != IGNORE_LABEL]
+    if strange:
+        raise InputError(
+            f"{pair.label_file}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
+            f"(0 to {class_count - 1}) nor {IGNORE_LABEL} (ignore)"
+            + (f"; so are {strange[1:6]}" if strange[1:] else "")
+            + "; correct the label or the list of classes",
+            what=pair.label_file,
+            value=strange[0],
+            allowed=range(class_count),
+        )
+    return examined._replace(counts=counts, label_digest=_digest(label))
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()[:16]
 
 
 @dataclasses.dataclass
 class Findings(Summary):
-    """What was found in one split; `examples`, as all counts of a summary, are those of the good ones.
+    """What was found in one split; the counts of a summary are those of the good examples.
 
     Attributes:
       images: Number of examples, the bad ones included.
       sizes: Number of images of each (height, width).
       darkest: The smallest value of red, green and blue in any image.
-      brightest: The largest.
+      brightest: The largest value of red, green and blue in any image.
       errors: One line for each example that is unreadable, mismatched, has values that are no class, or has
         the name of another.
-      digests: Of each image's bytes.
+      digests: Digests of the images.
     """
 
     images: int = 0
@@ -39,20 +109,12 @@ class Findings(Summary):
     digests: set[bytes] = dataclasses.field(default_factory=set)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Example:
-    pair: Pair | None = None
-    examined: Examined | None = None
-    digest: bytes = b""
-    error: str = ""
-
-
 def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings:
-    """Read and check every example, on all cores.
+    """Reads and checks every example, on all cores.
 
     Args:
       readers: Each reads one example.
-      classes: What label values may stand for.
+      classes: The classes that label values may stand for.
 
     Returns:
       The findings; nothing about the examples raises.
@@ -61,27 +123,48 @@ def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings
     names = set()
     for example in in_order(functools.partial(_inspect_one, class_count=len(classes)), readers):
         findings.images += 1
-        if example.pair is None or example.examined is None:
-            findings.errors.append(example.error)
+        if isinstance(example, str):
+            findings.errors.append(example)
             continue
-        name, examined = example.pair.name, example.examined
-        if name in names:
-            findings.errors.append(f"{name}: another example has the same name; rename one of them")
-        names.add(name)
-        findings.add(name, examined.counts, example.pair.assumed)
+        pair, examined = example
+        if pair.name in names:
+            findings.errors.append(f"{pair.name}: another example has the same name; rename one of them")
+        names.add(pair.name)
+        findings.add(pair.name, examined, pair.assumed)
         findings.sizes[examined.size] += 1
         findings.darkest = np.minimum(findings.darkest, examined.darkest)
         findings.brightest = np.maximum(findings.brightest, examined.brightest)
-        findings.digests.add(example.digest)
+        findings.digests.add(examined.image_digest)
     return findings
 
 
-def _inspect_one(read: Callable[[], Pair], class_count: int) -> _Example:
+def _inspect_one(read: Callable[[], Pair], class_count: int) -> tuple[Pair, Examined] | str:
+    """The example without its image and label, of which many wait to be counted; or what is wrong with it."""
     try:
         pair = read()
         examined = check_pair(pair, class_count)
     except InputError as error:
-        return _Example(error=str(error))
-    digest = hashlib.blake2b(pair.image, digest_size=16).digest()
-    # Not the pictures: many wait to be counted.
-    return _Example(dataclasses.replace(pair, image=b"", label=None), examined, digest)
+        return str(error)
+    return dataclasses.replace(pair, image=b"", label=None), examined
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yields `function(item)` of each item in order, working ahead on all cores.
+
+    Threads are enough for decoding, checking and encoding: decompression, nearly all of the work, runs without
+    Python's lock. An exception in `function` is raised when its turn comes.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(_MAX_THREADS, cores)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

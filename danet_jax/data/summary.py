@@ -1,15 +1,19 @@
-"""What a split holds, counted while it is read, and what a person should hear of it before training."""
+"""What a split holds, counted while it is read, and what is reported about it before training."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL, Classes
+
+if TYPE_CHECKING:
+    from danet_jax.data.inspection import Examined
 
 _NAMES_SHOWN = 5
 
@@ -20,12 +24,14 @@ class Summary:
 
     Attributes:
       examples: Number of examples.
-      labelled: Number of those with a label.
-      only_ignored: Names of those whose label is 255 throughout.
+      labelled: Number of examples with a label.
+      only_ignored: Names of the examples whose label is 255 throughout.
       pixels: Pixels of each label value, int64 `[256]`.
       present: Number of examples that show each label value, int64 `[256]`.
-      assumed: Number of examples of which something was assumed, by what it was.
-      first_assumed: The first of them, by what it was.
+      assumed: Number of examples for which something was assumed, by the assumption.
+      first_assumed: The first of these examples, by the assumption.
+      images_digest: Digest of all names and images, whatever their order and encoding; None if it was not computed.
+      labels_digest: The same of all names and labels.
     """
 
     examples: int = 0
@@ -35,12 +41,16 @@ class Summary:
     present: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
     assumed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     first_assumed: dict[str, str] = dataclasses.field(default_factory=dict)
+    images_digest: int | None = 0
+    labels_digest: int | None = 0
 
-    def add(self, name: str, counts: np.ndarray | None, assumed: Sequence[str] = ()) -> None:
-        """Count one example: its name, the pixels of each label value if it has a label, what was assumed of it."""
+    def add(self, name: str, examined: Examined, assumed: Sequence[str] = ()) -> None:
+        """Counts one example: its name, what was seen in it, and what was assumed about it."""
         self.examples += 1
-        if counts is not None:
+        self.images_digest = _sum(self.images_digest, _named(name, examined.image_digest))
+        if (counts := examined.counts) is not None:
             self.labelled += 1
+            self.labels_digest = _sum(self.labels_digest, _named(name, examined.label_digest))
             self.pixels += counts
             self.present += counts > 0
             if counts[IGNORE_LABEL] == counts.sum():
@@ -49,8 +59,16 @@ class Summary:
             self.assumed[sentence] += 1
             self.first_assumed.setdefault(sentence, name)
 
+    @classmethod
+    def merged(cls, parts: Iterable[Summary]) -> Summary:
+        """Returns the summary of all parts together."""
+        whole = cls()
+        for part in parts:
+            whole.merge(part)
+        return whole
+
     def merge(self, other: Summary) -> None:
-        """Count the examples that another part has counted."""
+        """Adds what another part has counted."""
         self.examples += other.examples
         self.labelled += other.labelled
         self.only_ignored += other.only_ignored
@@ -58,6 +76,8 @@ class Summary:
         self.present += other.present
         self.assumed.update(other.assumed)
         self.first_assumed = {**other.first_assumed, **self.first_assumed}
+        self.images_digest = _sum(self.images_digest, other.images_digest)
+        self.labels_digest = _sum(self.labels_digest, other.labels_digest)
 
     @property
     def counted(self) -> int:
@@ -65,7 +85,7 @@ class Summary:
         return int(self.pixels.sum() - self.pixels[IGNORE_LABEL])
 
     def share(self, label: int) -> float:
-        """Return the share of a class among the pixels that are not ignored, 0 if there are none."""
+        """Returns the share of a class among the pixels that are not ignored, 0 if there are none."""
         return int(self.pixels[label]) / self.counted if self.counted else 0.0
 
     @property
@@ -74,7 +94,7 @@ class Summary:
         return int(self.pixels[IGNORE_LABEL]) / max(1, int(self.pixels.sum()))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Returns what `from_json` reads."""
         return {
             "examples": self.examples,
             "labelled": self.labelled,
@@ -83,22 +103,26 @@ class Summary:
             "first_assumed": self.first_assumed,
             "pixels": {str(value): int(self.pixels[value]) for value in np.flatnonzero(self.pixels)},
             "present": {str(value): int(self.present[value]) for value in np.flatnonzero(self.present)},
+            "images_digest": self.images_digest,
+            "labels_digest": self.labels_digest,
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Summary:
-        """Return the summary that `as_json` wrote."""
+        """Returns the summary that `as_json` wrote, or version 0.2.0's, which had no digests."""
         summary = cls(values["examples"], values["labelled"], list(values["only_ignored"]))
         for name in ("pixels", "present"):
             for value, count in values[name].items():
                 getattr(summary, name)[int(value)] = count
         summary.assumed = collections.Counter(values["assumed"])
         summary.first_assumed = dict(values["first_assumed"])
+        summary.images_digest = values.get("images_digest")
+        summary.labels_digest = values.get("labels_digest")
         return summary
 
 
 def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
-    """Return a line for everything that may be meant, but makes training or its score worth nothing if it is not."""
+    """Returns a line for everything that may be intended, but makes training or its score worthless if it is not."""
     lines = []
     for split, summary in splits.items():
         for sentence, count in summary.assumed.items():
@@ -114,9 +138,7 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
                 f"{split}: all {summary.labelled} labels are {IGNORE_LABEL} (ignored) throughout: nothing can be "
                 "learnt from it, and scores on it are no numbers (nan)"
             )
-    everywhere = Summary()
-    for summary in labelled.values():
-        everywhere.merge(summary)
+    everywhere = Summary.merged(labelled.values())
     names = [name for label, name in enumerate(classes.names) if not everywhere.present[label]]
     if names and everywhere.counted:
         line = f"{len(names)} of {len(classes)} classes never occur: {some(names)}"
@@ -146,6 +168,15 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Returns the first names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _named(name: str, digest: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode() + b"\0" + digest).digest()[:16])
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    """The digest of two parts together; a sum, so that the order of examples and the parts do not matter."""
+    return None if one is None or other is None else (one + other) % 2**128

@@ -15,10 +15,10 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.builders.base import PairsBuilder
-from danet_jax.data.builders.pair import Pair, check_pair
+from danet_jax.data.builders.pair import Pair
 from danet_jax.data.dataset import EncodedSource
 from danet_jax.data.decode import decode_image, decode_label
-from danet_jax.data.inspection import Findings, inspect
+from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
 from danet_jax.modes.prepare import describe, quiet_dataset, recipe_builder

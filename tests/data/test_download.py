@@ -1,10 +1,6 @@
-"""Archives that are fetched before they are read, and a preparation that is killed."""
+"""Archives that are fetched before they are read."""
 
 import http.server
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 
 import pytest
@@ -68,36 +64,3 @@ def test_download(rng, tmp_path, server, monkeypatch, digest):
         assert url in message
         assert ("md5" if digest == "wrong" else "cannot be downloaded") in message
         assert not (root / archive).exists()
-
-
-def test_a_killed_preparation_goes_on_where_it_was(rng, tmp_path):
-    """Killed for real in the third shard; the second run reads only what was not finished."""
-    tree, truth = publishers.ade20k(rng)
-    root = publishers.write(tree, tmp_path / "in", "archive")
-    program = textwrap.dedent("""
-        import os, signal, sys
-        from danet_jax.data.builders import base
-        from danet_jax.data.dataset import open_dataset
-        root, data, kill = sys.argv[1:]
-        base.shard_ranges = lambda sizes: [range(i, i + 1) for i in range(len(sizes))]
-        original, read = base._checked, []
-        def checked(count, reader):
-            pair = original(count, reader)
-            read.append(pair.name)
-            if pair.name == kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return pair
-        base._checked = checked
-        dataset = open_dataset("ade20k", root=root, data_dir=data, options={"allow_partial": True})
-        print(dict(dataset.splits), *read)
-    """)
-    command = [sys.executable, "-c", program, str(root), str(tmp_path / "data")]
-    killed = subprocess.run([*command, "ADE_train_00000003"], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert not list((tmp_path / "data").glob("ade20k/*/1.0.0"))
-    done = subprocess.run([*command, "nothing"], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-4:] == [*sorted(truth)[2:]]
-    dataset = open_dataset("ade20k", root=root, data_dir=tmp_path / "data", options={"allow_partial": True})
-    assert [example["name"] for example in dataset.source("train")] == sorted(truth)[:4]
-    assert not list((tmp_path / "data").rglob("unfinished*"))
-    assert not list((tmp_path / "data").rglob("incomplete*"))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.data.builders import base
 from danet_jax.errors import InputError
 from tests.reference.own_data import CLASSES, COLOURS, standard
 
@@ -210,30 +209,3 @@ def test_stored_without_compression(drawn):
     assert large.directory != plain.directory
     assert large.source("train")[0]["image"].startswith(b"BM")
     drawn.check(large, {"train": ["a"], "val": ["b"], "test": ["t"]})
-
-
-def test_palettes_are_one_across_an_interrupted_preparation(drawn, monkeypatch):
-    """The files that were read before it count, though they are not read again."""
-    palettes = drawn.rng.permutation(256 * 3).reshape(2, 3, 128) % 255  # of colours that nobody knows
-    for index, name in enumerate("abcd"):
-        drawn.image(f"images/train/{name}.png")
-        picture = Image.fromarray(drawn.rng.integers(0, 3, (8, 12), dtype=np.uint8))
-        picture.putpalette(palettes[index // 2, :, :3].astype(np.uint8).tobytes())
-        drawn.save(picture, f"labels/train/{name}.png")
-    drawn.write("classes.csv", "id,name\n0,a\n1,b\n2,c\n")
-    monkeypatch.setattr(base, "shard_ranges", lambda sizes: [range(i, i + 1) for i in range(len(sizes))])
-    checked, read = base._checked, []
-
-    def interrupted(count, reader):
-        pair = checked(count, reader)
-        read.append(pair.name)
-        if read == ["a", "b"]:
-            raise KeyboardInterrupt
-        return pair
-
-    monkeypatch.setattr(base, "_checked", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        drawn.open()
-    with pytest.raises(InputError, match=r"c\.png: its palette gives .* that of .*a\.png gives it"):
-        drawn.open(split_seed=0)
-    assert read == ["a", "b", "b"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from danet_jax.data.threads import in_order
+from danet_jax.data.inspection import in_order
 
 
 def test_results_come_in_order(rng):

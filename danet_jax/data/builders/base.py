@@ -1,23 +1,28 @@
 """What every dataset of image and label pairs shares: preparing it once with TFDS, checked, as ArrayRecord.
 
-A dataset's own builder says where its pairs are; this base reads each one once, checks it completely, on all
+A dataset's own builder says where its pairs are. This base reads each one once, checks it completely, on all
 cores, and writes it, still encoded, into ArrayRecord shards. TFDS writes into a directory of another name and
-renames it when everything is there, so a preparation that fails or is killed leaves nothing that looks whole;
-after an interruption the shards that were finished serve the next attempt. TensorFlow is never imported.
+renames it when everything is there, so a preparation that fails or is killed leaves nothing that looks complete; the
+next one starts over. TensorFlow is never imported.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
+import datetime
+import errno
 import functools
 import itertools
+import os
 import pathlib
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import filelock
 import tensorflow_datasets as tfds
 from absl import logging
 
@@ -25,14 +30,20 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders import shards
 from danet_jax.data.builders.class_list import refuse_only_class
 from danet_jax.data.builders.label_files import Palettes
-from danet_jax.data.builders.lock import preparing
-from danet_jax.data.builders.pair import Missing, Pair, PairReader, check_pair, size_of, without_compression
-from danet_jax.data.builders.shards import KeepingWriter, ShardMetadata, shard_ranges
-from danet_jax.data.builders.state import fingerprint
-from danet_jax.data.builders.tfds_hooks import Info, ReadOnce, WithoutDownloads, quiet
+from danet_jax.data.builders.pair import Missing, Pair, PairReader, size_of, without_compression
+from danet_jax.data.builders.shards import Info, ReadOnce, ShardMetadata, ShardWriter, WithoutDownloads, quiet
+from danet_jax.data.inspection import Examined, check_pair, in_order
 from danet_jax.data.summary import Summary
-from danet_jax.data.threads import in_order
 from danet_jax.errors import InputError, first_line
+
+_WAITS_QUIETLY = 5.0
+"""Seconds to wait for another preparation without a line."""
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems without locks answer, such as some network mounts."""
+
+_LEFT_BEHIND = ("*/*/incomplete.*", "*/*/unfinished-*")
+"""What a killed preparation leaves: of TFDS, and of version 0.2.0."""
 
 
 class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -40,12 +51,12 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
 
     A subclass sets `VERSION` (raised when what it writes changes), calls `super().__init__` and defines
     `pairs`. Its constructor takes `data_dir`, `root`, `class_names` and `options`, as
-    `danet_jax.data.dataset.open_dataset` does, and checks them, but reads no picture.
+    `danet_jax.data.dataset.open_dataset` does, and checks them, but decodes no image.
 
     Attributes:
       classes: The classes that label values stand for.
-      palettes: What reads label files holds their palettes against each other here.
-      DESCRIPTION, HOMEPAGE, LICENCE, CITATION: What the dataset's info says of it.
+      palettes: The palettes of the label files read so far, which must agree with each other.
+      DESCRIPTION, HOMEPAGE, LICENCE, CITATION: What the dataset's info says about it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -56,7 +67,7 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
     classes: Classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep the builder out of TFDS's table of names, where some of them mean its own builders."""
+        """Keeps the builder out of TFDS's table of names, where some of them mean its own builders."""
         super().__init_subclass__(skip_registration=True, **kwargs)
 
     def __init__(
@@ -67,22 +78,27 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         classes: Classes,
         uncompressed: bool = False,
     ):
-        """Choose the place on disk.
+        """Chooses the place on disk.
 
         Args:
           data_dir: The directory of all prepared data.
           variant: Tells this preparation from others of the same builder: it must change whenever what
-            would be written changes (see `fingerprint`). Becomes a directory name.
+            would be written changes. Becomes a directory name.
           classes: The classes that label values stand for.
-          uncompressed: Whether pictures are stored without compression, in a preparation of its own: several times
+          uncompressed: Whether images are stored without compression, in a preparation of its own: several times
             larger, and decoded in a tenth of the time.
+
+        Raises:
+          InputError: The description of prepared data is damaged.
         """
         self.classes = classes
         self._uncompressed = uncompressed
         variant += "_uncompressed" if uncompressed else ""
         self.palettes = Palettes()
-        self._writer = KeepingWriter(self.palettes)
+        self._writer = ShardWriter()
         refuse_only_class(self.name, classes.names)
+        directory = pathlib.Path(data_dir, self.name, variant, str(self.VERSION))
+        shards.refuse_damaged_descriptions(directory)
         try:
             with quiet():
                 super().__init__(
@@ -90,44 +106,39 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                     config=tfds.core.BuilderConfig(name=variant),
                     file_format="array_record",
                 )
+            for split in self.info.splits.values():
+                split.filepaths  # noqa: B018  # raises if it cannot be told
         except Exception as error:  # whatever a damaged description makes TFDS raise
             raise InputError(
-                f"{pathlib.Path(data_dir, self.name, variant)}: its dataset_info.json cannot be read "
-                f"({first_line(error)}); delete the folder and run --mode=prepare"
+                f"{directory}: its dataset_info.json cannot be read ({first_line(error)}); "
+                f"{shards.prepare_again('the folder')}",
+                what=str(directory),
             ) from None
 
     @abc.abstractmethod
     def pairs(self) -> Mapping[str, Sequence[PairReader]]:
-        """Return, for each split, one function per example that reads it from disk.
+        """Returns, for each split, one function per example that reads it from disk.
 
         Called once, when the data are prepared. The functions are called from several threads; the examples
-        are stored in the order of the functions. A `Reader` also tells its example's size; a `Missing` is refused.
+        are stored in the order of the functions. A `Reader` also gives its example's size; a `Missing` is refused.
         """
 
     def close(self) -> None:
-        """Close what `pairs` opened; its functions cannot be called any more."""
+        """Closes what `pairs` opened; its functions cannot be called any more."""
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Return what is wrong with a split though each example may be right; empty if nothing is."""
+        """Returns what is wrong with a split though each example may be right; empty if nothing is."""
         del split, summary
         return ""
 
-    def source_state(self) -> Any:
-        """Return what changes when the source does (JSON values), unless the variant tells that already.
-
-        A preparation that was interrupted goes on only from the same state.
-        """
-        return None
-
     def prepare(self, needed: Mapping[str, str] | None = None) -> None:
-        """Prepare the data unless they are prepared already.
+        """Prepares the data unless they are prepared already.
 
         Processes that prepare data in the same directory at the same time wait for each other; one that waited for
-        the same data takes what the other has made. If it is interrupted (Ctrl-C, a killed machine), the next call
-        goes on after the last finished shard.
+        the same data takes what the other has made. A preparation that was interrupted starts over.
 
         Args:
-          needed: Splits that there must be, under the names by which a person knows them.
+          needed: Splits that must exist, by the names of the options that choose them.
 
         Raises:
           InputError: Something about the user's files is wrong, or a split is absent; nothing is left behind.
@@ -136,29 +147,25 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         if self.is_prepared():
             refuse_absent_splits(self.name, self._needed, self.info.splits)
             return
-        top = pathlib.Path(self.data_dir_root)
-        with preparing(top, self.name), quiet():
-            self._look_again()
+        top, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
+        with _locked(top, self.name), quiet():
+            if (directory / "dataset_info.json").exists():  # another process may have prepared it meanwhile
+                self.info.read_from_directory(self.data_dir)
             if self.is_prepared():
                 refuse_absent_splits(self.name, self._needed, self.info.splits)
                 return
-            for stale in top.glob("*/*/incomplete.*"):  # of killed preparations: we hold the lock
+            for stale in itertools.chain.from_iterable(map(top.glob, _LEFT_BEHIND)):
                 shutil.rmtree(stale, ignore_errors=True)
-            shutil.rmtree(self.data_dir, ignore_errors=True)  # if somebody removed some of its files
+            shutil.rmtree(directory, ignore_errors=True)  # if somebody removed some of its files
             logging.info("preparing the dataset %s in %s", self.name, self.data_dir)
             try:
                 self.download_and_prepare()
-                self._forget_unfinished()
-                for split, summary in self.summaries().items():
-                    if wrong := self.wrong_with(split, summary):
-                        raise InputError(wrong)
-            except Exception:  # an interruption is none
-                self._forget_unfinished()
-                shutil.rmtree(self.data_dir, ignore_errors=True)
+            except BaseException:
+                shutil.rmtree(directory, ignore_errors=True)
                 raise
             finally:
                 self.close()
-                for empty in (pathlib.Path(self.data_dir).parent, pathlib.Path(self.data_dir).parent.parent):
+                for empty in (directory.parent, directory.parent.parent):
                     with contextlib.suppress(OSError):  # not empty when all went well
                         empty.rmdir()
 
@@ -169,36 +176,41 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         files = [path for split in splits for path in split.filepaths]
         return bool(files) and all(path.exists() for path in files)
 
-    def summaries(self) -> dict[str, Summary]:
-        """Return what each prepared split holds; nothing of data prepared by versions that did not count."""
-        described = self._described()
-        summaries: dict[str, Summary] = {}
-        for split, info in self.info.splits.items():
-            parts = [described[name] for name in info.filenames if name in described]
-            if len(parts) == len(info.filenames):
-                summaries[split] = Summary()
-                for part in parts:
-                    summaries[split].merge(Summary.from_json(part["summary"]))
-        return summaries
+    def described_shards(self) -> dict[str, dict[str, Any]]:
+        """Returns the `bytes`, `digest` and `summary` of each shard by file name, as it was written.
 
-    def shard_facts(self, fact: str) -> dict[str, Any]:
-        """Return a fact about each shard's file by its name, as it was written: its "bytes", its "digest"."""
-        return {name: shard[fact] for name, shard in self._described().items()}
+        It is empty for data that were prepared by versions without descriptions.
+
+        Raises:
+          InputError: The description is damaged.
+        """
+        return shards.described_shards(pathlib.Path(self.data_dir))
+
+    def summaries(self) -> dict[str, Summary]:
+        """Returns what each prepared split holds; nothing for data prepared by versions that did not count."""
+        return self._summaries(self.described_shards())
 
     def damaged_shards(self) -> list[str]:
-        """Read all shards' files and return a line for each that is not as it was written."""
-        return shards.damaged(pathlib.Path(self.data_dir), self._described())
+        """Reads all shards' files and returns a line for each that is not as it was written."""
+        return shards.damaged(pathlib.Path(self.data_dir), self.described_shards())
 
-    def _described(self) -> Mapping[str, Mapping[str, Any]]:
-        return self.info.metadata["shards"] if "shards" in self.info.metadata.keys() else {}  # noqa: SIM118  # lazy
+    def _summaries(self, described: Mapping[str, Mapping[str, Any]]) -> dict[str, Summary]:
+        return {
+            split: Summary.merged(Summary.from_json(described[name]["summary"]) for name in info.filenames)
+            for split, info in self.info.splits.items()
+            if all(name in described for name in info.filenames)
+        }
 
-    def _look_again(self) -> None:
-        """Read what is prepared: another process may have done it since this one looked."""
-        if pathlib.Path(self.data_dir, "dataset_info.json").exists():
-            self.info.read_from_directory(self.data_dir)
+    def _refuse_wrong_splits(self) -> None:
+        """Raises InputError if a split, completely read, is wrong; called before the data get their name."""
+        for split, summary in self._summaries(self._writer.described).items():
+            if wrong := self.wrong_with(split, summary):
+                raise InputError(wrong, what=self.name)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        names, colours = list(self.classes.names), list(self.classes.colours)
         return Info(
+            self._refuse_wrong_splits,
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
@@ -207,9 +219,7 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                     "label": tfds.features.Image(shape=(None, None, 1)),
                 }
             ),
-            metadata=ShardMetadata(
-                self._writer, names=list(self.classes.names), colours=list(self.classes.colours)
-            ),
+            metadata=ShardMetadata(self._writer, names=names, colours=colours),
             description=self.DESCRIPTION,
             homepage=self.HOMEPAGE,
             license=self.LICENCE,
@@ -230,16 +240,12 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                 split: [without_compression(reader) for reader in readers] for split, readers in pairs.items()
             }
         sizes = {split: [size_of(reader) for reader in readers] for split, readers in pairs.items()}
-        self._check_disk(sum(sum(sizes[split]) for split in sizes))
-        state = fingerprint(str(self.VERSION), self.source_state(), sizes)
-        unfinished = pathlib.Path(self.data_dir).parent / f"unfinished-{state}"
-        self._forget_unfinished(but=unfinished)
-        self._writer.go_on(unfinished)
+        self._check_disk(sum(map(sum, sizes.values())))
         generators: dict[str, list[Callable[[], Iterator[Any]]]] = {}
         for split, readers in pairs.items():
             if not readers:
-                raise InputError(f"{self.name}: the split {split!r} has no images")
-            ranges = shard_ranges(sizes[split])
+                raise InputError(f"{self.name}: the split {split!r} has no images", what=self.name)
+            ranges = shards.shard_ranges(sizes[split])
             template = self._get_filename_template(split)
             generators[split] = [
                 functools.partial(
@@ -255,14 +261,11 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
     def _examples(
         self, title: str, readers: Sequence[PairReader], shard: str
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        if self._writer.has(shard):  # then TFDS only counts
-            yield from (("", {}) for _ in readers)
-            return
         pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
         summary = self._writer.summaries[shard] = Summary()
         progress = {"desc": f"Preparing {self.name}, {title}", "unit": " images", "leave": False}
-        for pair in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
-            summary.add(pair.name, pair.counts, pair.assumed)
+        for pair, examined in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
+            summary.add(pair.name, examined, pair.assumed)
             yield (
                 pair.name,
                 {"name": pair.name, "image": ReadOnce(pair.image), "label": ReadOnce(pair.label or b"")},
@@ -276,23 +279,122 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         if needed > free:
             raise InputError(
                 f"{self.name}: needs {needed / 1e9:.1f} GB in {self.data_dir_root}, which has {free / 1e9:.1f} GB; "
-                "make room or set dataset.data_dir"
+                "make room or set dataset.data_dir",
+                what=str(self.data_dir_root),
+                value=free,
+                allowed=needed,
             )
-
-    def _forget_unfinished(self, but: pathlib.Path | None = None) -> None:
-        for path in pathlib.Path(self.data_dir).parent.glob("unfinished-*"):
-            if path != but:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
-    """Raise InputError if one of the needed splits of a dataset does not exist."""
+    """Raises InputError if one of the needed splits of a dataset does not exist."""
     existing = tuple(existing)
     for key, split in needed.items():
         if split not in existing:
-            raise InputError(f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}")
+            raise InputError(
+                f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}",
+                what=key,
+                value=split,
+                allowed=existing,
+            )
 
 
-def _checked(class_count: int, read: PairReader) -> Pair:
+def checked_options(
+    name: str, options: Mapping[str, Any] | None, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns `defaults` updated with the options of a dataset.
+
+    Raises:
+      InputError: A name that is not in `defaults`, or a value of another type than the default.
+    """
+    given = dict(options or {})
+    for key, value in given.items():
+        what = f"dataset.options.{key}"
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise InputError(
+                f"{what}: {name} has no such option; its options are: {known}",
+                what=what,
+                value=value,
+                allowed=tuple(defaults),
+            )
+        if type(value) is int and type(defaults[key]) is float:
+            given[key] = float(value)
+        elif type(value) is not type(defaults[key]):
+            kind = type(defaults[key]).__name__
+            raise InputError(
+                f"{what}: must be of type {kind}, like {defaults[key]!r}, not {value!r}",
+                what=what,
+                value=value,
+                allowed=kind,
+            )
+    return {**defaults, **given}
+
+
+def _checked(class_count: int, read: PairReader) -> tuple[Pair, Examined]:
     pair = read()
-    return dataclasses.replace(pair, counts=check_pair(pair, class_count).counts)
+    return pair, check_pair(pair, class_count)
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
+    """Holds `directory` for one preparation, and waits while another process holds it.
+
+    The lock ends with the process. Where nothing was prepared, neither the lock's file nor a directory that was made
+    for it is left.
+
+    Args:
+      directory: Made if it does not exist.
+      what: What is prepared, for those who wait.
+
+    Raises:
+      InputError: The directory cannot be written to.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(directory)
+    except FileNotFoundError:  # another process prepared nothing, and removed what it had made
+        with _locked(directory, what):
+            yield
+        return
+    except OSError as error:
+        raise InputError(
+            f"{directory}: cannot be written to ({error.strerror}); set dataset.data_dir", what=str(directory)
+        ) from None
+    path = pathlib.Path(lock.lock_file)
+    try:
+        if path.name == ".lock":
+            now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+            path.write_text(
+                f"{what}, prepared by process {os.getpid()} on {socket.gethostname()} since {now}"
+            )
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if [entry.name for entry in directory.iterdir()] == [path.name]:
+                path.unlink()
+                for made in missing:
+                    made.rmdir()
+        lock.release()
+
+
+def _acquired(directory: pathlib.Path) -> filelock.BaseFileLock:
+    """The lock of a directory, held: the system's, or a file that names its holder where there are no locks."""
+    lock: filelock.BaseFileLock = filelock.FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        lock = filelock.SoftFileLock(directory / ".preparing")
+    try:
+        lock.acquire(timeout=_WAITS_QUIETLY)
+    except filelock.Timeout:
+        with contextlib.suppress(OSError):
+            holder = " ".join(pathlib.Path(lock.lock_file).read_text(encoding="utf-8").split())
+            print(f"{directory}: waiting for {holder} ({lock.lock_file})", file=sys.stderr, flush=True)
+        lock.acquire()
+    return lock

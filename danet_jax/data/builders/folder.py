@@ -28,7 +28,7 @@ from danet_jax.data.builders.pair import (
     Reader,
     turned_upright,
 )
-from danet_jax.data.builders.state import checked_options, file_state, fingerprint
+from danet_jax.data.builders.state import file_state, fingerprint
 from danet_jax.errors import InputError
 
 OPTIONS: dict[str, Any] = {
@@ -81,7 +81,7 @@ class Folder(base.PairsBuilder):
         Raises:
           InputError: The folder, a split or the classes are missing, or an option makes no sense.
         """
-        self._options = checked_options("folder", options, OPTIONS)
+        self._options = base.checked_options("folder", options, OPTIONS)
         _check_options(self._options)
         if not root:
             raise InputError("dataset.root: name the folder that holds images/SPLIT and labels/SPLIT")

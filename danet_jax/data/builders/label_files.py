@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -70,15 +69,6 @@ class Palettes:
                         f"colours in classes.csv, or {_REMEDY}"
                     )
             self._first = self._first or name
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `take_up` takes, in another process."""
-        with self._lock:
-            return {"first": self._first, "colours": [[i, *colour] for i, colour in self._colours.items()]}
-
-    def take_up(self, values: Mapping[str, Any]) -> None:
-        """Add what an earlier preparation of the same files had seen."""
-        self.agree({i: (red, green, blue) for i, red, green, blue in values["colours"]}, values["first"])
 
 
 class LabelFiles:

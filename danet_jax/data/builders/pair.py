@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from danet_jax.classes import IGNORE_LABEL
 from danet_jax.data import decode
 from danet_jax.errors import InputError
 
@@ -26,7 +24,6 @@ class Pair:
       image_file: Where the image comes from, for error messages.
       label_file: Where the label comes from, for error messages.
       assumed: What was assumed because the files do not say it, a sentence each, the same for all examples.
-      counts: Pixels of each label value, int64 `[256]`, once the pair is checked and if it has a label.
     """
 
     name: str
@@ -35,7 +32,6 @@ class Pair:
     image_file: str
     label_file: str = ""
     assumed: tuple[str, ...] = ()
-    counts: np.ndarray | None = None
 
 
 _LESS_COMPRESSED = 3  # about how much larger PNGs of photos are without compression; JPEGs are ten times
@@ -83,51 +79,6 @@ class Missing:
     def __call__(self) -> Pair:
         """Raise InputError."""
         raise InputError(self.error)
-
-
-class Examined(NamedTuple):
-    """What `check_pair` saw.
-
-    Attributes:
-      size: Height and width.
-      counts: Pixels of each label value, int64 `[256]`; None without a label.
-      darkest: The smallest value of each channel of the image.
-      brightest: The largest.
-    """
-
-    size: tuple[int, int]
-    counts: np.ndarray | None
-    darkest: np.ndarray
-    brightest: np.ndarray
-
-
-def check_pair(pair: Pair, class_count: int) -> Examined:
-    """Decode both pictures of `pair` completely and compare them.
-
-    Raises:
-      InputError: A picture cannot be decoded, the sizes differ or a label is neither a class nor 255.
-    """
-    image = decode.decode_image(pair.image, pair.image_file)
-    height, width = image.shape[:2]
-    darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
-    if pair.label is None:
-        return Examined((height, width), None, darkest, brightest)
-    label = decode.decode_label(pair.label, pair.label_file)
-    if image.shape[:2] != label.shape:
-        raise InputError(
-            f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
-            f"{width}x{height}; make them the same size"
-        )
-    counts = np.bincount(label.ravel(), minlength=256)
-    strange = [int(value) for value in np.flatnonzero(counts) if class_count <= value != IGNORE_LABEL]
-    if strange:
-        raise InputError(
-            f"{pair.label_file}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
-            f"(0 to {class_count - 1}) nor {IGNORE_LABEL} (ignore)"
-            + (f"; so are {strange[1:6]}" if strange[1:] else "")
-            + "; correct the label or the list of classes"
-        )
-    return Examined((height, width), counts, darkest, brightest)
 
 
 STORED, UPRIGHT = "stored", "upright"

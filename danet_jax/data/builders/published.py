@@ -16,7 +16,7 @@ from danet_jax.data.builders import base
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
-from danet_jax.data.builders.state import checked_options, file_state, fingerprint
+from danet_jax.data.builders.state import file_state, fingerprint
 from danet_jax.data.files import walk
 from danet_jax.errors import InputError, one_line
 
@@ -67,7 +67,7 @@ class PublishedBuilder(base.PairsBuilder):
         """
         if class_names:
             raise InputError(f"dataset.class_names: {self.name} has its own classes; leave it empty")
-        self.options = checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
+        self.options = base.checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
         self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
         self._opened = contextlib.ExitStack()
         variant = self.variant()

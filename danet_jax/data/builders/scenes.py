@@ -20,7 +20,6 @@ from PIL import Image
 
 from danet_jax.data.builders import base
 from danet_jax.data.builders.pair import Pair
-from danet_jax.data.builders.state import checked_options
 from danet_jax.data.decode import encode_label
 from danet_jax.data.scenes import CLASSES
 from danet_jax.data.scenes.picture import MOST_SIGNALS, draw_scene
@@ -69,7 +68,7 @@ class Scenes(base.PairsBuilder):
             raise InputError(f"dataset.root={str(root)!r}: scenes are drawn, not read; leave it empty")
         if class_names:
             raise InputError("dataset.class_names: scenes have their own classes; leave it empty")
-        self._options = checked_options("scenes", options, _DEFAULTS)
+        self._options = base.checked_options("scenes", options, _DEFAULTS)
         for key, smallest in _SMALLEST.items():
             if not smallest <= (value := self._options[key]) <= _LARGEST[key]:
                 bound = f"least {smallest}" if value < smallest else f"most {_LARGEST[key]}"

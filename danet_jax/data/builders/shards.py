@@ -1,29 +1,37 @@
-"""How prepared examples are divided into files, described, and how finished files outlive an interruption."""
+"""How prepared data are written: shards of about equal size, digests of all files, and what TFDS should not do.
+
+*.array_record*                     shards
+dataset_info.json, features.json    TFDS's description
+metadata.json                       classes, and bytes, digest and summary of each shard
+digests.json                        digests of the descriptions; version 0.2.0 wrote none
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-import os
 import pathlib
-import shutil
-from collections.abc import Mapping, Sequence
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
-from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.summary import Summary
+from danet_jax.errors import InputError, first_line
 
 SHARD_BYTES = 256 * 2**20
-DESCRIPTION = ".json"
-"""Ending of the file beside a kept shard that describes it; written last, so that the shard is whole if it is there."""
+_METADATA, _DIGESTS = "metadata.json", "digests.json"
+_DESCRIPTIONS = ("dataset_info.json", "features.json", _METADATA)
 
 
 def shard_ranges(sizes: Sequence[int]) -> list[range]:
-    """Return runs of examples of about equal size, as many as make `SHARD_BYTES` each."""
+    """Returns runs of examples of about equal size, as many as make `SHARD_BYTES` each."""
     if not sizes:
         return []
     ends = np.cumsum(np.maximum(sizes, 1))
@@ -33,101 +41,168 @@ def shard_ranges(sizes: Sequence[int]) -> list[range]:
     return [range(*pair) for pair in itertools.pairwise(edges)]
 
 
-class KeepingWriter(tfds.core.ExampleWriter):
-    """Writes shards where an interruption does not reach them, then links them to where TFDS wants them.
+class ShardWriter(tfds.core.ExampleWriter):
+    """Writes shards and describes them.
 
     Attributes:
-      folder: Where the shards are kept; to be set before use.
-      summaries: Of each shard by file name, what it holds; filled while its examples are read.
-      described: Of each shard by file name: `bytes`, `digest`, `summary`, and the `palettes` of the label files that
-        were read until it was finished, as JSON values.
-
-    Args:
-      palettes: Of the label files; those of an earlier attempt are added.
+      summaries: Summary of each shard that is being written, by file name; whoever yields its examples fills it.
+      described: `bytes`, `digest` and `summary` of each finished shard by file name, as JSON values.
     """
 
-    folder: pathlib.Path
-
-    def __init__(self, palettes: Palettes) -> None:
+    def __init__(self) -> None:
         super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
-        self._palettes = palettes
         self.summaries: dict[str, Summary] = {}
         self.described: dict[str, dict[str, Any]] = {}
 
-    def go_on(self, folder: pathlib.Path) -> None:
-        """Set the folder, and learn from what an earlier attempt left there."""
-        self.folder = folder
-        for description in folder.glob("*" + DESCRIPTION):
-            try:
-                palettes = json.loads(description.read_text(encoding="utf-8"))["palettes"]
-            except (ValueError, KeyError):  # damaged, or of another version
-                description.unlink()
-                continue
-            self._palettes.take_up(palettes)
-
-    def has(self, shard: str) -> bool:
-        """Whether an earlier attempt finished the shard of this file name."""
-        return (self.folder / (shard + DESCRIPTION)).exists()
-
     def write(self, path: Any, examples: Any) -> None:
-        """Write the examples to `path`, unless the shard is there already."""
-        kept = self.folder / pathlib.Path(path).name
-        description = kept.with_name(kept.name + DESCRIPTION)
-        if not description.exists():
-            self.folder.mkdir(exist_ok=True)
-            half = kept.with_name(kept.name + ".half")
-            super().write(half, examples)
-            half.rename(kept)
-            summary = self.summaries.pop(kept.name)
-            described = {
-                "bytes": kept.stat().st_size,
-                "digest": digest(kept),
-                "summary": summary.as_json(),
-                "palettes": self._palettes.as_json(),
-            }
-            half.write_text(json.dumps(described), encoding="utf-8")
-            half.rename(description)
-        self.described[kept.name] = json.loads(description.read_text(encoding="utf-8"))
-        try:
-            os.link(kept, path)
-        except OSError:  # a file system without links
-            shutil.copyfile(kept, path)
+        """Writes the examples to `path`."""
+        super().write(path, examples)
+        written = pathlib.Path(path)
+        self.described[written.name] = {
+            "bytes": written.stat().st_size,
+            "digest": file_digest(written),
+            "summary": self.summaries.pop(written.name).as_json(),
+        }
 
 
 class ShardMetadata(tfds.core.MetadataDict):
-    """What is written beside the shards: `shards`, as `KeepingWriter.described`, and what is given."""
+    """What `metadata.json` holds: the values given, and `shards` as `ShardWriter.described`."""
 
-    def __init__(self, writer: KeepingWriter, **values: Any):
+    def __init__(self, writer: ShardWriter, **values: Any):
         super().__init__(**values)
         self._writer = writer
 
     def save_metadata(self, data_dir: Any) -> None:
-        """Write everything into `data_dir`."""
+        """Writes everything into `data_dir`."""
         self["shards"] = self._writer.described
         super().save_metadata(data_dir)
 
 
-def digest(path: pathlib.Path) -> str:
-    """Return the digest of a shard's file."""
-    with path.open("rb") as file:
-        return "blake2b:" + hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+class Info(tfds.core.DatasetInfo):
+    """The description of a data set, which is in its own directory only, with digests.
+
+    Args:
+      check: Called before anything is written; raises if the data are wrong.
+      values: See `tfds.core.DatasetInfo`.
+    """
+
+    def __init__(self, check: Callable[[], None], **values: Any):
+        super().__init__(**values)
+        self._check = check
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: TFDS would leave an empty folder among the temporary files."""
+
+    def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
+        """Writes the description and its digests."""
+        self._check()
+        super().write_to_directory(dataset_info_dir, all_metadata)
+        directory = pathlib.Path(dataset_info_dir)
+        digests = {name: file_digest(directory / name) for name in _DESCRIPTIONS}
+        (directory / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+
+
+def refuse_damaged_descriptions(directory: pathlib.Path) -> None:
+    """Raises InputError if a description of prepared data is not as it was written."""
+    path = directory / _DIGESTS
+    if not path.exists():
+        return
+    try:
+        digests = json.loads(path.read_bytes())
+        if digests.keys() != set(_DESCRIPTIONS):
+            raise ValueError("it is not as it was written")
+        for name, digest in digests.items():
+            path = directory / name
+            if file_digest(path) != digest:
+                raise ValueError("it is not as it was written")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _damaged_description(path, error) from None
+
+
+def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns `ShardWriter.described` of prepared data; empty if they were prepared by a version that had none.
+
+    Raises:
+      InputError: metadata.json is damaged.
+    """
+    path = directory / _METADATA
+    try:
+        shards = json.loads(path.read_bytes()).get("shards", {})
+        for shard in shards.values():
+            int(shard["bytes"]), str(shard["digest"]), Summary.from_json(shard["summary"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _damaged_description(path, error) from None
+    return dict(shards)
+
+
+def _damaged_description(path: pathlib.Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return InputError(f"{path}: damaged ({reason}); {prepare_again(path.parent)}", what=str(path))
 
 
 def damaged(directory: pathlib.Path, described: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Read all shards and return a line for each that is not as it was written."""
+    """Reads all shards and returns a line for each that is not as it was written."""
     lines = []
     for name, shard in described.items():
         path = directory / name
         if not path.exists():
-            lines.append(f"{path}: missing; {again(directory)}")
-        elif path.stat().st_size != shard["bytes"] or digest(path) != shard["digest"]:
+            lines.append(f"{path}: missing; {prepare_again(directory)}")
+        elif path.stat().st_size != shard["bytes"] or file_digest(path) != shard["digest"]:
             lines.append(
                 f"{path}: not as it was written ({path.stat().st_size} bytes, {shard['bytes']} were written); "
-                f"{again(directory)}"
+                f"{prepare_again(directory)}"
             )
     return lines
 
 
-def again(directory: pathlib.Path | str) -> str:
-    """Return what to do about a damaged shard."""
+def file_digest(path: pathlib.Path) -> str:
+    """Returns the digest of a file, as stored beside shards."""
+    with path.open("rb") as file:
+        return "blake2b:" + hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def prepare_again(directory: pathlib.Path | str) -> str:
+    """Returns what to do about damaged prepared data, for a message."""
     return f"delete {directory} and run --mode=prepare"
+
+
+class WithoutDownloads:
+    """Methods of a TFDS builder that has its own access to files: TFDS would create folders and print."""
+
+    def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns nothing that downloads."""
+        del args, kwargs
+        return types.SimpleNamespace(downloaded_size=0)
+
+    def _log_download_bytes(self) -> None:
+        """Prints nothing."""
+
+    def _log_download_done(self) -> None:
+        """Prints nothing."""
+
+
+class ReadOnce:
+    """A file for TFDS that forgets its bytes once read: TFDS keeps the examples of a whole shard."""
+
+    def __init__(self, data: bytes):
+        self._data = data
+
+    def read(self) -> bytes:
+        """Returns the content."""
+        data, self._data = self._data, b""
+        return data
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS from warning about what is intended, and from drawing bars into log files."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

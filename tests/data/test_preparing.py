@@ -1,0 +1,194 @@
+"""Preparing: shards of about equal size, one process at a time, and nothing incomplete or damaged is ever used."""
+
+import collections
+import errno
+import fcntl
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danet_jax.data.builders import base, shards
+from danet_jax.data.dataset import dataset_builder, open_dataset
+from danet_jax.errors import InputError
+from tests.reference import publishers
+from tests.reference.refusal import refused
+
+
+@pytest.fixture
+def folder(rng, tmp_path):
+    """A user's own folder of one training and one validation image."""
+    root = tmp_path / "in"
+    for split in ("train", "val"):
+        for part in ("images", "labels"):
+            (root / part / split).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).save(root / "images" / split / "a.png")
+        Image.fromarray(rng.integers(0, 2, (7, 9), np.uint8)).save(root / "labels" / split / "a.png")
+    (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
+    return root
+
+
+def test_ranges_cover_every_example_once_in_about_equal_shards(rng):
+    for _ in range(50):
+        sizes = rng.integers(0, 5_000_000, rng.integers(1, 2000)).tolist()
+        ranges = shards.shard_ranges(sizes)
+        assert [index for part in ranges for index in part] == list(range(len(sizes)))
+        totals = [sum(sizes[index] for index in part) for part in ranges]
+        assert len(ranges) == max(1, round(sum(sizes) / 2**28))
+        assert max(totals) < 1.5 * 2**28 + max(sizes)
+        if len(ranges) > 1:
+            assert min(totals) > 0.5 * 2**28
+
+
+def test_no_examples_no_shards():
+    assert shards.shard_ranges([]) == []
+    assert shards.shard_ranges([10**12, 1]) == [range(0, 1), range(1, 2)]
+
+
+def test_many_shards_hold_what_one_does(rng, tmp_path, monkeypatch):
+    root = publishers.write(publishers.coco_stuff10k(rng)[0], tmp_path / "in", "archive")
+    options = {"allow_partial": True}
+    one = open_dataset("coco_stuff10k", root=root, data_dir=tmp_path / "one", options=options)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1000)
+    many = open_dataset("coco_stuff10k", root=root, data_dir=tmp_path / "many", options=options)
+    assert len(list((tmp_path / "many").rglob("*-train.array_record*"))) > 1
+    for split in one.splits:
+        assert list(one.source(split)) == list(many.source(split))
+        assert one.summaries[split].as_json() == many.summaries[split].as_json()
+
+
+def test_a_full_disk_is_named_before_anything_is_written(rng, tmp_path, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(base.shutil, "disk_usage", lambda _: usage(1000, 900, 100))
+    root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
+    with refused(what=tmp_path / "data", value=100):
+        open_dataset("ade20k", root=root, data_dir=tmp_path / "data", options={"allow_partial": True})
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+def test_what_another_process_has_prepared_meanwhile_is_taken(folder, tmp_path):
+    """A builder that looked before the data were there must not write them again under their readers."""
+    late = dataset_builder("folder", root=folder, data_dir=tmp_path / "data")
+    assert not late.is_prepared()
+    dataset = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    before = {path: path.stat().st_ino for path in pathlib.Path(dataset.directory).iterdir()}
+    late.prepare()
+    assert {path: path.stat().st_ino for path in pathlib.Path(dataset.directory).iterdir()} == before
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_one_at_a_time_and_the_others_learn_whom_they_wait_for(tmp_path, monkeypatch, capsys, has_locks):
+    if not has_locks:
+
+        def refuse(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(base, "_WAITS_QUIETLY", 0.05)
+    inside, most = 0, 0
+
+    def prepare():
+        nonlocal inside, most
+        with base._locked(tmp_path / "data", "street"):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.3)
+            inside -= 1
+
+    threads = [threading.Thread(target=prepare) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "data") in said
+    assert not list(tmp_path.rglob(".preparing"))
+
+
+def test_the_lock_of_a_killed_process_is_no_obstacle(folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "Not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    code = (
+        "import errno, fcntl, os, sys, pathlib\n"
+        "def refuse(*_): raise OSError(errno.ENOTSUP, 'Not supported')\n"
+        "fcntl.flock = refuse\n"
+        "from danet_jax.data.builders import base\n"
+        "with base._locked(pathlib.Path(sys.argv[1]), 'street'): os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=False)
+    assert list((tmp_path / "data").iterdir())
+    assert open_dataset("folder", root=folder, data_dir=tmp_path / "data").splits == {"train": 1, "val": 1}
+
+
+DESCRIPTIONS = pytest.mark.parametrize("name", ["metadata.json", "dataset_info.json", "features.json"])
+
+
+def with_damage(rng, content):
+    """The content emptied, cut and with a flipped bit."""
+    yield from (b"", content[: len(content) // 2])
+    for _ in range(15):
+        flipped = bytearray(content)
+        flipped[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        yield bytes(flipped)
+
+
+@DESCRIPTIONS
+def test_a_damaged_description_is_refused_by_name(rng, folder, tmp_path, name):
+    dataset = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    path = pathlib.Path(dataset.directory) / name
+    intact = path.read_bytes()
+    for content in with_damage(rng, intact):
+        path.write_bytes(content)
+        with refused(what=path):
+            open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    path.write_bytes(intact)
+    again = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    assert list(again.source("train")) == list(dataset.source("train"))
+
+
+@DESCRIPTIONS
+def test_a_damaged_description_of_version_0_2_0(rng, folder, tmp_path, name):
+    """It has no digests: whatever cannot be read is refused, and never a traceback."""
+    dataset = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    examples = list(dataset.source("train"))
+    (pathlib.Path(dataset.directory) / "digests.json").unlink()
+    path = pathlib.Path(dataset.directory) / name
+    intact, refusals = path.read_bytes(), []
+    for content in with_damage(rng, intact):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        try:
+            assert (
+                list(open_dataset("folder", root=folder, data_dir=tmp_path / "data").source("train"))
+                == examples
+            )
+        except InputError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert all(str(path.parent) in line for line in refusals)
+
+
+def test_data_prepared_by_version_0_2_0_are_read(folder, tmp_path):
+    """Its description has no digests, and palettes."""
+    dataset = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    path = pathlib.Path(dataset.directory) / "metadata.json"
+    path.with_name("digests.json").unlink()
+    values = json.loads(path.read_text())
+    for shard in values["shards"].values():
+        shard["palettes"] = {"first": "", "colours": []}
+        del shard["summary"]["images_digest"], shard["summary"]["labels_digest"]
+    path.write_text(json.dumps(values))
+    inode = path.stat().st_ino
+    again = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    assert path.stat().st_ino == inode
+    assert list(again.source("val")) == list(dataset.source("val"))
+    assert again.class_pixels("train") == dataset.class_pixels("train")
