@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import pathlib
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -18,7 +16,8 @@ from danet_jax.data.builders.finding import find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
 from danet_jax.data.builders.state import file_state, fingerprint
 from danet_jax.data.files import walk
-from danet_jax.errors import InputError, one_line
+from danet_jax.errors import InputError
+from danet_jax.weights.download import download
 
 _COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
 """What browsers and file managers put behind the name of a second copy."""
@@ -134,7 +133,7 @@ class PublishedBuilder(base.PairsBuilder):
         sources, missing = self.sources(), []
         for source, place in zip(sources, find_all(self.root, sources), strict=True):
             if place is None and self.options["download"] and source.direct:
-                download(source, self.root)
+                download(source.url, self.root / source.archive, source.digest)
             elif place is None:
                 missing.append(source)
         if missing:
@@ -180,36 +179,6 @@ def _state(place: pathlib.Path, source: Source) -> Any:
     parts = [place / part for part in source.parts]
     files = [path for part in parts if part.exists() for path in (walk(part) if part.is_dir() else [part])]
     return fingerprint([(str(path.relative_to(place)), file_state(path)) for path in files])
-
-
-def download(source: Source, root: pathlib.Path) -> None:
-    """Fetch `source.archive` into `root` with TFDS's download manager and check its digest.
-
-    Raises:
-      InputError: It cannot be fetched or is not what was published.
-    """
-    import tensorflow_datasets as tfds
-
-    partial = root / "partial"
-    try:
-        manager = tfds.download.DownloadManager(download_dir=partial, dataset_name="danet_jax")
-        path = pathlib.Path(manager.download(source.url))
-    except Exception as error:  # whatever a network or a server may do
-        raise InputError(
-            f"{source.url}: cannot be downloaded ({one_line(error)}); fetch it by other means into {root}"
-        ) from None
-    if source.digest:
-        algorithm, _, digest = source.digest.partition(":")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
-        if found != digest:
-            shutil.rmtree(partial)
-            raise InputError(
-                f"{source.url}: what it sends now has the {algorithm} {found}, not {digest}; fetch {source.archive} "
-                f"by other means into {root}"
-            )
-    path.rename(root / source.archive)
-    shutil.rmtree(partial)
 
 
 def pair_reader(
