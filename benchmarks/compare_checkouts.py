@@ -1,0 +1,110 @@
+"""Compares this checkout with another one: numbers, labels, formats, files and exit statuses, but not prose.
+
+    git worktree add ../before COMMIT
+    python -m benchmarks.compare_checkouts --base=../before [--only=networks,labels,...] [--quick]
+
+Each checkout computes the same facts (`benchmarks/checkout_facts.py`) in a process of its own, on CPU, from the same
+inputs and in folders of the same name. Both share one cache of compiled programs, so that only programs that differ
+are compiled twice. Arrays must be equal bit for bit. Prints a table and every difference; the status is 1 if there is
+one that `INTENDED` does not list. --quick leaves out the slower half and takes about two minutes on quiet cores.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from benchmarks.checkout_facts import PARTS, write_photos
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+INTENDED = {
+    # A fact's name (a regular expression) -> why it may differ from the base's.
+}
+
+
+def compute(checkout, parts, folder, quick):
+    """The facts of a checkout, from a process of its own whose working directory is `folder`."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.with_name("compiled"))}
+    if quick:  # compiling takes most of the time
+        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    script, output = ROOT / "benchmarks/checkout_facts.py", folder.with_name("facts")
+    command = [sys.executable, "-P", script, checkout, ",".join(parts), output, *["quick"] * quick]
+    subprocess.run(command, env=environment, cwd=folder, check=True, stdout=sys.stderr)
+    return pickle.loads(output.read_bytes())
+
+
+def differences(base, here):
+    """Names of facts that differ -> how."""
+    found = {}
+    for name in sorted(base.keys() | here.keys()):
+        one, other = (facts.get(name, "absent") for facts in (base, here))
+        arrays = [isinstance(x, np.ndarray) for x in (one, other)]
+        if all(arrays):
+            if (one.dtype, one.shape) != (other.dtype, other.shape):
+                found[name] = f"{one.dtype} {one.shape} -> {other.dtype} {other.shape}"
+            elif one.tobytes() != other.tobytes():
+                distance = np.abs(one.astype(np.float64) - other.astype(np.float64)).max()
+                found[name] = f"{(one != other).mean():.2%} of the values differ, at most by {distance:.3g}"
+        elif any(arrays) or one != other:
+            found[name] = f"{str(one)[:300]} -> {str(other)[:300]}"
+    return found
+
+
+def show(base, here):
+    """Prints the table and the differences; the status."""
+    found = differences(base, here)
+    intended = {name: why for name in found for pattern, why in INTENDED.items() if re.search(pattern, name)}
+    failed = [name for name in here if name.endswith(": failure")]
+    counts = {}
+    for name in sorted(base.keys() | here.keys()):
+        part = name.partition(":")[0]
+        counts.setdefault(part, collections.Counter())["facts"] += 1
+        counts[part]["intended" if name in intended else "different" if name in found else "equal"] += 1
+    print(f"{'':10}{'facts':>8}{'equal':>8}{'intended':>10}{'different':>11}")
+    for part, of_it in counts.items():
+        print(f"{part:10}{of_it['facts']:8}{of_it['equal']:8}{of_it['intended']:10}{of_it['different']:11}")
+    for name, how in found.items():
+        print(f"intended ({intended[name]})" if name in intended else "DIFFERENT", f"{name}: {how}")
+    for name in failed:
+        print(f"FAILED {name}: {here[name]}")
+    return 1 if failed or found.keys() - intended.keys() else 0
+
+
+def main():
+    """Computes the facts of both checkouts and compares them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--base", type=pathlib.Path, required=True, help="the other checkout")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--quick", action="store_true", help="leave out the slower half")
+    options = parser.parse_args()
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--only={','.join(unknown)} does not exist; there are: {', '.join(PARTS)}")
+    facts = []
+    with tempfile.TemporaryDirectory(prefix="compare_checkouts") as work:
+        folder, kept = pathlib.Path(work, "now"), pathlib.Path(work, "kept")
+        write_photos(kept / "photos")
+        for checkout in (options.base.resolve(), ROOT):
+            if "stored" in parts and not facts:
+                shutil.copytree(kept, folder)
+                compute(checkout, ["make_stored"], folder, options.quick)
+                folder.rename(kept.with_name("made"))
+                kept = kept.with_name("made")
+            shutil.copytree(kept, folder)
+            facts.append(compute(checkout, parts, folder, options.quick))
+            shutil.rmtree(folder)
+    return show(*facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
