@@ -2,70 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from danet_jax.errors import InputError
-from danet_jax.models.layers import Convolution
+from danet_jax.models.layers import Convolution, computation_dtype, torch_uniform
 from danet_jax.ops.attention import BACKENDS, position_attention
 from danet_jax.ops.channel_attention import ENERGIES, channel_attention
-from danet_jax.ops.checks import check_array, check_dtype, check_name, check_whole
+from danet_jax.ops.checks import (
+    check_array,
+    check_dtype,
+    check_name,
+    check_precision,
+    check_shapes_fit,
+    check_whole,
+    option_error,
+)
 
 
 class PositionAttention(nn.Module):
-    """Position attention module, equations 1 and 2: every place gathers from all places that resemble it.
+    """Position attention module, equations 1 and 2: every position gathers from all positions that resemble it.
 
     `out_j = alpha * sum_i softmax_i(q_j . k_i) v_i + x_j`, without the 1/sqrt(d) of other attentions,
-    alpha a learnt scalar that starts at 0. Exact, in memory linear in the number of places.
+    alpha a learnt scalar that starts at 0. It is exact, in memory linear in the number of positions.
+
+    With `mutable=["intermediates"]`, `apply` also returns `queries` and `keys`, `[B, H*W, key_features]` each, for
+    `danet_jax.attention_row` and others that show what a pixel attends to.
 
     Attributes:
-      key_features: channels of query and key; None is the paper's C / 8.
-      backend: see `danet_jax.ops.attention.position_attention`.
-      dtype: of the computation; the softmax is in float32 always.
+      key_features: channels of query and key; None for the paper's C / 8.
+      backend: see `danet_jax.position_attention`.
+      dtype, param_dtype, precision, kernel_init, bias_init: as in `flax.linen.Conv`, for the three 1x1 convolutions.
+        The defaults of the last two are torch's: U(-1/sqrt(C), 1/sqrt(C)) for kernels and biases. `precision` concerns
+        these convolutions only, and changes nothing on a CPU; logits and softmax are always computed in float32.
 
-    Sown into the collection `attention` are `queries` and `keys`, `[B, H*W, C/8]` each, for those who want to see
-    what a pixel attends to (`mutable=["attention"]`, then `danet_jax.ops.attention.attention_row`).
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from danet_jax import PositionAttention
+      >>> attention, x = PositionAttention(), jnp.ones((1, 6, 8, 32))
+      >>> variables = attention.init(jax.random.key(0), x)
+      >>> attention.apply(variables, x).shape
+      (1, 6, 8, 32)
     """
 
     key_features: int | None = None
     backend: str = "auto"
-    dtype: Any = jnp.float32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = torch_uniform
+    bias_init: Any = None
 
     def __post_init__(self) -> None:
         if self.key_features is not None:
             check_whole("key_features", self.key_features)
         check_name("backend", self.backend, BACKENDS)
-        check_dtype(self.dtype)
+        check_dtype("dtype", self.dtype)
+        check_dtype("param_dtype", self.param_dtype)
+        check_precision(self.precision)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist."""
-        check_array("x", x, "B H W C", "float")
+        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
+
+        Raises:
+          InputError: an array has the wrong dtype or shape, or `x` fewer than 8 channels without `key_features`.
+        """
+        _check_features(x, mask)
         batch, height, width, channels = x.shape
         key_features = channels // 8 if self.key_features is None else self.key_features
         if key_features < 1:
-            raise InputError(
-                f"x has {channels} channels, an eighth of which is none: give key_features, at least 1"
+            raise option_error(
+                "key_features", None, f"given, because an eighth of x's {channels} channels is none"
             )
 
         def project(features: int, name: str) -> jax.Array:
-            projected = Convolution(features, use_bias=True, dtype=self.dtype, name=name)(x)
-            return projected.reshape(batch, height * width, features)
+            convolution = Convolution(
+                features,
+                use_bias=True,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                precision=self.precision,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                name=name,
+            )
+            return convolution(x).reshape(batch, height * width, features)
 
         query, key = project(key_features, "query"), project(key_features, "key")
-        self.sow("attention", "queries", query)
-        self.sow("attention", "keys", key)
+        self.sow("intermediates", "queries", query)
+        self.sow("intermediates", "keys", key)
         key_mask = None if mask is None else mask.reshape(batch, height * width)
         attended = position_attention(
             query, key, project(channels, "value"), key_mask=key_mask, backend=self.backend
         )
-        alpha = self.param("alpha", nn.initializers.zeros, (), jnp.float32)
-        return alpha.astype(self.dtype) * attended.reshape(x.shape) + x.astype(self.dtype)
+        alpha = self.param("alpha", nn.initializers.zeros, (), self.param_dtype)
+        dtype = computation_dtype(self.dtype, x, alpha)
+        return alpha.astype(dtype) * attended.reshape(x.shape) + x.astype(dtype)
 
 
 class ChannelAttention(nn.Module):
@@ -76,50 +112,49 @@ class ChannelAttention(nn.Module):
     Attributes:
       energy: `"paper"` is equation 3, A = softmax(X X^T); `"official"`, which every published checkpoint
         was trained with, is the authors' code, A = softmax(rowmax(X X^T) - X X^T): the opposite sign.
-      dtype: of the computation; X X^T and the softmax are in float32 always.
+      dtype, param_dtype: as in `flax.linen.Conv`; X X^T and the softmax are always computed in float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from danet_jax import ChannelAttention
+      >>> x = jnp.ones((1, 6, 8, 32))
+      >>> output, variables = ChannelAttention().init_with_output(jax.random.key(0), x)
+      >>> output.shape, variables["params"]["beta"].item()
+      ((1, 6, 8, 32), 0.0)
     """
 
     energy: str = "official"
-    dtype: Any = jnp.float32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
         check_name("energy", self.energy, ENERGIES)
-        check_dtype(self.dtype)
+        check_dtype("dtype", self.dtype)
+        check_dtype("param_dtype", self.param_dtype)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist."""
-        check_array("x", x, "B H W C", "float")
+        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
+
+        Raises:
+          InputError: an array has the wrong dtype or shape.
+        """
+        _check_features(x, mask)
         batch, height, width, channels = x.shape
-        x = x.astype(self.dtype)
+        beta = self.param("beta", nn.initializers.zeros, (), self.param_dtype)
+        dtype = computation_dtype(self.dtype, x, beta)
+        x = x.astype(dtype)
         attended = channel_attention(
             x.reshape(batch, height * width, channels),
             energy=self.energy,
             mask=None if mask is None else mask.reshape(batch, height * width),
         )
-        beta = self.param("beta", nn.initializers.zeros, (), jnp.float32)
-        return beta.astype(self.dtype) * attended.reshape(x.shape) + x
+        return beta.astype(dtype) * attended.reshape(x.shape) + x
 
 
-SCALES = {"alpha": "position_attention", "beta": "channel_attention"}
-"""The learnt scales, and the module of a network's head that each belongs to."""
-
-
-def learnt_scales(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of alpha and beta that there are in a network's parameters, by name."""
-    head = params.get("head", {})
-    return {name: head[module][name] for name, module in SCALES.items() if module in head}
-
-
-def with_scales(params: Mapping[str, Any], scales: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's parameters with others of its `learnt_scales`."""
-    modules = {SCALES[name]: {**params["head"][SCALES[name]], name: value} for name, value in scales.items()}
-    return {**params, "head": {**params["head"], **modules}}
-
-
-def sown_attention(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Array] | None:
-    """Queries and keys `[B, H*W, C/8]` of position attention, if a network that has it sowed them when applied."""
-    sown = collections.get("attention", {}).get("head", {}).get("position_attention")
-    # Variables of `init` hold what was sown then: this came last.
-    return (sown["queries"][-1], sown["keys"][-1]) if sown else None
+def _check_features(x: jax.Array, mask: jax.Array | None) -> None:
+    check_array("x", x, "B H W C", "float")
+    if mask is not None:
+        check_array("mask", mask, "B H W 1", "bool")
+        check_shapes_fit(x=(x, "B H W C"), mask=(mask, "B H W 1"))

@@ -1,8 +1,9 @@
-"""DANet: the two attention modules on a dilated ResNet (section 3.4, figure 2)."""
+"""DANet: the two attention modules on a dilated ResNet (section 3.4, figure 2), or on a backbone of your own."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,17 +12,29 @@ import jax.numpy as jnp
 
 from danet_jax.errors import InputError
 from danet_jax.models.attention import ChannelAttention, PositionAttention
-from danet_jax.models.layers import ConvBNReLU, Convolution, anew, inside, masked
-from danet_jax.models.resnet import Features, ResNet
+from danet_jax.models.layers import (
+    REMAT,
+    ConvBNReLU,
+    Convolution,
+    he_normal_over_outputs,
+    inside,
+    masked,
+    maybe_remat,
+    torch_uniform,
+)
+from danet_jax.models.resnet import Features, ResNet, check_backbone_options
 from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
 from danet_jax.ops.checks import (
     check_array,
+    check_dtype,
     check_flag,
     check_images,
     check_name,
+    check_precision,
     check_shapes_fit,
     check_whole,
+    option_error,
 )
 from danet_jax.ops.resize import resize_bilinear
 from danet_jax.ops.sharding import keep_divided
@@ -30,7 +43,7 @@ from danet_jax.ops.sharding import keep_divided
 class Logits(NamedTuple):
     """Class scores before the softmax, float32 `[B, H, W, num_classes]`; None where a branch is off.
 
-    `fusion` is the result. The others serve the loss, and show what each attention sees by itself.
+    `fusion` is the result. The others serve the loss, and show what each attention module sees by itself.
     """
 
     fusion: jax.Array
@@ -40,81 +53,99 @@ class Logits(NamedTuple):
 
 
 def classify(
-    x: jax.Array, num_classes: int, dropout_rate: float, name: str, *, train: bool, dtype: Any
+    x: jax.Array, num_classes: int, dropout_rate: float, name: str, *, train: bool, **computation: Any
 ) -> jax.Array:
-    """Dropout of whole channels, then a 1x1 convolution with bias to float32 logits, in the calling module's scope."""
+    """Drops whole channels, then convolves 1x1 with bias to float32 logits, in the calling module's scope."""
     x = nn.Dropout(dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
-    logits = Convolution(num_classes, use_bias=True, dtype=dtype, name=name)(keep_divided(x))
+    logits = Convolution(num_classes, use_bias=True, **computation, name=name)(keep_divided(x))
     return keep_divided(logits.astype(jnp.float32))
 
 
 class Head(nn.Module):
-    """Two attention branches, their sum, and a classifier on each of the three (figure 2)."""
+    """Two attention branches, their sum, and a classifier on each of the three (figure 2).
+
+    The attributes are those of `DANet`.
+    """
 
     num_classes: int
-    position_attention: bool
-    channel_attention: bool
-    channel_energy: str
-    dropout_rate: float
-    attention_backend: str
-    remat: str
-    dtype: Any
+    position_attention: bool = True
+    channel_attention: bool = True
+    channel_energy: str = "official"
+    dropout_rate: float = 0.1
+    attention_backend: str = "auto"
+    remat: str = "auto"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = torch_uniform
+    bias_init: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> Logits:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> Logits:
+        """Computes logits at the resolution of features `[B, h, w, C]`; `sizes` are those of `DANet` for them."""
         features = x.shape[-1] // 4
         mask = None if sizes is None else inside(x, sizes)
         x = masked(x, mask)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        computation = {**dtypes, "precision": self.precision, "kernel_init": self.kernel_init}
+        with_bias = {**computation, "bias_init": self.bias_init}
 
-        conv = anew(ConvBNReLU, "convolution", self.remat, x)
+        def convolution(x: jax.Array, name: str) -> jax.Array:
+            module = ConvBNReLU(features, **computation, name=name)
+            return maybe_remat(module, "convolution", self.remat, x)(x, train=train)
 
         def branch(name: str, attention: nn.Module) -> jax.Array:
-            y = conv(features, train, self.dtype, name=f"{name}_in")(x)
-            y = keep_divided(masked(attention(keep_divided(y), mask), mask))
-            return conv(features, train, self.dtype, name=f"{name}_out")(y)
+            y = keep_divided(convolution(x, f"{name}_in"))
+            y = maybe_remat(attention, "attention", self.remat, x)(y, mask)
+            return convolution(keep_divided(masked(y, mask)), f"{name}_out")
 
         branches = {}
         if self.position_attention:
-            position = anew(PositionAttention, "attention", self.remat, x)(
-                backend=self.attention_backend, dtype=self.dtype, name="position_attention"
+            position = PositionAttention(
+                backend=self.attention_backend, **with_bias, name="position_attention"
             )
             branches["position"] = branch("position", position)
         if self.channel_attention:
-            channel = anew(ChannelAttention, "attention", self.remat, x)(
-                energy=self.channel_energy, dtype=self.dtype, name="channel_attention"
-            )
+            channel = ChannelAttention(self.channel_energy, **dtypes, name="channel_attention")
             branches["channel"] = branch("channel", channel)
-        if branches:
-            fusion = functools.reduce(jnp.add, branches.values())
-        else:  # table 1's baseline, the dilated FCN
-            fusion = conv(features, train, self.dtype, name="fcn_in")(x)
-        return Logits(
-            **{
-                name: classify(
-                    y,
-                    self.num_classes,
-                    self.dropout_rate,
-                    f"{name}_classifier",
-                    train=train,
-                    dtype=self.dtype,
-                )
-                for name, y in {"fusion": fusion, **branches}.items()
-            }
-        )
+        # Without branches it is table 1's baseline, the dilated FCN.
+        fusion = functools.reduce(jnp.add, branches.values()) if branches else convolution(x, "fcn_in")
+        logits = {
+            name: classify(
+                y, self.num_classes, self.dropout_rate, f"{name}_classifier", train=train, **with_bias
+            )
+            for name, y in {"fusion": fusion, **branches}.items()
+        }
+        return Logits(**logits)
 
 
 class FCNHead(nn.Module):
-    """mmsegmentation's auxiliary head on layer3: 3x3 to a quarter of the channels, BN, ReLU, classifier."""
+    """mmsegmentation's auxiliary head on layer3: 3x3 to a quarter of the channels, BN, ReLU, classifier.
+
+    The attributes are those of `DANet`.
+    """
 
     num_classes: int
-    dropout_rate: float
-    dtype: Any
+    dropout_rate: float = 0.1
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = torch_uniform
+    bias_init: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+        """Computes logits at the resolution of features `[B, h, w, C]`."""
+        computation = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "precision": self.precision,
+            "kernel_init": self.kernel_init,
+        }
         x = masked(x, None if sizes is None else inside(x, sizes))
-        x = ConvBNReLU(x.shape[-1] // 4, train, self.dtype, name="in")(x)
-        return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, dtype=self.dtype)
+        x = ConvBNReLU(x.shape[-1] // 4, **computation, name="in")(x, train=train)
+        with_bias = {**computation, "bias_init": self.bias_init}
+        return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, **with_bias)
 
 
 class DANet(nn.Module):
@@ -130,27 +161,38 @@ class DANet(nn.Module):
 
     Attributes:
       num_classes: K, the channels of the logits.
-      backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
+      backbone: "resnet18", "resnet34", "resnet50" or "resnet101", or a Linen module of your own. It is called with
+        normalised images `[B, H, W, 3]`, and with `train` if its `__call__` takes it; it returns features
+        `[B, ceil(H / s), ceil(W / s), C]`, or a pair of them for the auxiliary head and for the attention modules,
+        and has s as its attribute `output_stride`. One that also takes `sizes` (see `__call__`) returns
+        `danet_jax.models.resnet.Features`; images for any other are never padded.
       stem: "v1" (7x7; torchvision, the authors), "v1c" (mmsegmentation) or "v1s" (PyTorch-Encoding).
-      output_stride: of the backbone, 8, 16 or 32.
+      output_stride: stride of the backbone's features, 8, 16 or 32. A backbone of your own sets it itself.
       multi_grid: dilations of layer4's blocks, (4, 8, 16) in table 2; None for 2, 4, 4.
       position_attention, channel_attention: the branches; both off is table 1's dilated FCN.
       channel_energy: "official" or "paper", see `ChannelAttention`.
-      align_corners: of the up-sampling to the input's size.
+      align_corners: whether up-sampling to the input's size keeps the centres of the corner pixels in place.
       auxiliary: whether layer3 has mmsegmentation's auxiliary head.
-      dropout_rate: of whole channels before each classifier.
-      dtype: of the computation, float32 or bfloat16; parameters, softmaxes and logits are float32.
-      attention_backend: see `danet_jax.ops.attention.position_attention`.
-      phases: of the dilated layers, see `ResNet`.
-      remat: what training computes anew to save memory, one of `danet_jax.models.layers.REMAT`.
-      second_dilation: of the backbone's basic blocks, see `ResNet`; False for mmsegmentation's.
+      dropout_rate: share of channels that are dropped before each classifier.
+      dtype: dtype of the computation: float32, bfloat16, or float16 for inference only; None for what images and
+        parameters promote to. Softmaxes, batch statistics and logits are float32.
+      attention_backend: see `danet_jax.position_attention`.
+      phases: how the dilated layers are computed, see `ResNet`.
+      remat: what training recomputes to save memory, one of `danet_jax.models.layers.REMAT`.
+      second_dilation: whether the second convolution of a basic block is dilated, see `ResNet`; False for
+        mmsegmentation's networks.
+      param_dtype: dtype of the parameters.
+      precision: of convolutions, as in `flax.linen.Conv`: None, "default", "high" or "highest". It matters on TPUs and
+        GPUs; on a CPU products of float32 are always computed in float32. Attention maps are float32 everywhere.
+      kernel_init, bias_init: as in `flax.linen.Conv`, for all convolutions. None for He's initialisation over the
+        outputs in the backbone, and torch's default in the heads.
 
     Raises:
-      InputError: an option has a value that does not exist; the message names those that do.
+      InputError: an option has a value that does not exist; the error has the option and the values that exist.
     """
 
     num_classes: int
-    backbone: str = "resnet50"
+    backbone: str | nn.Module = "resnet50"
     stem: str = "v1"
     output_stride: int = 8
     multi_grid: tuple[int, ...] | None = None
@@ -165,6 +207,10 @@ class DANet(nn.Module):
     phases: bool | None = None
     remat: str = "auto"
     second_dilation: bool = True
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = None
+    bias_init: Any = None
 
     def __post_init__(self) -> None:
         check_whole("num_classes", self.num_classes)
@@ -172,12 +218,24 @@ class DANet(nn.Module):
             check_flag(flag, getattr(self, flag))
         check_name("channel_energy", self.channel_energy, ENERGIES)
         check_name("attention_backend", self.attention_backend, BACKENDS)
+        check_dtype("dtype", self.dtype)
+        check_dtype("param_dtype", self.param_dtype)
+        check_precision(self.precision)
         rate = self.dropout_rate
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
-            raise InputError(f"dropout_rate={rate!r} must be a number of at least 0 and less than 1")
-        # Built once for its checks, so that a wrong name is refused here and not at the first call.
-        _backbone(self, parent=None)
+            raise option_error("dropout_rate", rate, "a number of at least 0 and less than 1")
+        if isinstance(self.backbone, nn.Module):
+            check_name("remat", self.remat, REMAT)
+            self._adopt_backbone(self.backbone)
+        else:
+            options: dict[str, Any] = {name: getattr(self, name) for name in _RESNET_OPTIONS}
+            check_backbone_options(backbone=self.backbone, **options)
         super().__post_init__()
+
+    @property
+    def accepts_sizes(self) -> bool:
+        """Whether images may be padded: the backbone is a named one, or its `__call__` takes `sizes`."""
+        return isinstance(self.backbone, str) or _takes(self.backbone, "sizes")
 
     @nn.compact
     def __call__(
@@ -188,40 +246,58 @@ class DANet(nn.Module):
         sizes: jax.Array | None = None,
         upsample: bool = True,
     ) -> Logits:
-        """Logits of normalised images `[B, H, W, 3]`.
+        """Computes the logits of normalised images `[B, H, W, 3]`.
 
         Args:
-          images: float, normalised by `danet_jax.ops.normalize.normalize`.
-          train: batch statistics and dropout (needs the rng `dropout` and `mutable=["batch_stats"]`).
+          images: float, normalised by `danet_jax.normalize`.
+          train: whether to use batch statistics and dropout (needs the rng `dropout` and `mutable=["batch_stats"]`).
           sizes: int32 `[B, 2]`, the true heights and widths of images that were padded with zeros, after
             normalisation, at the right and the bottom. The logits inside an image are then exactly those of
             the image without padding, so that images of many sizes share one compiled shape. Not in training.
           upsample: False gives the logits at the backbone's resolution, `[B, ceil(H / 8), ceil(W / 8), K]`.
 
         Raises:
-          InputError: arrays of other dtypes or shapes, such as images that are not normalised.
+          InputError: an array has the wrong dtype or shape (such as images that are not normalised), `sizes` do not
+            go with `train` or with the backbone, or `train` does not go with float16.
         """
         check_images(images)
         if sizes is not None:
             check_array("sizes", sizes, "B 2", "integer")
             check_shapes_fit(images=(images, "B H W 3"), sizes=(sizes, "B 2"))
-        if train and sizes is not None:
-            raise InputError("sizes serves inference: batch statistics would count the padding")
-        features: Features = _backbone(self, name="backbone")(images, train=train, sizes=sizes)
+            if train:
+                raise InputError(
+                    "sizes serve inference: batch statistics would count the padding", what="sizes"
+                )
+            if not self.accepts_sizes:
+                name = type(self.backbone).__name__
+                raise InputError(
+                    f"sizes: the backbone {name} does not take them; give images without padding",
+                    what="sizes",
+                )
+        if train:
+            refuse_float16_training(self)
+        features = self._features(images, train=train, sizes=sizes)
+        computation = {
+            "dropout_rate": self.dropout_rate,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "precision": self.precision,
+            "kernel_init": self.kernel_init or torch_uniform,
+            "bias_init": self.bias_init,
+        }
         head = Head(
             self.num_classes,
-            self.position_attention,
-            self.channel_attention,
-            self.channel_energy,
-            self.dropout_rate,
-            self.attention_backend,
-            self.remat,
-            self.dtype,
+            position_attention=self.position_attention,
+            channel_attention=self.channel_attention,
+            channel_energy=self.channel_energy,
+            attention_backend=self.attention_backend,
+            remat=self.remat,
+            **computation,
             name="head",
         )
         logits = head(features.layer4, features.sizes4, train=train)
         if self.auxiliary:
-            auxiliary = FCNHead(self.num_classes, self.dropout_rate, self.dtype, name="auxiliary")
+            auxiliary = FCNHead(self.num_classes, **computation, name="auxiliary")
             logits = logits._replace(auxiliary=auxiliary(features.layer3, features.sizes3, train=train))
         if not upsample:
             return logits
@@ -236,24 +312,85 @@ class DANet(nn.Module):
             )
 
         sizes_of = {"auxiliary": features.sizes3}
-        return logits._replace(
-            **{
-                name: up(x, sizes_of.get(name, features.sizes4))
-                for name, x in logits._asdict().items()
-                if x is not None
-            }
-        )
+        upsampled = {
+            name: up(x, sizes_of.get(name, features.sizes4))
+            for name, x in logits._asdict().items()
+            if x is not None
+        }
+        return logits._replace(**upsampled)
+
+    def _features(self, images: jax.Array, *, train: bool, sizes: jax.Array | None) -> Features:
+        if isinstance(self.backbone, str):
+            backbone = ResNet(
+                self.backbone,
+                **{name: getattr(self, name) for name in _RESNET_OPTIONS},
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                precision=self.precision,
+                kernel_init=self.kernel_init or he_normal_over_outputs,
+                name="backbone",
+            )
+            return backbone(images, train=train, sizes=sizes)
+        options: dict[str, Any] = {"train": train, "sizes": sizes}
+        found = self.backbone(images, **{k: v for k, v in options.items() if _takes(self.backbone, k)})
+        if not isinstance(found, Features):
+            if sizes is not None:
+                raise _backbone_error(
+                    self.backbone, "that takes sizes must return danet_jax.models.resnet.Features"
+                )
+            pair = found if isinstance(found, tuple | list) else (None, found)
+            if len(pair) != 2:
+                raise _backbone_error(
+                    self.backbone, f"must return features or a pair of them, not {len(pair)}"
+                )
+            found = Features(*pair, None, None)
+        if self.auxiliary and found.layer3 is None:
+            raise _backbone_error(self.backbone, "must return a pair of features for auxiliary=True")
+        check_array("backbone", found.layer4, "B h w C", "float")
+        expected = tuple(-(-extent // self.output_stride) for extent in images.shape[1:3])
+        if found.layer4.shape[1:3] != expected:
+            raise _backbone_error(
+                self.backbone,
+                f"of output_stride {self.output_stride} must return features of {list(expected)} for images of "
+                f"{list(images.shape[1:3])}, not of {list(found.layer4.shape[1:3])}",
+            )
+        return found
+
+    def _adopt_backbone(self, backbone: nn.Module) -> None:
+        """Takes the output stride of a backbone of the caller's, and refuses options that only named backbones have."""
+        stride = getattr(backbone, "output_stride", None)
+        if not isinstance(stride, int) or stride < 1:
+            raise _backbone_error(backbone, f"must have an output_stride of at least 1, not {stride!r}")
+        defaults = {name: type(self).__dataclass_fields__[name].default for name in _RESNET_OPTIONS}
+        for name in _RESNET_OPTIONS:
+            given = getattr(self, name)
+            if name != "remat" and given != defaults[name] and (name, given) != ("output_stride", stride):
+                raise option_error(name, given, "left out: it belongs to the named backbones")
+        if backbone.name not in (None, "backbone"):
+            raise _backbone_error(backbone, f"must not have a name of its own, {backbone.name!r}")
+        object.__setattr__(self, "output_stride", stride)
 
 
-def _backbone(model: DANet, **place: Any) -> ResNet:
-    return ResNet(
-        model.backbone,
-        model.stem,
-        model.output_stride,
-        model.multi_grid,
-        model.dtype,
-        model.phases,
-        model.remat,
-        model.second_dilation,
-        **place,
-    )
+_RESNET_OPTIONS = ("stem", "output_stride", "multi_grid", "phases", "remat", "second_dilation")
+
+
+def refuse_float16_training(model: nn.Module) -> None:
+    """Raises InputError if a network computes in float16, whose gradients vanish without a scaled loss."""
+    for name in ("dtype", "param_dtype"):
+        value = getattr(model, name, None)
+        if value is not None and jnp.dtype(value) == jnp.float16:
+            raise InputError(
+                f"{name}=float16 is for inference only; train in bfloat16, which has the range of float32",
+                what=name,
+                value="float16",
+                allowed=["float32", "bfloat16"],
+            )
+
+
+def _takes(backbone: Any, argument: str) -> bool:
+    return argument in inspect.signature(type(backbone).__call__).parameters
+
+
+def _backbone_error(backbone: Any, requirement: str) -> InputError:
+    name = type(backbone).__name__
+    return InputError(f"backbone: {name} {requirement}", what="backbone", value=name)

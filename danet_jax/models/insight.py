@@ -1,4 +1,4 @@
-"""What a network saw in one picture: its position attention, row by row and column by column, and three opinions."""
+"""What a network makes of an image: its position attention, its learnt scales, and its branches' logits."""
 
 from __future__ import annotations
 
@@ -6,18 +6,85 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from danet_jax.errors import InputError
-from danet_jax.models.attention import learnt_scales, sown_attention
-from danet_jax.models.danet import DANet, Logits
+from danet_jax.models.danet import Logits
 from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
+
+SCALES = {"alpha": "position_attention", "beta": "channel_attention"}
+"""The learnt scales, and the module of a network's head that each belongs to."""
+
+
+def learnt_scales(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns alpha and beta from a network's parameters, by name; those that it has."""
+    head = params.get("head", {})
+    return {name: head[module][name] for name, module in SCALES.items() if module in head}
+
+
+def with_scales(params: Mapping[str, Any], scales: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a network's parameters with alpha and beta replaced by those in `scales`."""
+    modules = {SCALES[name]: {**params["head"][SCALES[name]], name: value} for name, value in scales.items()}
+    return {**params, "head": {**params["head"], **modules}}
+
+
+def queries_and_keys(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Array] | None:
+    """Returns queries and keys `[B, H*W, C/8]` from what a network sowed into `intermediates`, if it has any.
+
+    Args:
+      collections: what `DANet.apply` returns with the logits for `mutable=["intermediates"]`.
+    """
+    sown = collections.get("intermediates", {}).get("head", {}).get("position_attention", {})
+    return (sown["queries"][-1], sown["keys"][-1]) if "queries" in sown else None
+
+
+class Inside(NamedTuple):
+    """What a network makes of normalised images, at its output stride.
+
+    Attributes:
+      logits: `[B, h, w, K]`.
+      queries, keys: of position attention, float32 `[B, N, d]`; None without it.
+      modules: results of modules of the head, `[B, h, w, C]` by name.
+    """
+
+    logits: Logits
+    queries: jax.Array | None
+    keys: jax.Array | None
+    modules: dict[str, jax.Array]
+
+
+def look_inside(
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, modules: Sequence[str] = ()
+) -> Inside:
+    """Applies a network to images and keeps what its attention modules computed.
+
+    Args:
+      model: a `DANet`.
+      variables: its variables.
+      images: normalised, float32 `[B, H, W, 3]`.
+      modules: names of modules of the head whose results are kept; those that the head does not have are left out.
+    """
+    logits, collections = model.apply(
+        variables,
+        images,
+        upsample=False,
+        mutable=["intermediates"],
+        capture_intermediates=lambda module, method: method == "__call__" and module.name in modules,
+    )
+    queries, keys = jax.tree.map(partial(jnp.asarray, dtype=jnp.float32), queries_and_keys(collections)) or (
+        None,
+        None,
+    )
+    head = collections.get("intermediates", {}).get("head", {})
+    results = {name: head[name]["__call__"][-1] for name in modules if "__call__" in head.get(name, {})}
+    return Inside(logits, queries, keys, results)
 
 
 class AttentionMaps(NamedTuple):
-    """Of K places, two maps each, float32 `[K, h, w]`.
+    """Two maps for each of K places, float32 `[K, h, w]`.
 
     Attributes:
       rows: how much the place attends to every other; each map sums to 1.
@@ -29,13 +96,13 @@ class AttentionMaps(NamedTuple):
 
 
 class Insight(NamedTuple):
-    """Of one picture, at the network's output stride: `h` rows and `w` columns of places, N = h * w, row by row.
+    """What a network makes of one image, at its output stride: N = h * w places, row by row.
 
     Attributes:
       size: (h, w).
-      queries, keys: of position attention, float32 `[N, d]`; None without position attention.
-      log_sums: float32 `[N]`, the logarithm of each row's denominator; None likewise.
-      alpha, beta: the learnt scales of the two attentions; None for one that the network does not have.
+      queries, keys: of position attention, float32 `[N, d]`; None without it.
+      log_sums: the logarithm of each row's softmax denominator, float32 `[N]`; None without position attention.
+      alpha, beta: the learnt scales of the two attention modules; None for one that the network does not have.
       logits: float32 `[h, w, K]` each: `fusion`, `position`, `channel`; None for a branch that it does not have.
     """
 
@@ -48,83 +115,56 @@ class Insight(NamedTuple):
     logits: Logits
 
     def maps(self, places: Sequence[Sequence[int]] | np.ndarray) -> AttentionMaps:
-        """The exact attention of places `[K, 2]`, (row, column) in 0 to (h - 1, w - 1).
+        """Returns the exact attention of `places` `[K, 2]`, (row, column) in 0 to (h - 1, w - 1).
 
         Raises:
           InputError: the network has no position attention, or a place does not exist.
         """
         if self.queries is None or self.keys is None or self.log_sums is None:
-            raise InputError("places: the network has no position attention (position_attention=False)")
-        index = jnp.asarray(_checked(places, self.size))[None]
+            raise InputError(
+                "places: the network has no position attention (position_attention=False)", what="places"
+            )
+        index = jnp.asarray(_place_indices(places, self.size))[None]
         queries, keys = self.queries[None], self.keys[None]
         rows = attention_row(queries, keys, index)[0]
         columns = attention_column(queries, keys, self.log_sums[None], index)[0].T
         return AttentionMaps(*(np.asarray(x).reshape(-1, *self.size) for x in (rows, columns)))
 
 
-def insight(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Insight:
-    """What a network saw in one picture, normalised, float32 `[1, H, W, 3]`."""
-    logits, (queries, keys, log_sums) = _of_one(model, variables, image)
+def insight(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Insight:
+    """Returns what a network makes of one normalised image, float32 `[1, H, W, 3]`."""
+    logits, (queries, keys, log_sums) = _inside_of_one(model, variables, image)
     logits = jax.tree.map(np.asarray, logits)
     scales = learnt_scales(variables["params"])
     alpha, beta = (float(scales[name]) if name in scales else None for name in ("alpha", "beta"))
     return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
 
 
-class Inside(NamedTuple):
-    """What a network makes of normalised images, at its output stride.
-
-    Attributes:
-      logits: `[B, h, w, K]`.
-      queries, keys: of position attention, float32 `[B, N, d]`; None without it.
-      modules: what modules of the head give, `[B, h, w, C]` by name.
-    """
-
-    logits: Logits
-    queries: jax.Array | None
-    keys: jax.Array | None
-    modules: dict[str, jax.Array]
-
-
-def look_inside(
-    model: DANet, variables: Mapping[str, Any], images: jax.Array, modules: Sequence[str] = ()
-) -> Inside:
-    """Applies a network to normalised images, float32 `[B, H, W, 3]`; of `modules`, those that its head has."""
-    logits, state = model.apply(
-        variables,
-        images,
-        upsample=False,
-        mutable=["attention", "intermediates"],
-        capture_intermediates=lambda module, method: method == "__call__" and module.name in modules,
-    )
-    queries, keys = jax.tree.map(partial(jnp.asarray, dtype=jnp.float32), sown_attention(state)) or (
-        None,
-        None,
-    )
-    outputs = state.get("intermediates", {}).get("head", {})
-    return Inside(logits, queries, keys, {name: of_it["__call__"][-1] for name, of_it in outputs.items()})
-
-
 @partial(jax.jit, static_argnames="model")
-def _of_one(model: DANet, variables: Mapping[str, Any], image: jax.Array) -> Any:
+def _inside_of_one(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Any:
     logits, queries, keys, _ = look_inside(model, variables, image)
     log_sums = None if queries is None or keys is None else row_logsumexp(queries, keys)
     return jax.tree.map(lambda x: x[0], (logits, (queries, keys, log_sums)))
 
 
-def _checked(places: Any, size: tuple[int, int]) -> np.ndarray:
-    """Places `[K, 2]` as indices int32 `[K]`."""
+def _place_indices(places: Any, size: tuple[int, int]) -> np.ndarray:
+    """Returns places `[K, 2]` as indices int32 `[K]`."""
     try:
         array = np.asarray(places)
     except ValueError:
         array = np.zeros(0)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
         raise InputError(
-            f"places={places!r} must be whole numbers [K, 2], (row, column) of each, with K at least 1"
+            f"places={places!r} must be whole numbers [K, 2], (row, column) of each, with K at least 1",
+            what="places",
+            value=places,
         )
     wrong = ((array < 0) | (array >= size)).any(1)
     if wrong.any():
         raise InputError(
-            f"places={array[wrong][0].tolist()} does not exist; rows are 0 to {size[0] - 1}, columns 0 to {size[1] - 1}"
+            f"places={array[wrong][0].tolist()} does not exist; "
+            f"rows are 0 to {size[0] - 1}, columns 0 to {size[1] - 1}",
+            what="places",
+            value=array[wrong][0].tolist(),
         )
     return (array[:, 0] * size[1] + array[:, 1]).astype(np.int32)

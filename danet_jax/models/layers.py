@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from danet_jax.ops.batch_norm import STATISTICS, normalize_batch, normalize_by
+from danet_jax.ops.batch_norm import RELU_RESULT, STATISTICS, normalize_batch, normalize_by
 from danet_jax.ops.convolution import convolution
-from danet_jax.ops.platform import platform_of
-from danet_jax.ops.relu import RESULT
+from danet_jax.ops.sharding import platform_of
 
 # He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))): the backbone's.
 he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -24,9 +24,9 @@ CONVOLUTION = "convolution"
 """Name of a convolution's result for `jax.checkpoint_policies`."""
 
 REMAT = ("auto", "none", "normalisation", "blocks", "full")
-"""What the backward pass computes anew instead of keeping it: nothing, what batch normalisation and ReLU make of
-convolutions, what lies inside residual blocks, or that and what lies inside the stem, the head's convolutions and
-the attention modules. On a TPU `normalisation` saves memory and traffic both, so there it is what `auto` stands for."""
+"""What the backward pass recomputes instead of keeping it: nothing, the results of batch normalisation and ReLU, the
+inside of residual blocks, or the inside of blocks, stem, the head's convolutions and the attention modules. On a TPU
+`normalisation` saves both memory and traffic, so `auto` stands for it there, and for `none` elsewhere."""
 
 _PARTS = {
     "normalisation": ("block", "stem", "convolution"),
@@ -35,40 +35,64 @@ _PARTS = {
 }
 
 
-def anew(module: Any, part: str, remat: str, x: jax.Array) -> Any:
-    """A class of modules, as what a network computes anew under `remat` if it is such a part of it.
+def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Callable[..., Any]:
+    """Returns a function that calls `module`, and whose inside the backward pass recomputes if `remat` says so.
 
     Args:
-      module: the class.
-      part: "block", "stem", "convolution" (of the head) or "attention".
+      module: the submodule to call.
+      part: what it is: "block", "stem", "convolution" (of the head) or "attention".
       remat: one of `REMAT`.
-      x: features, on the devices that the network is for.
+      x: features, on the devices that the network runs on.
+
+    Returns:
+      A function of the module's arguments: arrays by position, and options such as `train` by keyword.
     """
     if remat == "auto":
         remat = "normalisation" if platform_of(x) == "tpu" else "none"
     if part not in _PARTS.get(remat, ()):
         return module
-    named = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS, RESULT)
-    return nn.remat(module, policy=named if remat == "normalisation" else None)
+    named = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS, RELU_RESULT)
+    policy = named if remat == "normalisation" else None
+
+    def call(*arrays: jax.Array | None, **options: Any) -> Any:
+        return nn.remat(lambda module, *arrays: module(*arrays, **options), policy=policy)(module, *arrays)
+
+    return call
+
+
+def computation_dtype(dtype: Any, *arrays: jax.Array) -> Any:
+    """Returns `dtype`, or where it is None what the arrays promote to, as Flax's modules do."""
+    if dtype is not None:
+        return jnp.dtype(dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*arrays)
 
 
 def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
-    """Which places of `x` `[B, H, W, C]` lie inside images of `sizes` (int32 `[B, 2]`): bool `[B, H, W, 1]`."""
+    """Returns which places of `x` `[B, H, W, C]` lie inside images of `sizes` (int32 `[B, 2]`): bool `[B, H, W, 1]`."""
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
     columns = jnp.arange(x.shape[2]).reshape(1, 1, -1, 1) < sizes[:, 1].reshape(-1, 1, 1, 1)
     return rows & columns
 
 
 def masked(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    """`x` with zeros where `places` is False: to a convolution, what lies outside an image is padding."""
+    """Returns `x` with zeros where `places` is False: to a convolution, what lies outside an image is padding."""
     return x if places is None else jnp.where(places, x, jnp.zeros((), x.dtype))
 
 
 class Convolution(nn.Module):
-    """A `kernel_size` square convolution, `[B, H, W, C_in]` -> `[B, H', W', features]`.
+    """A square convolution, `[B, H, W, C_in]` -> `[B, H', W', features]`.
 
-    Padded as torch pads: `dilation * (kernel_size // 2)` zeros on every side, whatever the stride
+    It is padded as torch pads: `dilation * (kernel_size // 2)` zeros on every side, whatever the stride
     ('SAME' would shift a strided convolution by one pixel on even sizes).
+
+    Attributes:
+      features: channels of the result.
+      kernel_size, stride, dilation: along both axes.
+      use_bias: whether a bias is added.
+      dtype, param_dtype, precision, kernel_init, bias_init: as in `flax.linen.Conv`, with torch's default
+        initialisation: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for the kernel, and for the bias where `bias_init` is None.
+        On a CPU `precision` changes nothing: products of float32 are always computed in float32 there.
     """
 
     features: int
@@ -76,56 +100,70 @@ class Convolution(nn.Module):
     stride: int = 1
     dilation: int = 1
     use_bias: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
     kernel_init: Any = torch_uniform
-    dtype: Any = jnp.float32
+    bias_init: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        dtype = computation_dtype(self.dtype, x, kernel)
         y = convolution(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            x.astype(dtype),
+            kernel.astype(dtype),
             stride=self.stride,
             padding=self.dilation * (self.kernel_size // 2),
             dilation=self.dilation,
+            precision=self.precision,
         )
         y = checkpoint_name(y, CONVOLUTION)
         if self.use_bias:
-            bound = (self.kernel_size**2 * x.shape[-1]) ** -0.5
-
-            def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-                return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-            bias = self.param("bias", bias_init, (self.features,))
-            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+            bias_init = self.bias_init or _torch_bias(self.kernel_size**2 * x.shape[-1])
+            bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
+            y = y + bias.astype(dtype).reshape(1, 1, 1, -1)
         return y
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation: eps 1e-5, running momentum 0.9, over all of the batch; `flax.linen.BatchNorm`'s variables.
+def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, jnp.float32, -(fan_in**-0.5), fan_in**-0.5).astype(dtype)
 
-    Under `jit` a batch sharded over a mesh is still one batch, so these are the statistics over every
-    device, torch's SyncBN. The running variance is the biased one; torch keeps the unbiased. Statistics and
-    normalisation are in float32 whatever the compute dtype; only the result is rounded to it.
+    return init
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with eps 1e-5 and running momentum 0.9, with `flax.linen.BatchNorm`'s variables.
+
+    Under `jit` a batch sharded over a mesh is still one batch, so the statistics are those over all
+    devices, torch's SyncBN. The running variance is the biased one; torch keeps the unbiased one. Statistics and
+    normalisation are in float32 whatever the dtype; only the result is rounded to it.
+
+    Attributes:
+      dtype: dtype of the result; None for what features and parameters promote to.
+      param_dtype: dtype of scale and bias; running statistics are float32.
     """
 
-    dtype: Any = jnp.float32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool, places: jax.Array | None = None, relu: bool = False
     ) -> jax.Array:
-        """`[B, H, W, C]` -> the same shape; places where `places` (bool `[B, H, W, 1]`) is False do not count."""
+        """Normalises `[B, H, W, C]`; places where `places` (bool `[B, H, W, 1]`) is False do not count."""
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        dtype = computation_dtype(self.dtype, x, scale)
         if not train:
             y = normalize_by(x, running_mean.value, running_variance.value, scale, bias)
-            return (nn.relu(y) if relu else y).astype(self.dtype)
-        y, mean, variance = normalize_batch(x, scale, bias, places, relu=relu, dtype=self.dtype)
+            return (nn.relu(y) if relu else y).astype(dtype)
+        y, mean, variance = normalize_batch(x, scale, bias, places, relu=relu, dtype=dtype)
         if not self.is_initializing():
             for running, new in ((running_mean, mean), (running_variance, variance)):
                 running.value = 0.9 * running.value + 0.1 * new.astype(running.value.dtype)
@@ -133,13 +171,26 @@ class BatchNorm(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-    """3x3 convolution without bias, batch normalisation, ReLU: `[B, H, W, C]` -> `[B, H, W, features]`."""
+    """3x3 convolution without bias, batch normalisation, ReLU: `[B, H, W, C]` -> `[B, H, W, features]`.
+
+    The attributes are those of `Convolution`.
+    """
 
     features: int
-    train: bool
-    dtype: Any = jnp.float32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = torch_uniform
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = Convolution(self.features, 3, dtype=self.dtype, name="conv")(x)
-        return BatchNorm(self.dtype, name="bn")(x, train=self.train, relu=True)
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = Convolution(
+            self.features,
+            kernel_size=3,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+            kernel_init=self.kernel_init,
+            name="conv",
+        )(x)
+        return BatchNorm(self.dtype, self.param_dtype, name="bn")(x, train=train, relu=True)

@@ -15,11 +15,16 @@ from danet_jax.models.resnet import BLOCKS
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """Names of the dtypes that a network computes in."""
 
-OPTIONS = tuple(
-    field.name
-    for field in dataclasses.fields(DANet)
-    if field.name not in ("num_classes", "phases", "parent", "name")
+_NOT_OPTIONS = (
+    *("num_classes", "phases", "parent", "name"),
+    *(
+        "param_dtype",
+        "precision",
+        "kernel_init",
+        "bias_init",
+    ),  # they do not change the network that is stored
 )
+OPTIONS = tuple(field.name for field in dataclasses.fields(DANet) if field.name not in _NOT_OPTIONS)
 """Names of a network's options."""
 
 

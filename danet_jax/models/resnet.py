@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,13 +12,27 @@ import jax
 import jax.numpy as jnp
 
 from danet_jax.errors import InputError
-from danet_jax.models import layers
-from danet_jax.models.layers import REMAT, BatchNorm, anew, inside, masked
-from danet_jax.ops.checks import check_dtype, check_flag, check_images, check_name, check_whole
+from danet_jax.models.layers import (
+    REMAT,
+    BatchNorm,
+    Convolution,
+    he_normal_over_outputs,
+    inside,
+    masked,
+    maybe_remat,
+)
+from danet_jax.ops.batch_norm import relu
+from danet_jax.ops.checks import (
+    check_dtype,
+    check_flag,
+    check_images,
+    check_name,
+    check_precision,
+    check_whole,
+    option_error,
+)
 from danet_jax.ops.convolution.phases import regroup
-from danet_jax.ops.platform import platform_of
-from danet_jax.ops.relu import relu
-from danet_jax.ops.sharding import keep_divided, rows_are_divided
+from danet_jax.ops.sharding import keep_divided, platform_of, rows_are_divided
 
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -38,16 +53,14 @@ PHASES = ("tpu",)
 LARGEST_GRID = 4
 """Phases along an axis, at most: of 16 x 16 phases few places would be left in each."""
 
-Convolution = functools.partial(layers.Convolution, kernel_init=layers.he_normal_over_outputs)
-
 
 def is_bottleneck(backbone: str) -> bool:
-    """Whether the blocks are 1x1, 3x3, 1x1 bottlenecks (ResNet-50 and deeper) or two 3x3 (ResNet-18, -34)."""
+    """Returns whether the blocks are 1x1, 3x3, 1x1 bottlenecks (ResNet-50 and deeper) or two 3x3 (ResNet-18, -34)."""
     return backbone in ("resnet50", "resnet101")
 
 
 class Features(NamedTuple):
-    """What the heads read: `layer3` (the auxiliary head) and `layer4`, `[B, H', W', C]`, and the true sizes of each."""
+    """What the heads read: `layer3` (the auxiliary head) and `layer4`, `[B, h, w, C]`, and the true sizes of each."""
 
     layer3: jax.Array
     layer4: jax.Array
@@ -55,82 +68,150 @@ class Features(NamedTuple):
     sizes4: jax.Array | None
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the identity; the first has the block's dilation, the second `second_dilation`."""
+class Block(nn.Module):
+    """What the two kinds of residual blocks have in common.
+
+    Attributes:
+      features: channels inside the block.
+      stride, dilation: of its first 3x3 convolution.
+      second_dilation: of a basic block's second 3x3 convolution; a bottleneck has one.
+      project: whether the shortcut has a 1x1 convolution.
+      dtype, param_dtype, precision, kernel_init: see `ResNet`.
+    """
 
     features: int
     stride: int
     dilation: int
     second_dilation: int
     project: bool
-    train: bool
     dtype: Any
+    param_dtype: Any
+    precision: Any
+    kernel_init: Any
+
+    def convolution(self, features: int, name: str, kernel_size: int = 1, **geometry: int) -> Convolution:
+        """Returns a convolution of this block."""
+        return Convolution(
+            features,
+            kernel_size,
+            **geometry,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            precision=self.precision,
+            kernel_init=self.kernel_init,
+            name=name,
+        )
+
+    def norm(self, name: str, *, train: bool, places: jax.Array | None) -> Callable[..., jax.Array]:
+        """Returns a batch normalisation of this block, over the places that exist."""
+        norm = BatchNorm(self.dtype, self.param_dtype, name=name)
+        return functools.partial(norm, train=train, places=places)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions and the identity; the first has the block's dilation, the second `second_dilation`."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None) -> jax.Array:
-        def norm(x: jax.Array, name: str, *, relu: bool = False) -> jax.Array:
-            return BatchNorm(self.dtype, name=name)(x, train=self.train, places=places_out, relu=relu)
-
-        conv = functools.partial(Convolution, self.features, dtype=self.dtype)
-        y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, places_in))
-        y = norm(y, "bn1", relu=True)
-        y = norm(conv(3, 1, self.second_dilation, name="conv2")(masked(y, places_out)), "bn2")
+    def __call__(
+        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
+    ) -> jax.Array:
+        norm = functools.partial(self.norm, train=train, places=places_out)
+        conv1 = self.convolution(self.features, "conv1", 3, stride=self.stride, dilation=self.dilation)
+        y = norm("bn1")(conv1(masked(x, places_in)), relu=True)
+        conv2 = self.convolution(self.features, "conv2", 3, dilation=self.second_dilation)
+        y = norm("bn2")(conv2(masked(y, places_out)))
         if self.project:
-            x = norm(conv(1, self.stride, name="downsample_conv")(x), "downsample_bn")
+            shortcut = self.convolution(self.features, "downsample_conv", stride=self.stride)
+            x = norm("downsample_bn")(shortcut(x))
         return relu(x + y)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3 with the stride and the dilation, 1x1 to four times the features, and the identity."""
 
-    features: int
-    stride: int
-    dilation: int
-    second_dilation: int  # serves BasicBlock; a bottleneck has one 3x3
-    project: bool
-    train: bool
-    dtype: Any
-
     @nn.compact
-    def __call__(self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None) -> jax.Array:
-        def norm(x: jax.Array, name: str, *, relu: bool = False, places: Any = places_out) -> jax.Array:
-            return BatchNorm(self.dtype, name=name)(x, train=self.train, places=places, relu=relu)
-
-        conv = functools.partial(Convolution, dtype=self.dtype)
-        y = norm(conv(self.features, name="conv1")(x), "bn1", relu=True, places=places_in)
-        y = conv(self.features, 3, self.stride, self.dilation, name="conv2")(masked(y, places_in))
-        y = norm(y, "bn2", relu=True)
-        y = norm(conv(4 * self.features, name="conv3")(y), "bn3")
+    def __call__(
+        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
+    ) -> jax.Array:
+        norm = functools.partial(self.norm, train=train, places=places_out)
+        y = self.norm("bn1", train=train, places=places_in)(
+            self.convolution(self.features, "conv1")(x), relu=True
+        )
+        conv2 = self.convolution(self.features, "conv2", 3, stride=self.stride, dilation=self.dilation)
+        y = norm("bn2")(conv2(masked(y, places_in)), relu=True)
+        y = norm("bn3")(self.convolution(4 * self.features, "conv3")(y))
         if self.project:
-            x = norm(conv(4 * self.features, 1, self.stride, name="downsample_conv")(x), "downsample_bn")
+            shortcut = self.convolution(4 * self.features, "downsample_conv", stride=self.stride)
+            x = norm("downsample_bn")(shortcut(x))
         return relu(x + y)
 
 
 class Stem(nn.Module):
-    """From the image to a quarter of its size: see `STEMS`; then 3x3/2 max-pooling."""
+    """From the image to a quarter of its size: the convolutions of `STEMS`, then 3x3/2 max-pooling."""
 
     kind: str
-    train: bool
     dtype: Any
+    param_dtype: Any
+    precision: Any
+    kernel_init: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
         widths = STEMS[self.kind]
         places: jax.Array | None = None
         for index, features in enumerate(widths, start=1):
-            conv = Convolution(
+            convolution = Convolution(
                 features,
                 kernel_size=7 if len(widths) == 1 else 3,
                 stride=2 if index == 1 else 1,
                 dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                precision=self.precision,
+                kernel_init=self.kernel_init,
                 name=f"conv{index}",
             )
             # The image itself is padded with zeros already.
-            x = conv(x if index == 1 else masked(x, places))
+            x = convolution(x if index == 1 else masked(x, places))
             places = None if sizes is None else inside(x, sizes)
-            x = BatchNorm(self.dtype, name=f"bn{index}")(x, train=self.train, relu=True)
+            x = BatchNorm(self.dtype, self.param_dtype, name=f"bn{index}")(x, train=train, relu=True)
         # After a ReLU, padding with 0 and with minus infinity are the same to a maximum.
         return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def check_backbone_options(
+    *,
+    backbone: Any,
+    stem: Any,
+    output_stride: Any,
+    multi_grid: Any,
+    phases: Any,
+    remat: Any,
+    second_dilation: Any,
+) -> None:
+    """Raises InputError unless a `ResNet` of these options exists."""
+    check_name("backbone", backbone, BLOCKS)
+    check_name("stem", stem, STEMS)
+    if not isinstance(output_stride, int) or output_stride not in OUTPUT_STRIDES:
+        raise InputError(
+            f"output_stride={output_stride!r} does not exist; there are: {', '.join(map(str, OUTPUT_STRIDES))}",
+            what="output_stride",
+            value=output_stride,
+            allowed=OUTPUT_STRIDES,
+        )
+    check_flag("second_dilation", second_dilation)
+    check_name("remat", remat, REMAT)
+    if phases is not None:
+        check_flag("phases", phases)
+    if multi_grid is not None:
+        blocks = BLOCKS[backbone][-1]
+        if not isinstance(multi_grid, tuple | list) or len(multi_grid) != blocks:
+            raise option_error(
+                "multi_grid",
+                multi_grid,
+                f"None or {blocks} dilations, one for each block of {backbone}'s layer4",
+            )
+        for dilation in multi_grid:
+            check_whole("multi_grid", dilation)
 
 
 class ResNet(nn.Module):
@@ -140,15 +221,16 @@ class ResNet(nn.Module):
       backbone: a key of `BLOCKS`.
       stem: a key of `STEMS`.
       output_stride: 8 (layer3 dilated by 2, layer4 by 4), 16 (layer4 by 2) or 32 (nothing dilated). The
-        first block of a dilated layer has half the layer's dilation, as the authors' and mmsegmentation's.
-      multi_grid: dilations of layer4's blocks, in full: (4, 8, 16) in the paper. None: none.
-      dtype: of the computation; parameters are float32.
+        first block of a dilated layer has half the layer's dilation, as in the authors' code and mmsegmentation.
+      multi_grid: dilations of all of layer4's blocks: (4, 8, 16) in the paper. None for none.
+      dtype: dtype of the computation, see `DANet`.
       phases: whether runs of dilated blocks are computed on the phases of their dilation, see
-        `danet_jax.ops.convolution.phases`: the same features but for rounding. None: on the platforms of `PHASES`.
-        Never where rows are divided over devices: XLA has been seen to get gradients wrong there.
+        `danet_jax.ops.convolution.phases`: the same features but for rounding. None for "on the platforms of
+        `PHASES`". Never where rows are divided over devices: XLA has been seen to compute wrong gradients there.
       remat: one of `danet_jax.models.layers.REMAT`: less memory in training for more computation.
-      second_dilation: whether the second convolution of a basic block has its layer's dilation, as the authors'
-        (PyTorch-Encoding's); in mmsegmentation it has none. Bottlenecks have one 3x3.
+      second_dilation: whether the second convolution of a basic block has its layer's dilation, as in the authors' code
+        (PyTorch-Encoding); in mmsegmentation it has none. Bottlenecks have one 3x3.
+      param_dtype, precision, kernel_init: as in `flax.linen.Conv`; the default initialisation is He's over the outputs.
     """
 
     backbone: str = "resnet50"
@@ -159,36 +241,28 @@ class ResNet(nn.Module):
     phases: bool | None = None
     remat: str = "auto"
     second_dilation: bool = True
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = he_normal_over_outputs
 
     def __post_init__(self) -> None:
-        check_name("backbone", self.backbone, BLOCKS)
-        check_name("stem", self.stem, STEMS)
-        check_whole("output_stride", self.output_stride)
-        if self.output_stride not in OUTPUT_STRIDES:
-            existing = ", ".join(map(str, OUTPUT_STRIDES))
-            raise InputError(f"output_stride={self.output_stride} does not exist; there are: {existing}")
-        check_flag("second_dilation", self.second_dilation)
-        check_dtype(self.dtype)
-        check_name("remat", self.remat, REMAT)
-        if self.phases is not None:
-            check_flag("phases", self.phases)
-        if self.multi_grid is not None:
-            if not isinstance(self.multi_grid, tuple | list):
-                raise InputError(
-                    f"multi_grid={self.multi_grid!r} must be None or the dilations of layer4's blocks"
-                )
-            for dilation in self.multi_grid:
-                check_whole("multi_grid's dilation", dilation)
-            blocks = BLOCKS[self.backbone][-1]
-            if len(self.multi_grid) < blocks:
-                raise InputError(
-                    f"multi_grid={tuple(self.multi_grid)} is too short: layer4 of {self.backbone} has {blocks} blocks"
-                )
+        check_backbone_options(
+            backbone=self.backbone,
+            stem=self.stem,
+            output_stride=self.output_stride,
+            multi_grid=self.multi_grid,
+            phases=self.phases,
+            remat=self.remat,
+            second_dilation=self.second_dilation,
+        )
+        check_dtype("dtype", self.dtype)
+        check_dtype("param_dtype", self.param_dtype)
+        check_precision(self.precision)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, sizes: jax.Array | None = None) -> Features:
-        """`[B, H, W, 3]` normalised images -> `Features`.
+        """Computes `Features` of normalised images `[B, H, W, 3]`.
 
         With `sizes` (int32 `[B, 2]`, the true heights and widths of images zero-padded at the right and the
         bottom) the features inside an image are exactly those of the image without padding.
@@ -198,48 +272,56 @@ class ResNet(nn.Module):
         if phases is None:
             phases = platform_of(x) in PHASES
         phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
+        computation = {
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+            "precision": self.precision,
+            "kernel_init": self.kernel_init,
+        }
         sizes = _halved(sizes)
-        stem = anew(Stem, "stem", self.remat, x)
-        x = stem(self.stem, train, self.dtype, name="stem")(x.astype(self.dtype), sizes)
+        x = x if self.dtype is None else x.astype(self.dtype)
+        x = maybe_remat(Stem(self.stem, **computation, name="stem"), "stem", self.remat, x)(
+            x, sizes, train=train
+        )
         x = keep_divided(x)
         sizes = _halved(sizes)
         bottleneck = is_bottleneck(self.backbone)
-        block = anew(Bottleneck if bottleneck else BasicBlock, "block", self.remat, x)
+        kind = Bottleneck if bottleneck else BasicBlock
         outputs, output_sizes = [], []
         grid, shape, places = 1, x.shape[1:3], _places(x.shape, sizes, 1)
         for layer, (stride, layer_dilation, dilations) in enumerate(self._plan(), start=1):
             second_dilation = layer_dilation if self.second_dilation else 1
             for index, dilation in enumerate(dilations):
                 first_stride = stride if index == 0 else 1
-                wanted = 1
+                new_grid = 1
                 if phases and first_stride == 1:
-                    wanted = dilation if bottleneck else math.gcd(dilation, second_dilation)
-                    wanted = math.gcd(wanted, LARGEST_GRID)
-                if wanted != grid:
-                    x = regroup(x, grid, wanted, shape)
-                    grid, places = wanted, _places((x.shape[0] // wanted**2, *shape), sizes, wanted)
+                    new_grid = dilation if bottleneck else math.gcd(dilation, second_dilation)
+                    new_grid = math.gcd(new_grid, LARGEST_GRID)
+                if new_grid != grid:
+                    x = regroup(x, grid, new_grid, shape)
+                    grid, places = new_grid, _places((x.shape[0] // new_grid**2, *shape), sizes, new_grid)
                 places_in = places
                 if first_stride == 2:
                     sizes, shape = _halved(sizes), _halved_shape(shape)
                     places = _places((x.shape[0], *shape), sizes, 1)
-                x = block(
+                block = kind(
                     features=64 * 2 ** (layer - 1),
                     stride=first_stride,
                     dilation=dilation // grid,
                     second_dilation=second_dilation // grid,
-                    # Basic blocks keep a 64-channel stem's features as they are; Encoding's has 128.
+                    # Basic blocks keep a 64-channel stem's features as they are; Encoding's stem has 128.
                     project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
-                    train=train,
-                    dtype=self.dtype,
+                    **computation,
                     name=f"layer{layer}_{index}",
-                )(x, places_in, places)
+                )
+                x = maybe_remat(block, "block", self.remat, x)(x, places_in, places, train=train)
                 x = keep_divided(x)
             outputs.append(regroup(x, grid, 1, shape) if layer > 2 else x)
             output_sizes.append(sizes)
         return Features(*outputs[2:], *output_sizes[2:])
 
     def _plan(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """Of every layer: the stride of its first block, its dilation, and that of each block."""
+        """Returns for every layer the stride of its first block, its dilation, and the dilation of each block."""
         plan, total_stride, dilation = [], 4, 1
         for layer, blocks in enumerate(BLOCKS[self.backbone], start=1):
             stride, first_dilation = 1, dilation
@@ -249,13 +331,13 @@ class ResNet(nn.Module):
                 dilation *= 2
             dilations = (first_dilation, *(dilation,) * (blocks - 1))
             if layer == 4 and self.multi_grid is not None:
-                dilations = tuple(self.multi_grid[:blocks])
+                dilations = tuple(self.multi_grid)
             plan.append((stride, dilation, dilations))
         return plan
 
 
 def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.Array | None:
-    """Which places of features `shape` (B, H, W, ...) in `grid` x `grid` phases exist; None: all of them do."""
+    """Returns which places of features `shape` (B, H, W, ...) in `grid` x `grid` phases exist; None if all do."""
     batch, height, width = shape[:3]
     if sizes is None:
         if grid == 1 or (height % grid == 0 and width % grid == 0):
@@ -271,5 +353,5 @@ def _halved_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _halved(sizes: jax.Array | None) -> jax.Array | None:
-    """The sizes of what a convolution or a pooling with stride 2 and torch's padding gives."""
+    """Returns the sizes after a convolution or a pooling with stride 2 and torch's padding."""
     return None if sizes is None else (sizes + 1) // 2

@@ -9,23 +9,30 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 DATA, SPACE = "data", "space"
 
 
+def platform_of(x: jax.Array) -> str:
+    """Returns "cpu", "cuda", "rocm" or "tpu": the platform of the devices of `x`, else this process's default."""
+    mesh = jax.typeof(x).sharding.mesh
+    device = None if mesh.empty else mesh.abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    return "cuda" if platform == "gpu" else platform
+
+
 def mesh_of(x: jax.Array) -> AbstractMesh | None:
-    """The mesh that `x` is laid out over, if it has several devices and XLA divides the work among them."""
+    """Returns the mesh of `x` if it has several devices and XLA divides the work among them, else None."""
     mesh = jax.typeof(x).sharding.mesh
     return None if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto else mesh
 
 
 def rows_are_divided(x: jax.Array) -> bool:
-    """Whether several devices share an image."""
+    """Returns whether several devices share an image."""
     mesh = mesh_of(x)
     return mesh is not None and mesh.shape.get(SPACE, 1) > 1
 
 
 def with_even_rows(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Arrays `[B, H, W, ...]` as they are, or whole images where devices hold unequal numbers of rows.
+    """Returns arrays `[B, H, W, ...]`, with undivided rows where devices would hold unequal numbers of them.
 
-    XLA's sums over such rows have been seen to be wrong: gradients to the kernels of convolutions of 3x3 and of strided
-    ones, on 8 CPU devices.
+    XLA computed wrong sums over such rows on 8 CPU devices: kernel gradients of 3x3 and of strided convolutions.
     """
     mesh = mesh_of(arrays[0])
     if mesh is None or all(x.shape[1] % mesh.shape.get(SPACE, 1) == 0 for x in arrays):
@@ -36,9 +43,9 @@ def with_even_rows(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def keep_divided(x: jax.Array) -> jax.Array:
-    """`x` `[B, H, W, ...]` with images and rows where the axes of its mesh divide them, and its gradient likewise.
+    """Constrains `x` `[B, H, W, ...]`, and its gradient, to stay divided over the axes of its mesh where these fit.
 
-    Left to itself XLA sometimes gives each device whole images instead, and moves all activations to do so.
+    Without the constraint XLA sometimes gathers whole images on each device, which moves all activations.
     """
     mesh = mesh_of(x)
     if mesh is None:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from danet_jax.models.attention import learnt_scales, sown_attention
 from danet_jax.models.danet import DANet
+from danet_jax.models.insight import learnt_scales, queries_and_keys
 from danet_jax.ops.attention import row_statistics
 from danet_jax.ops.normalize import MEAN, STD, normalize
 from danet_jax.training.attention_start import AttentionStart
@@ -128,7 +128,7 @@ def make_train_step(
             train=True,
             upsample=False,
             rngs={"dropout": key},
-            mutable=["batch_stats", "attention"],
+            mutable=["batch_stats", "intermediates"],
         )
         total, parts = multi_loss(
             logits,
@@ -141,7 +141,7 @@ def make_train_step(
             class_weights=class_weights,
         )
         metrics = {"loss": total, **parts}
-        if attention := sown_attention(updates):
+        if attention := queries_and_keys(updates):
             spread, entropy = row_statistics(*jax.lax.stop_gradient(attention))
             # Of several parts, metrics are added up.
             metrics["attention_spread"] = spread / accumulation

@@ -17,7 +17,7 @@ def test_position_attention_on_any_feature_map(rng):
     module = PositionAttention()
     variables = module.init(jax.random.key(0), jnp.asarray(x))
     params = {"alpha": jnp.float32(0.7), **{k: v for k, v in variables["params"].items() if k != "alpha"}}
-    out, kept = module.apply({"params": params}, jnp.asarray(x), mutable=["attention"])
+    out, kept = module.apply({"params": params}, jnp.asarray(x), mutable=["intermediates"])
     wide = x.astype(np.float64).reshape(2, 15, 16)
 
     def project(name):
@@ -31,7 +31,8 @@ def test_position_attention_on_any_feature_map(rng):
             expected[batch, place] = 0.7 * weights @ value[batch] + wide[batch, place]
             if place == 4:
                 row = attention_row(
-                    *(kept["attention"][k][0] for k in ("queries", "keys")), jnp.full((2, 1), 4, jnp.int32)
+                    *(kept["intermediates"][k][0] for k in ("queries", "keys")),
+                    jnp.full((2, 1), 4, jnp.int32),
                 )
                 np.testing.assert_allclose(np.ravel(row[batch]), weights, atol=1e-5)
     np.testing.assert_allclose(out.reshape(2, 15, 16), expected, atol=2e-5)

@@ -1,4 +1,4 @@
-"""Batch normalisation and its gradients against torch in float64."""
+"""Batch normalisation, ReLU and their gradients against torch."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from danet_jax.ops.batch_norm import normalize_batch, normalize_by
+from danet_jax.ops.batch_norm import normalize_batch, normalize_by, relu
 
 
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_relu", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_equals_torch(rng, relu, masked):
+def test_it_equals_torch(rng, with_relu, masked):
     """Where `places` is False nothing counts: torch is given the other places as a list."""
     x = rng.normal(rng.normal(), rng.uniform(0.5, 2), (3, 5, 6, 7))
     weights, scale, bias = rng.normal(size=x.shape), rng.normal(size=7), rng.normal(size=7)
@@ -21,7 +21,7 @@ def test_it_equals_torch(rng, relu, masked):
     tensors = [torch.tensor(a, requires_grad=True) for a in (x, scale, bias)]
     chosen = tensors[0][torch.from_numpy(places[..., 0])]
     y = torch.nn.functional.batch_norm(chosen, None, None, tensors[1], tensors[2], training=True, eps=1e-5)
-    y = torch.relu(y) if relu else y
+    y = torch.relu(y) if with_relu else y
     loss = (torch.sin(y) * torch.from_numpy(weights)[torch.from_numpy(places[..., 0])]).sum()
     expected = loss.item(), *(a.numpy() for a in torch.autograd.grad(loss, tensors))
 
@@ -29,7 +29,7 @@ def test_it_equals_torch(rng, relu, masked):
 
         def ours(x, scale, bias):
             mask = jnp.asarray(places) if masked else None
-            y, mean, variance = normalize_batch(x, scale, bias, mask, relu=relu, dtype=jnp.float64)
+            y, mean, variance = normalize_batch(x, scale, bias, mask, relu=with_relu, dtype=jnp.float64)
             return jnp.sum(jnp.sin(y) * weights), (mean, variance)
 
         (value, statistics), gradients = jax.jit(jax.value_and_grad(ours, (0, 1, 2), has_aux=True))(
@@ -67,3 +67,16 @@ def test_statistics_are_those_of_all_devices(rng):
     expected, actual = gradients(x, scale, bias), gradients(jax.device_put(x, sharding), scale, bias)
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_equals_torch(rng, dtype):
+    x, dy = (jnp.asarray(rng.normal(size=(2, 5, 7, 3)), dtype) for _ in range(2))
+    x = x.at[:, 0].set(0)
+    y, pull = jax.vjp(jax.jit(relu), x)
+    assert y.dtype == pull(dy)[0].dtype == x.dtype
+    tensor = torch.tensor(np.asarray(x, np.float32), requires_grad=True)
+    expected = torch.relu(tensor)
+    expected.backward(torch.tensor(np.asarray(dy, np.float32)))
+    np.testing.assert_array_equal(np.asarray(y, np.float32), expected.detach().numpy())
+    np.testing.assert_array_equal(np.asarray(pull(dy)[0], np.float32), tensor.grad.numpy())

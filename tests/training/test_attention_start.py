@@ -29,8 +29,8 @@ def test_only_attention_starts_elsewhere_and_its_logits_spread_by_the_square(rng
 
     def spread(params):
         whole = {"params": params, "batch_stats": variables["batch_stats"]}
-        _, seen = model.apply(whole, images, mutable=["attention"])
-        seen = seen["attention"]["head"]["position_attention"]
+        _, seen = model.apply(whole, images, mutable=["intermediates"])
+        seen = seen["intermediates"]["head"]["position_attention"]
         return row_statistics(seen["queries"][0], seen["keys"][0], rows=36)[0]
 
     np.testing.assert_allclose(spread(started), 9 * spread(variables["params"]), rtol=1e-3)

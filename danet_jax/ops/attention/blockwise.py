@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.ops.attention.padding import blocks, pad_keys, pad_rows
+from danet_jax.ops.precision import float32_sums
 
 
 class Tile(NamedTuple):
@@ -71,12 +72,12 @@ def forward(
             def column_block(carry: tuple[jax.Array, ...], inputs: tuple[jax.Array, jax.Array]):
                 maximum, total, weighted = carry
                 key, value = inputs
-                logits = _dot(query, key, 1, 1)
+                logits = float32_sums(query, key, 1, 1)
                 new_maximum = jnp.maximum(maximum, jnp.max(logits, axis=1))
                 shrink = jnp.exp(maximum - new_maximum)
                 weights = jnp.exp(logits - new_maximum[:, None])
                 total = total * shrink + jnp.sum(weights, axis=1)
-                weighted = weighted * shrink[:, None] + _dot(weights.astype(value.dtype), value, 1, 0)
+                weighted = weighted * shrink[:, None] + float32_sums(weights.astype(value.dtype), value, 1, 0)
                 return (new_maximum, total, weighted), None
 
             start = (
@@ -136,12 +137,12 @@ def backward(
             def row_block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, ...]):
                 dkey, dvalue = carry
                 query, cotangent, logsumexp, projection = inputs
-                weights = jnp.exp(_dot(query, key, 1, 1) - logsumexp[:, None])
-                dvalue = dvalue + _dot(cotangent, weights.astype(cotangent.dtype), 0, 0)
-                dlogits = weights * (_dot(cotangent, value, 1, 1) - projection[:, None])
+                weights = jnp.exp(float32_sums(query, key, 1, 1) - logsumexp[:, None])
+                dvalue = dvalue + float32_sums(cotangent, weights.astype(cotangent.dtype), 0, 0)
+                dlogits = weights * (float32_sums(cotangent, value, 1, 1) - projection[:, None])
                 dlogits = dlogits.astype(query.dtype)
-                dkey = dkey + _dot(query, dlogits, 0, 0)
-                return (dkey, dvalue), _dot(dlogits, key, 1, 0)
+                dkey = dkey + float32_sums(query, dlogits, 0, 0)
+                return (dkey, dvalue), float32_sums(dlogits, key, 1, 0)
 
             start = jnp.zeros(key.shape[::-1], jnp.float32), jnp.zeros(value.shape[::-1], jnp.float32)
             (dkey, dvalue), dquery_part = lax.scan(row_block, start, by_rows)
@@ -164,14 +165,6 @@ def backward(
         for x, length, width, dtype in zip(gradients, lengths, widths, dtypes, strict=True)
     )
     return dquery, dkey, dvalue
-
-
-def _dot(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Product of two matrices over the given axes, in and to float32 if they are float32, else only to float32."""
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(
-        a, b, (((a_axis,), (b_axis,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-    )
 
 
 def _cast(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -11,8 +11,7 @@ from jax import lax
 from danet_jax.errors import InputError
 from danet_jax.ops.attention import blockwise, cudnn, splash
 from danet_jax.ops.attention.partition import divided
-from danet_jax.ops.platform import platform_of
-from danet_jax.ops.sharding import mesh_of
+from danet_jax.ops.sharding import mesh_of, platform_of
 
 KERNELS = ("auto", "blockwise", "cudnn", "splash")
 

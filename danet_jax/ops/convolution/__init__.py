@@ -1,15 +1,16 @@
 """Two-dimensional convolution, as torch pads it, with gradients that are fast on every platform.
 
-On TPU and GPU it is XLA's own, but for one gradient: to the kernel of a dilated convolution XLA makes a convolution
-with the whole image as window for NVIDIA's GPUs, so there it goes through the phases of the dilation. On CPU XLA's
-gradient to the kernel runs at a fraction of the speed of its matrix products, so there a convolution is written as
-matrix products wherever that is faster: benchmarks/model.py measures it in the whole network.
+On TPU and GPU it is XLA's own, except for one gradient: for NVIDIA's GPUs XLA turns the gradient to the kernel of a
+dilated convolution into a convolution whose window is the whole image, so it is computed in the phases of the dilation.
+On CPU XLA's gradient to the kernel runs at a fraction of the speed of its matrix products, so there a convolution is
+written as matrix products wherever that is faster: benchmarks/model.py measures it in the whole network.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,19 +29,26 @@ from danet_jax.ops.sharding import mesh_of, rows_are_divided, with_even_rows
 
 
 def convolution(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, dilation: int = 1
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    precision: Any = None,
 ) -> jax.Array:
-    """Cross-correlation of `x` `[B, H, W, C]` with `kernel` `[kh, kw, C, C']`: `[B, H', W', C']`.
+    """Computes the cross-correlation of `x` `[B, H, W, C]` with `kernel` `[kh, kw, C, C']`: `[B, H', W', C']`.
 
     `H' = floor((H + 2 * padding - dilation * (kh - 1) - 1) / stride) + 1`, as of torch's `conv2d`.
-    It has reverse-mode gradients of first order (`jax.grad`, `jax.vjp`), no forward-mode ones.
+    It has first-order reverse-mode gradients (`jax.grad`, `jax.vjp`), no forward-mode ones.
 
     Args:
-      x: features, float32 or bfloat16 (the CPU computes in float32).
-      kernel: of the same dtype.
-      stride: of the result, along both axes.
+      x: features, float32, bfloat16 or float16 (a CPU computes in float32).
+      kernel: has the same dtype.
+      stride: along both axes.
       padding: zeros on every side of `x`, whatever the stride.
       dilation: distance between neighbouring entries of the kernel.
+      precision: of the products, see `jax.lax.Precision`; None for the platform's default. A CPU ignores it.
 
     Raises:
       ValueError: shapes or dtypes do not fit each other, or the kernel is larger than the padded input.
@@ -49,7 +57,7 @@ def convolution(
         raise ValueError(f"x is [B, H, W, C] and kernel [kh, kw, C, C'], not {x.shape} and {kernel.shape}")
     if x.dtype != kernel.dtype:
         raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; cast one of them")
-    geometry = Geometry(stride, padding, dilation)
+    geometry = Geometry(stride, padding, dilation, precision)
     if stride < 1 or padding < 0 or dilation < 1:
         raise ValueError(f"{geometry} does not exist: stride and dilation are at least 1, padding at least 0")
     if not all(isinstance(n, int) for n in x.shape):  # symbolic dimensions of `jax.export`
@@ -87,9 +95,7 @@ _convolution.defvjp(_forward, _backward)
 
 
 def _cuda_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
-    return kernel_gradient_in_phases(
-        x, dy, (kernel.shape[0], kernel.shape[1]), geometry.padding, geometry.dilation
-    )
+    return kernel_gradient_in_phases(x, dy, (kernel.shape[0], kernel.shape[1]), geometry)
 
 
 def _by_platform(
@@ -99,9 +105,9 @@ def _by_platform(
     *arrays: jax.Array,
     cuda: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """The function for the platform, chosen when that is known: at lowering. Only the chosen one is compiled."""
+    """Calls the function for the platform, which is chosen at lowering; only the chosen one is compiled."""
     if rows_are_divided(arrays[0]):
-        cpu = default  # XLA exchanges rows between neighbours, which it does not find in the matrix products
+        cpu = default  # XLA exchanges rows between neighbours in its own convolutions, but not in matrix products
     in_float32 = arrays[0].dtype.itemsize < 4
 
     def on_cpu(*arrays: jax.Array) -> jax.Array:
@@ -118,7 +124,7 @@ def _by_platform(
 def _output_shape(
     x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry
 ) -> tuple[int, int]:
-    stride, padding, dilation = geometry
+    stride, padding, dilation, _ = geometry
     rows, columns = (
         (x_shape[axis] + 2 * padding - dilation * (kernel_shape[axis - 1] - 1) - 1) // stride + 1
         for axis in (1, 2)

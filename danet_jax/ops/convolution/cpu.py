@@ -1,4 +1,7 @@
-"""Convolution on CPUs: matrix products wherever they are faster than what XLA makes of a convolution there."""
+"""Convolution on CPUs: matrix products wherever they are faster than XLA's convolution there.
+
+The precision of a `Geometry` is ignored: XLA multiplies float32 on a CPU as float32, whatever precision is asked for.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def cpu_forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arra
 
 
 def cpu_input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
-    stride, padding, dilation = geometry
+    stride, padding, dilation, _ = geometry
     if _is_pointwise(kernel.shape, geometry):
         dx = lax.dot_general(dy, kernel[0, 0], (((3,), (1,)), ((), ())))
         after = [n - (m - 1) * stride - 1 for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
@@ -50,25 +53,25 @@ def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry
 def _kernel_gradient_by_places(
     x: jax.Array, kernel_shape: tuple[int, ...], dy: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    """Matrix products of `dy` with what each entry of the kernel met at each place of the result."""
-    stride, padding, dilation = geometry
+    """Multiplies `dy` with what each entry of the kernel met at each place of the result."""
+    stride, padding, dilation, _ = geometry
     height, width, inputs, outputs = kernel_shape
     rows, columns = dy.shape[1:3]
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    # Of colour images the places go last, as runs of so few channels would be slow to copy.
+    # For colour images the places go last, because runs of so few channels are slow to copy.
     few = inputs < 16
     if few:
         x = lax.optimization_barrier(x.transpose(3, 0, 1, 2))
 
     def met(i: int, j: int) -> jax.Array:
-        """The part of the padded input that entry (i, j) of the kernel met."""
+        """Returns the part of the padded input that entry (i, j) of the kernel met."""
         axis = 2 if few else 1
         top, left = i * dilation, j * dilation
         part = lax.slice_in_dim(x, top, top + (rows - 1) * stride + 1, stride, axis)
         return lax.slice_in_dim(part, left, left + (columns - 1) * stride + 1, stride, axis + 1)
 
     def gradient(i: int) -> jax.Array:
-        """To row i of the kernel: one row at a time, so as not to hold kh * kw times the input in memory."""
+        """Returns that to row i of the kernel: a row at a time, so as not to hold kh * kw times the input."""
         patches = jnp.concatenate([met(i, j) for j in range(width)], axis=0 if few else -1)
         patches = lax.optimization_barrier(patches)
         if few:
@@ -81,13 +84,13 @@ def _kernel_gradient_by_places(
 
 
 def _product_over_places(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """`[C, C']`: the sum over batch, rows and columns of `x` times `dy`."""
-    # As matrices: of a product that sums over three axes XLA transposes the operands in memory.
+    """Returns the sum over batch, rows and columns of `x` times `dy`, `[C, C']`."""
+    # As matrices: XLA transposes the operands of a product that sums over three axes in memory.
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     places = (((0,), (0,)), ((), ()))
     if x.shape[1] <= dy.shape[1]:
         return lax.dot_general(x, dy, places)
-    # Up to twice as fast with the wider matrix on the right; without the barrier XLA turns it round again.
+    # Up to twice as fast with the wider matrix on the right; without the barrier XLA swaps the two again.
     return lax.optimization_barrier(lax.dot_general(dy, x, places)).T
 
 
@@ -100,8 +103,8 @@ def _is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
 
 
 def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Whether the transforms cost less than the products that they save, as measured."""
-    stride, padding, dilation = geometry
+    """Returns whether the transforms cost less than the products that they save, by measurements."""
+    stride, padding, dilation, _ = geometry
     if kernel_shape[:2] != (3, 3) or stride != 1 or min(kernel_shape[2:]) < 128:
         return False
     if padding > 2 * dilation:
@@ -110,5 +113,5 @@ def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...],
     tiles = winograd_tiles(height, padding, dilation) * winograd_tiles(width, padding, dilation)
     tiles *= batch * dilation**2
     places = batch * (height + 2 * (padding - dilation)) * (width + 2 * (padding - dilation))
-    # Tiles that hang over the edge are computed in vain; and few tiles do not repay the kernel's transform.
+    # Tiles beyond the edge are wasted work, and few tiles do not repay the kernel's transform.
     return tiles >= 64 and 16 * tiles <= 0.8 * 9 * places

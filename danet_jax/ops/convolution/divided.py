@@ -1,7 +1,7 @@
 """The gradient to the kernel of a dilated convolution by phases, where several devices share the rows of an image.
 
 Each device takes the rows next to its own from its neighbours, as many as the kernel reaches over, and goes through
-the phases of what it then has; the gradients are summed up. Left to itself XLA does not find that way.
+the phases of what it then has; the gradients are summed. XLA does not find this division by itself.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from danet_jax.ops.sharding import DATA, SPACE
 
 
 def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
-    """Whether a mesh of both axes gives all devices as many rows and images, and a kernel stays within neighbours."""
-    stride, padding, dilation = geometry
+    """Returns whether all devices of a mesh get equally many rows and images, and a kernel reaches neighbours only."""
+    stride, padding, dilation, _ = geometry
     rows, rest = divmod(x.shape[1], mesh.shape[SPACE])
     keeps_the_size = stride == 1 and all(2 * padding == dilation * (n - 1) for n in kernel.shape[:2])
     return (
@@ -32,17 +32,17 @@ def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: Ab
 def divided_kernel_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, mesh: AbstractMesh
 ) -> jax.Array:
-    """`[kh, kw, C, C']` of `x` `[B, H, W, C]` and `dy` `[B, H, W, C']`, where `can_be_divided`."""
+    """Computes `[kh, kw, C, C']` from `x` `[B, H, W, C]` and `dy` `[B, H, W, C']`, where `can_be_divided`."""
     padding, devices = geometry.padding, mesh.shape[SPACE]
     size = kernel.shape[0], kernel.shape[1]
 
     def of_own_rows(x: jax.Array, dy: jax.Array) -> jax.Array:
-        # Who receives nothing, at the upper and the lower edge of the image, gets the zeros of the padding.
+        # At the upper and lower edge of the image nothing is received: these zeros are the padding.
         above = lax.ppermute(x[:, -padding:], SPACE, [(i, i + 1) for i in range(devices - 1)])
         below = lax.ppermute(x[:, :padding], SPACE, [(i + 1, i) for i in range(devices - 1)])
         x = jnp.concatenate([above, x, below], axis=1)
         x = jnp.pad(x, ((0, 0), (0, 0), (padding, padding), (0, 0)))
-        return lax.psum(kernel_gradient_in_phases(x, dy, size, 0, geometry.dilation), (DATA, SPACE))
+        return lax.psum(kernel_gradient_in_phases(x, dy, size, geometry._replace(padding=0)), (DATA, SPACE))
 
     own = PartitionSpec(DATA, SPACE)
     return jax.shard_map(

@@ -1,9 +1,9 @@
 """The phases of a dilated convolution: on each of them it is an ordinary one.
 
 Places whose row and column leave the remainders (r, c) when divided by the dilation d meet only places of the same
-remainders. So `[B, H, W, C]` taken apart into its d x d phases, `[B * d * d, H / d, W / d, C]`, meets the kernel
-without dilation. Products of single places, statistics over all of them and sums of two arrays do not care
-about the order of places, so that a run of dilated blocks can stay apart from the first to the last.
+remainders. So `[B, H, W, C]` split into its d x d phases, `[B * d * d, H / d, W / d, C]`, meets the kernel
+without dilation. Products of single places, statistics over all of them and sums of two arrays do not depend
+on the order of places, so that a run of dilated blocks can stay in phases from the first to the last.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from danet_jax.ops.convolution.xla import Geometry, xla_kernel_gradient
 
 
 def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Array:
-    """From `old` x `old` phases of features to `new` x `new` of them; 1 is the features as they are.
+    """Regroups features from `old` x `old` phases to `new` x `new` of them; 1 is the features as they are.
 
     Args:
       x: `[B * old * old, ceil(H / old), ceil(W / old), C]`, phase (r, c) of image b at `(b * old + r) * old + c`.
-      old: of `x`.
-      new: of the result.
+      old: phases along an axis of `x`.
+      new: phases along an axis of the result.
       shape: H and W.
 
     Returns:
-      `[B * new * new, ceil(H / new), ceil(W / new), C]`, places beyond H and W are 0 where phases are made, and
-      whatever `x` holds where they are put together again.
+      `[B * new * new, ceil(H / new), ceil(W / new), C]`, places beyond H and W are 0 after splitting, and
+      whatever `x` holds there after joining.
     """
     if old == new:
         return x
@@ -47,12 +47,13 @@ def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Arr
 
 
 def kernel_gradient_in_phases(
-    x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int], padding: int, dilation: int
+    x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int], geometry: Geometry
 ) -> jax.Array:
-    """The gradient to the kernel `[kh, kw, C, C']` of a dilated convolution with stride 1, by an ordinary one's."""
-    whole, rest = divmod(padding, dilation)
+    """Computes the gradient to the kernel `[kh, kw, C, C']` of a dilated convolution with stride 1 in its phases."""
+    dilation = geometry.dilation
+    whole, rest = divmod(geometry.padding, dilation)
     x = jnp.pad(x, ((0, 0), (rest, rest), (rest, rest), (0, 0)))
-    # Places that are added to fill the phases up add nothing: there dy is 0.
+    # Places that are added to fill the phases contribute nothing, because dy is 0 there.
     phases, results = (regroup(a, 1, dilation, (a.shape[1], a.shape[2])) for a in (x, dy))
     kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], dy.shape[3]), x.dtype)
-    return xla_kernel_gradient(phases, kernel, results, Geometry(1, whole, 1))
+    return xla_kernel_gradient(phases, kernel, results, Geometry(1, whole, 1, geometry.precision))

@@ -1,23 +1,24 @@
-"""Convolution as XLA has it, and its two gradients."""
+"""XLA's convolution, and its two gradients."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 
 
 class Geometry(NamedTuple):
-    """How a kernel goes over an image, see `danet_jax.ops.convolution.convolution`."""
+    """How a kernel moves over an image, and how exactly; see `danet_jax.ops.convolution.convolution`."""
 
     stride: int
     padding: int
     dilation: int
+    precision: Any = None
 
 
 def xla_convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    stride, padding, dilation = geometry
+    stride, padding, dilation, precision = geometry
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -25,6 +26,7 @@ def xla_convolution(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
         padding=((padding, padding), (padding, padding)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
 
 

@@ -14,8 +14,7 @@ import psutil
 
 from danet_jax.errors import InputError
 from danet_jax.inference.scaling import seen_whole
-from danet_jax.models.attention import SCALES, learnt_scales, with_scales
-from danet_jax.models.insight import Inside, look_inside
+from danet_jax.models.insight import SCALES, Inside, learnt_scales, look_inside, with_scales
 from danet_jax.ops.resize import bilinear_weights
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import torch
 
 from danet_jax.ops.convolution import convolution
 from danet_jax.ops.convolution.phases import kernel_gradient_in_phases, regroup
+from danet_jax.ops.convolution.xla import Geometry
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 4), (4, 1), (6, 2), (2, 3)])
@@ -42,7 +43,9 @@ def test_gradient_to_the_kernel(rng, dilation, padding):
     )
     (expected,) = torch.autograd.grad(y, weight, torch.from_numpy(dy).permute(0, 3, 1, 2))
     with jax.enable_x64(True):
-        actual = kernel_gradient_in_phases(jnp.asarray(x), jnp.asarray(dy), (3, 3), pad, dilation)
+        actual = kernel_gradient_in_phases(
+            jnp.asarray(x), jnp.asarray(dy), (3, 3), Geometry(1, pad, dilation)
+        )
     np.testing.assert_allclose(actual, expected.permute(2, 3, 1, 0), rtol=1e-11, atol=1e-11)
 
 
