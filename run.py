@@ -18,10 +18,9 @@ if __name__ == "__main__":
     huge_pages.ask_for_huge_pages()  # starts Python once more, so before anything that takes long to import
 
 from absl import flags, logging
-from ml_collections import config_flags
 
 from danet_jax.command import output
-from danet_jax.errors import InputError, first_line
+from danet_jax.errors import InputError, first_line, one_line
 from danet_jax.modes import COMPUTE, FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
 
@@ -37,10 +36,14 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(__doc__, values.get_help(), sep="\n")
         return 0
+    notes: list[str] = []  # of options with deprecated names; a refusal stays one line
     try:
-        return run(values, argv)
+        status = run(values, argv, notes)
+        for note in notes:
+            print(f"run.py: {note}", file=sys.stderr)
+        return status
     except InputError as error:
-        print(f"run.py: {error}".replace("config.init.source", "config.init.from"), file=sys.stderr)
+        print(f"run.py: {'; '.join([str(error), *notes])}", file=sys.stderr)
     except OSError as error:  # a disk that is full, a folder that must not be written to
         print(
             f"run.py: {error.filename or values.workdir or 'a file'}: {error.strerror or error}",
@@ -53,12 +56,13 @@ def main(argv: list[str]) -> int:
     return 1
 
 
-def run(values: flags.FlagValues, argv: list[str]) -> int:
+def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
     """Reads the command line and runs the mode. Raises InputError for what makes no sense."""
     from danet_jax.command import compilation_cache, hosts, places
+    from danet_jax.recipe import read_recipe
     from danet_jax.runs import stopping
 
-    arguments, config, changes = parse(values, argv)
+    arguments, config, changes = parse(values, argv, notes)
     # Orbax warns of what is in order, and traces what is raised all the same.
     logging.set_verbosity(logging.FATAL)
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
@@ -71,7 +75,7 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
             raise InputError(f"--{name}= is empty")
     if "" in arguments:
         raise InputError("an argument after the flags is empty")
-    recipe = places.find_recipe(config, values.workdir)
+    recipe = None if config is None else read_recipe(config.to_dict())
     if recipe is None and mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")
     workdir = places.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
@@ -93,31 +97,19 @@ def run(values: flags.FlagValues, argv: list[str]) -> int:
         return signals.status
 
 
-def parse(values: flags.FlagValues, argv: list[str]) -> tuple[list[str], Any, dict[str, Any]]:
-    """The arguments after the flags, the config of --config as changed, and the changes of --config.GROUP.NAME."""
+def parse(
+    values: flags.FlagValues, argv: list[str], notes: list[str]
+) -> tuple[list[str], Any, dict[str, Any]]:
+    """Returns the arguments after the flags, the recipe's config or None, and the changes of --config.GROUP.NAME."""
     from danet_jax.command import recipe_file
 
-    settings, changes = flags.FlagValues(), {}
-    config: Any = None
-    for each in (values, settings):
-        each.set_gnu_getopt(True)  # flags may come after arguments
+    values.set_gnu_getopt(True)  # flags may come after arguments
     try:
-        # `from` is the word for it, but to ml_collections a syntax error.
-        rest = [a.replace("-config.init.from", "-config.init.source") for a in values(argv, known_only=True)]
-        if values.config:
-            config = recipe_file.load(values.config, pathlib.Path(__file__).with_name("configs"))
-            # New names are let in here, and refused by the recipe, which tells those that exist.
-            config_flags.DEFINE_config_dict(
-                "config", config, "", settings, lock_config=False, accept_new_attributes=True, sys_argv=rest
-            )
-        arguments = settings(rest)[1:]
-        if config is not None:
-            changes = config_flags.get_override_values(settings["config"])
-            recipe_file.refuse_groups(changes)
-            config = config.to_dict()
-    except Exception as error:  # whatever a wrong flag makes absl and ml_collections raise
-        raise InputError(recipe_file.reason(error)) from error
-    return arguments, config, changes
+        rest = values(argv, known_only=True)
+        folder = pathlib.Path(__file__).with_name("configs")
+        return recipe_file.read_config_and_flags(values.config, values.workdir, rest, folder, notes)
+    except flags.Error as error:
+        raise InputError(one_line(error)) from error
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ def jax_camvid(worker: Worker, steps: str, root: str = "", weights: str = "") ->
     else:
         flags += [f"--config.dataset.root={root}", f"--config.dataset.workers={min(12, os.cpu_count() or 1)}"]
     if weights:
-        flags += [f"--config.init.from={weights}"]
+        flags += [f"--config.init.checkpoint={weights}"]
     training = [
         f"--config.training.steps={steps}",
         f"--config.training.batch_size={sizes.camvid_batch}",

@@ -1,6 +1,6 @@
 """DANet on ADE20K scene parsing, 150 classes: not in the paper, with the settings of the authors' code.
 
-    python run.py --config=configs/ade20k.py --config.dataset.root=PATH --config.init.from=RESNET101
+    python run.py --config=configs/ade20k.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
 `root` holds ADEChallengeData2016.zip, or what it holds; or fetch it with `--config.dataset.options.download=True`.
 To stand beside: mmsegmentation's DANet-101, trained another way for 160,000 steps, has 44.17 % mIoU.

@@ -2,8 +2,8 @@
 
 ResNet-18: a quarter of an hour, 62 % mIoU. ResNet-34: three quarters, 66 %.
 
-    python run.py --config=configs/camvid.py --config.dataset.root=PATH/camvid --config.init.from=torchvision/resnet18
-    python run.py --config=configs/camvid.py:resnet34 --config.init.from=resnet34.safetensors
+    python run.py --config=configs/camvid.py --config.dataset.root=PATH --config.init.checkpoint=torchvision/resnet18
+    python run.py --config=configs/camvid.py:resnet34 --config.dataset.root=PATH --config.init.checkpoint=RESNET34
 
 The network sees frames at full size, is trained with output stride 16 and used with 8, and its heads learn in smaller
 steps than the paper's; ResNet-18 with rare classes weighted up, the others from hard pixels, in changing light. What
@@ -25,7 +25,6 @@ def get_config(backbone: str = "resnet18"):
     config.name = "camvid" if backbone == "resnet18" else f"camvid_{backbone}"
     config.model.backbone = backbone
     config.dataset.name = "folder"
-    config.dataset.root = "../shared/data/camvid"
     config.dataset.base_size = 360
     config.dataset.crop_size = 240
     # In so few epochs, seeing things at the size they have in validation is worth more than seeing them at all.
@@ -45,5 +44,5 @@ def get_config(backbone: str = "resnet18"):
         config.training.ohem_kept = 240 * 240 // 4
     config.training.evaluate_every = config.training.steps // 2
     config.evaluation.whole_base_size = (4096, 360)  # the short side as in training, for all but panoramas
-    config.evaluation.flip = True
+    config.evaluation.flip = config.dataset.get_oneway_ref("flip")
     return config

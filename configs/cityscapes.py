@@ -1,6 +1,6 @@
 """DANet on Cityscapes as in the paper: 240 epochs at batch 8, crop 768, three losses (section 4.1).
 
-    python run.py --config=configs/cityscapes.py --config.dataset.root=PATH --config.init.from=RESNET101
+    python run.py --config=configs/cityscapes.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
 `root` holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or the folders that they hold; RESNET101
 is a checkpoint trained on ImageNet. A row of the paper's tables 1 and 2 is the words that describe it:

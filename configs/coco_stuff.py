@@ -1,6 +1,6 @@
 """DANet on COCO Stuff 10k, 171 classes (section 4.5, table 7; learning rate as on PASCAL Context).
 
-    python run.py --config=configs/coco_stuff.py --config.dataset.root=PATH --config.init.from=RESNET101
+    python run.py --config=configs/coco_stuff.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
 `root` holds cocostuff-10k-v1.1.zip, or what it holds; or fetch it with `--config.dataset.options.download=True`.
 The paper: 37.2 % mIoU with ResNet-50 (`:resnet50`), 39.7 % with ResNet-101.

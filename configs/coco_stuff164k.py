@@ -1,6 +1,6 @@
 """DANet on COCO Stuff 164k, 171 classes: not in the paper, with the settings of COCO Stuff 10k.
 
-    python run.py --config=configs/coco_stuff164k.py --config.dataset.root=PATH --config.init.from=RESNET101
+    python run.py --config=configs/coco_stuff164k.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
 `root` holds train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip, or mmsegmentation's folder of them, or
 fetch them (21 GB) with `--config.dataset.options.download=True`. Images are 13 times as many as in COCO Stuff 10k,

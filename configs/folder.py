@@ -1,7 +1,7 @@
 """DANet on your own pictures and label maps, in one of the layouts of docs/datasets.md.
 
     python run.py --config=configs/folder.py --mode=check --config.dataset.root=PATH
-    python run.py --config=configs/folder.py --config.dataset.root=PATH --config.init.from=RESNET50
+    python run.py --config=configs/folder.py --config.dataset.root=PATH --config.init.checkpoint=RESNET50
 
 Before training, let `--mode=check` say what it sees. With a flat folder of pictures, for example
 `--config.dataset.options.validation=0.2`; the options are explained in docs/datasets.md.

@@ -1,6 +1,6 @@
 """DANet on PASCAL Context, 59 classes (section 4.4, table 6; learning rate as in the authors' code).
 
-    python run.py --config=configs/pascal_context.py --config.dataset.root=PATH --config.init.from=RESNET101
+    python run.py --config=configs/pascal_context.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
 `root` holds VOCtrainval_03-May-2010.tar and trainval.tar.gz, or what they hold; or fetch both with
 `--config.dataset.options.download=True`. The paper: 50.1 % mIoU with ResNet-50 (`:resnet50`), 52.6 % with

@@ -1,6 +1,6 @@
 """DANet on PASCAL VOC 2012 aug, trained on 10,582 images (section 4.3; learning rate as in the authors' code).
 
-    python run.py --config=configs/pascal_voc.py --config.dataset.root=PATH --config.init.from=RESNET101
+    python run.py --config=configs/pascal_voc.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
 `root` holds VOCtrainval_11-May-2012.tar and benchmark.tgz, or what they hold, wherever tools put SBD; or a VOC2012
 folder with SegmentationClassAug and train_aug.txt, which hold the same labels; or fetch both with

@@ -1,4 +1,4 @@
-"""Recipe files, Python files with a function `get_config`, and why a flag that changes one is wrong."""
+"""Recipe files, Python files with a function `get_config`, and the flags that change their options."""
 
 from __future__ import annotations
 
@@ -7,39 +7,145 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
 from danet_jax.errors import InputError, one_line
-from danet_jax.recipe import Recipe, defaults
-from danet_jax.recipe.words import field_of, shown, takes
+from danet_jax.recipe import Recipe, as_config, defaults, recipe_of_run
+from danet_jax.recipe.words import find, shown, wrong_value
+from danet_jax.runs.directory import is_run, read_config
+
+_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_RENAMED = {"init.from": "init.checkpoint", "init.source": "init.checkpoint"}
+"""Names of options up to version 0.2, and their names since."""
+
+
+def read_config_and_flags(
+    file: str | None, workdir: str | None, arguments: Sequence[str], folder: Path, notes: list[str]
+) -> tuple[list[str], ml_collections.ConfigDict | None, dict[str, Any]]:
+    """Reads the recipe, and changes it by the flags `--config.GROUP.NAME=VALUE`.
+
+    Args:
+      file: the value of --config. Without one, the recipe is that of the run in `workdir`.
+      workdir: the value of --workdir.
+      arguments: the program and the command line, without the flags that are read already.
+      folder: where recipes are, to list them if there is no such file.
+      notes: a line about each option that was given by a deprecated name is appended to it.
+
+    Returns:
+      The arguments after the flags; the config, or None if there is neither a file nor a run; and the values of the
+      flags by option, for example `{"training.steps": 7}`.
+
+    Raises:
+      InputError: the recipe cannot be loaded, or a flag names no option or has a value of the wrong type.
+      absl.flags.Error: a flag that is not an option's is wrong.
+    """
+    config = None
+    if file:
+        config = load(file, folder)
+        place, init = file.partition(":")[0], config.init
+    elif workdir is not None and is_run(workdir):
+        config = as_config(recipe_of_run(workdir))
+        place, init = f"{workdir}/config.json", read_config(workdir).get("init")
+    if config is not None and "source" in (init or ()):
+        notes.append(f"{place}: config.init.source is deprecated; it is called config.init.checkpoint now")
+    arguments = [_with_new_name(argument, notes) for argument in arguments]
+    keys = [match[1] for argument in arguments if (match := _FLAG.fullmatch(argument))]
+    if config is None:
+        if keys:
+            [flag, *_] = filter(_FLAG.fullmatch, arguments)
+            raise InputError(f"{flag} needs --config=FILE, the recipe that it changes", what=flag)
+        return flags.FlagValues()(arguments)[1:], None, {}
+    for key in keys:
+        if not key.startswith("dataset.options."):
+            found, _, name = find(Recipe, key.split("."))
+            if not name or found != f"config.{key}":
+                raise InputError(
+                    f"--config.{key} is not one option: set options one by one, --config.GROUP.NAME=VALUE",
+                    what=f"config.{key}",
+                )
+    try:
+        rest, changes = _change(config, arguments)
+    except flags.UnrecognizedFlagError:
+        raise
+    except Exception as error:  # whatever a wrong value makes absl and ml_collections raise
+        raise _refusal(config, keys, arguments) or InputError(f"--config: {one_line(error)}") from error
+    return rest, config, changes
+
+
+def _with_new_name(argument: str, notes: list[str]) -> str:
+    match = _FLAG.fullmatch(argument)
+    if not match or match[1] not in _RENAMED:
+        return argument
+    old, new = match[1], _RENAMED[match[1]]
+    notes.append(f"--config.{old} is deprecated; it is called --config.{new} now")
+    return argument.replace(old, new, 1)
+
+
+def _change(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Changes `config` by the flags in `arguments`; returns the other arguments, and the changes by option."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may come after arguments
+    config_flags.DEFINE_config_dict(
+        "config", config, "", values, lock_config=False, accept_new_attributes=True, sys_argv=list(arguments)
+    )
+    rest = values(list(arguments))[1:]
+    return rest, config_flags.get_override_values(values["config"])
+
+
+def _refusal(
+    config: ml_collections.ConfigDict, keys: Sequence[str], arguments: Sequence[str]
+) -> InputError | None:
+    """Returns the error for the first option whose flags are refused without those of the others."""
+    for key in keys:
+        own = [a for a in arguments if not (match := _FLAG.fullmatch(a)) or match[1] == key]
+        try:
+            _change(config.copy_and_resolve_references(), own)
+        except Exception as error:  # see `read_config_and_flags`
+            [*_, value] = [match[2] for a in own if (match := _FLAG.fullmatch(a))]
+            if value is None:
+                return InputError(f"config.{key}: {one_line(error)}", what=f"config.{key}")
+            if not key.startswith("dataset.options."):
+                return wrong_value(*find(Recipe, key.split(".")), value)
+            known = dict(config.dataset.options).get(key.removeprefix("dataset.options."))
+            allowed = "an option of the data set" if known is None else f"a value like {known!r}"
+            return InputError(
+                f"config.{key}={shown(value)} must be {allowed}", what=f"config.{key}", value=value
+            )
+    return None
 
 
 def load(text: str, folder: Path) -> ml_collections.ConfigDict:
-    """The config that a recipe file returns, free to be changed.
+    """Returns the config of a recipe file, unlocked.
 
     Args:
-      text: FILE, or FILE:VARIANT, whose VARIANT is the argument of the file's `get_config`.
-      folder: where recipes are, to name them when there is no such file.
+      text: FILE, or FILE:VARIANT, where VARIANT is the argument of the file's `get_config`.
+      folder: where recipes are, to list them if there is no such file.
 
     Raises:
-      InputError: there is no such file, whatever running it raises, or what it returns is no config; one line that
-        names the file and, where it was the file that raised, the line in it.
+      InputError: there is no such file, running it raises an exception, or it returns no config; one line that names
+        the file and, where the file raised, the line in it.
     """
     path, colon, variant = text.partition(":")
     try:
         source = Path(path).read_bytes() if Path(path).is_file() else None
     except (OSError, ValueError) as error:
-        raise InputError(f"--config={shown(text)}: cannot be read: {_words(error)}") from error
+        raise InputError(
+            f"--config={shown(text)}: cannot be read: {_words(error)}", what="--config"
+        ) from error
     if source is None:
-        names = ", ".join(
-            f"{folder.name}/{recipe.name}" for recipe in sorted(folder.glob("*.py")) if recipe.stem != "base"
+        names = [f"{folder.name}/{each.name}" for each in sorted(folder.glob("*.py")) if each.stem != "base"]
+        raise InputError(
+            f"--config={shown(path)}: no such file; there are: {', '.join(names)}",
+            what="--config",
+            value=path,
+            allowed=names,
         )
-        raise InputError(f"--config={shown(path)}: no such file; there are: {names}")
     # Compiled here, so that Python leaves no __pycache__ beside a file that may be refused.
     module = types.ModuleType("recipe_file")
     module.__file__ = path
@@ -47,7 +153,9 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
     _run(path, lambda: exec(compile(source, path, "exec"), module.__dict__))
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
-        raise InputError(f"{path}: has no function get_config, which returns the recipe; see configs/base.py")
+        raise InputError(
+            f"{path}: has no function get_config, which returns the recipe; see configs/base.py", what=path
+        )
     arguments = (variant,) if colon else ()
     _check_signature(path, get_config, arguments)
     config = _run(path, lambda: get_config(*arguments))
@@ -56,59 +164,37 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
             config.close()
         found = "None" if config is None else f"a {type(config).__name__}"
         raise InputError(
-            f"{path}: get_config returns {found}; it must return danet_jax.recipe.defaults(), changed"
+            f"{path}: get_config returns {found}; it must return danet_jax.recipe.defaults() with changes",
+            what=path,
+            value=config,
         )
-    _run(path, config.to_dict)  # what is computed when it is read can fail, too
-    config = ml_collections.ConfigDict(config)  # of a frozen one, one that can be changed
+    _run(path, config.to_dict)  # references are computed when they are read, which can fail
+    config = ml_collections.ConfigDict(config)  # a frozen config becomes one that can be changed
     config.unlock()
     for name, value in defaults().items():
-        if name not in config:  # it was made in another way, and lacks a group
+        if name not in config:  # it was not made by defaults(), and lacks a group
             config[name] = value
     return config
-
-
-def refuse_groups(changes: Mapping[str, Any]) -> None:
-    """Raises InputError if a flag set a whole group, which would put defaults in the place of the file's options."""
-    for key, value in changes.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            raise InputError(
-                f"--config.{key} is a group: set its options one by one, --config.{key}.NAME=VALUE"
-            )
-
-
-def reason(error: Exception) -> str:
-    """Why absl, ml_collections or a recipe file refuse a flag, in one line that says what the option takes."""
-    if isinstance(error, flags.UnrecognizedFlagError) and error.flagname.startswith("config."):
-        return f"{error.flagvalue} needs --config=FILE, the recipe that it changes"
-    if isinstance(error, InputError):
-        return str(error)
-    matched = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
-    field = field_of(Recipe, matched[1]) if matched else None
-    if matched and field:
-        return f"config.{matched[1]}={shown(matched[2])} must be {takes(field)}"
-    if isinstance(error, KeyError):
-        problem = ". ".join(str(error.args[0]).split("\n"))  # ml_collections says which name is near
-        return f"--config.GROUP.NAME: no group {problem} config has: {', '.join(sorted(Recipe.model_fields))}"
-    text = _words(error) if isinstance(error, SyntaxError) else one_line(str(error))
-    return text if isinstance(error, flags.Error) else f"--config.GROUP.NAME=VALUE: {text}"
 
 
 def _check_signature(path: str, get_config: Callable[..., Any], arguments: tuple[str, ...]) -> None:
     try:
         signature = inspect.signature(get_config)
-    except (TypeError, ValueError):  # some of C's
+    except (TypeError, ValueError):  # some functions written in C
         return
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        if arguments and not signature.parameters:
-            raise InputError(f"{path}: takes no variant, so leave out ':{arguments[0]}'") from error
-        needs = ", ".join(signature.parameters)
-        raise InputError(
-            f"{path}: get_config takes one argument, the VARIANT of --config={path}:VARIANT, or none; not {needs}"
-            if len(signature.parameters) > 1
-            else f"{path}: needs a variant ({needs}), as in --config={path}:{needs.upper()}"
-        ) from error
+        names = ", ".join(signature.parameters)
+        if arguments and not names:
+            message = f"takes no variant, so leave out ':{arguments[0]}'"
+        elif len(signature.parameters) > 1:
+            message = (
+                f"get_config takes one argument, the VARIANT of --config={path}:VARIANT, or none; not {names}"
+            )
+        else:
+            message = f"needs a variant ({names}), as in --config={path}:{names.upper()}"
+        raise InputError(f"{path}: {message}", what=path) from error
 
 
 def _run(path: str, function: Callable[[], Any]) -> Any:
@@ -116,19 +202,19 @@ def _run(path: str, function: Callable[[], Any]) -> Any:
     try:
         return function()
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except BaseException as error:  # sys.exit(0), too, must not pass for a run that is done
+        raise error.in_file(path) from error
+    except BaseException as error:  # even sys.exit(0), which would look like a successful run
         frames = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path
         ]
         number = error.lineno if isinstance(error, SyntaxError) and error.filename == path else None
         number = frames[-1] if number is None and frames else number
         where = path if number is None else f"{path}, line {number}"
-        raise InputError(f"{where}: {_words(error)}") from error
+        raise InputError(f"{where}: {_words(error)}", what=path) from error
 
 
 def _words(error: BaseException) -> str:
-    """An error on one line, of bounded length."""
+    """Returns an error on one line, of bounded length."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
     return one_line("".join(traceback.format_exception_only(error)))

@@ -32,7 +32,7 @@ def load_segmenter(
     refuse_other_types(protocol=protocol)
     checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
-        raise InputError(f"{path}: holds a backbone alone; train it with --config.init.from={path}")
+        raise InputError(f"{path}: holds a backbone alone; train it with --config.init.checkpoint={path}")
     protocol = protocol_for(checkpoint, protocol)
     return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
-from danet_jax.ops.normalize import MEAN, STD
+from danet_jax.ops.normalize import MEAN, STD, check_normalisation
 
 Triple = tuple[float, float, float]
 
@@ -107,19 +107,19 @@ class Protocol:
                 raise InputError(f"{key}={value!r} must be two numbers, whole ones")
             if not 1 <= min(numbers) <= max(numbers) < 32768:
                 raise InputError(f"{key}={value} must be at least 1 and below 32768")
+        check_normalisation(*self.normalisation)
         for key in ("mean", "std"):
-            value = getattr(self, key)
-            if value is not None and (not _are_numbers(value) or len(value) != 3):
-                raise InputError(f"{key}={value!r} must be three numbers: R, G, B")
-            if value is not None and max(value) > 1:
-                raise InputError(f"{key}={value} is of colours from 0 to 255: divide it by 255")
-        if self.std is not None and min(self.std) <= 0:
-            raise InputError(f"std={self.std} must be greater than 0")
+            if (value := getattr(self, key)) is not None:
+                object.__setattr__(self, key, tuple(map(float, value)))
         if self.stride is not None:
             if self.window is None:
-                raise InputError(f"stride={self.stride} needs a window")
+                raise InputError(f"stride={self.stride} needs a window", what="stride", value=self.stride)
             if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
-                raise InputError(f"stride={self.stride} leaves gaps between windows of {self.window}")
+                raise InputError(
+                    f"stride={self.stride} leaves gaps between windows of {self.window}",
+                    what="stride",
+                    value=self.stride,
+                )
 
     @classmethod
     def whole(cls) -> Protocol:
@@ -238,7 +238,7 @@ class Protocol:
     @property
     def normalisation(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation; ImageNet's where they are left to a network."""
-        return self.mean or MEAN, self.std or STD
+        return MEAN if self.mean is None else self.mean, STD if self.std is None else self.std
 
     def replace(self, **changes: Any) -> Protocol:
         """The protocol with fields changed, which its name says.

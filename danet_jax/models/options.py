@@ -1,4 +1,4 @@
-"""A network from options as simple types, as a config or a JSON file holds them, and back."""
+"""A network's options as simple types, as a config or a JSON file holds them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import BLOCKS
+from danet_jax.ops.checks import check_name
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-"""Names of the dtypes that a network computes in."""
+"""The dtypes that a network computes in, by name."""
 
 _NOT_OPTIONS = (
     *("num_classes", "phases", "parent", "name"),
@@ -29,26 +30,32 @@ OPTIONS = tuple(field.name for field in dataclasses.fields(DANet) if field.name 
 
 
 def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
-    """The network of `DANet`'s other arguments, of which `dtype` is a name and no multi-grid is `()`.
+    """Returns the network of `DANet`'s other arguments, where `dtype` is a name and `()` stands for no multi-grid.
 
     Raises:
-      InputError: an option or a value that does not exist; the message names those that do.
+      InputError: an option or a value that does not exist; the message lists those that do.
     """
-    arguments = dict(options)
-    for name in arguments:
+    for name in options:
         if name not in OPTIONS:
-            raise InputError(f"{name} does not exist; there are: {', '.join(OPTIONS)}")
-    if "backbone" not in arguments:
-        raise InputError(f"backbone is missing; there are: {', '.join(BLOCKS)}")
-    dtype = arguments.setdefault("dtype", "float32")
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r} does not exist; there are: {', '.join(DTYPES)}")
-    arguments["dtype"] = DTYPES[dtype]
-    arguments["multi_grid"] = tuple(arguments.get("multi_grid", ())) or None
-    return DANet(num_classes=num_classes, **arguments)
+            raise InputError(
+                f"{name} does not exist; there are: {', '.join(OPTIONS)}", what=name, allowed=OPTIONS
+            )
+    if "backbone" not in options:
+        raise InputError(
+            f"backbone is missing; there are: {', '.join(BLOCKS)}", what="backbone", allowed=tuple(BLOCKS)
+        )
+    dtype = options.get("dtype", "float32")
+    check_name("dtype", dtype, DTYPES)
+    multi_grid = options.get("multi_grid") or None
+    if isinstance(multi_grid, list):
+        multi_grid = tuple(multi_grid)
+    return DANet(num_classes, **{**options, "dtype": DTYPES[dtype], "multi_grid": multi_grid})
 
 
 def options_of(model: DANet) -> dict[str, Any]:
-    """The inverse of `build_model`."""
+    """Returns the options of a network: the inverse of `build_model`."""
     options = {name: getattr(model, name) for name in OPTIONS}
-    return options | {"multi_grid": tuple(model.multi_grid or ()), "dtype": jnp.dtype(model.dtype).name}
+    return options | {
+        "multi_grid": tuple(model.multi_grid or ()),
+        "dtype": jnp.dtype(model.dtype or jnp.float32).name,
+    }

@@ -47,7 +47,9 @@ def run(
         raise InputError(f"{arguments[0]}: --format={format} holds weights, for images of any size")
     loaded = load_checkpoint(trained(workdir, checkpoint), **(overrides or {}))
     if loaded.is_backbone:
-        raise InputError(f"{checkpoint}: a backbone alone has no classes; train it with --config.init.from")
+        raise InputError(
+            f"{checkpoint}: a backbone alone has no classes; train it with --config.init.checkpoint"
+        )
     path = workdir / "export" / f"model{FORMATS[format]}"
     of_run = protocol_for(loaded, recipe.protocol() if recipe else None)
     held, metadata = of_run, {"protocol": json.dumps(of_run.as_dict())}

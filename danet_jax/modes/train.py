@@ -109,7 +109,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     refuse_indivisible(mesh, **sizes)
     refuse_too_large(mesh, **sizes, stem=recipe.model.stem, dtype=recipe.model.dtype)
     fresh = not checkpoint_steps(workdir / "checkpoints")
-    start = load_checkpoint(recipe.init.source) if recipe.init.source and fresh else None
+    start = load_checkpoint(recipe.init.checkpoint) if recipe.init.checkpoint and fresh else None
 
     # The data.
     dataset = recipe_dataset(recipe, "train_split", "validation_split")
@@ -169,10 +169,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
             # Not into the average's arrays: a step takes each array of its state away, once.
             variables, differences = initialize_from(start, model, state.trained)
         except InputError as error:
-            raise InputError(f"{recipe.init.source}: {error}") from error
+            raise InputError(f"{recipe.init.checkpoint}: {error}") from error
         state = state.replace(**variables)
         if first_host:
-            print(f"{recipe.init.source}: {start.description}", *differences, sep="\n  ")
+            print(f"{recipe.init.checkpoint}: {start.description}", *differences, sep="\n  ")
     with (
         locked(workdir) if first_host else contextlib.nullcontext(),
         Checkpoints(workdir / "checkpoints", keep_every=options.keep_every) as checkpoints,

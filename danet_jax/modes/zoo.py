@@ -15,7 +15,7 @@ _HEADINGS = ("name", "trained on", "crop", "steps", "mIoU", "several scales", "S
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
-    """Prints the table, what `--checkpoint` and `--config.init.from` take and its published mIoU in %, and the URLs."""
+    """Prints a table of the names that `--checkpoint` and `--config.init.checkpoint` take, mIoU in % and URLs."""
     if arguments:
         raise InputError(f"{arguments[0]}: --mode=zoo takes no arguments after the flags")
     rows = [_HEADINGS, *(_row(entry) for entry in ZOO)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
     """`(images / 255 - mean) / std`: RGB `[..., 3]`, uint8 or float of 0 to 255, to float32 of the same shape.
 
     Raises:
-      InputError: another dtype or shape, floats of 0 to 1 (where values are known, outside of `jit`), a mean or a
-        std that is not three numbers of at most 1, a std that is not positive.
+      InputError: another dtype or shape, floats of 0 to 1 (where values are known, outside of `jit`), or a mean or a
+        std that is not three numbers of colours from 0 to 1.
     """
     if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
         given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
@@ -33,15 +34,27 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
             raise InputError(
                 f"images are {images.dtype} of at most {largest:.3g}; 0 to 255 is due: multiply by 255"
             )
-    for name, values in (("mean", mean), ("std", std)):
-        numbers = np.asarray(values)
-        if numbers.shape != (3,) or numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
-            raise InputError(f"{name}={values!r} must be three finite numbers")
-        if numbers.max() > 1:
-            raise InputError(f"{name}={values!r} is of colours from 0 to 255: divide it by 255")
-    if min(std) <= 0:
-        raise InputError(f"std={std!r} must be positive")
+    check_normalisation(mean, std)
     scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
     shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
     shape = (1,) * (images.ndim - 1) + (3,)
     return images.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
+
+
+def check_normalisation(mean: Any, std: Any) -> None:
+    """Raises InputError unless `mean` and `std` are three numbers each, of colours from 0 to 1."""
+    for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-3)):
+        try:
+            numbers = np.asarray(values)
+        except ValueError:  # nested sequences of several lengths
+            numbers = np.asarray(None)
+        allowed = f"three numbers from {least:g} to 1"
+        if numbers.shape != (3,) or numbers.dtype.kind not in "fiu" or not np.all(numbers >= least):
+            raise InputError(f"{name}={values!r} must be {allowed}", what=name, value=values, allowed=allowed)
+        if not np.all(numbers <= 1):
+            raise InputError(
+                f"{name}={values!r} is of colours from 0 to 255; divide it by 255, so that it is {allowed}",
+                what=name,
+                value=values,
+                allowed=allowed,
+            )

@@ -1,19 +1,22 @@
-"""The recipe of a run: every option, declared once, and the one place where configs are read.
+"""The recipe of a run: every option with its range and description, and the one place where configs are read.
 
-A file in `configs/` returns an `ml_collections.ConfigDict` made by `defaults()` and changed; `read_recipe` turns it
-into frozen, checked groups of options. Below `run.py` and the modes, functions take plain arguments and know no recipe.
+A file in `configs/` changes the `ml_collections.ConfigDict` that `defaults()` returns, and returns it; `read_recipe`
+validates it and makes frozen groups of options. Functions below the modes take plain arguments and no recipe.
 
 To add an option:
 
-1. Declare it in its group (`model.py`, `dataset.py`, `training.py`, `evaluation.py` here), with type, default, range or
-   names, and a sentence: `momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")`; names are taken from the
-   room that owns them, `Annotated[str, Names(EDGES)]`; None as default is "not set", `int | None = Field(None, ...)`.
-2. What must fit together within a group is checked in its `_fits`, across groups in `Recipe._fits`: raise `InputError`
-   with a line that names the keys. Kinds of values that several options take are in `kinds.py`.
-3. Hand it over, as a plain argument, in the mode that needs it. (An option of `config.model` is a field of `DANet` of
-   the same name and default, one of `config.evaluation` a field of `Protocol`: those are handed over already.)
+1. Declare it in its group (`model.py`, `dataset.py`, `training.py` or `evaluation.py`) with its type, default, range
+   and description: `momentum: float = Field(0.9, ge=0, lt=1, description="The momentum of SGD.")`. Its type and default
+   are those of what it configures (`DANet`, `Protocol`, `make_train_step`, ...), and tests/recipe compares them; only
+   `backbone` differs, which is the paper's ResNet-101 here. The names that it takes come from the package that uses
+   them: `Annotated[str, Names(EDGES)]`. None means "not set": `int | None = Field(None, ...)`.
+2. Check what must fit together in `_fits` of the group, or of `Recipe` across groups, and raise `InputError`. Kinds of
+   values that several options share are in `kinds.py`.
+3. Pass it as a plain argument in the mode that needs it. Options of `config.model` and `config.evaluation` reach
+   `DANet` and `Protocol` by their names.
 4. `python -m danet_jax.recipe > docs/settings.md`.
-5. Nothing else: flags, errors, config.json and the tests of refusals (tests/recipe/) come from the declaration.
+
+Flags, errors, config.json and the tests of refusals follow from the declaration.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from danet_jax.recipe.evaluation import EvaluationOptions
 from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group, Text
 from danet_jax.recipe.model import ModelOptions
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
-from danet_jax.recipe.words import group_of, line, plain_type
+from danet_jax.recipe.words import plain_type, refusal, schemas
 from danet_jax.runs.buckets import as_path
 from danet_jax.runs.directory import read_config
 
@@ -45,16 +48,19 @@ if typing.TYPE_CHECKING:
 
 
 class Recipe(Group):
-    """Everything that a run is made of."""
+    """The options of a run."""
 
-    name: FileName = Field("danet", description="Of the run; its directory is runs/NAME.")
+    name: FileName = Field("danet", description="The name of the run. Its directory is runs/NAME.")
     seed: int = Field(
-        0, ge=0, lt=2**32, description="Of all that is random: weights, order, augmentation, dropout."
+        0,
+        ge=0,
+        le=2**32 - 1,
+        description="The seed of the initial weights, the order of the images, augmentation and dropout.",
     )
     compilation_cache: Text = Field(
         "",
-        description="Folder in which JAX keeps compiled programs for the next start; empty: one in the user's cache "
-        "directory; off: none.",
+        description="The folder in which JAX keeps compiled programs for the next start. If it is empty, they are kept "
+        "in the user's cache directory; `off` keeps none.",
     )
     model: ModelOptions = ModelOptions()
     dataset: DatasetOptions = DatasetOptions()
@@ -66,88 +72,104 @@ class Recipe(Group):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         model, dataset, training = self.model, self.dataset, self.training
+        stride = f"config.model.output_stride={model.output_stride}"
         if dataset.crop_size < model.output_stride:
             raise InputError(
-                f"config.dataset.crop_size={dataset.crop_size} must be at least "
-                f"config.model.output_stride={model.output_stride}"
+                f"config.dataset.crop_size={dataset.crop_size} must be at least {stride}",
+                what="config.dataset.crop_size",
+                value=dataset.crop_size,
             )
         branches = (True, model.position_attention, model.channel_attention)
         if not any(weight for weight, on in zip(training.loss_weights, branches, strict=True) if on):
             raise InputError(
                 f"config.training.loss_weights={training.loss_weights} must be greater than 0 for a branch that is on: "
-                "the fused result, position attention, channel attention"
+                "fusion, position attention, channel attention",
+                what="config.training.loss_weights",
+                value=training.loss_weights,
             )
-        protocol = self.protocol()  # refuses what makes no sense
+        protocol = self.protocol()
         if protocol.window is not None and min(protocol.window) < model.output_stride:
             raise InputError(
-                f"config.evaluation.window={protocol.window} must be at least "
-                f"config.model.output_stride={model.output_stride}"
+                f"config.evaluation.window={protocol.window} must be at least {stride}",
+                what="config.evaluation.window",
+                value=protocol.window,
             )
         base = protocol.base_size
         side = max(base if isinstance(base, tuple) else (base or 1,)) * max(protocol.scales)
         if side > LARGEST_SCALED:
             raise InputError(
-                f"config.evaluation.scales={protocol.scales} of config.evaluation.base_size={base} are {side:.0f} "
-                f"pixels of a side, more than {LARGEST_SCALED}"
+                f"config.evaluation.scales={protocol.scales} times config.evaluation.base_size={base} give images with "
+                f"a side of {side:.0f} pixels, more than {LARGEST_SCALED}",
+                what="config.evaluation.scales",
+                value=protocol.scales,
             )
         return self
 
     def network(self, num_classes: int) -> DANet:
-        """The network, for data of so many classes."""
+        """Returns the network for `num_classes` classes."""
         return build_model(num_classes, self.model.model_dump())
 
     def protocol(self) -> Protocol:
-        """How the network is applied to images, but to those of training."""
+        """Returns how the network is applied to images in evaluation and prediction.
+
+        Raises:
+          InputError: the options of the protocol make no sense together.
+        """
         return protocol_of(self.model_dump())
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain nested dictionaries and lists, as `config.json` keeps it."""
+        """Returns the recipe as plain nested dictionaries and lists, as `config.json` holds it."""
         return self.model_dump(mode="json")
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """The default recipe as a config that flags can change: what configs/base.py starts from."""
+    """Returns the default recipe as a config that flags can change, from which configs/base.py starts."""
+    return as_config(Recipe())
+
+
+def as_config(recipe: Recipe) -> ml_collections.ConfigDict:
+    """Returns a recipe as a config that flags can change."""
     import ml_collections
 
-    return ml_collections.ConfigDict(_changeable(Recipe()))
+    return ml_collections.ConfigDict(_changeable(recipe))
 
 
 def read_recipe(config: Mapping[str, Any]) -> Recipe:
-    """A checked recipe from a config (or from `config.json`).
+    """Returns the validated recipe of a config, or of the content of `config.json`.
 
     Raises:
-      InputError: a name that does not exist, a value of the wrong type or out of range; one line that gives the key,
-        the value and what the key takes.
+      InputError: a name that does not exist, a value of the wrong type or out of range. The line gives the key, the
+        value and what the key takes.
     """
     try:
         return Recipe.model_validate(config)
     except pydantic.ValidationError as error:
-        raise InputError(line(error, Recipe, config)) from error
+        raise refusal(error, Recipe, config) from error
 
 
 def recipe_of_run(workdir: str | Path) -> Recipe:
-    """The recipe of the run in `workdir`; options that did not exist when it was made have their defaults.
+    """Returns the recipe of the run in `workdir`. Options that did not exist when it was made have their defaults.
 
     Raises:
-      InputError: its config.json is none, in a line that names it.
+      InputError: its config.json is missing, or holds no valid recipe.
     """
+    config = read_config(workdir)
     try:
-        return read_recipe(read_config(workdir))
+        return read_recipe(config)
     except InputError as error:
-        file = str(as_path(workdir) / "config.json")
-        raise InputError(str(error) if file in str(error) else f"{file}: {error}") from error
+        raise error.in_file(as_path(workdir) / "config.json") from error
 
 
 def _changeable(options: Group) -> dict[str, Any]:
     from ml_collections import config_dict
 
     result: dict[str, Any] = {}
-    for name, field in type(options).model_fields.items():
+    for name in type(options).model_fields:
         value = getattr(options, name)
-        if group_of(field.annotation) is not None:
+        if isinstance(value, Group):
             value = _changeable(value)
         elif value is None:
             # A placeholder knows its type, so that a flag can still set it.
-            value = config_dict.placeholder(plain_type(field.annotation))
+            value = config_dict.placeholder(plain_type(schemas(type(options))[name]))
         result[name] = value
     return result

@@ -1,4 +1,4 @@
-"""`config.dataset`: which data, and how they are cropped."""
+"""`config.dataset`: which data set is used, and how it is cropped and augmented."""
 
 from __future__ import annotations
 
@@ -25,57 +25,76 @@ def _are_pairs(pairs: tuple[str, ...]) -> bool:
 
 _ON_DISK = Check(
     lambda place: "://" not in place,
-    "a directory: archives and prepared data are read from a file system, a disk of each host or a mounted bucket",
+    "a directory, since archives and prepared data are read from a file system: a local disk or a mounted bucket",
 )
 
 
 class DatasetOptions(Group):
-    """Which data, and how they are cropped."""
+    """Which data set is used, and how it is cropped and augmented."""
 
-    name: Annotated[str, Names(DATASET_NAMES)] = Field("cityscapes", description="The data set.")
-    root: Annotated[Text, _ON_DISK] = Field(
-        "", description="Where its published archives or your own files are; the data set `scenes` has none."
+    name: Annotated[str, Names(DATASET_NAMES)] = Field(
+        "cityscapes", description="The data set. `folder` reads your own images and labels."
     )
-    data_dir: Annotated[Name, _ON_DISK] = Field("data", description="Where prepared data are kept.")
+    root: Annotated[Text, _ON_DISK] = Field(
+        "",
+        description="The folder with the published archives, or with your own files. The data set `scenes` is drawn "
+        "and takes none.",
+    )
+    data_dir: Annotated[Name, _ON_DISK] = Field(
+        "data", description="The folder where prepared data are kept."
+    )
     class_names: Words = Field(
-        (), description="Classes of a `folder` that has no classes.csv, in order of labels."
+        (),
+        description="The names of the classes, in the order of their labels, for a `folder` that has no classes.csv.",
     )
     options: Annotated[
-        dict[str, Any], Check(_is_plain, "names with values: text, finite numbers, booleans, lists of them")
+        dict[str, Any],
+        Check(_is_plain, "names with values: text, finite numbers, booleans and lists of them"),
     ] = Field(
         {},
-        description="Options of the data set itself, see docs/datasets.md; a recipe names those that exist.",
+        description="Options of the data set itself, which docs/datasets.md explains. A recipe lists those that exist.",
     )
-    train_split: Name = Field("train", description="The split that is trained on.")
-    validation_split: Name = Field("val", description="The split that is evaluated on.")
-    test_split: Name = Field("test", description="The split of --mode=submit.")
+    train_split: Name = Field("train", description="The split that the network is trained on.")
+    validation_split: Name = Field("val", description="The split that the network is evaluated on.")
+    test_split: Name = Field("test", description="The split that --mode=submit writes predictions for.")
     base_size: Side = Field(
         1024,
-        description="Pixels of the short side before a crop is taken; with random_scale times 0.5 to 2.",
+        description="The length in pixels to which the short side of an image is scaled before it is cropped. "
+        "random_scale multiplies it by 0.75 to 2.0.",
     )
-    crop_size: Side = Field(768, description="Pixels of the sides of a crop, at least the output stride.")
-    random_scale: bool = Field(True, description="Whether training scales images at random by 0.5 to 2.")
+    crop_size: Side = Field(
+        768,
+        description="The height and width of training crops in pixels, at least model.output_stride. Smaller crops "
+        "need less memory.",
+    )
+    random_scale: bool = Field(
+        True, description="Whether training images are scaled by a random factor from 0.75 to 2.0."
+    )
     flip: bool = Field(
         True,
-        description="Whether training mirrors images at random. Off where classes mean a side: then evaluation "
-        "mirrors none, either.",
+        description="Whether training images are mirrored at random. Turn it off where classes depend on the side, "
+        "such as left and right lanes; then evaluation mirrors no images either.",
     )
     flip_pairs: Annotated[
-        Words, Check(_are_pairs, "pairs of classes that a mirror swaps, each LEFT=RIGHT")
+        Words, Check(_are_pairs, "pairs of classes that mirroring swaps, each LEFT=RIGHT")
     ] = Field(
         (),
-        description="Classes that a mirror makes of each other, as `left lane=right lane`: swapped in training, and "
-        "in the scores of mirrored images.",
+        description="Pairs of classes that mirroring swaps, such as `left lane=right lane`. They are swapped in the "
+        "labels of mirrored training images, and in the scores of mirrored images in evaluation.",
     )
     photometric: bool = Field(
         False,
-        description="Whether training changes brightness, contrast, saturation and hue at random, as "
-        "mmsegmentation does; the paper does not.",
+        description="Whether the brightness, contrast, saturation and hue of training images are changed at random, as "
+        "in mmsegmentation. The paper does not do this.",
     )
     classes_by_number: bool = Field(
         False,
-        description="Whether a network whose classes have other names than the data's is evaluated all the same.",
+        description="Whether a network is evaluated although its classes have other names than those of the data. Set "
+        "it if the numbers mean the same classes.",
     )
     workers: int = Field(
-        4, ge=0, le=256, description="Processes that decode and augment; 0 does it in the training process."
+        4,
+        ge=0,
+        le=256,
+        description="The number of processes that decode and augment images. 0 does it in the training process.",
     )

@@ -11,17 +11,17 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import CoreSchema, core_schema
 
 LARGEST_SIDE = 8192
-"""Pixels of a side of a crop or a window: a float32 stem makes 4 GiB of a square of them, per image."""
+"""Largest side of a crop or a window in pixels: a float32 stem makes 4 GiB of such a square, per image."""
 
 LARGEST_SCALED = 16384
-"""Pixels of a side of an image that is scored: the float32 scores of 20 classes are 20 GiB of a square of them."""
+"""Largest side of a scored image in pixels: the float32 scores of 20 classes fill 20 GiB for such a square."""
 
 LARGEST_STEP = 2**31 - 1
 """Steps are counted in int32."""
 
 
 class Group(pydantic.BaseModel):
-    """A group of options, frozen. Nothing is converted but what a config file or JSON cannot say otherwise."""
+    """A frozen group of options. Values are not converted, except lists to tuples, which JSON cannot express."""
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
@@ -30,45 +30,54 @@ class Group(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A test that a value must pass, and in words what it takes."""
+    """A test that a value must pass.
+
+    Attributes:
+      passes: the test.
+      words: what passes, for messages and docs/settings.md; see `danet_jax.recipe.words.takes`.
+      key: the key of `words` in the option's JSON schema: "takes" describes values, "lengths" their number, and
+        "enum" lists them.
+    """
 
     passes: Callable[[Any], bool]
-    takes: str
+    words: str | tuple[Any, ...]
+    key: str = "takes"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: pydantic.GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {self.key: self.words}
+
     def _checked(self, value: Any) -> Any:
         if not self.passes(value):
-            raise ValueError(self.takes)
+            raise ValueError(f"must be {self.words}")
         return value
 
 
-class Names(Check):
-    """One of some names (or numbers) that exist, taken from the room that owns them."""
-
-    def __init__(self, existing: Iterable[Any]):
-        existing = tuple(existing)
-        super().__init__(lambda value: value in existing, f"one of: {', '.join(map(str, existing))}")
+def Names(existing: Iterable[Any]) -> Check:
+    """Returns the check for one of the names (or numbers) in `existing`, which the package that uses them defines."""
+    existing = tuple(existing)
+    return Check(lambda value: value in existing, existing, "enum")
 
 
-class Lengths(Check):
-    """How many elements a tuple may have."""
-
-    def __init__(self, *allowed: int):
-        words = ["()" if length == 0 else str(length) for length in allowed]
-        super().__init__(
-            lambda value: len(value) in allowed, " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-        )
+def Lengths(*allowed: int) -> Check:
+    """Returns the check for tuples of one of the lengths in `allowed`."""
+    *most, last = map(str, allowed)
+    return Check(
+        lambda value: len(value) in allowed, " or ".join(filter(None, (", ".join(most), last))), "lengths"
+    )
 
 
 def _tuple(value: Any) -> Any:
-    """JSON knows no tuples."""
+    """Converts a list to a tuple, because JSON has no tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _words(value: Any) -> Any:
-    """A flag's `a, b,c` arrives as one text in a tuple."""
+    """Splits the flag `a, b,c`, which arrives as a tuple with one text."""
     value = _tuple(value)
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
         return tuple(part.strip() for part in value[0].split(",") if part.strip())
@@ -80,26 +89,26 @@ def _is_file_name(value: str) -> bool:
 
 
 Text = Annotated[
-    str, Field(max_length=4000), Check(str.isprintable, "text without line breaks or other controls")
+    str, Field(max_length=4000), Check(str.isprintable, "text without line breaks or control characters")
 ]
-"""A path or a name; empty is allowed."""
+"""A path or a name, which may be empty."""
 
 Name = Annotated[
     Text,
-    Check(lambda value: bool(value.strip()), "text that is not empty, without line breaks or other controls"),
+    Check(
+        lambda value: bool(value.strip()), "text that is not empty, without line breaks or control characters"
+    ),
 ]
-"""A path or a name, not empty."""
+"""A path or a name that is not empty."""
 
 FileName = Annotated[
     Text,
-    Check(
-        _is_file_name, "the name of a folder: printable, of 1 to 200 bytes, without '/', neither '.' nor '..'"
-    ),
+    Check(_is_file_name, "the name of a folder: printable, 1 to 200 bytes, no '/', neither '.' nor '..'"),
 ]
 """The name of one folder."""
 
 Words = Annotated[tuple[Name, ...], BeforeValidator(_words)]
-"""Several names; on the command line with commas between."""
+"""Several names, separated by commas on the command line."""
 
 Steps = Annotated[int, Field(ge=1, le=LARGEST_STEP)]
 StepRange = Annotated[tuple[Steps, ...], Lengths(0, 2), BeforeValidator(_tuple)]
@@ -107,7 +116,7 @@ Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Devices = Annotated[
     int,
     Field(ge=-1, le=65536),
-    Check(lambda value: value != 0, "a number of devices, or -1 for all that are left"),
+    Check(lambda value: value != 0, "a number of devices from 1 to 65536, or -1 for all that are left"),
 ]
 Dilations = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], BeforeValidator(_tuple)]
 Weights = Annotated[tuple[Weight, ...], Lengths(3), BeforeValidator(_tuple)]
@@ -119,19 +128,5 @@ Scales = Annotated[
     Field(min_length=1, max_length=64),
     BeforeValidator(_tuple),
 ]
-Mean = Annotated[
-    tuple[float, ...],
-    Check(
-        lambda value: len(value) == 3 and all(0 <= number <= 1 for number in value),
-        "3 numbers from 0 to 1: those of colours from 0 to 255 are divided by 255",
-    ),
-    BeforeValidator(_tuple),
-]
-Deviation = Annotated[
-    tuple[float, ...],
-    Check(
-        lambda value: len(value) == 3 and all(1e-3 <= number <= 1 for number in value),
-        "3 numbers from 0.001 to 1: those of colours from 0 to 255 are divided by 255",
-    ),
-    BeforeValidator(_tuple),
-]
+Colour = Annotated[tuple[float, ...], Lengths(3), BeforeValidator(_tuple)]
+"""Numbers for R, G and B, whose range `Protocol` checks."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
 from danet_jax.models.layers import REMAT
-from danet_jax.models.options import DTYPES, build_model
+from danet_jax.models.options import DTYPES
 from danet_jax.models.resnet import BLOCKS, OUTPUT_STRIDES, STEMS
 from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
@@ -16,57 +16,74 @@ from danet_jax.recipe.kinds import Dilations, Group, Names
 
 
 class ModelOptions(Group):
-    """The network: arguments of `danet_jax.DANet` as simple types."""
+    """The network: the arguments of `danet_jax.DANet`."""
 
-    backbone: Annotated[str, Names(tuple(BLOCKS))] = Field(
-        "resnet101", description="The dilated ResNet below the attention modules (section 3.1)."
+    backbone: Annotated[str, Names(BLOCKS)] = Field(
+        "resnet101",
+        description="The dilated ResNet below the attention modules (section 3.1). Smaller ones are faster and less "
+        "accurate.",
     )
-    stem: Annotated[str, Names(tuple(STEMS))] = Field(
+    stem: Annotated[str, Names(STEMS)] = Field(
         "v1",
-        description="First layers of the backbone: one 7x7 convolution (v1: torchvision, the authors), or three "
-        "3x3 as mmsegmentation (v1c) or PyTorch-Encoding (v1s) has them.",
+        description="The first layers of the backbone. v1 is one 7x7 convolution, as in torchvision and the authors' "
+        "code; v1c (mmsegmentation) and v1s (PyTorch-Encoding) are three 3x3 convolutions. Set it to that of the "
+        "checkpoint that training starts from.",
     )
     output_stride: Annotated[int, Names(OUTPUT_STRIDES)] = Field(
-        8, description="Pixels of the image for one of the feature map."
+        8,
+        description="How many image pixels, along each side, one place of the feature map covers. Larger strides are "
+        "faster and coarser.",
     )
     multi_grid: Dilations = Field(
-        (), description="Dilations of layer4's blocks, (4, 8, 16) in table 2; () for none."
+        (),
+        description="Dilations of the blocks of layer4. The paper's best network has (4, 8, 16) (table 2); () keeps "
+        "the backbone's own.",
     )
     second_dilation: bool = Field(
         True,
-        description="Whether the second convolution of a basic block (resnet18, resnet34) is dilated, too: as the "
-        "authors' are, and mmsegmentation's are not.",
+        description="Whether the second convolution of a basic block (resnet18, resnet34) is dilated too, as in the "
+        "authors' code. False is for weights from mmsegmentation.",
     )
     position_attention: bool = Field(
-        True, description="Whether the position attention module is on (section 3.2)."
+        True, description="Whether the network has the position attention module (section 3.2)."
     )
     channel_attention: bool = Field(
         True,
-        description="Whether the channel attention module is on (section 3.3); both off is table 1's dilated FCN.",
+        description="Whether the network has the channel attention module (section 3.3). With neither module it is the "
+        "dilated FCN of table 1.",
     )
     channel_energy: Annotated[str, Names(ENERGIES)] = Field(
         "official",
-        description="Energies of channel attention: the authors' code subtracts each from its row's maximum, "
-        '"paper" is equation 3.',
+        description='How channel attention computes its energies. "official" subtracts them from the maximum of their '
+        'row, as the authors\' code and every published checkpoint; "paper" is equation 3.',
     )
     align_corners: bool = Field(
-        True, description="Whether up-sampling to the image's size keeps the corner pixels' centres in place."
+        True,
+        description="Whether logits are upsampled with the centres of the corner pixels in place, as in the authors' "
+        "code.",
     )
-    auxiliary: bool = Field(False, description="Whether layer3 has mmsegmentation's auxiliary head.")
+    auxiliary: bool = Field(
+        False, description="Whether layer3 has an auxiliary head, as in mmsegmentation. It is only trained."
+    )
     dropout_rate: float = Field(
-        0.1, ge=0, lt=1, description="Share of channels that are dropped before each classifier in training."
+        0.1,
+        ge=0,
+        lt=1,
+        description="The share of channels that are dropped before each classifier in training.",
     )
-    dtype: Annotated[str, Names(tuple(DTYPES))] = Field(
-        "float32", description="Of the computation; parameters, softmaxes and logits are float32 always."
+    dtype: Annotated[str, Names(DTYPES)] = Field(
+        "float32",
+        description="The dtype of the computation. bfloat16 is faster on accelerators; parameters, softmaxes and "
+        "logits are float32 with either.",
     )
     attention_backend: Annotated[str, Names(BACKENDS)] = Field(
-        "auto", description="Kernel of position attention; auto takes the best for the device."
+        "auto", description="The kernel of position attention. auto chooses the fastest one for the device."
     )
     remat: Annotated[str, Names(REMAT)] = Field(
         "auto",
-        description="What the backward pass computes anew instead of keeping it, for less memory: nothing, what "
-        "batch normalisation and ReLU make of convolutions, what lies inside residual blocks, or (full) that and what "
-        "lies inside the stem and the head's modules. auto is normalisation on a TPU and none elsewhere.",
+        description="What the backward pass recomputes in order to save memory: nothing (none), the results of batch "
+        "normalisation and ReLU (normalisation), residual blocks (blocks), or residual blocks, the stem and the "
+        "modules of the head (full). auto is normalisation on a TPU and none elsewhere.",
     )
 
     @model_validator(mode="after")
@@ -75,10 +92,9 @@ class ModelOptions(Group):
         if self.multi_grid and len(self.multi_grid) != blocks:
             raise InputError(
                 f"config.model.multi_grid={self.multi_grid} must be () or {blocks} dilations, "
-                f"one for each block of {self.backbone}'s layer4"
+                f"one for each block of {self.backbone}'s layer4",
+                what="config.model.multi_grid",
+                value=self.multi_grid,
+                allowed=f"() or {blocks} dilations",
             )
-        try:
-            build_model(1, self.model_dump())
-        except InputError as error:
-            raise InputError(f"config.model.{error}") from error
         return self

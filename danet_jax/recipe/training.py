@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -12,95 +13,115 @@ from danet_jax.recipe.kinds import Devices, Group, Names, StepRange, Steps, Text
 
 
 class TrainingOptions(Group):
-    """SGD with the poly schedule (section 4.1)."""
+    """Training by SGD with the poly schedule (section 4.1)."""
 
-    batch_size: int = Field(8, ge=1, le=65536, description="Images of a step, over all devices.")
-    epochs: float = Field(240.0, gt=0, le=1_000_000, description="Passes over the training split.")
-    steps: Steps | None = Field(None, description="Steps of the whole training; None is `epochs`.")
+    batch_size: int = Field(
+        8, ge=1, le=65536, description="The number of images per step, over all devices and hosts."
+    )
+    epochs: float = Field(
+        240.0, gt=0, le=1_000_000, description="The number of passes over the training split."
+    )
+    steps: Steps | None = Field(
+        None, description="The number of steps of the whole training. None follows from `epochs`."
+    )
     learning_rate: float = Field(
-        0.003, ge=1e-12, le=1000, description="At the first step; falls to 0 by the poly schedule."
+        0.003,
+        ge=1e-12,
+        le=1000,
+        description="The learning rate of the backbone at the first step. It falls to 0 by the poly schedule. Lower it "
+        "if the loss becomes NaN.",
     )
     head_multiplier: Weight = Field(
-        10.0, description="Times the learning rate for everything above the backbone, which is new."
+        10.0,
+        description="The factor by which the learning rate of everything above the backbone is larger. Use 1 without "
+        "pretrained weights.",
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="L2 penalty on every parameter.")
-    power: float = Field(0.9, ge=0, le=100, description="Of the poly schedule, (1 - step / steps) ** power.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="The momentum of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="The L2 penalty on every parameter.")
+    power: float = Field(
+        0.9, ge=0, le=100, description="The power of the poly schedule, (1 - step / steps) ** power."
+    )
     loss_weights: Weights = Field(
-        (1.0, 1.0, 1.0), description="Of the losses of the fused, the position and the channel branch."
+        (1.0, 1.0, 1.0), description="The weights of the fusion, position and channel losses."
     )
-    auxiliary_weight: Weight = Field(0.4, description="Of the auxiliary head's loss, with model.auxiliary.")
+    auxiliary_weight: Weight = Field(
+        0.4, description="The weight of the auxiliary head's loss. It matters with model.auxiliary only."
+    )
     ohem_threshold: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Online hard example mining: only pixels to whose own class a classifier gives a lower probability "
-        "enter its loss, 0.7 in mmsegmentation and PaddleSeg; 0 is off, all enter.",
+        description="Online hard example mining: only pixels whose own class has a lower probability than this enter "
+        "the loss. mmsegmentation and PaddleSeg use 0.7. 0 disables it.",
     )
     ohem_kept: int = Field(
         100_000,
         ge=0,
         le=2**31 - 1,
-        description="With training.ohem_threshold, the pixels per image that enter at least, the hardest of the batch.",
+        description="The least number of pixels per image that enter the loss, the hardest ones of the batch. It "
+        "matters with training.ohem_threshold only.",
     )
     class_balance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Classes count in the loss by their share of the training pixels to the power of minus this: rare "
-        "ones more; 0 is off, all pixels alike; 1 is median frequency balancing (arXiv 1411.4734).",
+        description="How strongly rare classes are weighted up in the loss: a class counts by its share of the "
+        "training pixels to the power of minus this. 1 is median frequency balancing (arXiv 1411.4734). 0 disables it.",
     )
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Of an exponential moving average of the weights, which then is what is evaluated, kept, predicted "
-        "with and exported; 0 is off.",
+        description="The decay of an exponential moving average of the weights. The averaged weights are used for "
+        "evaluation, prediction and export. 0 disables it.",
     )
     attention_multiplier: Weight = Field(
         1.0,
-        description="Times the heads' learning rate for query, key, alpha and beta; more than 1 is outside the paper.",
+        description="The factor by which the learning rate of query, key, alpha and beta is larger than that of the "
+        "heads. The paper has 1.",
     )
     decay_scales: bool = Field(
-        True,
-        description="Whether alpha and beta have weight decay as every other parameter, as in the paper.",
+        True, description="Whether alpha and beta have weight decay, as every other parameter in the paper."
     )
     output_stride: Annotated[int, Names(OUTPUT_STRIDES)] | None = Field(
         None,
-        description="Of the network while it is trained; None is model.output_stride. Trained at 16, used at 8, as in "
-        "DeepLabv3 (arXiv 1706.05587, section 4.1), a step takes a third of the time.",
+        description="The output stride in training. None is model.output_stride. Training at 16 and evaluating at 8, "
+        "as in DeepLabv3 (arXiv 1706.05587, section 4.1), takes a third of the time per step.",
     )
     accumulation: int = Field(
         1,
         ge=1,
         le=65536,
-        description="Parts in which a batch is gone through, to save memory; divides batch_size.",
+        description="The number of parts into which a batch is divided to save memory. It must divide batch_size.",
     )
     evaluate_every: Steps | None = Field(
-        None, description="Steps between evaluations; None is once an epoch."
+        None, description="The number of steps between evaluations. None evaluates once per epoch."
     )
     checkpoint_every: Steps | None = Field(
-        None, description="Steps between checkpoints; None is once an epoch."
+        None, description="The number of steps between checkpoints. None saves once per epoch."
     )
     keep_every: Steps | None = Field(
         None,
-        description="Checkpoints at multiples of this step are kept for good; the best and the newest are always.",
+        description="Checkpoints at multiples of this step are kept permanently. The best and the newest always are.",
     )
     pictures: int = Field(
         4,
         ge=0,
         le=64,
-        description="Validation pictures, beside truth and prediction, that TensorBoard gets at each evaluation.",
+        description="The number of validation images that TensorBoard shows after each evaluation, beside their labels "
+        "and predictions.",
     )
-    report: bool = Field(True, description="Whether training ends with report.html in the run's directory.")
-    log_every: Steps = Field(20, description="Steps between lines of the log.")
+    report: bool = Field(
+        True, description="Whether report.html is written into the run's directory when training is done."
+    )
+    log_every: Steps = Field(20, description="The number of steps between lines of the log.")
     profile_steps: StepRange = Field(
         (),
-        description="First and last step of which JAX's profiler writes a trace for TensorBoard; () for none.",
+        description="The first and the last step that JAX's profiler records for TensorBoard. () records none.",
     )
     resume_anyway: bool = Field(
         False,
-        description="Whether a run goes on although its recipe is not the one that it was started with.",
+        description="Whether a run is resumed although its recipe differs from the one that it was started with.",
     )
 
     @model_validator(mode="after")
@@ -108,46 +129,82 @@ class TrainingOptions(Group):
         if self.batch_size % self.accumulation:
             raise InputError(
                 f"config.training.batch_size={self.batch_size} must be a multiple of "
-                f"config.training.accumulation={self.accumulation}"
+                f"config.training.accumulation={self.accumulation}",
+                what="config.training.batch_size",
+                value=self.batch_size,
             )
         if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
             raise InputError(
-                f"config.training.profile_steps={self.profile_steps} must be first and last, in order"
+                f"config.training.profile_steps={self.profile_steps} must be first and last, in order",
+                what="config.training.profile_steps",
+                value=self.profile_steps,
             )
         return self
 
 
 class InitOptions(Group):
-    """Where training starts. `run.py` takes `source` as `--config.init.from`."""
+    """Where training starts."""
 
-    source: Text = Field(
-        "", description="A checkpoint's file, a run's directory or a name in the zoo; empty: none."
+    checkpoint: Text = Field(
+        "",
+        description="The checkpoint that training starts from: a file, a run's directory, or a name from --mode=zoo. "
+        "If it is empty, training starts from random weights.",
     )
     query_key_gain: float = Field(
         1.0,
         gt=0,
         le=1000,
-        description="Times torch's range for query and key of position attention where they start anew; the logits "
-        "spread by its square. More than 1 is outside the paper.",
+        description="The factor by which the random initial weights of query and key are larger than torch's; the "
+        "attention logits grow with its square. The paper has 1.",
     )
     alpha: float = Field(
-        0.0, ge=-1000, le=1000, description="Of position attention where it starts anew; 0 in the paper."
+        0.0,
+        ge=-1000,
+        le=1000,
+        description="The initial scale of position attention where the checkpoint has none. The paper has 0.",
     )
     beta: float = Field(
-        0.0, ge=-1000, le=1000, description="Of channel attention where it starts anew; 0 in the paper."
+        0.0,
+        ge=-1000,
+        le=1000,
+        description="The initial scale of channel attention where the checkpoint has none. The paper has 0.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, options: Any) -> Any:
+        """Reads `source`, as `checkpoint` was called up to version 0.2."""
+        if not isinstance(options, Mapping) or "source" not in options:
+            return options
+        options = dict(options)
+        source = options.pop("source")
+        if source and options.get("checkpoint") not in ("", source, None):
+            raise InputError(
+                "config.init.source is the old name of config.init.checkpoint; set only the latter",
+                what="config.init.source",
+                value=source,
+            )
+        return options | {"checkpoint": source or options.get("checkpoint", "")}
 
 
 class MeshOptions(Group):
-    """How many devices the batch and the rows of the images are spread over."""
+    """How many devices the batch and the rows of the images are divided over."""
 
-    data: Devices = Field(-1, description="Devices along the batch; -1 is all that are left.")
-    space: Devices = Field(1, description="Devices along the rows of the images; -1 is all that are left.")
+    data: Devices = Field(
+        -1, description="The number of devices that the batch is divided over. -1 is all that are left."
+    )
+    space: Devices = Field(
+        1,
+        description="The number of devices that the rows of the images are divided over, for crops that do not fit "
+        "into the memory of one. -1 is all that are left.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.data == self.space == -1:
             raise InputError(
-                "config.mesh.data=-1 and config.mesh.space=-1: only one can be -1, all that are left"
+                "config.mesh.data=-1 and config.mesh.space=-1: only one can be -1, all that are left",
+                what="config.mesh.data",
+                value=-1,
             )
         return self

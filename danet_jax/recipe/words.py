@@ -1,134 +1,138 @@
-"""Declarations of options in words: what an option takes, and the line that refuses a value."""
+"""Declarations of options in words: what an option takes, and the error that refuses a value."""
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+import difflib
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import annotated_types
 import pydantic
 from pydantic.fields import FieldInfo
 
 from danet_jax.errors import InputError
-from danet_jax.recipe.kinds import Check, Group, Lengths
+from danet_jax.recipe.kinds import Group
 
-_NOUNS = {
-    bool: ("True or False", "True or False"),
-    int: ("an integer", "integers"),
-    float: ("a finite number", "finite numbers"),
-    str: ("text", "texts"),
-    dict: ("names with values", "names with values"),
+_TYPES = {
+    "boolean": (bool, "True or False"),
+    "integer": (int, "an integer"),
+    "number": (float, "a finite number"),
+    "string": (str, "text"),
+    "object": (dict, "names with values"),
+    "array": (tuple, ""),
 }
 _LONGEST = 80
 
 
-def plain_type(annotation: Any) -> type:
-    """`int` of `Annotated[int, ...] | None`, `tuple` of `tuple[int, ...]`."""
-    kind, _ = _undressed(annotation, ())
-    return typing.get_origin(kind) or kind
+@functools.cache
+def schemas(group: type[Group]) -> dict[str, Any]:
+    """Returns the JSON schemas of a group's options by name."""
+    return group.model_json_schema()["properties"]
 
 
-def group_of(annotation: Any) -> type[Group] | None:
-    """The group that a field is, if it is one."""
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Group) else None
+def group_of(field: FieldInfo | None) -> type[Group] | None:
+    """Returns the group that a field holds, or None for an option."""
+    kind = None if field is None else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Group) else None
 
 
-def takes(field: FieldInfo) -> str:
-    """What an option takes, such as "an integer from 1 to 8"."""
-    text = _takes(field.annotation, field.metadata)
-    return f"None, or {text}" if field.default is None else text
+def find(root: type[Group], names: Iterable[Any]) -> tuple[str, type[Group], str]:
+    """Returns the full key, the group and the name of an option; the name is "" if `names` lead to a group.
+
+    Names behind those of an option, such as the index of an element, are ignored.
+
+    Raises:
+      InputError: there is no such option or group; the message gives the nearest name, and those that exist.
+    """
+    key, group = "config", root
+    for name in map(str, names):
+        if name not in group.model_fields:
+            raise does_not_exist(f"{key}.{name}", name, sorted(group.model_fields), f"{key} has")
+        key, inner = f"{key}.{name}", group_of(group.model_fields[name])
+        if inner is None:
+            return key, group, name
+        group = inner
+    return key, group, ""
 
 
-def field_of(group: type[Group], key: str) -> FieldInfo | None:
-    """The option of a key such as "training.momentum", or None."""
-    name, _, rest = key.partition(".")
-    field = group.model_fields.get(name)
-    inner = group_of(field.annotation) if field is not None else None
-    return field_of(inner, rest) if inner is not None else field if not rest else None
+def does_not_exist(
+    shown: str, name: str, existing: Sequence[Any], there_are: str, what: str = ""
+) -> InputError:
+    """Returns the error for a name that does not exist, with the nearest name and all that exist."""
+    names = [str(known) for known in existing]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return InputError(
+        f"{shown} does not exist; {hint}{there_are}: {', '.join(names)}",
+        what=what or shown,
+        value=name,
+        allowed=tuple(existing),
+    )
 
 
-def line(error: pydantic.ValidationError, group: type[Group], config: Any) -> str:
-    """The first of the errors in one line: the key, the value that it was given, and what it takes."""
+def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> InputError:
+    """Returns the first of pydantic's errors as one line with the key, its value and what it takes."""
     [first, *_] = error.errors()
-    problem = (first.get("ctx") or {}).get("error")
-    if isinstance(problem, InputError):  # from `_fits`, which names the keys itself
-        return str(problem)
-    key, value, field = "config", config, None
-    for name in first["loc"]:
-        inner = group_of(field.annotation) if field is not None else group
-        if inner is None:  # an element: the whole value is shown
-            break
-        if name not in inner.model_fields:
-            return f"{key}.{name} does not exist; {key} has: {', '.join(sorted(inner.model_fields))}"
-        key, value, field = f"{key}.{name}", value[name], inner.model_fields[str(name)]
-    inner = group_of(field.annotation) if field is not None else group
-    if inner is not None:
-        return f"{key}={shown(value)} must be a group of options: {', '.join(sorted(inner.model_fields))}"
-    assert field is not None
-    if "one of: " in takes(field) and isinstance(value, plain_type(field.annotation)):
-        return f"{key}={shown(value)} does not exist; there are: {takes(field).partition('one of: ')[2]}"
-    if first["type"] == "greater_than_equal" and first["ctx"]["ge"] == 0 and not isinstance(value, tuple):
-        return f"{key}={shown(value)} must not be negative: {takes(field)}"
-    return f"{key}={shown(value)} must be {takes(field)}"
+    problem = first.get("ctx", {}).get("error")
+    if isinstance(problem, InputError):  # raised by `_fits`, which names the keys itself
+        return problem
+    key, group, name = find(root, first["loc"])
+    value = config
+    for part in key.split(".")[1:]:
+        value = value.get(part, first["input"])
+    return wrong_value(key, group, name, value)
+
+
+def wrong_value(key: str, group: type[Group], name: str, value: Any) -> InputError:
+    """Returns the error for a value that the option `name` of `group` does not take, or the group for an empty name."""
+    if not name:
+        allowed = f"a group of options: {', '.join(sorted(group.model_fields))}"
+        return InputError(f"{key}={shown(value)} must be {allowed}", what=key, value=value, allowed=allowed)
+    schema = schemas(group)[name]
+    if "enum" in _option(schema) and isinstance(value, plain_type(schema)):
+        names = _option(schema)["enum"]
+        return does_not_exist(f"{key}={shown(value)}", str(value), names, "there are", key)
+    allowed = takes(schema)
+    return InputError(f"{key}={shown(value)} must be {allowed}", what=key, value=value, allowed=allowed)
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, shortened."""
+    """Returns a value as Python writes it, shortened."""
     text = " ".join(repr(value).split("\n"))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
-def _undressed(annotation: Any, metadata: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """The type without None and `Annotated`, and all that they say of it."""
-    found = list(metadata)
-    while True:
-        if typing.get_origin(annotation) is Annotated:
-            annotation, *more = typing.get_args(annotation)
-            found += more
-        elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
-            [annotation] = (kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
-        else:
-            break
-    flat: list[Any] = []
-    for item in found:
-        flat += item.metadata if isinstance(item, FieldInfo) else [item]
-    return annotation, flat
+def plain_type(schema: Mapping[str, Any]) -> type:
+    """Returns the Python type of an option's values, for example `tuple` for a list of sizes."""
+    return _TYPES[_option(schema)["type"]][0]
 
 
-def _takes(annotation: Any, metadata: Sequence[Any], *, several: str | None = None) -> str:
-    kind, metadata = _undressed(annotation, metadata)
-    checks = [item for item in metadata if isinstance(item, Check)]
-    if checks and not isinstance(checks[-1], Lengths):
-        return checks[-1].takes if several is None else f"{several} items, each {checks[-1].takes}"
-    if typing.get_origin(kind) is tuple:
-        return _takes(typing.get_args(kind)[0], (), several=_count(metadata))
-    one, more = _NOUNS[typing.get_origin(kind) or kind]
-    noun = one if several is None else f"{several} {more}"
-    return " ".join(filter(None, (noun, _range(metadata))))
+def takes(schema: Mapping[str, Any]) -> str:
+    """Returns what an option takes, such as "an integer from 1 to 8"."""
+    if "anyOf" in schema:
+        return f"None, or {takes(_option(schema))}"
+    if "takes" in schema:
+        return str(schema["takes"])
+    if "enum" in schema:
+        return f"one of: {', '.join(map(str, schema['enum']))}"
+    if schema["type"] == "array":
+        count = schema.get("lengths", "any number of")
+        if "maxItems" in schema:
+            count = f"{schema['minItems']} to {schema['maxItems']}"
+        return f"a tuple of {count} values, each {takes(schema['items'])}"
+    noun = _TYPES[schema["type"]][1]
+    if "minimum" in schema and "maximum" in schema:
+        return f"{noun} from {schema['minimum']} to {schema['maximum']}"
+    limits = {
+        "minimum": "of at least",
+        "exclusiveMinimum": "greater than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
+    words = [f"{word} {schema[limit]}" for limit, word in limits.items() if limit in schema]
+    return f"{noun} {' and '.join(words)}".strip()
 
 
-def _count(metadata: Sequence[Any]) -> str:
-    limits: Mapping[type, Any] = {type(item): item for item in metadata}
-    if Lengths in limits:
-        return limits[Lengths].takes
-    if annotated_types.MinLen in limits:
-        return f"{limits[annotated_types.MinLen].min_length} to {limits[annotated_types.MaxLen].max_length}"
-    return "any number of"
-
-
-def _range(metadata: Sequence[Any]) -> str:
-    limits: Mapping[type, Any] = {type(item): item for item in metadata}
-    words = []
-    for kind, attribute, word in (
-        (annotated_types.Ge, "ge", "of at least"),
-        (annotated_types.Gt, "gt", "greater than"),
-        (annotated_types.Le, "le", "at most"),
-        (annotated_types.Lt, "lt", "less than"),
-    ):
-        if kind in limits:
-            words.append(f"{word} {getattr(limits[kind], attribute)}")
-    if annotated_types.Ge in limits and annotated_types.Le in limits:
-        return f"from {limits[annotated_types.Ge].ge} to {limits[annotated_types.Le].le}"
-    return " and ".join(words)
+def _option(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the schema of an option's values without None."""
+    return schema["anyOf"][0] if "anyOf" in schema else schema

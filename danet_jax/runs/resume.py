@@ -27,7 +27,7 @@ def refuse_other_config(
     """
     before, now = flat_config(old), flat_config(new)
     differing = [
-        f"{key.replace('init.source', 'init.from')} was {before.get(key)!r}, is {now.get(key)!r}"
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in free)
     ]

@@ -62,7 +62,7 @@ class Checkpoint:
         """The model, if it is a whole network; raises InputError if it is a backbone alone."""
         if not isinstance(self.model, DANet):
             raise InputError(
-                "holds a backbone alone, which segments nothing; train it with --config.init.from"
+                "holds a backbone alone, which segments nothing; train it with --config.init.checkpoint"
             )
         return self.model
 

@@ -43,7 +43,7 @@ from tests.end_to_end.test_refusals import QUICKSTART, refused
         ),
         (
             "from danet_jax.recipe import defaults as d\ndef get_config():\n  c = d()\n  c.seed = -1\n  return c",
-            "config.seed=-1 must not be negative",
+            "config.seed=-1 ",
         ),
         (
             "import ml_collections as m\ndef get_config(): return m.ConfigDict({'lr': 1})",

@@ -130,7 +130,7 @@ def test_another_normalisation(rng):
     logits = network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float64))
     expected = logits.detach().softmax(1)[0].permute(1, 2, 0).numpy()
     assert_close(Segmenter(model, variables, protocol).scores(image[None]), expected)
-    with pytest.raises(InputError, match=r"std=.* must be greater than 0"):
+    with pytest.raises(InputError, match=r"std=.* must be three numbers"):
         protocol.replace(std=(0.0, 1.0, 1.0))
 
 

@@ -69,13 +69,13 @@ CALLS = {
     ),
     "images must be uint8, or float": lambda: normalize(np.zeros((4, 4, 3), np.int32)),
     "images must be an array .*list": lambda: normalize([[0, 0, 0]]),
-    "mean=.* must be three finite": lambda: normalize(
+    "mean=.* must be three numbers": lambda: normalize(
         np.zeros((4, 4, 3), np.uint8), mean=(0.5, float("nan"), 0.5)
     ),
     "mean=.* divide it by 255": lambda: normalize(
         np.zeros((4, 4, 3), np.uint8), mean=(123.675, 116.28, 103.53)
     ),
-    "std=.* must be positive": lambda: normalize(np.zeros((4, 4, 3), np.uint8), std=(1.0, 0.0, 1.0)),
+    "std=.* must be three numbers": lambda: normalize(np.zeros((4, 4, 3), np.uint8), std=(1.0, 0.0, 1.0)),
     "query must be float": lambda: position_attention(*(np.zeros((1, 4, 8), np.int32),) * 3),
     r"query must be float.*not \[2, 0, 16\]": lambda: position_attention(X[:, :0], X, X),
     "query must be an array": lambda: position_attention([1.0], X, X),

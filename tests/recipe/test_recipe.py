@@ -1,55 +1,62 @@
-"""Every declared option refuses what it does not take, in one line; the page of settings is the code's."""
+"""Every declared option refuses what it does not take; its type and default are those of what it configures."""
 
 import dataclasses
+import inspect
 import json
 import math
 import pathlib
 
 import annotated_types
 import pytest
+from ml_collections import ConfigDict
 
 from danet_jax.errors import InputError
+from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
-from danet_jax.models.options import OPTIONS as OPTIONS_OF_NETWORKS
-from danet_jax.recipe import Recipe, defaults, read_recipe
-from danet_jax.recipe.page import page
-from danet_jax.recipe.words import group_of, plain_type, takes
+from danet_jax.models.options import DTYPES, OPTIONS
+from danet_jax.recipe import Recipe, as_config, defaults, read_recipe
+from danet_jax.recipe.__main__ import page
+from danet_jax.recipe.words import find, group_of, plain_type, schemas, takes
+from danet_jax.training.attention_start import AttentionStart
+from danet_jax.training.losses import multi_loss
+from danet_jax.training.optimizer import poly_schedule, sgd
+from danet_jax.training.state import make_train_step
+from tests.reference.refusal import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def options():
-    """(key, field) of every option, for example ("training.momentum", ...)."""
+def declared_options():
+    """Yields (key, field, schema) of every option, for example ("training.momentum", ...)."""
     for name, field in Recipe.model_fields.items():
-        group = group_of(field.annotation)
-        if group is None:
-            yield name, field
+        if group := group_of(field):
+            for inner, option in group.model_fields.items():
+                yield f"{name}.{inner}", option, schemas(group)[inner]
         else:
-            yield from ((f"{name}.{inner}", declared) for inner, declared in group.model_fields.items())
+            yield name, field, schemas(Recipe)[name]
 
 
-OPTIONS = dict(options())
+FIELDS = {key: field for key, field, _ in declared_options()}
+SCHEMAS = {key: schema for key, _, schema in declared_options()}
 
 
-def changed(key, value):
-    """The default recipe with one option changed, as a config has it."""
+def changed(**options):
+    """The default recipe with options changed, `training__steps` for `training.steps`, as a config has it."""
     config = Recipe().model_dump()
-    *groups, name = key.split(".")
-    group = config
-    for inner in groups:
-        group = group[inner]
-    group[name] = value
+    for key, value in options.items():
+        *groups, name = key.split("__")
+        group = config
+        for inner in groups:
+            group = group[inner]
+        group[name] = value
     return config
 
 
-def refused(key, value):
-    with pytest.raises(InputError) as caught:
-        read_recipe(changed(key, value))
-    message = str(caught.value)
-    assert f"config.{key}=" in message
-    assert message.count("\n") == 0
-    assert len(message) < 400
-    return message
+def refuse(key, value):
+    with refused(what=f"config.{key}") as caught:
+        read_recipe(changed(**{key.replace(".", "__"): value}))
+    assert len(str(caught.value)) < 500
+    return caught.value
 
 
 WRONG_TYPES = {
@@ -62,20 +69,10 @@ WRONG_TYPES = {
 }
 
 
-@pytest.mark.parametrize("key", OPTIONS)
-def test_every_option_refuses_other_types(key):
-    field = OPTIONS[key]
-    for value in WRONG_TYPES[plain_type(field.annotation)]:
-        refused(key, value)
-    if field.default is not None:
-        refused(key, None)
-
-
 def limits(annotation, metadata):
-    """(value out of range, whether it is an element) by every limit that a declaration has."""
+    """Yields a value beyond every limit that a declaration or its elements have."""
     for item in metadata:
-        items = item.metadata if hasattr(item, "metadata") else [item]
-        for limit in items:
+        for limit in item.metadata if hasattr(item, "metadata") else [item]:
             if isinstance(limit, annotated_types.Ge):
                 yield limit.ge - 1
             elif isinstance(limit, annotated_types.Gt):
@@ -88,64 +85,100 @@ def limits(annotation, metadata):
         yield from limits(inner, getattr(inner, "__metadata__", ()))
 
 
-@pytest.mark.parametrize("key", OPTIONS)
-def test_every_option_refuses_what_is_out_of_range(key):
-    field = OPTIONS[key]
-    kind = plain_type(field.annotation)
-    values = [kind_of(kind, value) for value in limits(field.annotation, field.metadata)]
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_option_refuses_what_it_does_not_take(key):
+    field, kind = FIELDS[key], plain_type(SCHEMAS[key])
+    values = [*WRONG_TYPES[kind], *([None] if field.default is not None else [])]
+    beyond = list(limits(field.annotation, field.metadata))
     if kind in (int, float):
-        assert values or key.endswith("output_stride"), f"{key} has no range"
+        assert beyond or key.endswith("output_stride"), f"{key} has no range"
         values += [-(10**30), 10**30]
     if kind is str:
         values += ["a\nb", "a\0b", "\x1b[31m", "a" * 5000, "\udc80"]
-    for value in values:
-        refused(key, value)
+    for value in [*values, *((value, value) if kind is tuple else kind(value) for value in beyond)]:
+        refuse(key, value)
 
 
-def kind_of(kind, value):
-    return (value, value) if kind is tuple else kind(value)
+# Beyond types and ranges. Keys with `__` for the dots; the first one is named in the refusal.
+NONSENSE = [
+    *({"name": name} for name in ("", ".", "..", "/", "a/b", "n" * 300)),
+    *({"dataset__data_dir": place} for place in ("", " ", "gs://bucket/data")),
+    *({"dataset__root": "gs://bucket/archives"}, {"dataset__train_split": ""}),
+    *({"dataset__flip_pairs": pairs} for pairs in (("left",), ("a=b=c",), ("=b",))),
+    *({"training__loss_weights": weights} for weights in ((), (1, 1), (1, 1, 1, 1), (0, 0, 0))),
+    {
+        "training__loss_weights": (0, 1, 1),
+        "model__position_attention": False,
+        "model__channel_attention": False,
+    },
+    {"training__batch_size": 9, "training__accumulation": 2},
+    *({"training__profile_steps": steps} for steps in ((3,), (5, 4))),
+    {"model__multi_grid": (4, 8)},
+    {"model__multi_grid": (4, 8, 16, 32)},
+    {"model__multi_grid": (4, 8, 16), "model__backbone": "resnet18"},
+    {"dataset__crop_size": 31, "model__output_stride": 32},
+    *({"evaluation__scales": scales} for scales in ((), (0,), (-1,))),
+    {"evaluation__scales": (16,), "evaluation__base_size": (1025,)},
+    *({"evaluation__window": window} for window in ((8,), (8, 8, 8), (7, 64))),
+    {"evaluation__stride": (8, 8)},
+    {"evaluation__stride": (9, 8), "evaluation__window": (8, 8)},
+    *({"evaluation__base_size": size} for size in ((1, 2, 3), (0,))),
+    *({"evaluation__mean": mean} for mean in ((0.5,), (123.7, 116.3, 103.5), (-0.1, 0.5, 0.5))),
+    *({"evaluation__std": std} for std in ((0.5,), (58.4, 57.1, 57.4), (0, 1, 1), (1e-4, 1, 1))),
+    {"evaluation__flip": True, "dataset__flip": False},
+    *({"mesh__data": 0}, {"mesh__space": 0}, {"mesh__data": -1, "mesh__space": -1}),
+]
 
 
-@pytest.mark.parametrize("key", OPTIONS)
-def test_every_option_is_explained_and_its_default_accepted(key):
-    field = OPTIONS[key]
-    assert field.description
-    assert field.description.endswith(".")
-    read_recipe(changed(key, field.default))
+@pytest.mark.parametrize("options", NONSENSE, ids=str)
+def test_values_that_make_no_sense_together_or_by_themselves(options):
+    with refused(what=f"config.{next(iter(options)).replace('__', '.')}"):
+        read_recipe(changed(**options))
 
 
-def test_a_name_that_does_not_exist_is_answered_with_those_that_do():
-    keys = [
-        key
-        for key, field in OPTIONS.items()
-        if "one of: " in takes(field) and plain_type(field.annotation) is str
-    ]
-    assert len(keys) > 8
+@pytest.mark.parametrize("key", FIELDS)
+def test_every_option_is_explained_in_sentences_and_its_default_accepted(key):
+    description = FIELDS[key].description
+    assert description[0].isupper()
+    assert description.endswith(".")
+    assert not description.startswith("Of ")
+    read_recipe(changed(**{key.replace(".", "__"): FIELDS[key].default}))
+
+
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest_and_with_those_that_do():
+    keys = [key for key, schema in SCHEMAS.items() if "one of: " in takes(schema)]
+    assert len(keys) > 10
     for key in keys:
-        assert "'nonsense' does not exist; there are: " in refused(key, "nonsense")
+        if plain_type(SCHEMAS[key]) is str:
+            existing = refuse(key, "nonsense").allowed
+            assert f"did you mean {existing[0]}?" in str(refuse(key, f"{existing[0]}_"))
 
 
-def test_the_page_of_settings_is_the_codes():
+@pytest.mark.parametrize(
+    ("config", "what", "near"),
+    [
+        ({"training": {"momentun": 0.9}}, "config.training.momentun", "momentum"),
+        ({"trainin": {}}, "config.trainin", "training"),
+        ({"training": {3: 0.9}}, "config.training.3", ""),
+        ({"training": 3}, "config.training", ""),
+        ({"model": None}, "config.model", ""),
+        *((config, "config", "") for config in ([], None, 3, "text")),
+    ],
+)
+def test_options_and_groups_that_do_not_exist(config, what, near):
+    with refused(what=what) as caught:
+        read_recipe(config)
+    assert f"did you mean {near}?" in str(caught.value) or not near
+    group = Recipe if what.count(".") < 2 and "=" not in str(caught.value) else None
+    if group is Recipe:
+        assert set(caught.value.allowed) == set(Recipe.model_fields)
+
+
+def test_the_page_of_settings_is_written_from_the_code():
     assert (ROOT / "docs/settings.md").read_text() == page(), "python -m danet_jax.recipe > docs/settings.md"
 
 
-def test_options_that_do_not_exist():
-    with pytest.raises(
-        InputError, match=r"config.training.momentun does not exist; config.training has: accumulation,"
-    ):
-        read_recipe({"training": {"momentun": 0.9}})
-    with pytest.raises(
-        InputError, match=r"config.trainin does not exist; config has: .*dataset, evaluation,"
-    ):
-        read_recipe({"trainin": {}})
-    with pytest.raises(InputError, match=r"config.training=3 must be a group of options: accumulation"):
-        read_recipe({"training": 3})
-    for config in ([], None, 3, "text"):
-        with pytest.raises(InputError, match=r"config=.* must be a group of options: .*dataset, evaluation"):
-            read_recipe(config)
-
-
-def test_a_recipe_goes_through_json_and_what_is_missing_is_the_default():
+def test_a_recipe_goes_through_json_and_configs_and_what_is_missing_is_the_default():
     config = defaults()
     config.training.steps = 7
     config.model.multi_grid = (4, 8, 16)
@@ -153,38 +186,66 @@ def test_a_recipe_goes_through_json_and_what_is_missing_is_the_default():
     recipe = read_recipe(config.to_dict())
     assert recipe.training.steps == 7
     assert read_recipe(json.loads(json.dumps(recipe.as_dict()))) == recipe
+    assert read_recipe(as_config(recipe).to_dict()) == recipe
     assert read_recipe({}) == read_recipe(defaults().to_dict()) == Recipe()
     assert read_recipe({"training": {"learning_rate": 1}}).training.learning_rate == 1.0
 
 
-def test_options_of_the_model_are_the_networks():
-    """A run's network is built of config.json alone, where what is missing is `DANet`'s own default."""
-    fields = {field.name: field.default for field in dataclasses.fields(DANet)}
-    model = Recipe().model.model_dump()
-    assert set(model) == set(OPTIONS_OF_NETWORKS)
-    networks = read_recipe({}).model.model_dump() | {
-        "dtype": fields["dtype"],
-        "multi_grid": None,
-        "backbone": "",
-    }
-    assert networks == {key: fields[key] for key in model} | {"backbone": ""}
+def test_the_old_name_of_the_checkpoint_to_start_from():
+    for init in ({"source": "a"}, {"source": "a", "checkpoint": ""}, {"source": "a", "checkpoint": "a"}):
+        recipe = read_recipe({"init": init})
+        assert recipe.init.checkpoint == "a"
+        assert "source" not in recipe.as_dict()["init"]
+    assert read_recipe({"init": {"source": "", "checkpoint": "b"}}).init.checkpoint == "b"
+    with refused(what="config.init.source"):
+        read_recipe({"init": {"source": "a", "checkpoint": "b"}})
+    with refused(what="config.init.checkpoint", value=3):
+        read_recipe({"init": {"source": 3}})
+    with refused(what="config.init.checkpoint", value=3):
+        read_recipe(ConfigDict({"init": {"source": 3}}).to_dict())
 
 
-def test_what_must_fit_together():
-    for config, words in (
-        ({"dataset": {"crop_size": 7}}, "crop_size=7 must be at least config.model.output_stride=8"),
-        ({"training": {"batch_size": 9, "accumulation": 2}}, "batch_size=9 must be a multiple of"),
-        ({"training": {"loss_weights": (0, 0, 0)}}, "loss_weights=(0.0, 0.0, 0.0) must be greater than 0"),
-        ({"mesh": {"data": -1, "space": -1}}, "only one can be -1"),
-        ({"model": {"multi_grid": (4, 8)}}, "multi_grid=(4, 8) must be () or 3 dilations"),
-        ({"model": {"multi_grid": (4, 8, 16), "backbone": "resnet18"}}, "must be () or 2 dilations"),
-        ({"evaluation": {"window": (8, 8), "stride": (9, 8)}}, "config.evaluation.stride=(9, 8) leaves gaps"),
-        ({"evaluation": {"stride": (8, 8)}}, "config.evaluation.stride=(8, 8) needs a window"),
-        ({"evaluation": {"whole_base_size": (0,)}}, "config.evaluation.whole_base_size=(0,) must be"),
+def parameters(function):
+    return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+
+def test_defaults_are_those_of_what_the_options_configure():
+    """`config.json` holds options of the network alone, so that what is missing there is `DANet`'s own default."""
+    model, training, init = Recipe().model.model_dump(), Recipe().training, Recipe().init
+    network = {field.name: field.default for field in dataclasses.fields(DANet)}
+    assert set(model) == set(OPTIONS)
+    del model["backbone"]
+    assert DTYPES[model.pop("dtype")] == (network["dtype"] or DTYPES["float32"])
+    assert model.pop("multi_grid") == (network["multi_grid"] or ())
+    assert model == {name: network[name] for name in model}
+
+    for function, options in (
+        (make_train_step, {"ema_decay": "average_decay"}),
+        (make_train_step, dict.fromkeys(("loss_weights", "auxiliary_weight", "accumulation"))),
+        (multi_loss, {"loss_weights": "weights", "auxiliary_weight": None}),
+        (sgd, dict.fromkeys(("momentum", "weight_decay", "head_multiplier"))),
+        (sgd, dict.fromkeys(("attention_multiplier", "decay_scales"))),
+        (poly_schedule, {"power": None}),
     ):
-        with pytest.raises(InputError) as caught:
-            read_recipe(config)
-        assert words in str(caught.value)
-    fcn = {"position_attention": False, "channel_attention": False}
-    with pytest.raises(InputError, match="must be greater than 0 for a branch that is on"):
-        read_recipe({"model": fcn, "training": {"loss_weights": (0, 1, 1)}})
+        for option, argument in options.items():
+            assert getattr(training, option) == parameters(function)[argument or option], option
+    start = dataclasses.asdict(AttentionStart())
+    assert start == {name: getattr(init, name) for name in start}
+
+
+def test_options_of_the_protocol_are_its_fields():
+    options = Recipe().evaluation.model_dump()
+    assert options.pop("protocol") == Protocol().replace(name="whole").name
+    assert options.pop("whole_base_size") is None
+    fields = {field.name for field in dataclasses.fields(Protocol)}
+    assert set(options) == fields - {"name", "flip_pairs", "mirrored"}
+    assert set(options.values()) == {None}  # the protocol's own
+    assert Recipe().protocol() == Protocol.whole()
+
+
+def test_finding_an_option_by_its_name():
+    key, group, name = find(Recipe, ["evaluation", "mean", 0])
+    assert (key, name) == ("config.evaluation.mean", "mean")
+    assert group.model_fields[name].default is None
+    with pytest.raises(InputError):
+        find(Recipe, ["evaluation", "meen"])

@@ -59,6 +59,8 @@ def read_contents(folder: Path, examined: Examined | None, sentences: Sequence[s
       InputError: there is no run in `folder`, or its config.json or classes.json cannot be read.
     """
     config, said = flat_config(read_config(folder)), list(sentences)
+    if "init.source" in config:  # its name up to version 0.2
+        config["init.checkpoint"] = config.pop("init.source")
     read_classes(folder)
     try:
         versions = json.loads((folder / "versions.json").read_text())
@@ -134,7 +136,7 @@ def facts(run: Contents) -> list[tuple[str, str]]:
     pairs.append(("data", f"{data}, looked at on {config.get('dataset.validation_split')}"))
     reached = series["train/loss"][0][-1] if "train/loss" in series else 0
     pairs.append(("steps", f"{reached:,} of {config.get('training.batch_size')} images"))
-    if start := config.get("init.source"):
+    if start := config.get("init.checkpoint"):
         pairs.append(("started from", str(start)))
     for name in ("alpha", "beta"):
         if (value := last(f"train/{name}")) is not None:

@@ -133,7 +133,7 @@ def _settings(runs: Sequence[Contents], defaults: Mapping[str, Any]) -> dict[str
         known = _shown(defaults[key]) if key in defaults else None
         differs = len(set(values)) > 1
         marked = differs if len(runs) > 1 else values[0] != known
-        entry = {"key": key.replace("init.source", "init.from"), "values": values, "default": known}
+        entry = {"key": key, "values": values, "default": known}
         found["marked" if marked else "others"].append(entry)
     return found
 
