@@ -1,9 +1,8 @@
-"""The paper's augmentation, in its order: flip, scale, pad, crop; normalising follows on the device.
+"""The paper's augmentation in its order: flip, scale, pad, crop; normalisation follows on the device.
 
-Light and colours, which the paper leaves, are photometric.py.
-
-Chance is drawn first (`draw_view`), then applied (`apply_view`), so that only the part of the scaled image
-that the crop keeps needs to be computed.
+Random numbers are drawn first (`draw_view`) and applied afterwards (`apply_view`), so that only the part of the scaled
+image that the crop keeps is computed. `distort`, which neither the paper nor the authors' code uses, changes light and
+colours as mmsegmentation does when it trains DANet.
 """
 
 from __future__ import annotations
@@ -13,30 +12,37 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.dataset import EncodedExample
-from danet_jax.data.photometric import distort
 from danet_jax.data.prepared import PreparedImage, first_label_rows
 from danet_jax.errors import InputError
 
 _ALL = 2**31 - 1
-"""Rows: as many as there are."""
+"""More rows than any image has."""
+
+SCALE_RANGE = (0.75, 2.0)
+"""The random scales of the authors' code."""
+MAX_BRIGHTNESS = 32
+"""The largest change of brightness, in levels of 255."""
+FACTORS = (0.5, 1.5)
+"""The range of the factors of contrast and saturation."""
+MAX_HUE = 18
+"""The largest change of hue, in OpenCV's steps of two degrees."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Which part of an image is seen, and how large.
+    """A crop of a scaled image.
 
     Attributes:
-      flip: Whether the image is mirrored, left to right.
-      height: Rows of the whole image after scaling.
-      width: Columns of the whole image after scaling.
-      top: First row of the crop in the scaled and padded image.
-      left: First column of the crop there.
-      size: Rows and columns of the crop.
+      flip: whether the image is mirrored, left to right.
+      height, width: size of the scaled image.
+      top, left: first row and column of the crop in the scaled and padded image.
+      size: rows and columns of the crop.
     """
 
     flip: bool
@@ -45,10 +51,6 @@ class View:
     top: int
     left: int
     size: int
-
-
-SCALE_RANGE = (0.75, 2.0)
-"""Of the authors' code."""
 
 
 def draw_view(
@@ -61,20 +63,20 @@ def draw_view(
     scale_range: tuple[float, float] | None = SCALE_RANGE,
     flip: bool = True,
 ) -> View:
-    """Draw a view of an image of `height` x `width` as the authors' code does.
+    """Draws a view of an image of `height` x `width` as the authors' code does.
 
-    The short side becomes a uniform whole number from `base_size * scale_range[0]` to
-    `base_size * scale_range[1]`, both ends included; the long side follows, rounded down.
+    The short side becomes a uniform whole number from `base_size * scale_range[0]` to `base_size * scale_range[1]`,
+    both ends included; the long side follows, rounded down.
 
     Args:
-      height: Rows of the image.
-      width: Columns of the image.
-      rng: Where chance comes from.
-      base_size: The short side's length at scale 1.
-      crop_size: Rows and columns of the crop.
-      scale_range: Smallest and largest scale; None always scales the short side to `base_size` (the rows
-        of the paper's table 2 without "DA").
-      flip: Whether images may be mirrored; all else is drawn alike with and without.
+      height: rows of the image.
+      width: columns of the image.
+      rng: the source of randomness.
+      base_size: the length of the short side at scale 1.
+      crop_size: rows and columns of the crop.
+      scale_range: smallest and largest scale; None always scales the short side to `base_size` (the rows of the
+        paper's table 2 without "DA").
+      flip: whether images may be mirrored; everything else is drawn alike with and without.
     """
     flip = bool(rng.random() < 0.5) and flip
     low, high = (int(base_size * scale) for scale in scale_range or (1.0, 1.0))
@@ -89,14 +91,14 @@ def draw_view(
 
 
 def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
-    """Return what a mirror makes of each label, uint8 `[256]`.
+    """Returns the label that each label becomes in a mirrored image, uint8 `[256]`.
 
     Args:
-      classes: That labels stand for.
-      pairs: Two classes each, `left lane=right lane`, that it makes of each other.
+      classes: the classes.
+      pairs: pairs of classes that mirroring swaps, such as `left lane=right lane`.
 
     Raises:
-      InputError: There is no class of a name, or it is in two pairs.
+      InputError: there is no class of a name, or it is in two pairs.
     """
     table = np.arange(256, dtype=np.uint8)
     table[: len(classes)] = classes.mirrored(pairs)
@@ -106,17 +108,17 @@ def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
 def apply_view(
     image: np.ndarray, label: np.ndarray, view: View, mirrored: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Look at `image` and `label` through `view`.
+    """Returns the crop of `image` and `label` that `view` describes.
 
     Args:
-      image: uint8 `[H, W, 3]`. Scaled bilinearly, with antialiasing on reduction; padded with 0.
-      label: uint8 `[H, W]`. Scaled to the nearest value; padded with 255.
-      view: A view drawn for an image of this size.
-      mirrored: What a mirror makes of each label, see `mirrored_labels`; None leaves them.
+      image: uint8 `[H, W, 3]`, scaled bilinearly with antialiasing and padded with 0.
+      label: uint8 `[H, W]`, scaled to the nearest value and padded with 255.
+      view: a view drawn for an image of this size.
+      mirrored: what mirroring makes of each label, see `mirrored_labels`; None leaves labels as they are.
 
     Returns:
-      uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit what Pillow gives when the whole image
-      is scaled first, columns and then rows, then padded at the right and bottom, then cropped.
+      uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit equal to Pillow's result when the whole image is
+      scaled, first the columns and then the rows, padded at the right and bottom, and cropped.
     """
     return _seen(Image.fromarray(image), label, image.shape[:2], view, mirrored)
 
@@ -128,7 +130,7 @@ def _seen(
     view: View,
     mirrored: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The view of a picture and a label map of this size, of which rows that are not seen may be missing."""
+    """Applies a view to a picture and a label map of this size, which may lack the rows below the crop."""
     rows, columns = min(view.size, view.height - view.top), min(view.size, view.width - view.left)
     seen = np.zeros((view.size, view.size, 3), np.uint8)
     seen[:rows, :columns] = np.asarray(_scaled_part(picture, size[0], view, rows, columns))
@@ -143,27 +145,26 @@ def _seen(
 
 
 def _nearest(length: int, new_length: int) -> np.ndarray:
-    """Which pixel of `length` Pillow takes for each of `new_length`, int32 `[new_length]`."""
+    """Returns which of `length` pixels Pillow takes for each of `new_length`, int32 `[new_length]`."""
     line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     return np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0]
 
 
 def _rows_needed(height: int, view: View, rows: int) -> tuple[int, int]:
-    """The first row of a picture of this height that the view depends on, and the one behind the last."""
+    """Returns the range of rows of a picture of this height that the view depends on."""
     scale = height / view.height
-    reach = max(scale, 1.0) + 1.0  # how far the bilinear filter looks, in source rows, and one to spare
+    reach = max(scale, 1.0) + 1.0  # the radius of the bilinear filter in source rows, and one to spare
     first = max(0, math.floor((view.top + 0.5) * scale - reach))
     return first, min(height, math.ceil((view.top + rows - 0.5) * scale + reach))
 
 
 def _scaled_part(picture: Image.Image, height: int, view: View, rows: int, columns: int) -> Image.Image:
-    """Return `picture.resize((view.width, view.height), BILINEAR)` cropped to the view, without the rest.
+    """Returns `picture.resize((view.width, view.height), BILINEAR)` cropped to the view, without computing the rest.
 
-    Pillow resamples in two passes, columns and rows, each rounding to 8 bits and treating every row (column)
-    alone. So the first pass is run on the rows that the view depends on, the second on the columns that it
-    keeps. Pillow 11 always did the columns first, and so do we; later ones choose the cheaper order, which
-    can differ by one level. (`resize(box=...)` would be quicker still but differs by two: it takes the box as
-    float32.)
+    Pillow resamples in two passes, columns and rows, each rounding to 8 bits and treating every row (column) alone. So
+    the first pass is run on the rows that the view depends on, the second on the columns that it keeps. Pillow 11
+    always did the columns first, and so do we; later versions choose the cheaper order, which can differ by one level.
+    (`resize(box=...)` would be faster but differs by two: it takes the box as float32.)
     """
     first, last = _rows_needed(height, view, rows)
     width, new_width = _beginning(picture.width, view.width, view.left + columns)
@@ -182,9 +183,9 @@ def _scaled_part(picture: Image.Image, height: int, view: View, rows: int, colum
 
 
 def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
-    """A beginning of `length` pixels and of `new_length`, in the same ratio, in which pixels before `end` are the same.
+    """Returns prefixes of `length` and `new_length` in the same ratio whose scaled pixels before `end` are the same.
 
-    Pillow computes each pixel of the ratio, which, as a quotient of whole numbers, comes out the same to the last bit.
+    Pillow computes each pixel from the ratio; as a quotient of whole numbers it is the same to the last bit.
     """
     parts = math.gcd(length, new_length)
     reached = end * length / new_length + 2 * max(length / new_length, 1.0) + 1.0
@@ -192,8 +193,41 @@ def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
     return needed * (length // parts), needed * (new_length // parts)
 
 
+def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Changes brightness, contrast, saturation and hue, each in half of the images, at random.
+
+    The source is mmsegmentation's `PhotoMetricDistortion` (mmseg/datasets/transforms/transforms.py), after SSD
+    (arXiv 1512.02325, section 2.2).
+
+    Args:
+      image: uint8 `[H, W, 3]`, RGB.
+      rng: the source of randomness.
+
+    Returns:
+      uint8 `[H, W, 3]`: brightness changes first; contrast before or after saturation and hue, which change in HSV.
+    """
+    if rng.random() < 0.5:
+        image = _linear(image, 1.0, rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS))
+    contrast_first = rng.random() < 0.5
+    contrast = rng.uniform(*FACTORS) if rng.random() < 0.5 else 1.0
+    if contrast_first:
+        image = _linear(image, contrast)
+    saturation = rng.uniform(*FACTORS) if rng.random() < 0.5 else 1.0
+    hue = int(rng.integers(-MAX_HUE, MAX_HUE)) if rng.random() < 0.5 else 0
+    if saturation != 1.0 or hue:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
+        hsv[..., 1] = _linear(hsv[..., 1], saturation)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return image if contrast_first else _linear(image, contrast)
+
+
+def _linear(levels: np.ndarray, factor: float, offset: float = 0.0) -> np.ndarray:
+    return np.clip(levels.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+
+
 def decode_example(example: EncodedExample) -> dict[str, Any]:
-    """Decode a stored example: `name`, `image` uint8 `[H, W, 3]`, `label` uint8 `[H, W]` or None."""
+    """Decodes a stored example to `name`, `image` uint8 `[H, W, 3]`, and `label` uint8 `[H, W]` or None."""
     name, label = example["name"], example["label"]
     return {
         "name": name,
@@ -204,7 +238,7 @@ def decode_example(example: EncodedExample) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Decoding, `draw_view` and `apply_view` as one step of a Grain pipeline: only rows that are seen are decoded."""
+    """Decoding, `draw_view` and `apply_view` as one step of a Grain pipeline; rows below the crop are not decoded."""
 
     base_size: int
     crop_size: int
@@ -214,10 +248,10 @@ class Augment:
     photometric: bool = False
 
     def __call__(self, example: EncodedExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Make `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
+        """Returns `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
         name, stored_label = example["name"], example["label"]
         if stored_label is None:
-            raise InputError(f"{name}: has no label to be trained on")
+            raise InputError(f"{name}: has no label to train on", what=name)
         stored = PreparedImage(example["image"], name)
         height, width = stored.size
         view = draw_view(
@@ -232,7 +266,7 @@ class Augment:
         _, last = _rows_needed(height, view, min(view.size, view.height - view.top))
         picture, part = stored.first_rows(last), first_label_rows(stored_label, name, last)
         image, label = _seen(picture, part, (height, width), view, self.mirrored)
-        if self.photometric:  # what is padded stays black
+        if self.photometric:  # the padding stays black
             rows, columns = view.height - view.top, view.width - view.left
             image[:rows, :columns] = distort(image[:rows, :columns], rng)
         return {"image": image, "label": label}

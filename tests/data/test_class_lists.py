@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.errors import InputError
 from tests.reference.own_data import CLASSES, COLOURS, standard
+from tests.reference.refusal import refused
 
 CLASS_LISTS = {
     "semicolons": b"id;name;red;green;blue\n0;ground;0;0;0\n1;road;128;64;0\n2;tree;0;200;30\n",
@@ -37,21 +37,40 @@ def test_lists_of_names(drawn):
         assert drawn.open().classes.names == ("ground", "allée", "tree")
 
 
+def test_numbers_that_only_count_the_rows_are_no_ids_in_another_order(drawn):
+    standard(drawn, values=(0, 1))
+    for content in (
+        "no,name\n0,ground\n1,road\n",
+        "name,no\nground,0\nroad,1\n",
+        "name,note\nground,7\nroad,x\n",
+    ):
+        drawn.write("classes.csv", content)
+        assert drawn.open().classes.names == ("ground", "road")
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "value"),
     [
-        (
-            "0,ground,12\n1,road,3\n",
-            r"classes\.csv, line 1: '0,ground,12' is neither a class nor a header; the col",
-        ),
-        ("id,name\n1,ground\n2,road\n", r"classes\.csv, line 2: id '1' where 0 is due.*label_offset=1"),
-        ("id,name\n0,ground\n", r"classes\.csv: 'ground' is the only class.*background"),
+        ("0,ground,12\n1,road,3\n", "0,ground,12"),
+        ("id,name\n1,ground\n2,road\n", "1"),
+        ("id,name\n0,ground\n", None),
+        ("Pixel Value, Class\n1,road\n0,ground\n2,tree\n", "pixel value"),
+        ("Class,Pixel Value\nroad,7\nground,11\n", "pixel value"),
+        ("name;r;g;b;code\nroad;1;1;1;7\nground;2;2;2;11\n", "code"),
+        ("id\n0\n1\n2\n", ["id"]),
+        ("Label ID,Colour\n0,#ff0000\n1,#00ff00\n", ["Label ID", "Colour"]),
+        ("id,name\n0,tree, palm\n1,b\n", None),
+        ('id,name\n0,"a\n1,b\n2,c\n', "a\n1,b\n2,c"),
+        ("id,name,name\n0,a,b\n1,c,d\n", "name"),
+        ("id name\n0 a\n1 b\n", "0 a"),
+        ("id,name,color\n0,a,#ff0000\n1,b,red\n", "red"),
+        ("id,name,red,green,blue\n0,a,1,2,256\n1,b,1,2,3\n", (1, 2, 256)),
     ],
 )
-def test_lists_that_are_refused(drawn, content, message):
+def test_lists_that_are_refused(drawn, content, value):
     standard(drawn)
     drawn.write("classes.csv", content)
-    with pytest.raises(InputError, match=message):
+    with refused(what=drawn.root / "classes.csv", value=value):
         drawn.open()
 
 

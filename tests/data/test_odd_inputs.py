@@ -9,7 +9,7 @@ from PIL import Image
 
 from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_label
-from danet_jax.errors import InputError
+from tests.reference.refusal import refused
 
 NAMES = "id,name\n0,a\n1,b\n2,c\n"
 
@@ -60,109 +60,75 @@ def animated(own, path):
     own.save(own.picture(1), path, save_all=True, append_images=[own.picture(1)])
 
 
+def two_classes_of_a_colour(own):
+    own.write("classes.csv", "id,name,red,green,blue\n0,a,1,1,1\n1,b,1,1,1\n2,c,2,2,2\n")
+    own.save(own.picture(3), "labels/train/0.png")
+
+
+def a_list_that_is_no_text(own):
+    own.listed("train/0")
+    own.write("val.txt", b"\x81")
+
+
 REFUSED = {
-    "a pipe": (lambda own: os.mkfifo(own.root / "labels/train/9.png"), r"9\.png: neither a file nor a folder"),
-    "a device": (
-        lambda own: (own.root / "images/train/9.png").symlink_to("/dev/zero"),
-        r"9\.png: neither a file nor a folder",
-    ),
-    "a link to itself": (
-        lambda own: (own.root / "images/train/9.png").symlink_to("9.png"),
-        r"9\.png: cannot be read \(Too many levels",
-    ),
+    "a pipe": (lambda own: os.mkfifo(own.root / "labels/train/9.png"), "9.png"),
+    "a device": (lambda own: (own.root / "images/train/9.png").symlink_to("/dev/zero"), "9.png"),
+    "a link to itself": (lambda own: (own.root / "images/train/9.png").symlink_to("9.png"), "9.png"),
     "a name that is no text": (
         lambda own: open(os.fsencode(own.root / "images/train") + b"/\xff.png", "wb").close(),
-        r"images/train: '\\udcff\.png' is no name in UTF-8; rename it",
+        "images/train: '\\udcff.png'",
     ),
-    "an image beside the splits": (
-        lambda own: own.save(own.picture(3), "images/7.png"),
-        r"7\.png: in none of the splits train, val",
-    ),
-    "a raw picture": (lambda own: own.write("images/train/z.dng", "x"), r"z\.dng: only \.jpg.* convert or remove"),
-    "a label of several frames": (lambda own: animated(own, "labels/train/0.png"), r"0\.png: has several frames"),
-    "a line break in a name": (
-        lambda own: own.write("images/train/x\ny.png", "x"),
-        r"^[^\n]*x\\ny\.png: [^\n]*$",
-    ),
-    "commas in names": (
-        lambda own: own.write("classes.csv", "id,name\n0,tree, palm\n1,b\n"),
-        r"line 2: 3 cells where there are 2 columns; put names with commas in quotes",
-    ),
-    "an open quote": (
-        lambda own: own.write("classes.csv", 'id,name\n0,"a\n1,b\n2,c\n'),
-        r"has line breaks; close its quotes",
-    ),
-    "two columns of names": (
-        lambda own: own.write("classes.csv", "id,name,name\n0,a,b\n1,c,d\n"),
-        r"classes\.csv: has the column name twice",
-    ),
-    "blanks for commas": (
-        lambda own: own.write("classes.csv", "id name\n0 a\n1 b\n"),
-        r"'0 a' is not the name of a class; separate id and name with a comma",
-    ),
-    "no colour": (
-        lambda own: own.write("classes.csv", "id,name,color\n0,a,#ff0000\n1,b,red\n"),
-        r"line 3: the colour 'red' is neither #RRGGBB nor three numbers",
-    ),
+    "an image beside the splits": (lambda own: own.save(own.picture(3), "images/7.png"), "7.png"),
+    "a raw picture": (lambda own: own.write("images/train/z.dng", "x"), "z.dng"),
+    "a label of several frames": (lambda own: animated(own, "labels/train/0.png"), "labels/train/0.png"),
+    "a line break in a name": (lambda own: own.write("images/train/x\ny.png", "x"), "x\\ny.png"),
     "EPS": (
         lambda own: own.write("images/train/0.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
-        r"0\.png: not a picture that can be read",
+        "0.png",
     ),
-    "two classes of a colour": (
-        lambda own: (
-            own.write("classes.csv", "id,name,red,green,blue\n0,a,1,1,1\n1,b,1,1,1\n2,c,2,2,2\n"),
-            own.save(own.picture(3), "labels/train/0.png"),
-        ),
-        r"0\.png: a RGB colour picture; .*'b' and 'a' have the same colour \(1, 1, 1\)",
-    ),
-    "no list": (lambda own: (own.listed("train/0"), own.write("val.txt", b"\x81")), r"val\.txt: cannot be read as a"),
-}  # fmt: skip
+    "two classes of a colour": (two_classes_of_a_colour, "labels/train/0.png"),
+    "no list": (a_list_that_is_no_text, "val.txt"),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_one_line(own, case):
-    spoil, message = REFUSED[case]
+    spoil, named = REFUSED[case]
     spoil(own)
-    with pytest.raises(InputError, match=message):
+    with refused() as error:
         own.open()
+    assert named in str(error.value)
     assert not list((own.root.parent / "data").rglob("*"))
 
 
 YAML = "train: images/train\nval: images/val\nmasks_dir: labels\n"
 REFUSED_YAML = {
-    "ids of two kinds": ("names: {0: a, x: b}\n", r"the ids of names are \[0, 'x'\]"),
-    "a boolean": ("names: [no, b, c]\n", r"names holds False, as YAML reads yes, no"),
-    "another count": ("names: [a, b, c]\nnc: 7\n", r"nc is 7, but there are 3 names"),
-    "a key twice": ("names: [a, b, c]\nnames: [x, y, z]\n", r"data\.yaml: has names twice"),
-    "too deep": ("names: " + "[" * 3000, r"data\.yaml: cannot be read as YAML"),
-    "a folder twice": (
-        "names: [a, b, c]\ntest: [images/val, images/val]\n",
-        r"test names 'images/val', twice",
-    ),
+    "ids of two kinds": "names: {0: a, x: b}\n",
+    "a boolean": "names: [no, b, c]\n",
+    "another count": "names: [a, b, c]\nnc: 7\n",
+    "a key twice": "names: [a, b, c]\nnames: [x, y, z]\n",
+    "too deep": "names: " + "[" * 3000,
+    "a folder twice": "names: [a, b, c]\ntest: [images/val, images/val]\n",
+    "no such folder": "names: [a, b, c]\ntest: images/none\n",
+    "no list": "names: 3\n",
 }
 
 
 @pytest.mark.parametrize("case", REFUSED_YAML)
 def test_data_yaml_refused_in_one_line(own, case):
-    content, message = REFUSED_YAML[case]
     own.remove("classes.csv")
-    own.write("data.yaml", YAML + content)
-    with pytest.raises(InputError, match=message):
+    own.write("data.yaml", YAML + REFUSED_YAML[case])
+    with refused(what=own.root / "data.yaml"):
         own.open()
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        (".", r"own/images: missing|images: missing; .*found .*own: set dataset\.root="),
-        ("own/classes.csv", r"classes\.csv: .*no classes|a file; extract it"),
-        ("zipped", r"found all\.zip \(extract it\)"),
-    ],
+    ("place", "what"), [(".", "images"), ("own/classes.csv", "own/classes.csv"), ("zipped", "zipped/images")]
 )
-def test_roots_that_are_not_the_folder(own, place, message):
+def test_roots_that_are_not_the_folder(own, place, what):
     (own.root.parent / "zipped").mkdir()
     (own.root.parent / "zipped/all.zip").write_bytes(b"PK")
-    with pytest.raises(InputError, match=message):
+    with refused(what=own.root.parent / what):
         own.open(root=own.root.parent / place)
 
 

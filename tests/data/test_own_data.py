@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.errors import InputError
 from tests.reference.own_data import CLASSES, COLOURS, standard
+from tests.reference.refusal import refused
 
 
 def test_rgb_masks_in_the_colours_of_classes_csv(drawn):
@@ -48,7 +48,7 @@ def test_labelme(drawn):
         drawn.label(f"SegmentationClass/n{index}.png", form="voc", values=(0, 1, 2, 255))
         drawn.write(f"SegmentationClassNpy/n{index}.npy", b"")
     drawn.write("class_names.txt", "_background_\nroad\ntree\n")
-    with pytest.raises(InputError, match=r"own: nothing says which pictures .*validation=0\.2"):
+    with refused(what=drawn.root):
         drawn.open()
     dataset = drawn.open(validation=0.2)
     assert dict(dataset.splits) == {"train": 8, "val": 2}
@@ -77,7 +77,7 @@ def test_ultralytics(drawn):
         assert dataset.classes.names == ("ground", "road", "tree")
         drawn.check(dataset, {"train": ["a"], "val": ["b"], "test": ["t"]})
     (drawn.root / "masks").rename(drawn.root / "gt")
-    with pytest.raises(InputError, match=r"masks/train: missing.*masks_dir; found gt, images"):
+    with refused(what=drawn.root / "masks/train"):
         drawn.open()
     drawn.check(drawn.open(masks_dir="gt"), {"train": ["a"], "val": ["b"], "test": ["t"]})
 
@@ -92,7 +92,7 @@ def test_split_lists(drawn, line):
     drawn.write("val.txt", line.replace("{}", "b c"))
     drawn.check(drawn.open(), {"train": ["a", "d"], "val": ["b c"]})
     drawn.write("val.txt", "B c\n")
-    with pytest.raises(InputError, match=r"val\.txt, line 1: 'B c' names no picture .*nearest is .*b c\.png"):
+    with refused(what=drawn.root / "val.txt", value="B c"):
         drawn.open()
 
 
@@ -102,10 +102,12 @@ def test_labels_from_one_with_nothing_below(drawn):
         stored = drawn.label(f"labels/{split}/{name}.png", values=(0, 1, 2, 3, 200))
         drawn.labels[name] = np.where((stored == 0) | (stored == 200), 255, stored - 1).astype(np.uint8)
     drawn.check(drawn.open(label_offset=1, ignore_label=200), {"train": ["a"], "val": ["b"]})
-    with pytest.raises(InputError, match=r"label value 200 .* is neither a class \(1 to 3\) nor 255"):
+    with refused() as error:
         drawn.open(label_offset=1)
-    with pytest.raises(InputError, match=r"ignore_label=1 is the id of the class 'road'"):
+    assert "labels/" in str(error.value)
+    with refused() as error:
         drawn.open(ignore_label=1)
+    assert "dataset.options.ignore_label" in str(error.value)
 
 
 def test_masks_of_0_and_255_are_named_with_the_class_that_never_occurs(drawn):
@@ -148,12 +150,14 @@ def test_hidden_folders_are_skipped_and_links_followed(drawn):
         (drawn.root / part / "train/linked").symlink_to(drawn.root / "elsewhere" / part)
     drawn.check(drawn.open(), {"train": ["a", "linked/deep/c"], "val": ["b"]})
     (drawn.root / "elsewhere/images/deep/round").symlink_to(drawn.root / "elsewhere/images")
-    with pytest.raises(InputError, match=r"deep/round: a link to a folder that it is in"):
+    with refused() as error:
         drawn.open()
+    assert "deep/round: " in str(error.value)
     (drawn.root / "elsewhere/images/deep/round").unlink()
     (drawn.root / "images/val/gone.png").symlink_to(drawn.root / "nothing")
-    with pytest.raises(InputError, match=r"gone\.png: a link to .*nothing, which does not exist"):
+    with refused() as error:
         drawn.open()
+    assert "images/val/gone.png: " in str(error.value)
 
 
 def test_pictures_without_labels_only_for_tests(drawn):
@@ -192,14 +196,10 @@ def test_what_is_prepared_describes_itself(drawn):
 
 def test_options_that_make_no_sense(drawn):
     standard(drawn)
-    for options, message in {
-        ("labels", "colour"): "labels='colour' must be one of auto, ids, colours",
-        ("bits", 4): "bits=4 must be from 8 to 16",
-        ("validation", 0.5): "validation=0.5: .* has the splits train, val already",
-        ("masks_dir", "gt"): "masks_dir=gt: .* is no folder",
-    }.items():
-        with pytest.raises(InputError, match=message):
-            drawn.open(**dict([options]))
+    for name, value in {"labels": "colour", "bits": 4, "validation": 0.5, "masks_dir": "gt"}.items():
+        with refused() as error:
+            drawn.open(**{name: value})
+        assert f"dataset.options.{name}" in str(error.value)
 
 
 def test_stored_without_compression(drawn):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from danet_jax.data.decode import encode_image, encode_label
-from danet_jax.data.photometric import distort
-from danet_jax.data.transforms import Augment
+from danet_jax.data.transforms import Augment, distort
 
 NO = 0.9
 YES = 0.1

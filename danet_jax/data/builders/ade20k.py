@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_png, published_labels
-from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.builders.label_files import LabelFiles, mapped_png, published_labels
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels import ADE20K as MAPPING
 

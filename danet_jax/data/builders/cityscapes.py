@@ -23,8 +23,7 @@ import numpy as np
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import published_labels
-from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.builders.label_files import LabelFiles, published_labels
 from danet_jax.data.builders.pair import Pair, PairReader, Reader
 from danet_jax.data.decode import decode_label, encode_label
 from danet_jax.data.labels import CITYSCAPES as MAPPING

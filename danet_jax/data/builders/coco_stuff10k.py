@@ -14,7 +14,7 @@ from typing import ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_mat
+from danet_jax.data.builders.label_files import mapped_mat
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels import COCO_STUFF as MAPPING
 

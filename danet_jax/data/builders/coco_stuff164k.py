@@ -16,8 +16,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.coco_stuff10k import CocoStuff10k
-from danet_jax.data.builders.conversion import grey_labels, mapped_png, published_labels, same_png
-from danet_jax.data.builders.label_files import Palettes
+from danet_jax.data.builders.label_files import Palettes, grey_labels, mapped_png, published_labels, same_png
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels import COCO_STUFF as MAPPING
 from danet_jax.data.labels import COCO_STUFF_PNG as PNG_MAPPING

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
-from danet_jax.data.builders import base, class_list, data_yaml, label_files, own_layouts
+from danet_jax.data.builders import base, class_list, label_files, own_layouts
 from danet_jax.data.builders.entries import Entry
 from danet_jax.data.builders.pair import (
     LABELS_FOLLOW,
@@ -251,12 +251,6 @@ def _classes(
         raise InputError(
             f"{root / 'classes.csv'}: missing; write it (id,name,red,green,blue) or set dataset.class_names"
         )
-    if path.suffix in (".yaml", ".yml"):
-        return class_list.named(data_yaml.yaml_names(path), str(path))
-    if path.name == "labelmap.txt":
-        return class_list.read_labelmap(path)
-    if path.suffix == ".txt":
-        return class_list.read_names(path)
     return class_list.read_classes(
         path, first_id=options["label_offset"], ignore_label=options["ignore_label"]
     )

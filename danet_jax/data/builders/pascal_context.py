@@ -24,8 +24,8 @@ from danet_jax.classes import Classes
 from danet_jax.data import labels
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_mat, mapped_png, published_labels
 from danet_jax.data.builders.finding import find
+from danet_jax.data.builders.label_files import mapped_mat, mapped_png, published_labels
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.errors import InputError
 

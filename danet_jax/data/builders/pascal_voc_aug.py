@@ -24,9 +24,8 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.conversion import mapped_mat, published_labels, same_png
 from danet_jax.data.builders.finding import find
-from danet_jax.data.builders.label_files import LabelFiles
+from danet_jax.data.builders.label_files import LabelFiles, mapped_mat, published_labels, same_png
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels import PASCAL_VOC as MAPPING
 from danet_jax.errors import InputError
