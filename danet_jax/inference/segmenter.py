@@ -20,7 +20,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import seen_whole
 from danet_jax.inference.scores import LABELS, SCORES, Wanted
 from danet_jax.models.insight import AttentionMaps, Insight, insight
-from danet_jax.weights.fitting import check_fits, refuse_no_numbers
+from danet_jax.models.variables import check_fits, refuse_not_finite
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -59,7 +59,7 @@ class Segmenter:
     ) -> None:
         self._applied: Any = applied(model, protocol, classes, mesh, jax.local_devices()[:1])
         check_fits(model, variables)
-        refuse_no_numbers(variables)
+        refuse_not_finite(variables)
         if model.num_classes > MAX_CLASSES:
             raise InputError(f"{model.num_classes} classes: labels are 8-bit, at most {MAX_CLASSES}")
         if classes is not None and len(classes) != model.num_classes:

@@ -17,16 +17,17 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
+from danet_jax.models.variables import refuse_not_finite, refuse_other_shapes, variables_of
 from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
 from danet_jax.weights import checksums, zoo
-from danet_jax.weights.description import FREE, KEY, READ_FROM_TENSORS, Description, normalisation_of
+from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
 from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
-from danet_jax.weights.fitting import own_shapes, refuse_no_numbers, refuse_other_shapes
 from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
+from danet_jax.weights.names import READ_FROM_TENSORS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,23 +119,14 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(model, run.variables, run.classes, description, config=run.config, mean=mean, std=std)
 
 
-def variables_of(model: DANet) -> dict[str, Any]:
-    """The variables of a network without values, `jax.ShapeDtypeStruct`s in a tree; nothing is traced for it."""
-    flat = {
-        tuple(path.split("/")): jax.ShapeDtypeStruct(shape, jnp.float32)
-        for path, shape in own_shapes(model).items()
-    }
-    return unflatten_dict(flat)
-
-
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
     if KEY not in file.metadata:
         raise InputError(f"lacks the description {KEY!r} in its metadata")
     described = Description.from_json(file.metadata[KEY])
     model = _overridden(described.build(), overrides)
     found = {name: array.shape for name, array in file.tensors.items()}
-    refuse_other_shapes(found, own_shapes(model), "tensors do not fit the network that it describes")
-    variables = unflatten_dict({tuple(name.split("/")): array for name, array in file.tensors.items()})
+    refuse_other_shapes(model, found, "tensors do not fit the network that it describes")
+    variables = unflatten_dict(dict(file.tensors), sep="/")
     description = f"exported from a run here: {_in_words(model)}"
     mean, std = normalisation_of(described.config)
     return Checkpoint(
@@ -192,7 +184,7 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
 
 def _on_device(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     """Float32 copies as JAX's arrays; what they are made of may be a mapped file."""
-    refuse_no_numbers(variables)
+    refuse_not_finite(variables)
     return jax.tree.map(lambda x: jnp.array(np.asarray(x, np.float32)), variables)
 
 

@@ -12,19 +12,10 @@ from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import OPTIONS, build_model, options_of
 from danet_jax.ops.normalize import MEAN, STD
+from danet_jax.weights.names import READ_FROM_TENSORS
 
 KEY = "danet_jax"
 """Under which a description is kept: in the metadata of safetensors and ONNX, beside the `state_dict` in PyTorch's."""
-
-READ_FROM_TENSORS = (
-    "num_classes",
-    "backbone",
-    "stem",
-    "position_attention",
-    "channel_attention",
-    "auxiliary",
-)
-"""Options of a network that follow from the names and shapes of its variables."""
 
 FREE = tuple(name for name in OPTIONS if name not in READ_FROM_TENSORS)
 """Those that its tensors do not say."""

@@ -12,10 +12,12 @@ from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet, is_bottleneck
 from danet_jax.ops.normalize import MEAN, STD
-from danet_jax.weights import convert, mmsegmentation
+from danet_jax.weights import mmsegmentation
+from danet_jax.weights.convert import convert, listed, unwrapped
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
 from danet_jax.weights.files import WeightsFile
 from danet_jax.weights.mmsegmentation import Told, Triple
+from danet_jax.weights.names import has_attention
 
 _SOURCES = {
     "authors": "of the authors' code",
@@ -58,20 +60,17 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     Raises:
       InputError: it holds no such network, or none that exists here.
     """
-    tensors, left_out = convert.unwrapped(file.tensors)
+    tensors, left_out = unwrapped(file.tensors)
     told = mmsegmentation.told(file.metadata) if mmsegmentation.is_layout(tensors) else Told()
-    tensors = mmsegmentation.two_classes(tensors, told.threshold)
-    recognised = convert.recognise(tensors)
-    if told.caffe and is_bottleneck(recognised.options["backbone"]):
+    converted = convert(mmsegmentation.two_classes(tensors, told.threshold))
+    layout, variables = converted.layout, converted.variables
+    bottleneck = is_bottleneck(converted.options["backbone"])
+    if told.caffe and bottleneck:
         raise InputError(
             "its config has style='caffe', strides on 1x1 convolutions, which does not exist here"
         )
-    variables, dropped = convert.read(tensors, recognised)
-    layout = recognised.layout if recognised.has_head else "backbone"
     assumed = dict(_DEFAULTS[layout])
-    if layout == "authors" and not any(
-        recognised.options[f"{branch}_attention"] for branch in ("position", "channel")
-    ):
+    if layout == "authors" and not has_attention(converted.options):
         assumed["multi_grid"] = None  # PyTorch-Encoding's FCN, not the authors' DANet
 
     options: Mapping[str, Any] = {}
@@ -84,9 +83,9 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         mean, std = normalisation_of(config)
     elif layout == "mmseg":
         options = told.options
-        if not is_bottleneck(recognised.options["backbone"]):
+        if not bottleneck:
             options = {**options, "second_dilation": False}
-        classes = mmsegmentation.classes_of(file.metadata, recognised.options["num_classes"])
+        classes = mmsegmentation.classes_of(file.metadata, converted.options["num_classes"])
     options = {**defaults, **options}
     assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
 
@@ -94,27 +93,27 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         stem = variables["params"]["backbone"]["stem"]["conv1"]
         stem["kernel"] = stem["kernel"][:, :, ::-1]
     model: DANet | ResNet
-    if recognised.has_head:
-        model = DANet(**{**recognised.options, **assumed, **options})
-    else:
+    if layout == "backbone":
         variables = {collection: branch["backbone"] for collection, branch in variables.items()}
-        model = ResNet(**{**recognised.options, **assumed})
+        model = ResNet(**{**converted.options, **assumed})
+    else:
+        model = DANet(**{**converted.options, **assumed, **options})
 
     if layout == "mmseg" and told.mean is None and not defaults:
         assumed["normalisation"] = "ImageNet's, RGB"
     beside = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
-    besides = convert.listed([*beside, *left_out], 4)
+    besides = listed([*beside, *left_out], 4)
     in_pairs = ", ".join(f"{name}={value}" for name, value in assumed.items())
     remarks = {
         "trained on BGR, its first convolution turned to RGB": told.bgr,
-        f"not told by the file, so assumed: {in_pairs}": assumed and recognised.has_head,
+        f"not told by the file, so assumed: {in_pairs}": assumed and layout != "backbone",
         f"normalised by mean {_rounded(mean)}, std {_rounded(std)}": (
             told.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4)
         ),
         f"its one sigmoid channel read as two classes, the second above {told.threshold}": (
             told.threshold is not None
         ),
-        "without classifiers of its branches, whose logits are 0": convert.lacks_branch_classifiers(tensors),
+        "without classifiers of its branches, whose logits are 0": converted.fusion_only,
         f"left out, beside the network: {besides}; to use an averaged copy, save it alone": besides,
     }
     return Foreign(
@@ -122,7 +121,7 @@ def read_foreign(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         variables,
         _SOURCES[layout],
         [remark for remark, applies in remarks.items() if applies],
-        (*dropped, *left_out),
+        (*converted.dropped, *left_out),
         classes,
         config,
         mean,

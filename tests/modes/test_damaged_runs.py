@@ -10,11 +10,11 @@ import pytest
 
 from danet_jax import InputError
 from danet_jax.classes import Classes
+from danet_jax.models.variables import variables_of
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_run, write_description
 from danet_jax.runs.stored import describe, read_scores
-from danet_jax.weights.checkpoint import variables_of
 
 
 def a_file(checkpoint, rng, below="**"):

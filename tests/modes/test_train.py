@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from danet_jax import InputError
+from danet_jax.models.variables import variables_of
 from danet_jax.modes import train
 from danet_jax.runs import checkpoints
 from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_run
 from danet_jax.runs.stopping import StopSignals
-from danet_jax.weights.checkpoint import variables_of
 from tests.modes.conftest import STEPS
 
 

@@ -15,12 +15,12 @@ from etils import epath
 from danet_jax import DANet, InputError, load_checkpoint
 from danet_jax.classes import Classes
 from danet_jax.models.options import options_of
+from danet_jax.models.variables import variables_of
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.digests import write_digests
 from danet_jax.runs.directory import write_description
 from danet_jax.runs.resume import refuse_half_a_run
 from danet_jax.runs.stored import checkpoint_steps, describe
-from danet_jax.weights.checkpoint import variables_of
 
 MODEL = DANet(2, backbone="resnet18", output_stride=32)
 

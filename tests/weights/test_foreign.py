@@ -150,9 +150,7 @@ def test_safetensors_in_several_files(rng, tmp_path):
 def test_weights_that_are_no_numbers_are_refused(rng, tmp_path):
     state = network(rng).state_dict()
     state["decode_head.pam_out_conv.conv.weight"][0, 0, 1, 1] = float(rng.choice([np.nan, np.inf]))
-    with pytest.raises(
-        InputError, match="params/head/position_out/conv/kernel holds values that are no finite"
-    ):
+    with pytest.raises(InputError, match="params/head/position_out/conv/kernel"):
         load_checkpoint(saved(tmp_path, {"state_dict": state}))
 
 

@@ -1,0 +1,104 @@
+"""The names and shapes of a network's variables, and whether given variables have them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from danet_jax.errors import InputError
+from danet_jax.models.danet import DANet
+from danet_jax.models.resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
+
+COLLECTIONS = ("params", "batch_stats")
+
+# Options that change no shape. Set alike, so that networks which differ in them are traced once.
+_SHAPELESS = {"output_stride": 8, "multi_grid": None, "remat": "none", "phases": False, "dtype": jnp.float32}
+
+
+def variables_of(model: nn.Module) -> dict[str, Any]:
+    """Returns a network's variables without values: `jax.ShapeDtypeStruct`s in a tree, as `model.init` names them."""
+    if isinstance(model, DANet | ResNet):
+        model = model.clone(**_SHAPELESS)
+    return unflatten_dict(_traced(model, tuple(BLOCKS.items())), sep="/")
+
+
+@functools.lru_cache(maxsize=32)
+def _traced(model: nn.Module, blocks: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The variables by path. Blocks that are built alike are traced once: ResNet-101 has 22 such in layer3 alone.
+
+    `blocks` is what `BLOCKS` holds: the shapes follow from it too.
+    """
+    first: dict[Any, tuple[tuple[str, ...], Any]] = {}
+    alike: dict[str, str] = {}
+
+    def once(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        block = context.module
+        if not isinstance(block, BasicBlock | Bottleneck) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        key = block.clone(parent=None, name=None), str(jax.tree.map(jnp.shape, (args, kwargs)))
+        if key in first:
+            path, result = first[key]
+            alike["/".join(block.path)] = "/".join(path)
+            return result
+        result = call(*args, **kwargs)
+        first[key] = block.path, result
+        return result
+
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        with nn.intercept_methods(once):
+            variables = model.init(key, images)
+        return {name: variables[name] for name in COLLECTIONS if name in variables}
+
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    result = flatten_dict(jax.eval_shape(init, jax.random.key(0), images), sep="/")
+    for path, twin in alike.items():
+        for collection in COLLECTIONS:
+            prefix = f"{collection}/{twin}/"
+            found = [name for name in result if name.startswith(prefix)]
+            result |= {f"{collection}/{path}/{name.removeprefix(prefix)}": result[name] for name in found}
+    return result
+
+
+def check_fits(model: nn.Module, variables: Any) -> None:
+    """Raises InputError, naming the first that is missing or of another shape, unless variables are the model's."""
+    if not isinstance(variables, Mapping) or not isinstance(variables.get("params"), Mapping):
+        raise InputError(
+            "variables must hold what model.init returns, 'params' and 'batch_stats', not "
+            f"{type(variables).__name__}",
+            what="variables",
+        )
+    kept = {name: variables[name] for name in COLLECTIONS if name in variables}
+    found = {path: np.shape(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
+    refuse_other_shapes(model, found, "variables do not fit the model", what="variables")
+
+
+def refuse_other_shapes(
+    model: nn.Module, found: Mapping[str, tuple[int, ...]], problem: str, what: str | None = None
+) -> None:
+    """Raises InputError unless shapes by path, such as `params/head/.../kernel`, are those of the model.
+
+    The message begins with `problem` and names the first that is not.
+    """
+    due = {path: leaf.shape for path, leaf in flatten_dict(variables_of(model), sep="/").items()}
+    wrong = sorted(path for path in found.keys() | due if found.get(path) != due.get(path))
+    if wrong:
+        here, there = (
+            "missing" if wrong[0] not in shapes else str(list(shapes[wrong[0]])) for shapes in (found, due)
+        )
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise InputError(f"{problem}: {wrong[0]} is {here}, in the model {there}{more}", what=what)
+
+
+def refuse_not_finite(variables: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the first leaf that contains NaN or Inf: every label would be 0."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise InputError(f"{name} contains NaN or Inf: the file or its training is broken", what=name)
