@@ -204,12 +204,10 @@ def check_backbone_options(
         check_flag("phases", phases)
     if multi_grid is not None:
         blocks = BLOCKS[backbone][-1]
-        if not isinstance(multi_grid, tuple | list) or len(multi_grid) != blocks:
-            raise option_error(
-                "multi_grid",
-                multi_grid,
-                f"None or {blocks} dilations, one for each block of {backbone}'s layer4",
-            )
+        # Published networks of two blocks have the paper's three dilations too, and use the first two.
+        if not isinstance(multi_grid, tuple | list) or not blocks <= len(multi_grid) <= max(blocks, 3):
+            requirement = f"None or {blocks} dilations, one for each block of {backbone}'s layer4"
+            raise option_error("multi_grid", multi_grid, requirement)
         for dilation in multi_grid:
             check_whole("multi_grid", dilation)
 
@@ -222,7 +220,8 @@ class ResNet(nn.Module):
       stem: a key of `STEMS`.
       output_stride: 8 (layer3 dilated by 2, layer4 by 4), 16 (layer4 by 2) or 32 (nothing dilated). The
         first block of a dilated layer has half the layer's dilation, as in the authors' code and mmsegmentation.
-      multi_grid: dilations of all of layer4's blocks: (4, 8, 16) in the paper. None for none.
+      multi_grid: dilations of layer4's blocks, one each: (4, 8, 16) in the paper, of which networks with two blocks
+        use the first two. None for none.
       dtype: dtype of the computation, see `DANet`.
       phases: whether runs of dilated blocks are computed on the phases of their dilation, see
         `danet_jax.ops.convolution.phases`: the same features but for rounding. None for "on the platforms of
@@ -331,7 +330,7 @@ class ResNet(nn.Module):
                 dilation *= 2
             dilations = (first_dilation, *(dilation,) * (blocks - 1))
             if layer == 4 and self.multi_grid is not None:
-                dilations = tuple(self.multi_grid)
+                dilations = tuple(self.multi_grid[:blocks])
             plan.append((stride, dilation, dilations))
         return plan
 

@@ -10,10 +10,9 @@ from jax.sharding import Mesh
 
 from danet_jax.models.danet import DANet
 from danet_jax.recipe import Recipe
-from danet_jax.training.attention_start import AttentionStart
 from danet_jax.training.losses import HardPixels
 from danet_jax.training.optimizer import poly_schedule, sgd
-from danet_jax.training.state import TrainState, create_state, make_train_step
+from danet_jax.training.state import AttentionStart, TrainState, create_state, make_train_step
 
 
 class TrainingStep(NamedTuple):

@@ -1,4 +1,4 @@
-"""From 8-bit RGB to what the network was trained on."""
+"""Normalises RGB images by the means and standard deviations that a network was trained with."""
 
 from __future__ import annotations
 
@@ -14,31 +14,6 @@ from danet_jax.errors import InputError
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel means and standard deviations, RGB in 0 to 1, as every published backbone expects."""
-
-
-def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> jax.Array:
-    """`(images / 255 - mean) / std`: RGB `[..., 3]`, uint8 or float of 0 to 255, to float32 of the same shape.
-
-    Raises:
-      InputError: another dtype or shape, floats of 0 to 1 (where values are known, outside of `jit`), or a mean or a
-        std that is not three numbers of colours from 0 to 1.
-    """
-    if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
-        given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
-        raise InputError(f"images must be an array [..., 3] of RGB, not {given}")
-    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise InputError(f"images must be uint8, or float of 0 to 255, not {images.dtype}")
-    if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
-        largest = np.max(np.asarray(images, np.float32))
-        if 0 < largest <= 1:
-            raise InputError(
-                f"images are {images.dtype} of at most {largest:.3g}; 0 to 255 is due: multiply by 255"
-            )
-    check_normalisation(mean, std)
-    scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
-    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
-    shape = (1,) * (images.ndim - 1) + (3,)
-    return images.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
 
 
 def check_normalisation(mean: Any, std: Any) -> None:
@@ -58,3 +33,41 @@ def check_normalisation(mean: Any, std: Any) -> None:
                 value=values,
                 allowed=allowed,
             )
+
+
+def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> jax.Array:
+    """Computes `(images / 255 - mean) / std`.
+
+    Args:
+      images: RGB `[..., 3]`, uint8, or float of 0 to 255.
+      mean: of each channel, for colours of 0 to 1.
+      std: of each channel.
+
+    Returns:
+      Float32 of the same shape.
+
+    Raises:
+      InputError: `images` have another dtype or shape, or are floats of 0 to 1 (where values are known, outside of
+        `jit`); `mean` or `std` is not three numbers for colours from 0 to 1.
+    """
+    if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
+        given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
+        raise _images_error(f"must be an array [..., 3] of RGB, not {given}", given)
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise _images_error(f"must be uint8, or float of 0 to 255, not {images.dtype}", images.dtype)
+    if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
+        largest = np.max(np.asarray(images, np.float32))
+        if 0 < largest <= 1:
+            raise _images_error(
+                f"are {images.dtype} of at most {largest:.3g} where 0 to 255 is expected: multiply them by 255",
+                largest,
+            )
+    check_normalisation(mean, std)
+    scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    shape = (1,) * (images.ndim - 1) + (3,)
+    return images.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
+
+
+def _images_error(problem: str, value: Any) -> InputError:
+    return InputError(f"images {problem}", what="images", value=value, allowed="uint8, or float of 0 to 255")

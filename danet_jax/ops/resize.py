@@ -16,7 +16,7 @@ from danet_jax.ops.precision import float32_einsum
 
 
 def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.ndarray:
-    """Float32 `[new_size, size]`: row i holds the (at most two) weights of the samples that make up sample i."""
+    """Returns float32 `[new_size, size]`: row i holds the at most two weights of the samples in sample i."""
     position = np.arange(new_size, dtype=np.float64)
     if align_corners:
         position = position * ((size - 1) / (new_size - 1) if new_size > 1 else 0.0)
@@ -33,11 +33,11 @@ def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.nda
 
 
 class Taps(NamedTuple):
-    """Which samples of an axis are mixed into each of `n` new ones: a linear map, `t` samples at a time.
+    """The samples of an axis, `t` of them, that are mixed into each of `n` new ones: a linear map.
 
     Attributes:
       index: int32 `[t, ..., n]`, the samples.
-      weight: float32 `[t, ..., n]`, theirs.
+      weight: float32 `[t, ..., n]`, their weights.
     """
 
     index: Any
@@ -45,7 +45,7 @@ class Taps(NamedTuple):
 
 
 def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) -> Taps:
-    """The two samples of an axis of `size` that make up sample `index` of the same axis at `new_size`.
+    """Returns the two samples of an axis of `size` that make up sample `index` of the same axis at `new_size`.
 
     Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour: sizes below
     32,768 fit. Samples past the ends are those at the ends.
@@ -53,11 +53,11 @@ def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) 
     Args:
       index: int `[..., n]`.
       size: int, or an array that broadcasts against `index`.
-      new_size: likewise.
+      new_size: int, or an array that broadcasts against `index`.
       align_corners: see `resize_bilinear`.
 
     Returns:
-      `[2, ..., n]`, numpy arrays if all arguments are of numpy or Python, so that nothing is left to the device.
+      `[2, ..., n]`, numpy arrays if all arguments are numpy arrays or Python integers.
     """
     known = all(isinstance(value, (int, np.integer, np.ndarray)) for value in (index, size, new_size))
     xp: Any = np if known else jnp
@@ -77,7 +77,7 @@ def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) 
 
 
 def dense(taps: Taps, extent: Any) -> jax.Array:
-    """The matrix of `taps`, float32 `[..., n, extent]`, for an axis of `extent` samples."""
+    """Returns the matrix of `taps`, float32 `[..., n, extent]`, for an axis of `extent` samples."""
     place = lax.broadcasted_iota(jnp.int32, (*taps.index.shape[1:], extent), taps.index.ndim - 1)
     parts = [
         jnp.where(place == index[..., None], weight[..., None], jnp.float32(0))
@@ -89,7 +89,7 @@ def dense(taps: Taps, extent: Any) -> jax.Array:
 def traced_bilinear_weights(
     size: jax.Array, new_size: jax.Array, shape: tuple[int, int], *, align_corners: bool
 ) -> jax.Array:
-    """`bilinear_weights` of sizes known only at run time, in the corner of float32 `shape`; zero outside."""
+    """Computes `bilinear_weights` of sizes known only at run time, in the corner of float32 `shape`; zero outside."""
     row = jnp.arange(shape[0], dtype=jnp.int32)
     taps = bilinear_taps(row, size, new_size, align_corners=align_corners)
     return jnp.where((row < new_size)[:, None], dense(taps, shape[1]), 0.0)
@@ -103,13 +103,13 @@ def resize_bilinear(
     input_sizes: jax.Array | None = None,
     output_sizes: jax.Array | None = None,
 ) -> jax.Array:
-    """Resize `x` `[B, h, w, C]` to `[B, H, W, C]` with `(H, W) = shape`, as torch's `interpolate` does.
+    """Resizes `x` `[B, h, w, C]` to `[B, H, W, C]` with `(H, W) = shape`, as torch's `interpolate` does.
 
     Two samples per axis are mixed, when reducing too (no antialiasing). It is a linear map of `x`, two matrix
     products, so that the gradient is as fast as the value on every device.
 
     Args:
-      x: float32 or bfloat16.
+      x: float32, bfloat16 or float16.
       shape: H and W; they and the size of `x` may be symbolic dimensions of `jax.export`.
       align_corners: whether the centres of the corner pixels coincide (the authors' code), or their edges.
       input_sizes: int32 `[B, 2]`, heights and widths of the images within `x`, which are padded at the right
@@ -121,12 +121,12 @@ def resize_bilinear(
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
 
     Raises:
-      InputError: `x` is of another kind or shape, a size is below 1.
+      InputError: `x` has the wrong dtype or shape, or a size is below 1.
     """
     check_array("x", x, "B h w C", "float")
-    for name, size in zip(("H", "W"), shape, strict=True):
+    for name, size in enumerate(shape):
         if not is_symbolic(size):
-            check_whole(f"shape's {name}", size)
+            check_whole(f"shape[{name}]", size)
     batch, height, width, _ = x.shape
     new_height, new_width = shape
     if input_sizes is None and output_sizes is None:
@@ -162,14 +162,14 @@ def resize_bilinear(
 
 
 def along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """`[B, W, w]` times `[B, h, w, C]`: `[B, h, W, C]`, in float32."""
+    """Multiplies `[B, W, w]` with `[B, h, w, C]` to `[B, h, W, C]`, in float32."""
     weights = jnp.broadcast_to(weights, (x.shape[0], *weights.shape[1:]))
-    # With columns innermost one matrix serves all rows: repeated for each row, it would be far larger than an image.
+    # With columns innermost one matrix serves all rows; repeated for each row it would be far larger than an image.
     return jnp.swapaxes(float32_einsum("bhcw,bvw->bhcv", jnp.swapaxes(x, 2, 3), weights), 2, 3)
 
 
 def along_rows(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """`[B, H, h]` times `[B, h, w, C]`: `[B, H, w, C]`, in float32."""
+    """Multiplies `[B, H, h]` with `[B, h, w, C]` to `[B, H, w, C]`, in float32."""
     batch, height, width, channels = x.shape
     weights = jnp.broadcast_to(weights, (batch, *weights.shape[1:]))
     y = float32_einsum("buh,bhn->bun", weights, x.reshape(batch, height, width * channels))

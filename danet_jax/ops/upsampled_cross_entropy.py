@@ -29,34 +29,37 @@ def upsampled_cross_entropy(
     ignore_label: int = 255,
     class_weights: tuple[float, ...] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum over the valid pixels of the cross-entropy of the up-sampled logits, and the number of those pixels.
+    """Sums the cross-entropy of the up-sampled logits over the valid pixels, and counts these.
 
     The same value and gradient as `resize_bilinear` to the labels' size followed by a cross-entropy, but 32
-    rows of every image at a time, up-sampled, compared with the labels and dropped. If the gradient is wanted,
-    it is made in the same pass, at the resolution of `logits`: the loss is a sum, so its gradient only
-    remains to be scaled. At 768 x 768 with 19 classes that is 6 MB of temporary memory per image, in place of 119.
+    rows of every image are up-sampled, compared with the labels and dropped at a time. If the gradient is needed,
+    the same pass computes it at the resolution of `logits`: the loss is a sum, so its gradient only
+    needs to be scaled. At 768 x 768 with 19 classes that is 6 MB of temporary memory per image, in place of 119.
 
     Args:
       logits: float32 or bfloat16 `[B, h, w, K]`; computed in float32.
-      labels: integers of any kind, `[B, H, W]`: a class, 0 to K - 1, or `ignore_label`. Other values are not looked
-        for (a device raises nothing): such a pixel counts as valid and belongs to no class, so that its
+      labels: integers of any kind, `[B, H, W]`: a class, 0 to K - 1, or `ignore_label`. Other values are not
+        detected (a device cannot raise errors): such a pixel counts as valid and belongs to no class, so that its
         loss is the logarithm of the softmax's denominator. The data pipeline refuses such labels.
-      align_corners: of the up-sampling, see `danet_jax.ops.resize.resize_bilinear`.
-      ignore_label: the label of pixels that do not count, whatever the logits there.
-      class_weights: times which the cross-entropy of a pixel of each of the K classes counts; None is 1 for all.
+      align_corners: how logits are up-sampled, see `danet_jax.ops.resize.resize_bilinear`.
+      ignore_label: the label of pixels that do not count.
+      class_weights: K factors for the cross-entropy of the pixels of each class; None for 1.
 
     Returns:
       The sum in nats, float32 `()`, and the count, int32 `()`. Divide the one by the other, over all devices.
 
     Raises:
-      InputError: arrays of other kinds or shapes, or not K weights.
+      InputError: an array has the wrong dtype or shape, or there are not K weights.
     """
     check_array("logits", logits, "B h w K", "float")
     check_array("labels", labels, "B H W", "integer")
     check_shapes_fit(logits=(logits, "B h w K"), labels=(labels, "B H W"))
     if class_weights is not None and len(class_weights) != logits.shape[-1]:
         raise InputError(
-            f"class_weights: {len(class_weights)} of {logits.shape[-1]} classes; must be one of each"
+            f"class_weights has {len(class_weights)} weights for {logits.shape[-1]} classes",
+            what="class_weights",
+            value=len(class_weights),
+            allowed=logits.shape[-1],
         )
     loss = _loss_sum(_Counted(align_corners, ignore_label, class_weights), logits, labels)
     return loss, jnp.sum(labels != ignore_label, dtype=jnp.int32)
@@ -65,9 +68,9 @@ def upsampled_cross_entropy(
 def upsampled_pixel_losses(
     logits: jax.Array, labels: jax.Array, *, align_corners: bool, ignore_label: int = 255
 ) -> jax.Array:
-    """The cross-entropy of every pixel of which `upsampled_cross_entropy` is the sum, 0 where the label is ignored.
+    """Computes the cross-entropy of every pixel, whose sum is `upsampled_cross_entropy`; 0 where the label is ignored.
 
-    It serves to choose pixels, not to learn from: it has no gradient.
+    It serves to choose pixels and has no gradient.
 
     Returns:
       Float32 `[B, H, W]`, nats; `exp(-loss)` is the probability of the pixel's own class.
@@ -90,7 +93,7 @@ def upsampled_pixel_losses(
 
 
 class _Counted(NamedTuple):
-    """How the logits are up-sampled, and what a pixel counts; see `upsampled_cross_entropy`."""
+    """Options of `upsampled_cross_entropy`."""
 
     align_corners: bool
     ignore_label: int
@@ -116,9 +119,9 @@ _loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
 def _by_rows(
     counted: _Counted, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum, and its gradient of the shape and dtype of `logits` (or zeros)."""
+    """Returns the sum, and its gradient (or zeros) with the shape and dtype of `logits`."""
     height, new_height = logits.shape[1], labels.shape[1]
-    # A row of zeros on both sides, which on a part of an image are the neighbours' rows.
+    # A row of zeros on both sides, where a part of an image has its neighbours' rows.
     row_weights = np.zeros((new_height, height + 2), np.float32)
     row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=counted.align_corners)
     column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=counted.align_corners)
@@ -131,7 +134,7 @@ def _by_rows(
         loss_sum, gradient = part(jnp.asarray(row_weights), jnp.pad(logits, edge), labels)
         return loss_sum, gradient[:, 1:-1]
     rows, new_rows = height // parts, new_height // parts
-    # Of the image's first or last part, the neighbour's row has no weight, whatever it holds.
+    # The neighbour's row has no weight beyond the image's first and last part.
     weights = np.stack(
         [row_weights[i * new_rows :][:new_rows, i * rows :][:, : rows + 2] for i in range(parts)]
     )
@@ -200,11 +203,11 @@ def _part(
 def _row_blocks(
     ignore_label: int, row_weights: jax.Array, logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What a pass over blocks of rows needs.
+    """Prepares a pass over blocks of rows.
 
     Returns:
-      The logits as float32 `[B, h, K, w]`, of `row_weights` `[H, h]` those of each block `[blocks, rows, h]`, and the
-      labels of each block `[blocks, B, rows, W]`.
+      The logits as float32 `[B, h, K, w]`; the `row_weights` `[H, h]` of each block, `[blocks, rows, h]`; and the
+      labels of each block, `[blocks, B, rows, W]`.
     """
     batch, new_height, new_width = labels.shape
     rows = min(ROWS, new_height)
@@ -231,7 +234,7 @@ def _upsampled(x: jax.Array, row_weights: jax.Array, column_weights: jax.Array) 
 
 
 def _one_hot(labels: jax.Array, classes: int) -> jax.Array:
-    """Whether a pixel is of a class, bool `[B, rows, K, W]`."""
+    """Returns whether a pixel belongs to a class, bool `[B, rows, K, W]`."""
     # uint8 holds every class number, but a class index is compared as int32.
     class_index = lax.broadcasted_iota(jnp.int32, (1, 1, classes, 1), 2)
     return labels[:, :, None, :].astype(jnp.int32) == class_index

@@ -11,20 +11,21 @@ import numpy as np
 from jax import lax
 
 from danet_jax.classes import IGNORE_LABEL
+from danet_jax.errors import InputError
 from danet_jax.models.danet import Logits
 from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy, upsampled_pixel_losses
 
 
 def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
-    """Weights of classes, `share ** -power`, that rare classes count for more.
+    """Returns weights of classes, `share ** -power`, which let rare classes count for more.
 
     They are scaled so that a pixel counts 1 on average, as without weights, and the learning rate keeps its meaning.
-    Of power 1 they are, up to that scale, median frequency balancing (Eigen and Fergus, arXiv 1411.4734). Not in the
+    With power 1 they are, up to that scale, median frequency balancing (Eigen and Fergus, arXiv 1411.4734). Not in the
     paper.
 
     Args:
-      pixels: of each class, how many are labelled so; a class without any has weight 1.
-      power: 0, all alike, to 1, all classes count the same in sum.
+      pixels: number of pixels of each class; a class without any has weight 1.
+      power: 0 (no weights) to 1 (the sums of all classes count the same).
 
     >>> [round(weight, 3) for weight in balanced_weights([900, 100, 0], 0.5)]
     [0.833, 2.5, 1.0]
@@ -37,7 +38,7 @@ def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
 
 
 def valid_pixels(labels: jax.Array) -> jax.Array:
-    """How many of `labels` are not ignored, float32, at least 1 so that it can divide."""
+    """Counts the labels that are not ignored: float32, at least 1 so that it can be a divisor."""
     return jnp.maximum(jnp.sum(labels != IGNORE_LABEL), 1).astype(jnp.float32)
 
 
@@ -45,19 +46,19 @@ def valid_pixels(labels: jax.Array) -> jax.Array:
 class HardPixels:
     """Online hard example mining: only pixels whose own class has a low probability enter the loss.
 
-    As mmsegmentation's `OHEMPixelSampler` and PaddleSeg's `OhemCrossEntropyLoss` choose them, for each classifier by
-    its own scores; the loss is the mean over those chosen, as PaddleSeg's. Not in the paper.
+    They are chosen as by mmsegmentation's `OHEMPixelSampler` and PaddleSeg's `OhemCrossEntropyLoss`, for each
+    classifier by its own scores; the loss is the mean over the chosen pixels, as in PaddleSeg. Not in the paper.
 
     Attributes:
       threshold: the probability of its own class below which a pixel is hard.
-      kept: times the number of images, the least number of pixels that enter, the hardest.
+      kept: the number of pixels per image that enter at least, the hardest ones.
     """
 
     threshold: float
     kept: int
 
     def choose(self, losses: jax.Array, valid: jax.Array) -> jax.Array:
-        """Which pixels enter, bool `[B, H, W]`: of `losses`, nats `[B, H, W]`, those that are `valid`."""
+        """Returns which pixels enter, bool `[B, H, W]`, from their losses in nats and whether they are valid."""
         last = jnp.minimum(self.kept * losses.shape[0], jnp.sum(valid, dtype=jnp.int32) - 1)
         losses = jnp.where(valid, jnp.maximum(losses, 0.0), -1.0)
         at_least = jnp.minimum(_descending(losses, last), -jnp.log(jnp.float32(self.threshold)))
@@ -65,9 +66,9 @@ class HardPixels:
 
 
 def _descending(values: jax.Array, place: jax.Array) -> jax.Array:
-    """The value that stands at `place` (from 0) when `values` are sorted from high to low, of those not negative.
+    """Returns the value at `place` (from 0) when the values of at least 0 are sorted from high to low.
 
-    Found bit by bit from counts, which devices add up, where sorting would gather all pixels on each of them.
+    It is found bit by bit from counts, which devices add up; sorting would gather all pixels on each of them.
     """
     bits = lax.bitcast_convert_type(values, jnp.int32)  # ordered as the numbers are, from 0 up
 
@@ -81,30 +82,53 @@ def _descending(values: jax.Array, place: jax.Array) -> jax.Array:
 def multi_loss(
     logits: Logits,
     labels: jax.Array,
-    pixels: jax.Array,
+    pixels: jax.Array | None = None,
     *,
-    align_corners: bool,
+    align_corners: bool = True,
     weights: tuple[float, ...] = (1.0, 1.0, 1.0),
     auxiliary_weight: float = 0.4,
     hard_pixels: HardPixels | None = None,
     class_weights: tuple[float, ...] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum over the network's classifiers of weight x cross-entropy / `pixels`, and each cross-entropy by name.
+    """Sums the weighted cross-entropies of the network's classifiers (section 4.1).
+
+    `weight_fusion * CE(fusion) + weight_position * CE(position) + weight_channel * CE(channel)`, each the mean over
+    the valid pixels, and likewise the auxiliary head.
 
     Args:
-      logits: `[B, h, w, K]` each, at the backbone's resolution; they are up-sampled a few rows at a time.
+      logits: `[B, h, w, K]` each, best at the backbone's resolution (`upsample=False`): they are up-sampled to the
+        labels' size a few rows at a time.
       labels: `[B, H, W]`, 255 is ignored.
-      pixels: by what the sums over pixels are divided: the valid pixels of the global batch.
-      align_corners: of the up-sampling.
-      weights: of fusion, position and channel.
-      auxiliary_weight: of the auxiliary head.
-      hard_pixels: which pixels enter; None is all that are valid. With it, each cross-entropy is the mean over those
-        chosen, times the share of the global batch's valid pixels that `labels` hold.
-      class_weights: times which a pixel of each class counts, K of them; the divisor stays a number of pixels.
+      pixels: divisor of the sums over pixels; None for the number of valid pixels in `labels`.
+      align_corners: how logits are up-sampled, as the model's.
+      weights: weights of the fusion, position and channel losses.
+      auxiliary_weight: weight of the auxiliary head's loss.
+      hard_pixels: which pixels enter; None for all valid ones. With it, each cross-entropy is the mean over the chosen
+        pixels, times the share of `pixels` that are in `labels`.
+      class_weights: K factors for the pixels of each class; the divisor stays a number of pixels.
 
     Returns:
-      The total, float32 `()`, and `{"loss_fusion": ..., ...}` of those classifiers that exist.
+      The total, float32 `()`, and `{"loss_fusion": ..., ...}` of the classifiers that the network has.
+
+    Raises:
+      InputError: there are not three weights, or an array has the wrong dtype or shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from danet_jax import Logits, multi_loss
+      >>> logits = Logits(fusion=jnp.zeros((1, 4, 4, 2)))
+      >>> total, parts = multi_loss(logits, jnp.zeros((1, 32, 32), jnp.uint8))
+      >>> print(f"{total:.4f}", *parts)  # the logarithm of 2 classes
+      0.6931 loss_fusion
     """
+    if len(weights) != 3:
+        raise InputError(
+            f"weights={weights!r} must be three: of the fusion, position and channel losses",
+            what="weights",
+            value=weights,
+        )
+    if pixels is None:
+        pixels = valid_pixels(labels)
     named_weights = dict(zip(("fusion", "position", "channel"), weights, strict=True))
     named_weights["auxiliary"] = auxiliary_weight
     total = jnp.zeros((), jnp.float32)

@@ -15,24 +15,26 @@ from danet_jax.models.resnet import STEMS
 
 
 def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `data` x `space` devices; -1 is all that are left.
+    """Returns a mesh of `data` x `space` devices; -1 stands for all that are left.
 
     Raises:
-      InputError: the devices cannot be divided so.
+      InputError: the devices cannot be divided like that.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     if data == -1 and space == -1:
-        raise InputError("only one of mesh.data and mesh.space can be -1")
-    wanted = data * space
+        raise InputError("only one of mesh.data and mesh.space can be -1", what="mesh.space", value=-1)
+    requested = data * space
     if data == -1:
         data = count // space
     elif space == -1:
         space = count // data
-    if data * space == 0 or data * space > count or (wanted < 0 and data * space != count):
+    if data * space == 0 or data * space > count or (requested < 0 and data * space != count):
         raise InputError(
-            f"mesh.data={data if wanted > 0 else -1}, mesh.space={space} do not fit {count} devices; "
-            "their product must divide the number of devices, and -1 stands for all that are left"
+            f"mesh.data={data if requested > 0 else -1}, mesh.space={space} do not fit {count} devices; "
+            "their product must divide the number of devices, and -1 stands for all that are left",
+            what="mesh.data",
+            value=data if requested > 0 else -1,
         )
     return Mesh(np.asarray(devices[: data * space]).reshape(data, space), ("data", "space"))
 
@@ -43,23 +45,29 @@ def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_s
     if batch_size // accumulation % data or batch_size % jax.process_count():
         raise InputError(
             f"config.training.batch_size={batch_size} (in {accumulation} parts) must divide over {data} devices; "
-            "change it, or config.mesh.data"
+            "change it, or config.mesh.data",
+            what="config.training.batch_size",
+            value=batch_size,
         )
     if jax.process_count() > 1 and (jax.local_device_count() % space or data * space != jax.device_count()):
         raise InputError(
             f"config.mesh.space={space} must divide the {jax.local_device_count()} devices of each host, and "
-            "config.mesh.data take all the others"
+            "config.mesh.data take all the others",
+            what="config.mesh.space",
+            value=space,
         )
     if crop_size % space:
         raise InputError(
-            f"config.dataset.crop_size={crop_size} must be a multiple of config.mesh.space={space}"
+            f"config.dataset.crop_size={crop_size} must be a multiple of config.mesh.space={space}",
+            what="config.dataset.crop_size",
+            value=crop_size,
         )
 
 
 def refuse_too_large(
     mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int, stem: str, dtype: str
 ) -> None:
-    """Raises InputError if what the first convolution alone makes of a batch is more than the devices hold."""
+    """Raises InputError if the result of the first convolution does not fit into the devices' memory."""
     device = mesh.local_devices[0]
     held = (device.memory_stats() or {}).get("bytes_limit")
     if held is None:  # CPUs share what the host has
@@ -70,5 +78,8 @@ def refuse_too_large(
         raise InputError(
             f"config.training.batch_size={batch_size} (in {accumulation} parts) of "
             f"config.dataset.crop_size={crop_size}: the first layer alone fills {needed / 1e9:.0f} GB on each of "
-            f"{mesh.devices.size} devices, which have {held / 1e9:.0f}; lower one or raise config.training.accumulation"
+            f"{mesh.devices.size} devices, which have {held / 1e9:.0f}; "
+            "lower one or raise config.training.accumulation",
+            what="config.training.batch_size",
+            value=batch_size,
         )

@@ -9,18 +9,15 @@ import optax
 
 
 def poly_schedule(learning_rate: float, steps: int, power: float = 0.9) -> optax.Schedule:
-    """`learning_rate * (1 - step / steps) ** power`, per step, without warm-up."""
+    """Returns the schedule `learning_rate * (1 - step / steps) ** power`, without warm-up.
+
+    Example:
+      >>> from danet_jax import poly_schedule
+      >>> schedule = poly_schedule(0.01, steps=100)
+      >>> float(schedule(0)), float(schedule(100))
+      (0.01, 0.0)
+    """
     return optax.polynomial_schedule(learning_rate, 0.0, power, steps)
-
-
-def is_backbone(path: tuple[Any, ...]) -> bool:
-    """Whether a path in the parameter tree leads into the backbone; the rest are the heads."""
-    return path[0].key == "backbone"
-
-
-def is_attention(path: tuple[Any, ...]) -> bool:
-    """Whether a path leads to what decides where attention looks: query, key, alpha or beta."""
-    return any(key.key in ("query", "key", "alpha", "beta") for key in path)
 
 
 def sgd(
@@ -32,37 +29,55 @@ def sgd(
     attention_multiplier: float = 1.0,
     decay_scales: bool = True,
 ) -> optax.GradientTransformation:
-    """Torch's SGD with two parameter groups: the heads learn `head_multiplier` times as fast as the backbone.
+    """Returns torch's SGD with two parameter groups: the heads learn `head_multiplier` times as fast as the backbone.
 
     `trace = momentum * trace + gradient + weight_decay * parameter`, for every parameter (batch
     normalisation, biases, alpha and beta too), then `parameter -= learning_rate * multiplier * trace`.
-    The learning rate comes after the trace, as in torch, so that its decay acts at once.
+    The learning rate is applied after the trace, as in torch, so that its decay takes effect at once.
 
-    Outside the paper: `attention_multiplier` lets query, key, alpha and beta learn so many times as fast as the rest
-    of the heads, and without `decay_scales` alpha and beta have no weight decay.
+    Args:
+      schedule: learning rate of the backbone by step, such as `poly_schedule`'s.
+      momentum: momentum of the trace.
+      weight_decay: factor of the parameters that is added to their gradients.
+      head_multiplier: factor on the learning rate of every parameter outside of a module named `backbone`.
+      attention_multiplier: further factor for query, key, alpha and beta; not in the paper.
+      decay_scales: whether alpha and beta have weight decay, as in the paper.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from danet_jax import poly_schedule, sgd
+      >>> params = {"backbone": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
+      >>> optimizer = sgd(poly_schedule(0.1, steps=100), weight_decay=0.0)
+      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+      >>> updates["backbone"]["w"].tolist(), updates["head"]["w"].tolist()
+      ([-0.10000000149011612, -0.10000000149011612], [-1.0, -1.0])
     """
 
     def multiplier(path: tuple[Any, ...]) -> float:
-        if is_backbone(path):
-            return 1.0
-        return head_multiplier * (attention_multiplier if is_attention(path) else 1.0)
+        attention = _names(path) & {"query", "key", "alpha", "beta"}
+        return head_multiplier * (attention_multiplier if attention else 1.0)
 
     def scale(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, optax.OptState]:
         del params
         scaled = jax.tree_util.tree_map_with_path(
-            lambda path, update: update if is_backbone(path) else update * multiplier(path), updates
+            lambda path, update: update if "backbone" in _names(path) else update * multiplier(path), updates
         )
         return scaled, state
 
     def decayed(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: decay_scales or path[-1].key not in ("alpha", "beta"), params
+            lambda path, _: decay_scales or not _names(path) & {"alpha", "beta"}, params
         )
 
     return optax.chain(
-        # Without a mask nothing is wrapped, and the state is that of every run so far.
+        # Without a mask nothing is wrapped, so that the state is that of earlier runs.
         optax.add_decayed_weights(weight_decay, mask=None if decay_scales else decayed),
         optax.trace(decay=momentum),
         optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def _names(path: tuple[Any, ...]) -> set[str]:
+    """Returns the names of the modules on a path in a tree of parameters, of Linen or NNX, and of the parameter."""
+    return {str(getattr(key, "key", getattr(key, "name", key))) for key in path}

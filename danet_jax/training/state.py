@@ -1,31 +1,38 @@
-"""The state of training, one pytree, and the step that advances it."""
+"""The state of training, one pytree, where it starts, and the step that advances it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from danet_jax.models.danet import DANet
+from danet_jax.models.danet import refuse_float16_training
 from danet_jax.models.insight import learnt_scales, queries_and_keys
 from danet_jax.ops.attention import row_statistics
 from danet_jax.ops.normalize import MEAN, STD, normalize
-from danet_jax.training.attention_start import AttentionStart
 from danet_jax.training.losses import HardPixels, multi_loss, valid_pixels
+from danet_jax.training.mesh import make_mesh
 
 Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a step reads and writes.
+    """All that a training step reads and writes.
 
-    `rng` is the data of a key; each step folds its number into it. `average` is the moving average of parameters
-    and batch statistics, `{"params": ..., "batch_stats": ...}`, where one is kept.
+    Attributes:
+      step: number of steps so far, int32 `()`.
+      params, batch_stats: the network's variables.
+      opt_state: the optimizer's state.
+      rng: the data of a key, into which each step folds its number.
+      average: moving average of the variables, `{"params": ..., "batch_stats": ...}`, or None.
     """
 
     step: jax.Array
@@ -37,63 +44,107 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is applied with: the moving average where one is kept."""
+        """Variables to evaluate and predict with: the moving average where one is kept."""
         return self.average or self.trained
 
     @property
     def progress(self) -> dict[str, Any]:
-        """The rest: what only going on with training needs."""
+        """The rest of the state, which only resuming needs."""
         progress = {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
         return progress if self.average is None else progress | {"trained": self.trained}
 
     @property
     def trained(self) -> dict[str, Any]:
-        """What a step changes: with a moving average, the weights that it is the average of."""
+        """Variables that the optimizer changes, also where a moving average of them is kept."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def resumed(self, variables: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
-        """The state whose `variables` and `progress` these are."""
+        """Returns the state whose `variables` and `progress` these are."""
         rest = dict(progress)
         if self.average is None:
             return self.replace(**variables, **rest)
         return self.replace(average=dict(variables), **rest.pop("trained"), **rest)
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentionStart:
+    """Initial values of the attention modules; the defaults are the paper's.
+
+    With alpha at 0 query and key get no gradient until alpha has changed, and with torch's range of query and key all
+    places are attended to alike: position attention then adds the image's average.
+
+    Attributes:
+      query_key_gain: factor on torch's range of query and key; the spread of the logits grows with its square.
+      alpha: of position attention, 0 in the paper.
+      beta: of channel attention, 0 in the paper.
+    """
+
+    query_key_gain: float = 1.0
+    alpha: float = 0.0
+    beta: float = 0.0
+
+    def apply(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns fresh `params` of a `DANet` with these initial values."""
+        flat = flatten_dict(dict(params))
+        for path, leaf in flat.items():
+            if path[-1] in ("alpha", "beta"):
+                flat[path] = leaf + getattr(self, path[-1])
+            elif path[-2:-1] in (("query",), ("key",)):
+                flat[path] = leaf * self.query_key_gain
+        return unflatten_dict(flat)
+
+
 def create_state(
-    model: DANet,
+    model: nn.Module,
     optimizer: optax.GradientTransformation,
-    seed: int,
-    mesh: Mesh,
+    seed: int = 0,
+    mesh: Mesh | None = None,
     *,
+    variables: Mapping[str, Any] | None = None,
     start: AttentionStart | None = None,
     average: bool = False,
 ) -> TrainState:
-    """A fresh state, made on the devices of `mesh`, without a copy on the host.
+    """Creates the state of training, directly on the devices of `mesh`.
 
-    `start` is that of the attention modules, None the paper's. `average` says whether a moving average is kept; the
-    first step is where it starts.
+    Args:
+      model: a `DANet`.
+      optimizer: such as `sgd(poly_schedule(...))`.
+      seed: of the initial parameters and of dropout.
+      mesh: where the state is replicated; None for all devices, see `make_mesh`.
+      variables: `params` and `batch_stats` to start from, such as pretrained ones; None for `model.init`'s. They are
+        copied, since training steps donate their state.
+      start: initial values of the attention modules of fresh parameters; None for the paper's.
+      average: whether a moving average of the variables is kept; it starts with the first step.
+
+    Returns:
+      The state before the first step.
     """
 
-    def init() -> TrainState:
+    def init(variables: Mapping[str, Any] | None) -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
-        # Parameters do not depend on the size of the images: the smallest is the quickest to trace.
-        variables = model.init(init_key, jnp.zeros((1, 32, 32, 3)))
-        params = variables["params"] if start is None else start.apply(variables["params"])
+        if variables is None:
+            # Parameters do not depend on the size of the images: the smallest is the quickest to trace.
+            variables = model.init(init_key, jnp.zeros((1, 32, 32, 3)))
+            if start is not None:
+                variables = {**variables, "params": start.apply(variables["params"])}
+        params, batch_stats = variables["params"], variables["batch_stats"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            batch_stats=variables["batch_stats"],
+            batch_stats=batch_stats,
             opt_state=optimizer.init(params),
             rng=jax.random.key_data(step_key),
-            average={"params": params, "batch_stats": variables["batch_stats"]} if average else None,
+            average={"params": params, "batch_stats": batch_stats} if average else None,
         )
 
-    replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(init, out_shardings=replicated)()
+    mesh = make_mesh() if mesh is None else mesh
+    if variables is not None:
+        variables = jax.tree.map(lambda x: jnp.array(x, copy=True), dict(variables))
+    return jax.jit(init, out_shardings=NamedSharding(mesh, PartitionSpec()))(variables)
 
 
 def make_train_step(
-    model: DANet,
+    model: nn.Module,
     optimizer: optax.GradientTransformation,
     *,
     loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0),
@@ -105,21 +156,45 @@ def make_train_step(
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """The jit-compiled training step `(state, batch) -> (state, metrics)`; the old state is donated.
+    """Returns the compiled training step `(state, batch) -> (state, metrics)`, which donates the old state.
 
-    `batch` is `{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}`, sharded in any way: losses and
-    batch statistics are those of the global batch. With `accumulation` of A the batch is gone through in A
-    parts, in a fraction of the memory; the loss remains the mean over the valid pixels of the whole batch,
-    and batch statistics are those of a part. Images are normalised by `mean` and `std` (see `normalize`).
+    Args:
+      model: a `DANet`.
+      optimizer: the one that `create_state` was given.
+      loss_weights: weights of the fusion, position and channel losses.
+      auxiliary_weight: weight of the auxiliary head's loss.
+      hard_pixels: restricts the loss, see `multi_loss`.
+      class_weights: weigh the loss, see `multi_loss`.
+      average_decay: d of the moving average, where the state keeps one: that of the first step, then
+        `d * average + (1 - d) * new`, of parameters and batch statistics, as mmengine's `ExponentialMovingAverage`
+        with `update_buffers` and momentum 1 - d.
+      accumulation: A, in how many parts a batch is processed, in a fraction of the memory. The loss remains the mean
+        over the valid pixels of the whole batch; batch statistics are those of a part.
+      mean: normalises the images, see `danet_jax.normalize`.
+      std: normalises the images, see `danet_jax.normalize`.
 
-    `hard_pixels` restricts the loss, `class_weights` weigh it, see `multi_loss`. With `average_decay` of d, and a state
-    that keeps one, the average is that of the first step and then `d * average + (1 - d) * new`, of parameters and of
-    batch statistics, as mmengine's `ExponentialMovingAverage` with `update_buffers` and momentum 1 - d.
+    Returns:
+      A function of a state and a batch, `{"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}`, sharded in any way:
+      losses and batch statistics are those of the global batch. Its metrics are float32 scalars, those that the
+      network has: `loss`, `loss_fusion`, `loss_position`, `loss_channel`, `loss_auxiliary`, `gradient_norm`,
+      `parameter_norm`, `alpha`, `beta`, and `attention_spread` and `attention_entropy` of the position attention map,
+      see `danet_jax.ops.attention.row_statistics`.
 
-    `metrics` holds float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`,
-    `loss_channel`, `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, and of the position
-    attention map `attention_spread` and `attention_entropy`, see `row_statistics`.
+    Raises:
+      InputError: the network computes in float16.
+
+    Example:
+      >>> import numpy as np
+      >>> from danet_jax import DANet, create_state, make_train_step, poly_schedule, sgd
+      >>> model = DANet(3, backbone="resnet18", output_stride=32)
+      >>> optimizer = sgd(poly_schedule(0.01, steps=100))
+      >>> state, step = create_state(model, optimizer), make_train_step(model, optimizer)
+      >>> batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "label": np.zeros((2, 32, 32), np.uint8)}
+      >>> state, metrics = step(state, batch)
+      >>> int(state.step), metrics["loss"].shape
+      (1, ())
     """
+    refuse_float16_training(model)
 
     def loss(params: Any, batch_stats: Any, part: Mapping[str, jax.Array], key: jax.Array, pixels: jax.Array):
         logits, updates = model.apply(
@@ -143,7 +218,7 @@ def make_train_step(
         metrics = {"loss": total, **parts}
         if attention := queries_and_keys(updates):
             spread, entropy = row_statistics(*jax.lax.stop_gradient(attention))
-            # Of several parts, metrics are added up.
+            # The metrics of several parts are added up.
             metrics["attention_spread"] = spread / accumulation
             metrics["attention_entropy"] = entropy / accumulation
         return total, (updates["batch_stats"], metrics)
@@ -165,12 +240,12 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         metrics["parameter_norm"] = optax.tree.norm(params)
-        metrics |= learnt_scales(params)
+        metrics = {name: x.astype(jnp.float32) for name, x in (metrics | learnt_scales(params)).items()}
         new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if state.average is not None:
             decay = jnp.where(state.step == 0, jnp.float32(0), jnp.float32(average_decay))
             averaged = jax.tree.map(
-                lambda old, new: decay * old + (1 - decay) * new,
+                lambda old, new: (decay * old.astype(jnp.float32) + (1 - decay) * new).astype(old.dtype),
                 state.average,
                 {"params": params, "batch_stats": batch_stats},
             )
@@ -187,10 +262,10 @@ def _in_parts(
     key: jax.Array,
     count: int,
 ) -> tuple[Any, Any]:
-    """Batch statistics after `one_part` of each of `count` parts of a batch, and the sum of what it gives besides."""
+    """Applies `one_part` to `count` parts of a batch: returns the last batch statistics and its summed results."""
     if count == 1:
         return one_part(batch_stats, batch, key)
-    # Part i takes every so-manyth example, so that each part stays spread over all devices.
+    # Part i takes every `count`-th example, so that each part stays spread over all devices.
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), dict(batch))
     keys = jax.random.split(key, count)
 

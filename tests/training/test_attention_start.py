@@ -6,7 +6,7 @@ import numpy as np
 
 from danet_jax import DANet
 from danet_jax.ops.attention import row_statistics
-from danet_jax.training.attention_start import AttentionStart
+from danet_jax.training.state import AttentionStart
 
 
 def test_only_attention_starts_elsewhere_and_its_logits_spread_by_the_square(rng):

@@ -1,6 +1,6 @@
 """Exact attention tile by tile in plain XLA operations: any device, memory linear in the number of positions.
 
-The running maximum and sum of the rows make one pass over the keys enough (online softmax; Milakov and
+With the running maximum and sum of each row, one pass over the keys is enough (online softmax; Milakov and
 Gimelshein 2018, Rabe and Staats 2021); the backward pass recomputes each tile from the rows' logsumexp (Dao
 et al. 2022). Nothing of size N x M exists, a tile is small enough to stay in a core's cache.
 """
@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from danet_jax.ops.attention.padding import blocks, pad_keys, pad_rows
+from danet_jax.ops.attention.common import blocks, once_differentiable, pad_keys, pad_rows
 from danet_jax.ops.precision import float32_sums
 
 
 class Tile(NamedTuple):
-    """How much is computed at a time: `rows` queries by `columns` keys, multiplied as `dtype` (None: as given)."""
+    """How much is computed at a time: `rows` queries by `columns` keys, multiplied as `dtype` (None: unchanged)."""
 
     rows: int
     columns: int
@@ -41,8 +41,9 @@ def attention(tile: Tile, query: jax.Array, key: jax.Array, value: jax.Array) ->
 
 
 def _attention_forward(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, Any]:
-    # The gradient is given the output as float32: of one rounded to bfloat16 it would lose a digit where a row's
-    # weights lie on few keys.
+    arrays = once_differentiable(*arrays)
+    # The gradient needs the output as float32: rounded to bfloat16 it would lose a digit where a row's weights lie on
+    # few keys.
     output, logsumexp = forward(*arrays, tile=tile)
     return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
 
@@ -58,7 +59,7 @@ attention.defvjp(_attention_forward, _attention_backward)
 def forward(
     query: jax.Array, key: jax.Array, value: jax.Array, *, tile: Tile = CPU_TILE
 ) -> tuple[jax.Array, jax.Array]:
-    """`softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row `[B, N]`, both float32."""
+    """Computes `softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row `[B, N]`, both float32."""
     (places, _), (keys, _) = query.shape[1:], key.shape[1:]
     row_blocks, rows = blocks(places, tile.rows, 16)
     column_blocks, columns = blocks(keys, tile.columns, 16)
@@ -106,7 +107,7 @@ def backward(
     *,
     tile: Tile = CPU_TILE,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of query, key and value, from the output as float32 and its gradient `[B, N, Cv]`."""
+    """Computes the gradients of query, key and value from the float32 output and its gradient `[B, N, Cv]`."""
     dtypes = query.dtype, key.dtype, value.dtype
     places, keys = query.shape[1], key.shape[1]
     channels = query.shape[2]
@@ -130,7 +131,7 @@ def backward(
         by_rows = tuple(_split(x, row_blocks) for x in (query, cotangent, logsumexp, projection))
 
         # Tiles are queries by keys, as in the forward pass: where one weight of a row is nearly 1, both must round
-        # its logit alike. dkey and dvalue are transposed, so that no product has to transpose a tile.
+        # its logit in the same way. dkey and dvalue are transposed, so that no product has to transpose a tile.
         def column_block(dquery: jax.Array, inputs: tuple[jax.Array, jax.Array]):
             key, value = inputs
 
@@ -180,7 +181,7 @@ def _join(x: jax.Array) -> jax.Array:
 
 
 def _over_images(function: Callable[..., Any], size: int, tile: Tile, *arrays: jax.Array) -> Any:
-    """`function` of every image of the batch: all at once if their maps of `size` fit a tile, else one by one."""
+    """Maps `function` over the images of the batch: all at once if their maps of `size` fit a tile, else one by one."""
     if arrays[0].shape[0] * size <= tile.rows * tile.columns:
         return jax.vmap(function)(*arrays)
     return lax.map(lambda image: function(*image), arrays)

@@ -8,20 +8,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from danet_jax.ops.attention.common import once_differentiable
+
 WIDEST_HEAD = 128
 """The most channels that cuDNN takes per head on every GPU since Ampere."""
 
 
 def refusal(query: jax.Array, value: jax.Array) -> str | None:
-    """Why cuDNN cannot compute this attention, or None if it can."""
-    if value.dtype not in (jnp.bfloat16, jnp.float16):
-        return f"cuDNN's flash attention takes bfloat16 and float16, not {value.dtype}"
+    """Returns why cuDNN cannot compute this attention, or None if it can."""
+    if reason := dtype_refusal(value.dtype):
+        return f"cuDNN's flash attention {reason}"
     if query.shape[-1] > WIDEST_HEAD:
         return f"cuDNN's flash attention takes at most {WIDEST_HEAD} channels of query, not {query.shape[-1]}"
     capability = _compute_capability()
     if capability is not None and capability < (8, 0):
         return f"cuDNN's flash attention needs compute capability 8.0, this GPU has {'.'.join(map(str, capability))}"
     return None
+
+
+def dtype_refusal(dtype: Any) -> str | None:
+    """Returns why cuDNN does not compute in `dtype`, or None if it does."""
+    name = jnp.dtype(dtype).name
+    return None if name in ("bfloat16", "float16") else f"takes bfloat16 and float16, not {name}"
 
 
 @jax.custom_vjp
@@ -31,12 +39,13 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+    query, key, value = once_differentiable(query, key, value)
     width, heads = _heads(query, value)
     output, logsumexp = flash_forward(
         _repeat(query, width, heads), _repeat(key, width, heads), _chunks(value, width, heads)
     )
     whole = output.reshape(*output.shape[:2], heads * width)[..., : value.shape[-1]]
-    # Of the rows' logsumexp one is kept, since all heads have the same.
+    # All heads have the same logsumexp, so that of one head is kept.
     return whole, (query, key, value, output, logsumexp[:, :1])
 
 
@@ -85,7 +94,7 @@ def _chunks(x: jax.Array, width: int, heads: int) -> jax.Array:
 
 
 def _compute_capability() -> tuple[int, ...] | None:
-    """Of the GPU of this machine, None where there is none and a program is lowered for another machine."""
+    """Returns that of this machine's GPU, or None where a program is lowered for another machine."""
     try:
         device = jax.devices("cuda")[0]
     except RuntimeError:
@@ -142,7 +151,7 @@ def _call(
     products: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]],
     *arrays: jax.Array,
 ) -> list[jax.Array]:
-    """The kernel `target`; `products` are the matrix products in it: contracted axes, batch axes of either side."""
+    """Calls `target`; `products` are the matrix products in it: contracted axes, and batch axes of either side."""
     query, key = arrays[:2]
     batch, places, heads, _ = query.shape
     attention = {
@@ -182,7 +191,7 @@ def _call(
             jax.ShapeDtypeStruct((0,), jnp.uint8),
         ),  # the last is cuDNN's workspace, whose size XLA finds
         vmap_method="sequential",
-        # Of four axes heads are stored behind places, whatever the order that they are named in.
+        # Arrays of four axes are stored with heads behind places, whatever the order of their axes.
         output_layouts=[(0, 2, 1, 3) if len(x.shape) == 4 else (0, 1, 2) for x in results] + [(0,)],
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"operation_queue_id": "0", "cudnn_fmha_backend_config": attention}),

@@ -1,11 +1,13 @@
-"""Rows and columns of the attention map, for those who want to see it, without the rest of it."""
+"""Rows and columns of the position attention map, without the rest of it."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from danet_jax.errors import InputError
 from danet_jax.ops.checks import check_array, check_index, check_shapes_fit, check_whole
 from danet_jax.ops.precision import float32_einsum
 
@@ -13,7 +15,7 @@ from danet_jax.ops.precision import float32_einsum
 def attention_row(
     query: jax.Array, key: jax.Array, index: jax.Array, *, key_mask: jax.Array | None = None
 ) -> jax.Array:
-    """What chosen positions attend to: their rows of the attention map, without the rest of it.
+    """Computes what chosen positions attend to: their rows of the attention map, without the rest of it.
 
     Args:
       query: `[B, N, Ck]`.
@@ -25,7 +27,8 @@ def attention_row(
       Float32 `[B, K, M]`; each row sums to 1.
 
     Raises:
-      InputError: arrays of other kinds or shapes, a position that does not exist (under `jit` it gives NaN).
+      InputError: an array has the wrong dtype or shape, a position does not exist, or an image has no key at all
+        (under `jit`, where values are not known, the last two give NaN).
     """
     _check(query, key, key_mask)
     check_array("index", index, "B K", "integer")
@@ -38,16 +41,16 @@ def attention_row(
 
 
 def row_statistics(query: jax.Array, key: jax.Array, *, rows: int = 16) -> tuple[jax.Array, jax.Array]:
-    """How sharply positions attend: what tells a map that chooses from one that averages everything.
+    """Measures how sharply positions attend: it tells a map that chooses from one that averages everything.
 
     Args:
       query: `[B, N, Ck]`.
       key: `[B, M, Ck]`.
-      rows: of the map, evenly spaced, of each image that are looked at.
+      rows: how many evenly spaced rows of each image's map are used.
 
     Returns:
-      The standard deviation of a row's logits, and the entropy of a row divided by that of the uniform one, log M,
-      both float32 `()`, means over the rows. A spread far below 1, an entropy close to 1: the map is uniform.
+      The standard deviation of a row's logits, and the entropy of a row divided by log M, that of a uniform row;
+      both float32 `()`, means over the rows. A spread far below 1 or an entropy close to 1 is a uniform map.
     """
     chosen = query[:, :: max(1, query.shape[1] // rows)]
     logits = _logits(chosen, key)
@@ -60,19 +63,19 @@ def row_statistics(query: jax.Array, key: jax.Array, *, rows: int = 16) -> tuple
 def row_logsumexp(
     query: jax.Array, key: jax.Array, *, key_mask: jax.Array | None = None, rows: int = 1024
 ) -> jax.Array:
-    """The logarithm of the denominator of every row of the map, `log sum_i exp(query_j . key_i)`.
+    """Computes the logarithm of the denominator of every row of the map, `log sum_i exp(query_j . key_i)`.
 
     Args:
       query: `[B, N, Ck]`.
       key: `[B, M, Ck]`.
       key_mask: see `position_attention`.
-      rows: of the map at a time.
+      rows: how many rows of the map are computed at a time.
 
     Returns:
-      Float32 `[B, N]`: all that `attention_column` needs to have seen of the map.
+      Float32 `[B, N]`: all that `attention_column` needs to know of the rest of the map.
 
     Raises:
-      InputError: arrays of other kinds or shapes.
+      InputError: an array has the wrong dtype or shape, or an image has no key at all.
     """
     _check(query, key, key_mask)
     check_whole("rows", rows)
@@ -87,7 +90,7 @@ def row_logsumexp(
 
 
 def attention_column(query: jax.Array, key: jax.Array, logsumexp: jax.Array, index: jax.Array) -> jax.Array:
-    """Who attends to chosen positions: their columns of the attention map, without the rest of it.
+    """Computes which positions attend to chosen ones: their columns of the attention map, without the rest of it.
 
     Args:
       query: `[B, N, Ck]`.
@@ -99,7 +102,7 @@ def attention_column(query: jax.Array, key: jax.Array, logsumexp: jax.Array, ind
       Float32 `[B, N, K]`: the weight of each chosen key in every query's row.
 
     Raises:
-      InputError: arrays of other kinds or shapes, a position that does not exist (under `jit` it gives NaN).
+      InputError: an array has the wrong dtype or shape, or a position does not exist (under `jit` it gives NaN).
     """
     _check(query, key, None)
     check_array("logsumexp", logsumexp, "B N", "float")
@@ -110,14 +113,22 @@ def attention_column(query: jax.Array, key: jax.Array, logsumexp: jax.Array, ind
     return jnp.exp(_logits(query, chosen) - logsumexp[..., None])
 
 
+def check_key_mask(query: jax.Array, key: jax.Array, key_mask: jax.Array) -> None:
+    """Raises InputError unless `key_mask` is bool `[B, M]`."""
+    check_array("key_mask", key_mask, "B M", "bool")
+    check_shapes_fit(query=(query, "B N Ck"), key=(key, "B M Ck"), key_mask=(key_mask, "B M"))
+
+
 def _check(query: jax.Array, key: jax.Array, key_mask: jax.Array | None) -> None:
     check_array("query", query, "B N Ck", "float")
     check_array("key", key, "B M Ck", "float")
-    arrays = {"query": (query, "B N Ck"), "key": (key, "B M Ck")}
+    check_shapes_fit(query=(query, "B N Ck"), key=(key, "B M Ck"))
     if key_mask is not None:
-        check_array("key_mask", key_mask, "B M", "bool")
-        arrays["key_mask"] = (key_mask, "B M")
-    check_shapes_fit(**arrays)
+        check_key_mask(query, key, key_mask)
+        if not isinstance(key_mask, jax.core.Tracer) and not np.asarray(key_mask).any(1).all():
+            raise InputError(
+                "key_mask leaves an image without any key; there is nothing to attend to", what="key_mask"
+            )
 
 
 def _logits(query: jax.Array, key: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Exact attention in the plainest operations: some queries at a time against all keys.
+"""Exact attention in plain operations: some queries at a time against all keys.
 
-Memory is linear in the number of keys. There is no kernel, and no number of blocks that must be known, so that it
-can be exported for sizes that are known only when the program runs, and to formats that know few operations.
+Memory is linear in the number of keys. There is no kernel, and no number of blocks that must be known, so it
+can be exported for sizes that are known only when the program runs, and to formats that have few operations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROWS = 1024
 
 
 def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`softmax(query key^T) value` `[B, N, Cv]`; B, N and M may be symbolic dimensions of `jax.export`."""
+    """Computes `softmax(query key^T) value` `[B, N, Cv]`; B, N and M may be symbolic dimensions of `jax.export`."""
 
     def rows(query: jax.Array) -> jax.Array:
         return plain_attention(query, key, value)
@@ -38,6 +38,6 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
 
 
 def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`softmax(query key^T) value`, with the whole map in memory."""
+    """Computes `softmax(query key^T) value` with the whole map in memory."""
     weights = jax.nn.softmax(float32_einsum("bnc,bmc->bnm", query, key), axis=-1)
     return float32_einsum("bnm,bmc->bnc", weights, value).astype(value.dtype)

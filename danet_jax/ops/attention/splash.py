@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from danet_jax.ops.attention.padding import blocks, pad_keys, pad_rows
+from danet_jax.ops.attention.common import blocks, once_differentiable, pad_keys, pad_rows
 from danet_jax.ops.attention.tpu_only import tpu_only
 
 LANES = 128
@@ -29,6 +29,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+    query, key, value = once_differentiable(query, key, value)
     structure: Any = None
 
     def run(*arrays: jax.Array) -> list[jax.Array]:
@@ -46,7 +47,7 @@ def _backward(pull_back: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
     residuals, structure = jax.tree.flatten(pull_back)
 
     def run(cotangent: jax.Array, *residuals: jax.Array) -> list[jax.Array]:
-        # The kernel's own derivative, traced where its precision can be said.
+        # The kernel's own derivative, traced where its precision can be set.
         with _full_precision(cotangent.dtype):
             return list(jax.tree.unflatten(structure, residuals)(cotangent))
 
@@ -60,7 +61,7 @@ def padded_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
     """Attention of arrays padded to whole blocks; images stand where the kernel expects heads."""
-    # A tenth of the time that importing JAX and Flax takes, which who only makes a network need not wait for.
+    # Imported here because it takes a tenth of the time that importing JAX and Flax takes.
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     queries = query.shape[1]

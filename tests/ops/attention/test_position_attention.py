@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from danet_jax.errors import InputError
 from danet_jax.ops.attention import (
     attention_column,
     attention_row,
@@ -18,10 +17,11 @@ from danet_jax.ops.attention import (
     row_statistics,
 )
 from danet_jax.ops.attention.blockwise import Tile
-from danet_jax.ops.attention.partition import division
+from danet_jax.ops.attention.platforms import division
 from tests.reference.float64_attention import attention_and_gradients, relative_error, softmax
+from tests.reference.refusal import refused
 
-BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2}
+BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2, jnp.float16: 2e-3}
 
 
 def inputs(rng, batch, queries, keys, key_channels, value_channels, dtype=jnp.float32, spread=1.0):
@@ -47,7 +47,7 @@ def value_and_gradients(function):
     return compute
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 8, 16), (2, 7, 3, 8, 16), (3, 289, 289, 16, 24), (1, 1100, 700, 64, 80)], ids=str
 )
@@ -149,18 +149,56 @@ def test_nan_stays_nan(rng, backend, which):
     assert np.isnan(touched).all()
 
 
-def test_backends_that_do_not_exist_or_cannot_run_here(rng):
-    query, key, value, _ = inputs(rng, 1, 4, 4, 8, 8)
-    with pytest.raises(InputError, match="'flash' does not exist; there are: auto, blockwise, cudnn, splash"):
-        position_attention(query, key, value, backend="flash")
-    with pytest.raises(InputError, match="'splash' is for TPUs, not for cpu; use 'auto'"):
-        position_attention(query, key, value, backend="splash")
-    with pytest.raises(InputError, match="'cudnn' is for NVIDIA GPUs, not for cpu; use 'auto'"):
-        position_attention(*(x.astype(jnp.bfloat16) for x in (query, key, value)), backend="cudnn")
-    with pytest.raises(TypeError, match="one dtype, not float32, float32, bfloat16"):
-        position_attention(query, key, value.astype(jnp.bfloat16))
-    with pytest.raises(ValueError, match="value and key differ in M, 4 and 3"):
-        position_attention(query, key[:, :3], value)
+def test_kernels_that_cannot_run_here_and_mixed_dtypes(rng):
+    query, key, value, _ = inputs(rng, 1, 4, 4, 8, 8, jnp.bfloat16)
+    for backend in ("splash", "cudnn"):
+        with refused(what="backend", value=backend):
+            position_attention(query, key, value, backend=backend)
+    with pytest.raises(TypeError):
+        position_attention(query, key, value.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_derivatives_of_any_order_and_direction_of_the_reference(rng, masked):
+    """Against central differences in float64 of a gradient by formulas."""
+    query, key, value, cotangent = inputs(rng, 1, 3, 4, 2, 3)
+    direction = jnp.asarray(rng.standard_normal(query.shape), jnp.float32)
+    mask = jnp.asarray([[True, False, True, True]]) if masked else None
+    exists = np.asarray(mask[0]) if masked else np.ones(4, bool)
+
+    def loss(query):
+        out = position_attention(query, key, value, key_mask=mask, backend="reference")
+        return jnp.sum(out * cotangent)
+
+    def gradient(query):
+        arrays = query, np.asarray(key)[:, exists], np.asarray(value)[:, exists], cotangent
+        return attention_and_gradients(*arrays)[1]
+
+    step = 1e-5
+    wide, along = np.asarray(query, np.float64), np.asarray(direction, np.float64)
+    slope = np.sum(gradient(wide) * along)
+    curve = (gradient(wide + step * along) - gradient(wide - step * along)) / (2 * step)
+    np.testing.assert_allclose(jax.jvp(loss, (query,), (direction,))[1], slope, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jax.linearize(loss, query)[1](direction), slope, rtol=1e-3, atol=1e-4)
+    hessian = jax.hessian(loss)(query).reshape(query.size, query.size)
+    np.testing.assert_allclose(hessian @ direction.ravel(), curve.ravel(), rtol=1e-3, atol=1e-4)
+    product = jax.grad(lambda query: jnp.sum(jax.grad(loss)(query) * direction))(query)
+    np.testing.assert_allclose(product, curve, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["auto", "blockwise"])
+@pytest.mark.parametrize("transform", [jax.jit, lambda function: function])
+def test_second_derivatives_of_other_kernels_name_the_reference(rng, backend, transform):
+    query, key, value, _ = inputs(rng, 1, 3, 4, 2, 3)
+
+    def slope(*arrays):
+        loss = lambda *arrays: jnp.sum(position_attention(*arrays, backend=backend) ** 2)  # noqa: E731
+        return sum(jnp.sum(x) for x in jax.grad(loss, (0, 1, 2))(*arrays))
+
+    for argument in range(3):
+        with refused(what="backend") as caught:
+            transform(jax.grad(slope, argument))(query, key, value)
+        assert 'backend="reference"' in str(caught.value)
 
 
 def test_under_vmap_and_remat(rng):
