@@ -13,17 +13,22 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import BLOCKS
 from danet_jax.ops.checks import check_name
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+TRAINING_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""The dtypes that a network is trained in, by name."""
+
+DTYPES = {**TRAINING_DTYPES, "float16": jnp.float16}
 """The dtypes that a network computes in, by name."""
 
+# The last four do not change what a stored network computes.
 _NOT_OPTIONS = (
-    *("num_classes", "phases", "parent", "name"),
-    *(
-        "param_dtype",
-        "precision",
-        "kernel_init",
-        "bias_init",
-    ),  # they do not change the network that is stored
+    "num_classes",
+    "phases",
+    "parent",
+    "name",
+    "param_dtype",
+    "precision",
+    "kernel_init",
+    "bias_init",
 )
 OPTIONS = tuple(field.name for field in dataclasses.fields(DANet) if field.name not in _NOT_OPTIONS)
 """Names of a network's options."""
@@ -53,7 +58,19 @@ def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
 
 
 def options_of(model: DANet) -> dict[str, Any]:
-    """Returns the options of a network: the inverse of `build_model`."""
+    """Returns the options of a network: the inverse of `build_model`.
+
+    Raises:
+      InputError: the backbone is a module of the caller's, which no name stands for.
+    """
+    if not isinstance(model.backbone, str):
+        raise InputError(
+            f"backbone: {type(model.backbone).__name__} is a module of your own; only networks with a named backbone "
+            f"({', '.join(BLOCKS)}) can be stored or exported",
+            what="backbone",
+            value=type(model.backbone).__name__,
+            allowed=tuple(BLOCKS),
+        )
     options = {name: getattr(model, name) for name in OPTIONS}
     return options | {
         "multi_grid": tuple(model.multi_grid or ()),

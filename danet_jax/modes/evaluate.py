@@ -25,6 +25,7 @@ from danet_jax.models.options import options_of
 from danet_jax.modes.names import named_apart
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.modes.trained import refuse_absent, trained
+from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.training.mesh import make_mesh
@@ -59,6 +60,9 @@ def run(
     path = "" if arguments else trained(workdir, checkpoint)
     for argument in arguments:
         refuse_absent(argument)
+    check_backend_runs(
+        "config.model.attention_backend", recipe.model.attention_backend, jax.default_backend()
+    )
     dataset = recipe_dataset(recipe, "validation_split")
     refuse_differing_data(dataset)
     split = recipe.dataset.validation_split

@@ -22,6 +22,7 @@ from danet_jax.modes import report
 from danet_jax.modes.memory import out_of_memory_in_a_line
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.modes.training_step import training_step
+from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe, recipe_of_run
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import is_run, write_description
@@ -108,6 +109,12 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     }
     refuse_indivisible(mesh, **sizes)
     refuse_too_large(mesh, **sizes, stem=recipe.model.stem, dtype=recipe.model.dtype)
+    check_backend_runs(
+        "config.model.attention_backend",
+        recipe.model.attention_backend,
+        jax.default_backend(),
+        recipe.model.dtype,
+    )
     fresh = not checkpoint_steps(workdir / "checkpoints")
     start = load_checkpoint(recipe.init.checkpoint) if recipe.init.checkpoint and fresh else None
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
 from danet_jax.models.layers import REMAT
-from danet_jax.models.options import DTYPES
+from danet_jax.models.options import TRAINING_DTYPES
 from danet_jax.models.resnet import BLOCKS, OUTPUT_STRIDES, STEMS
 from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
@@ -71,7 +71,7 @@ class ModelOptions(Group):
         lt=1,
         description="The share of channels that are dropped before each classifier in training.",
     )
-    dtype: Annotated[str, Names(DTYPES)] = Field(
+    dtype: Annotated[str, Names(TRAINING_DTYPES)] = Field(
         "float32",
         description="The dtype of the computation. bfloat16 is faster on accelerators; parameters, softmaxes and "
         "logits are float32 with either.",

@@ -28,8 +28,9 @@ INDEX = np.array([[1, 2], [0, 5]])
 NO_KEYS = np.array([[True] * 6, [False] * 6])
 
 
-def initialised(module, *arrays, **options):
-    return jax.eval_shape(module.init, jax.random.key(0), *arrays, **options)
+def initialised(module, *arrays, train=False, **options):
+    options |= {"train": train} if train else {}
+    return module.init(jax.random.key(0), *arrays, **options)
 
 
 OPTIONS = {

@@ -8,6 +8,7 @@ import pathlib
 
 import annotated_types
 import pytest
+from danet_jax.training.attention_start import AttentionStart
 from ml_collections import ConfigDict
 
 from danet_jax.errors import InputError
@@ -17,7 +18,6 @@ from danet_jax.models.options import DTYPES, OPTIONS
 from danet_jax.recipe import Recipe, as_config, defaults, read_recipe
 from danet_jax.recipe.__main__ import page
 from danet_jax.recipe.words import find, group_of, plain_type, schemas, takes
-from danet_jax.training.attention_start import AttentionStart
 from danet_jax.training.losses import multi_loss
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import make_train_step
