@@ -89,7 +89,7 @@ class Block(nn.Module):
     precision: Any
     kernel_init: Any
 
-    def convolution(self, features: int, name: str, kernel_size: int = 1, **geometry: int) -> Convolution:
+    def convolution(self, features: int, name: str, kernel_size: int = 1, **geometry: Any) -> Convolution:
         """Returns a convolution of this block."""
         return Convolution(
             features,
