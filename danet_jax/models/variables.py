@@ -24,7 +24,7 @@ _SHAPELESS = {"output_stride": 8, "multi_grid": None, "remat": "none", "phases":
 
 def variables_of(model: nn.Module) -> dict[str, Any]:
     """Returns a network's variables without values: `jax.ShapeDtypeStruct`s in a tree, as `model.init` names them."""
-    if isinstance(model, DANet | ResNet):
+    if isinstance(model, DANet | ResNet) and isinstance(model.backbone, str):
         model = model.clone(**_SHAPELESS)
     return unflatten_dict(_traced(model, tuple(BLOCKS.items())), sep="/")
 
