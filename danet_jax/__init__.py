@@ -22,7 +22,7 @@ _PUBLIC = {
     "create_state": "training.state",
     "make_train_step": "training.state",
     "Segmenter": "inference.segmenter",
-    "load_segmenter": "inference.loading",
+    "load_segmenter": "inference.segmenter",
     "Protocol": "inference.protocol",
     "load_checkpoint": "weights.checkpoint",
     "Classes": "classes",

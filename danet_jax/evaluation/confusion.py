@@ -15,33 +15,33 @@ from danet_jax.errors import InputError
 
 
 def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """Pixels of label i predicted as j, uint32 `[K, K]`; labels of 255 are not counted.
+    """Returns the pixels of label i predicted as class j, uint32 `[K, K]`; labels of 255 are not counted.
 
     Args:
-      labels: integer, any shape, fewer than 2^32 pixels.
-      predictions: integer, of the same shape, each below `num_classes`.
+      labels: integers of any shape, fewer than 2^32 pixels.
+      predictions: integers of the same shape, each below `num_classes`.
       num_classes: K.
 
     Raises:
-      InputError: they are not such.
+      InputError: an argument has the wrong type or shape.
     """
-    if (
-        isinstance(num_classes, bool)
-        or not isinstance(num_classes, int)
-        or not 1 <= num_classes <= MAX_CLASSES
-    ):
-        raise InputError(f"num_classes={num_classes!r} must be a whole number of 1 to {MAX_CLASSES}")
-    for name, array in {"labels": labels, "predictions": predictions}.items():
-        if not jnp.issubdtype(getattr(array, "dtype", jnp.float32), jnp.integer):
-            raise InputError(
-                f"{name} must be an array of integers, not {getattr(array, 'dtype', type(array).__name__)}"
-            )
-    if labels.shape != predictions.shape:
+    if type(num_classes) is not int or not 1 <= num_classes <= MAX_CLASSES:
         raise InputError(
-            f"labels {list(labels.shape)} and predictions {list(predictions.shape)} differ in shape"
+            f"num_classes={num_classes!r} must be a whole number from 1 to {MAX_CLASSES}",
+            what="num_classes",
+            value=num_classes,
+            allowed=MAX_CLASSES,
         )
+    for name, array in {"labels": labels, "predictions": predictions}.items():
+        dtype = getattr(array, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+            found = dtype or type(array).__name__
+            raise InputError(f"{name} must be an array of integers, not {found}", what=name)
+    if labels.shape != predictions.shape:
+        shapes = f"predictions {list(predictions.shape)} and labels {list(labels.shape)}"
+        raise InputError(f"{shapes} differ in shape", what="predictions")
     labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
-    # What is ignored goes to a place past the end, where nothing is counted.
+    # Ignored pixels go to a place past the end, where nothing is counted.
     place = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)
     counts = jnp.zeros(num_classes**2, jnp.uint32).at[place].add(jnp.uint32(1), mode="drop")
     return counts.reshape(num_classes, num_classes)
@@ -64,7 +64,7 @@ class ConfusionMatrix(metrics.Metric):
 
     @classmethod
     def of(cls, num_classes: int) -> type[ConfusionMatrix]:
-        """The metric of `num_classes` classes, with `empty` and `from_model_output`."""
+        """Returns the metric of `num_classes` classes, with `empty` and `from_model_output`."""
 
         @flax.struct.dataclass
         class OfClasses(cls):  # type: ignore[valid-type, misc]
@@ -81,12 +81,12 @@ class ConfusionMatrix(metrics.Metric):
         return OfClasses
 
     def merge(self, other: Self) -> Self:
-        """The sum; a low half that wrapped around is smaller than what was added to it."""
+        """Returns the sum; a low half that wrapped around is smaller than what was added to it."""
         low = self.low + other.low
         carry = (low < self.low).astype(jnp.uint32)
         return self.replace(low=low, high=self.high + other.high + carry)
 
     def compute(self) -> np.ndarray:
-        """The counts on the host, int64 `[K, K]`."""
+        """Returns the counts on the host, int64 `[K, K]`."""
         low, high = (np.asarray(jax.device_get(half)).astype(np.int64) for half in (self.low, self.high))
         return (high << 32) + low

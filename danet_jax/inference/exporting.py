@@ -1,4 +1,4 @@
-"""What exported files hold: the probabilities of whole images under a protocol, as `--mode=predict` has them."""
+"""What exported files compute: class probabilities of whole images under a protocol, as `--mode=predict`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jax import export
 from danet_jax.errors import InputError
 from danet_jax.inference.merging import Merging, fusion
 from danet_jax.inference.plain import scores_of_rows
+from danet_jax.inference.predictor import SCORES
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Size, scaled, scaling_of
-from danet_jax.inference.scores import SCORES
 from danet_jax.weights.export_stablehlo import exported_for_all
 
 if TYPE_CHECKING:
@@ -26,29 +26,30 @@ if TYPE_CHECKING:
 def probabilities(
     protocol: Protocol, model: DANet, variables: Mapping[str, Any], images: jax.Array
 ) -> jax.Array:
-    """Class probabilities under a protocol without a window, float32 `[B, H, W, K]`.
+    """Returns class probabilities under a protocol without a window, float32 `[B, H, W, K]`.
 
     Args:
-      protocol: scores that are no probabilities are brought to a sum of 1 in each pixel; the best class stays the best.
+      protocol: scores that are not probabilities are normalised to a sum of 1 in each pixel; the best class stays
+        the best.
       model: the network.
-      variables: of the network.
+      variables: the network's parameters and batch statistics.
       images: uint8 `[B, H, W, 3]`; B, H and W may be symbolic dimensions of `jax.export`.
 
     Raises:
-      InputError: the protocol's scales cannot be told of sizes that are open.
+      InputError: the sizes are symbolic, and the protocol has scales but no base size.
     """
     size = images.shape[1], images.shape[2]
     known = isinstance(size[0], int) and isinstance(size[1], int)
     scaled_size: Any = protocol.scaled_size if known else functools.partial(_open_size, protocol)
     network = fusion if known else _fusion_of_open_size
     new_sizes = [scaled_size(scale, *size) for scale in protocol.scales]
-    how = Merging(model, protocol, SCORES, same=all(new_size == size for new_size in new_sizes))
+    merging = Merging(model, protocol, SCORES, same=all(new_size == size for new_size in new_sizes))
     logits = []
     for new_size in new_sizes:
         x = scaled(protocol, images, scaling_of(protocol, [size], [new_size], new_size, padded=False))
-        logits.append(how.logits(variables, x, None, flip=protocol.flip, network=network))
+        logits.append(merging.logits(variables, x, None, flip=protocol.flip, network=network))
     of_each = [jnp.stack([jnp.asarray(n, jnp.int32) for n in one])[None] for one in (size, *new_sizes)]
-    scores = scores_of_rows(how, logits, of_each, size[1])(jnp.arange(size[0], dtype=jnp.int32))
+    scores = scores_of_rows(merging, logits, of_each, size[1])(jnp.arange(size[0], dtype=jnp.int32))
     scores = jnp.swapaxes(scores, 2, 3)
     if protocol.merge == "logits":
         return jax.nn.softmax(scores, axis=-1)
@@ -56,20 +57,22 @@ def probabilities(
 
 
 def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Size:
-    """`protocol.scaled_size` of symbolic dimensions."""
+    """Returns `protocol.scaled_size` for symbolic dimensions."""
     base = protocol.base_size
     if base is None and scale == 1:
         return height, width
     if base is None:
         raise InputError(
-            f"evaluation.scales={protocol.scales} without a base size: the images' own must be known; give it after "
-            "the flags, such as 512x1024"
+            f"evaluation.scales={protocol.scales} without a base size needs images of one known size; give it after "
+            "the flags, such as 512x1024",
+            what="evaluation.scales",
+            value=protocol.scales,
         )
 
-    # As by cases, which side is the longer one: the smaller or the larger of what they give.
+    # min and max stand for the cases in which either side is the longer one.
     def side(n: Any, other: Any) -> Any:
         def to(length: int) -> Any:
-            """Side `n`, rounded, where the other one becomes `length`."""
+            """Returns side `n`, rounded, where the other side becomes `length`."""
             return (2 * length * n + other) // (2 * other)
 
         if isinstance(base, int):
@@ -84,7 +87,7 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
 
 
 def _fusion_of_open_size(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: None) -> jax.Array:
-    """`fusion` by a program of its own, whose many shapes follow from two plain dimensions."""
+    """Calls `fusion` as a program of its own, whose shapes all follow from two plain dimensions."""
     program = exported_for_all(
         lambda variables, x: fusion(model, variables, x, sizes), variables, None, x.dtype
     )

@@ -1,8 +1,8 @@
-"""Images as a whole: resized, normalised, applied, resized back, argmax, in one jit-compiled function.
+"""Whole images: resized, normalised, applied, resized back and reduced in one jit-compiled function.
 
-Nothing in it is gathered: resizing is two products with matrices, one of rows and one of columns, that take the
-network's logits to the image's own size at once. A batch is divided over the axis `data` of a mesh, rows of
-the images over `space`.
+The function gathers nothing: resizing is two matrix products, one along rows and one along columns, which bring the
+network's logits to the image's own size at once. A batch is divided over the axis `data` of a mesh, the rows of the
+images over `space`. Images of many sizes share a few padded shapes, so that little is compiled.
 """
 
 from __future__ import annotations
@@ -18,85 +18,97 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Axis, Merging, across, brought
+from danet_jax.inference.merging import Axis, Merging, to_columns, to_rows
+from danet_jax.inference.predictor import Group, Part, Reduction, Region, Sizes
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled, scaling_of
-from danet_jax.inference.scores import Region, Wanted
-from danet_jax.inference.shapes import Shapes, Sizes
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 PIXELS_AT_ONCE = {"cpu": 1 << 17, "other": 1 << 20}
-"""Of the images, at most eight, that a device takes at a time: so many that what depends on the weights alone, such as
-Winograd's transforms on a CPU, is little beside them."""
+"""Pixels, in at most eight images, that a device takes at a time: enough that what depends on the weights alone, such
+as Winograd's transforms on a CPU, costs little in comparison."""
 
 BAND_PIXELS = {"cpu": 1 << 14, "other": 1 << 17}
-"""Of the bands in which scores are made and forgotten: few enough for a CPU's cache, many for others' cores."""
+"""Pixels of a band in which scores are computed and dropped: few enough for a CPU's cache, enough for many cores."""
+
+MOST_SHAPES, MULTIPLE = 3, 32
+"""Shapes after which new ones become rare, and the number of pixels that they are multiples of."""
 
 
 def scores_of_rows(
-    how: Merging, logits: Sequence[Sequence[jax.Array]], sizes: Sequence[Any], width: Any
+    merging: Merging, logits: Sequence[Sequence[jax.Array]], sizes: Sequence[Any], width: Any
 ) -> Any:
-    """A function from rows of images, int32 `[T]`, to their scores, float32 `[B, T, K, W]`.
+    """Returns a function from rows of the images, int32 `[T]`, to their scores, float32 `[B, T, K, W]`.
 
     Args:
-      how: see `Merging`.
+      merging: how logits become scores.
       logits: float32 `[B, h, K, w]`, of each flip at each scale.
-      sizes: int32 `[B or 1, 2]`, of the images, then at each scale.
+      sizes: int32 `[B or 1, 2]`, of the images and then at each scale.
       width: W.
     """
     axes = [[Axis.whole(sizes[0][:, i : i + 1], size[:, i : i + 1]) for i in (0, 1)] for size in sizes[1:]]
     columns = jnp.arange(width, dtype=jnp.int32)
     # Columns first, once for all rows: logits have few of these.
     wide = [
-        [across(x, how.ways(columns, axis, x.shape[3])) for x in flips]
+        [to_columns(x, merging.resize_weights(columns, axis, x.shape[3])) for x in flips]
         for flips, (_, axis) in zip(logits, axes, strict=True)
     ]
 
     def scores(rows: jax.Array) -> jax.Array:
         batch, _, classes, _ = wide[0][0][0][0].shape
-        sums = how.nothing(batch, rows.shape[0], classes, width)
+        sums = merging.zeros(batch, rows.shape[0], classes, width)
         for flips, (axis, _) in zip(wide, axes, strict=True):
-            ways = how.ways(rows, axis, flips[0][0][0].shape[1])
+            weights = merging.resize_weights(rows, axis, flips[0][0][0].shape[1])
             for view in flips:
-                sums = how.add(sums, brought(view, ways))
-        return how.scores(sums)
+                sums = merging.add(sums, to_rows(view, weights))
+        return merging.scores(sums)
 
     return scores
 
 
-class Group(NamedTuple):
-    """Images that go through together: shapes of them and of each scale, and whether any is padded."""
+class Inputs(NamedTuple):
+    """What the compiled function takes besides the variables; n is 1 where all images have one size.
 
-    shape: Sizes
-    padded: bool
+    Attributes:
+      images: uint8 `[B, H, W, 3]`.
+      labels: uint8 `[B, H + padding, W]`, 255 where there are none; None if the reduction needs none.
+      scalings: from the images to what the network sees, one per scale.
+      sizes: int32 `[n, 2]`, heights and widths of the images and then at each scale.
+    """
+
+    images: Any
+    labels: Any
+    scalings: list[Scaling]
+    sizes: list[Any]
 
 
 class WholeImages:
-    """Applies a network to images as a whole.
+    """Applies a network to whole images; see `Predictor`.
 
     Args:
       model: the network.
-      protocol: one without a window.
-      mesh: on this host, axes `data` and `space`.
+      protocol: one without a window, with nothing left open.
+      mesh: devices of this host, with axes `data` and `space`.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
-        self._model, self.protocol, self.mesh, self._shapes = model, protocol, mesh, Shapes()
+        self._model, self.protocol, self.mesh = model, protocol, mesh
+        self._shapes: list[Sizes] = []
         kind = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
         self._pixels_at_once, self._band_pixels = PIXELS_AT_ONCE[kind], BAND_PIXELS[kind]
-        self.program = jax.jit(self._program, static_argnames="wanted")
-        """From variables and `arguments` to what is wanted."""
+        self.program = jax.jit(self._program, static_argnames="reduction")
+        """Maps variables and `Inputs` to the reduction of the scores."""
 
     def group(self, height: int, width: int) -> Group:
-        """Which images an image of this size can go through together with."""
+        """Returns the group of an image of this size: the arrays that it fits in."""
         sizes = self._sizes(height, width)
-        shape = self._shapes.fit(sizes)
+        shape = shared_shape(self._shapes, sizes)
         return Group(shape, shape != sizes)
 
-    def enough(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
-        """Whether images of these sizes keep all devices busy."""
+    def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Returns whether images of these sizes keep all devices busy."""
         return len(sizes) >= self._at_once(group)
 
     def run(
@@ -104,65 +116,55 @@ class WholeImages:
         variables: Mapping[str, Any],
         group: Group,
         images: Sequence[np.ndarray],
-        wanted: Wanted,
-        truths: Sequence[np.ndarray] = (),
+        reduction: Reduction,
+        labels: Sequence[np.ndarray] = (),
         *,
         exact: bool = False,
-    ) -> Iterator[tuple[list[Region], jax.Array]]:
-        """Scores images, and yields what is wanted part by part.
-
-        Args:
-          variables: of the network, on every device of the mesh.
-          group: of the images.
-          images: uint8 `[H, W, 3]`.
-          wanted: see `Wanted`.
-          truths: uint8 `[H, W]` of each image, where `wanted` asks for it.
-          exact: whether no more is computed than these images, at the price of other programs for fewer at a time;
-            otherwise batches are filled up.
-
-        Yields:
-          Where results belong, and the results on the device, `[n, ...]` with n at least as many; or their sum.
-        """
+    ) -> Iterator[Part]:
+        """Scores images and yields the results; see `Predictor.run`."""
         start = 0
         while start < len(images):
             at_once = self._at_once(group, len(images) - start if exact else None)
             part = slice(start, start + at_once)
-            arrays = self.arguments(group, images[part], truths[part], at_once)
-            arrays[:2] = jax.device_put(arrays[:2], NamedSharding(self.mesh, PartitionSpec("data")))
-            result = self.program(variables, *arrays, wanted=wanted)
-            yield [Region(index, 0, 0) for index in range(len(images))[part]], result
+            inputs = self.inputs(group, images[part], labels[part], at_once)
+            divided = jax.device_put(
+                (inputs.images, inputs.labels), NamedSharding(self.mesh, PartitionSpec("data"))
+            )
+            inputs = inputs._replace(images=divided[0], labels=divided[1])
+            results = self.program(variables, inputs, reduction=reduction)
+            yield Part([Region(index, 0, 0) for index in range(len(images))[part]], results)
             start += at_once
 
-    def arguments(
+    def inputs(
         self,
         group: Group,
         images: Sequence[np.ndarray],
-        truths: Sequence[np.ndarray] = (),
+        labels: Sequence[np.ndarray] = (),
         at_once: int | None = None,
-    ) -> list[Any]:
-        """The program's arrays, for images of a group and their truths."""
+    ) -> Inputs:
+        """Returns the compiled function's arrays for images of a group and their labels, filled up to `at_once`."""
         at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
         pixels = np.zeros((at_once, height, width, 3), np.uint8)
-        labels = None
-        if truths:
-            labels = np.full((at_once, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8)
+        truths = None
+        if labels:
+            truths = np.full((at_once, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8)
         sizes = [group.shape] * (at_once if group.padded else 1)
         for place, image in enumerate(images):
             here = place, slice(image.shape[0]), slice(image.shape[1])
             pixels[here] = image
-            if labels is not None:
-                labels[here] = truths[place]
+            if truths is not None:
+                truths[here] = labels[place]
             if group.padded:
                 sizes[place] = self._sizes(*image.shape[:2])
-        scales = list(zip(*sizes, strict=True))
+        by_scale = list(zip(*sizes, strict=True))
         scalings = [
-            scaling_of(self.protocol, scales[0], scale, shape, padded=group.padded)
-            for scale, shape in zip(scales[1:], group.shape[1:], strict=True)
+            scaling_of(self.protocol, by_scale[0], scale, shape, padded=group.padded)
+            for scale, shape in zip(by_scale[1:], group.shape[1:], strict=True)
         ]
-        return [pixels, labels, scalings, [np.asarray(scale, np.int32) for scale in scales]]
+        return Inputs(pixels, truths, scalings, [np.asarray(scale, np.int32) for scale in by_scale])
 
     def _bands(self, height: int, width: int) -> tuple[int, int, int]:
-        """Devices that rows are divided over, bands that each goes through its own in, and rows of a band."""
+        """Returns the devices that rows are divided over, the bands of each device, and the rows of a band."""
         devices = self.mesh.shape["space"]
         of_device = -(-height // devices)
         bands = -(-of_device // max(1, self._band_pixels // width))
@@ -175,7 +177,7 @@ class WholeImages:
         )
 
     def _at_once(self, group: Group, images: int | None = None) -> int:
-        """How many images of a group go through at a time, at most; of so many, the program's that computes no more."""
+        """Returns the most images of a group at a time, or the batch size for this many that computes no more."""
         devices = self.mesh.shape["data"]
         largest = max(height * width for height, width in group.shape[1:])
         of_device = max(1, min(8, self._pixels_at_once // largest))
@@ -183,38 +185,29 @@ class WholeImages:
             of_device = min(of_device, 1 << ((-(-images // devices)).bit_length() - 1))
         return of_device * devices
 
-    def _program(
-        self,
-        variables: Mapping[str, Any],
-        images: jax.Array,
-        labels: jax.Array | None,
-        scalings: Sequence[Scaling],
-        sizes: Sequence[jax.Array],
-        *,
-        wanted: Wanted,
-    ) -> jax.Array:
+    def _program(self, variables: Mapping[str, Any], inputs: Inputs, *, reduction: Reduction) -> jax.Array:
+        images, labels, scalings, sizes = inputs
         batch, height, width, _ = images.shape
         devices, bands, of_band = self._bands(height, width)
         if labels is None:  # then there are none to bring to the device
             labels = jnp.full((batch, devices * bands * of_band, width), IGNORE_LABEL, jnp.uint8)
-        how = Merging(
-            self._model, self.protocol, wanted, same=all(scaling.rows is None for scaling in scalings)
-        )
+        same = all(scaling.rows is None for scaling in scalings)
+        merging = Merging(self._model, self.protocol, reduction, same=same)
         divided = PartitionSpec("data", "space")
         logits = []
         for scaling in scalings:
             x = scaled(self.protocol, images, scaling)
             if self.mesh.size > 1:
                 x = lax.with_sharding_constraint(x, NamedSharding(self.mesh, divided))
-            logits.append(how.logits(variables, x, scaling.sizes, flip=self.protocol.flip))
+            logits.append(merging.logits(variables, x, scaling.sizes, flip=self.protocol.flip))
 
         def on_a_device(logits: Any, sizes: Any, labels: jax.Array) -> jax.Array:
-            scores = scores_of_rows(how, logits, sizes, width)
+            scores = scores_of_rows(merging, logits, sizes, width)
             first = lax.axis_index("space") * bands * of_band
             rows = first + jnp.arange(bands * of_band, dtype=jnp.int32).reshape(bands, of_band)
             truths = jnp.moveaxis(labels.reshape(-1, bands, of_band, width), 1, 0)
-            results = lax.map(lambda band: wanted.function(scores(band[0]), band[1]), (rows, truths))
-            if wanted.summed:
+            results = lax.map(lambda band: reduction.function(scores(band[0]), band[1]), (rows, truths))
+            if reduction.summed:
                 return lax.psum(results.sum(0, dtype=results.dtype), ("data", "space"))
             results = jnp.moveaxis(results, 0, 1)
             return results.reshape(len(results), bands * of_band, *results.shape[3:])
@@ -224,7 +217,47 @@ class WholeImages:
             on_a_device,
             mesh=self.mesh,
             in_specs=(PartitionSpec("data"), of_each, divided),
-            out_specs=PartitionSpec() if wanted.summed else divided,
+            out_specs=PartitionSpec() if reduction.summed else divided,
             check_vma=False,
         )
         return place(logits, list(sizes), labels)
+
+
+def shared_shape(shapes: list[Sizes], sizes: Sizes) -> Sizes:
+    """Returns a shape for an image of `sizes`, each at least as large; a new one, which costs a compilation, is added.
+
+    The first shape is exactly that of the first image, so that images of one size are not padded at all. A later
+    image takes a shape of which it fills at least half of the pixels, or gets one of its own, rounded up to
+    `MULTIPLE`. After `MOST_SHAPES` it takes whichever holds it, and only if none does, one more is added: rounded up
+    to powers of two, and from the second time on to a square of those, so that this seldom happens.
+
+    Args:
+      shapes: those in use; appended to.
+      sizes: of the image, and at each scale.
+    """
+
+    def area(sizes: Sizes) -> int:
+        return sum(height * width for height, width in sizes)
+
+    holding = [s for s in shapes if all(np.greater_equal(s, sizes).ravel())]
+    best = min(holding, key=area, default=None)
+    full = len(shapes) >= MOST_SHAPES
+    if best is not None and (full or area(best) <= 2 * area(sizes)):
+        return best
+    if not shapes:
+        shape = sizes
+    elif not full:
+        shape = tuple((-(-h // MULTIPLE) * MULTIPLE, -(-w // MULTIPLE) * MULTIPLE) for h, w in sizes)
+    else:
+        shape = tuple(
+            (_power_of_two(max(h for h, _ in same)), _power_of_two(max(w for _, w in same)))
+            for same in zip(sizes, *shapes, strict=True)
+        )
+        if len(shapes) > MOST_SHAPES:
+            shape = tuple((max(s), max(s)) for s in shape)
+    shapes.append(shape)
+    return shape
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()

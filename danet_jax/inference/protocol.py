@@ -1,6 +1,6 @@
-"""How a network is applied to an image: scales, flips, windows, and how their scores become one.
+"""How a network is applied to an image: scales, flips, windows, and how their scores are merged.
 
-Numbers of one network under two protocols differ by percents, so a result without its protocol says little.
+The results of one network under two protocols differ by percents, so a number means little without its protocol.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ MMSEG_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 class Protocol:
     """One way of applying a network to an image.
 
-    Each scale of the image is scored, and its flip too, as a whole or in windows; scores are brought to the
-    image's own size and summed up.
+    Each scale of the image is scored, and possibly its flip, as a whole or in windows; the scores are resized to the
+    image's own size and merged.
 
     >>> Protocol.authors("cityscapes", multi_scale=True).window
     (1024, 1024)
 
     Attributes:
-      scales: by which the image's base size is multiplied.
+      scales: factors of the image's base size.
       flip: whether the horizontal flip is scored too.
       window: (height, width) of the windows; None scores the image as a whole.
       stride: (vertical, horizontal) distance of windows; None is the window's size.
-      base_size: the size at scale 1. None: the image's own. One number: the length of the long side (the
-        authors). Two: the image is made as large as a box with this long and this short side holds
+      base_size: the size at scale 1. None: the image's own. One number: the length of the long side (the authors).
+        Two: the image is resized to the largest size that fits a box with this long and this short side
         (mmsegmentation).
-      edge: what happens to windows that reach over the image's right or lower edge. "pad": they are filled
-        up with black, 0 before normalisation (the authors). "shift": they are moved inside, and an image
-        smaller than the window is scored at its own size (mmsegmentation).
+      edge: what happens to windows that reach past the image's right or lower edge. "pad": they are filled up with
+        black, 0 before normalisation (the authors). "shift": they are moved inside, and an image smaller than the
+        window is scored at its own size (mmsegmentation).
       merge: how scores are merged.
-        "exp" (the authors): the score of a window is exp(logits + un-flipped logits of the flipped window);
-        the mean over windows, brought to the image's size, summed over scales.
-        "softmax" (mmsegmentation): per scale and flip, the mean logits over windows, brought to the image's
-        size, softmax; the mean over scales and flips.
+        "exp" (the authors): the score of a window is exp(logits + un-flipped logits of the flipped window); the mean
+        over windows, resized to the image's size, summed over scales.
+        "softmax" (mmsegmentation): per scale and flip, the mean logits over windows, resized to the image's size,
+        softmax; the mean over scales and flips.
         "logits": as "softmax" without the softmax.
-      align_corners: whether images (see `image_resize`) and scores are resized with the centres of the
-        corner pixels in place. None: as the network's own up-sampling (mmsegmentation).
-      image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8":
-        by OpenCV in 8 bits, whatever `align_corners` (mmsegmentation).
-      mean: of the channels R, G and B, in 0 to 1, subtracted before the network. None: as the network was trained,
-        which is ImageNet's unless its checkpoint says otherwise.
-      std: that they are divided by then; None likewise.
-      flip_pairs: classes that the flip makes of each other, as `left lane=right lane`: their scores are swapped.
-      mirrored: the class that the flip makes of each, by number, which `for_network` finds out; empty: all stay.
-      name: stands beside the numbers.
+      align_corners: whether images (see `image_resize`) and scores are resized with the centres of the corner pixels
+        in place. None: as the network's own up-sampling (mmsegmentation).
+      image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8": by OpenCV in
+        8 bits, whatever `align_corners` (mmsegmentation).
+      mean: subtracted from the channels R, G and B, in 0 to 1. None: as the network was trained, which is ImageNet's
+        unless its checkpoint says otherwise.
+      std: divides the channels after that. None: as for `mean`.
+      flip_pairs: classes that the flip turns into each other, as `left lane=right lane`: their scores are swapped.
+      mirrored: the class that the flip turns each class into, by number, set by `for_network`; empty: none changes.
+      name: the name that is shown beside results.
 
     Raises:
       InputError: a value that does not exist or makes no sense; the message names it.
@@ -85,50 +85,52 @@ class Protocol:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        for key, existing in {"edge": EDGES, "merge": MERGES, "image_resize": IMAGE_RESIZES}.items():
-            if getattr(self, key) not in existing:
-                raise InputError(
-                    f"{key}={getattr(self, key)!r} does not exist; there are: {', '.join(existing)}"
-                )
         for key, value in list(vars(self).items()):
             if isinstance(value, list):
                 object.__setattr__(self, key, tuple(value))
-        for key, of_kind in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
-            if not isinstance(getattr(self, key), of_kind):
-                raise InputError(f"{key}={getattr(self, key)!r} must be {of_kind[0].__name__}")
-        if not _are_numbers(self.scales) or not self.scales or min(self.scales) <= 0:
-            raise InputError(f"scales={self.scales!r} must be one or more numbers greater than 0")
+        for key, allowed in {"edge": EDGES, "merge": MERGES, "image_resize": IMAGE_RESIZES}.items():
+            if getattr(self, key) not in allowed:
+                raise self._wrong(key, f"must be one of {', '.join(allowed)}", allowed)
+        for key, kinds in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
+            if not isinstance(getattr(self, key), kinds):
+                raise self._wrong(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}", kinds)
+        if (
+            not _are_numbers(self.scales)
+            or not self.scales
+            or not 0 < min(self.scales) <= max(self.scales) <= 100
+        ):
+            raise self._wrong("scales", "must be one or more numbers above 0 and at most 100")
         for key in ("window", "stride", "base_size"):
             value = getattr(self, key)
-            numbers = (value, value) if key == "base_size" and isinstance(value, int) else value
             if value is None:
                 continue
+            numbers = (value, value) if key == "base_size" and isinstance(value, int) else value
             if not _are_numbers(numbers, int) or len(numbers) != 2:
-                raise InputError(f"{key}={value!r} must be two numbers, whole ones")
+                raise self._wrong(key, "must be two whole numbers")
             if not 1 <= min(numbers) <= max(numbers) < 32768:
-                raise InputError(f"{key}={value} must be at least 1 and below 32768")
+                raise self._wrong(key, "must be at least 1 and below 32768")
         check_normalisation(*self.normalisation)
         for key in ("mean", "std"):
             if (value := getattr(self, key)) is not None:
                 object.__setattr__(self, key, tuple(map(float, value)))
         if self.stride is not None:
             if self.window is None:
-                raise InputError(f"stride={self.stride} needs a window", what="stride", value=self.stride)
+                raise self._wrong("stride", "needs a window")
             if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
-                raise InputError(
-                    f"stride={self.stride} leaves gaps between windows of {self.window}",
-                    what="stride",
-                    value=self.stride,
-                )
+                raise self._wrong("stride", f"leaves gaps between windows of {self.window}", self.window)
+
+    def _wrong(self, key: str, problem: str, allowed: Any = None) -> InputError:
+        value = getattr(self, key)
+        return InputError(f"{key}={value!r} {problem}", what=key, value=value, allowed=allowed)
 
     @classmethod
     def whole(cls) -> Protocol:
-        """The image as it is, at once; scores are class probabilities."""
+        """Returns the protocol of whole images at their own size; scores are class probabilities."""
         return cls(name="whole")
 
     @classmethod
     def authors(cls, dataset: str = "cityscapes", *, multi_scale: bool = False) -> Protocol:
-        """The evaluation of the authors' code, with which the paper's numbers were made.
+        """Returns the protocol of the authors' code, which the paper's results were obtained with.
 
         Args:
           dataset: "cityscapes" has larger images and windows than all others.
@@ -155,14 +157,14 @@ class Protocol:
     def mmseg(
         cls, dataset: str = "cityscapes", *, multi_scale: bool = False, whole: bool | None = None
     ) -> Protocol:
-        """The evaluation of mmsegmentation.
+        """Returns the protocol of mmsegmentation.
 
         Args:
-          dataset: published data sets have a base size; others are taken at their own size.
+          dataset: published data sets have a base size; images of others keep their own size.
           multi_scale: six scales, and flips.
-          whole: True as Cityscapes' models trained on crops of 512x1024 are evaluated, False as those of
-            769x769, in windows (of 480x480 for PASCAL Context). None is True for ADE20K, PASCAL VOC and COCO
-            Stuff, whose models always see whole images, and False for others.
+          whole: True for Cityscapes' models trained on crops of 512x1024; False for those of 769x769, which are
+            evaluated in windows (of 480x480 for PASCAL Context). None is True for ADE20K, PASCAL VOC and COCO Stuff,
+            whose models always see whole images, and False for others.
         """
         if dataset == "pascal_context" and not whole:
             crop, stride, align_corners = 480, 320, False
@@ -190,22 +192,28 @@ class Protocol:
 
     @classmethod
     def preset(cls, name: str, dataset: str = "cityscapes") -> Protocol:
-        """The protocol of a name in `PRESETS`, for a dataset.
+        """Returns the protocol of a name in `PRESETS`, for a dataset.
 
         Raises:
-          InputError: there is none of that name; the message names those that exist.
+          InputError: there is no protocol of that name; the message lists those that exist.
         """
         if name not in PRESETS:
-            raise InputError(f"protocol={name!r} does not exist; there are: {', '.join(PRESETS)}")
+            allowed = ", ".join(PRESETS)
+            raise InputError(
+                f"protocol={name!r} must be one of {allowed}",
+                what="protocol",
+                value=name,
+                allowed=list(PRESETS),
+            )
         return PRESETS[name](dataset)
 
     @property
     def flips(self) -> tuple[bool, ...]:
-        """Whether the image is flipped, for each view of a scale."""
+        """For each view of a scale, whether it is flipped."""
         return (False, True) if self.flip else (False,)
 
     def scaled_size(self, scale: float, height: int, width: int) -> tuple[int, int]:
-        """Height and width of an image at a scale, rounded as the authors and mmsegmentation do."""
+        """Returns height and width of an image at a scale, rounded as the authors and mmsegmentation do."""
         base = self.base_size
         if isinstance(base, int):
             long_side = math.ceil(base * scale)
@@ -224,10 +232,10 @@ class Protocol:
     def for_network(
         self, align_corners: bool, mean: Triple = MEAN, std: Triple = STD, classes: Classes | None = None
     ) -> Protocol:
-        """The protocol with nothing left to the network, whose up-sampling, normalisation and classes these are.
+        """Returns the protocol with open fields taken from a network's up-sampling, normalisation and classes.
 
         Raises:
-          InputError: `flip_pairs` do not fit the classes.
+          InputError: `flip_pairs` does not fit the classes.
         """
         of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std}
         open_ones = {key: value for key, value in of_network.items() if getattr(self, key) is None}
@@ -237,15 +245,24 @@ class Protocol:
 
     @property
     def normalisation(self) -> tuple[Triple, Triple]:
-        """Mean and standard deviation; ImageNet's where they are left to a network."""
+        """Mean and standard deviation; ImageNet's where they are open."""
         return MEAN if self.mean is None else self.mean, STD if self.std is None else self.std
 
     def replace(self, **changes: Any) -> Protocol:
-        """The protocol with fields changed, which its name says.
+        """Returns the protocol with fields changed, and the changes added to its name.
 
         >>> Protocol.authors().replace(flip=False).name
         'authors, flip=False'
         """
+        fields = [field.name for field in dataclasses.fields(self)]
+        for key, value in changes.items():
+            if key not in fields:
+                raise InputError(
+                    f"{key}={value!r}: a protocol has no such field; it has {', '.join(fields)}",
+                    what=key,
+                    value=value,
+                    allowed=fields,
+                )
         changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
         if "name" not in changes:
             changed = ", ".join(f"{key}={value}" for key, value in changes.items())
@@ -253,7 +270,7 @@ class Protocol:
         return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field, as `evaluation.json` keeps it."""
+        """Returns every field, as stored in `evaluation.json`."""
         return dataclasses.asdict(self)
 
 
@@ -270,7 +287,7 @@ PRESETS: Mapping[str, Callable[[str], Protocol]] = {
 
 
 def _are_numbers(values: Any, kind: type = float) -> bool:
-    """Whether it is a tuple of finite numbers, whole ones if `kind` is int."""
+    """Returns whether `values` is a tuple of finite numbers, whole ones if `kind` is int."""
     kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
     return isinstance(values, tuple) and all(
         isinstance(x, kinds) and not isinstance(x, bool) and math.isfinite(x) for x in values

@@ -1,4 +1,4 @@
-"""From 8-bit images to what the network sees of them at one scale of a protocol: resized, normalised, masked."""
+"""From 8-bit images to the network's input at one scale of a protocol: resized, normalised and masked."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Size = tuple[int, int]
 
 
 class Scaling(NamedTuple):
-    """How images, or parts of them, `[n, H, W, 3]`, become what the network sees, `[n, h, w, 3]`.
+    """How images, or parts of them, `[n, H, W, 3]`, become the network's input, `[n, h, w, 3]`.
 
     Attributes:
-      rows, columns: taps `[2, n or 1, h]` and `[2, n or 1, w]`, of weight 0 where it sees black; None where images
-        stay as they are.
+      rows, columns: taps `[2, n or 1, h]` and `[2, n or 1, w]`, with weight 0 where the input is black; None where
+        images keep their size.
       sizes: int32 `[n, 2]`, heights and widths within h and w; None where nothing is padded.
     """
 
@@ -36,7 +36,7 @@ class Scaling(NamedTuple):
 def scaling_of(
     protocol: Protocol, sizes: Sequence[Size], new_sizes: Sequence[Size], shape: Size, *, padded: bool
 ) -> Scaling:
-    """The scaling of images of `sizes` to `new_sizes`, in arrays of `shape`; one size serves any number of images."""
+    """Returns the scaling of images from `sizes` to `new_sizes`, in arrays of `shape`; one size may serve all."""
     of_each = np.asarray(new_sizes, np.int32) if padded else None
     if list(sizes) == list(new_sizes):
         return Scaling(None, None, of_each)
@@ -54,14 +54,14 @@ def scaling_of(
 
 
 def taps_of(protocol: Protocol, axis: int, pixels: Any, size: Any, new_size: Any) -> Taps:
-    """What `pixels` of an image's rows (axis 0) or columns (1) at `new_size` are made of, at `size`: `[2, n]`."""
+    """Returns the taps `[2, n]` at `size` of `pixels` at `new_size`, along an image's rows (axis 0) or columns (1)."""
     if protocol.image_resize == "uint8":
         return opencv_taps(pixels, size, new_size, of_columns=axis == 1)
     return bilinear_taps(pixels, size, new_size, align_corners=bool(protocol.align_corners))
 
 
 def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array:
-    """What the network sees, float32 `[n, h, w, 3]`, 0 past `sizes`; of images uint8 `[n, H, W, 3]`."""
+    """Returns the network's input, float32 `[n, h, w, 3]`, 0 past `sizes`, for images uint8 `[n, H, W, 3]`."""
     rows, columns, sizes = scaling
     x = jnp.asarray(images)
     if rows is not None and columns is not None:
@@ -75,7 +75,7 @@ def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array
 
 
 def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
-    """What the network sees of one image, uint8 `[H, W, 3]`, as a whole at scale 1: float32 `[1, h, w, 3]`."""
+    """Returns the network's input for one whole image, uint8 `[H, W, 3]`, at scale 1: float32 `[1, h, w, 3]`."""
     size = image.shape[0], image.shape[1]
     new_size = protocol.scaled_size(1.0, *size)
     scaling = scaling_of(protocol, [size], [new_size], new_size, padded=False)
@@ -83,7 +83,7 @@ def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
 
 
 def flipped(x: jax.Array, sizes: Any) -> jax.Array:
-    """`[B, h, w, C]` mirrored, each within its own width."""
+    """Returns `[B, h, w, C]` mirrored, each within its own width."""
     if sizes is None:
         return x[:, :, ::-1]
     place = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import copy
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.errors import InputError
-from danet_jax.inference.applied import applied
+from danet_jax.inference.options import protocol_of
+from danet_jax.inference.plain import WholeImages
+from danet_jax.inference.predictor import (
+    LABELS,
+    SCORES,
+    Group,
+    Predictor,
+    Reduction,
+    batches,
+    on_this_host,
+    predicted,
+)
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import seen_whole
-from danet_jax.inference.scores import LABELS, SCORES, Wanted
+from danet_jax.inference.sliding import SlidingWindows
+from danet_jax.models.danet import DANet
 from danet_jax.models.insight import AttentionMaps, Insight, insight
+from danet_jax.models.resnet import ResNet
 from danet_jax.models.variables import check_fits, refuse_not_finite
-
-if TYPE_CHECKING:
-    from danet_jax.models.danet import DANet
+from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 
 AHEAD = 2
-"""Results that the device may be ahead of the host that fetches them."""
+"""Results that the devices may be ahead of the host, which fetches them."""
 
 
 class Segmenter:
-    """Segments images: `segmenter(images)` are labels, `segmenter.scores(images)` the scores behind them.
+    """Segments images: `segmenter(images)` returns labels, `segmenter.scores(images)` the scores behind them.
 
-    A few functions are compiled, at most eight, for images of however many sizes, and others for two, four or
-    eight small ones at a time, which are faster together. Labels of an image of any
-    size need little memory: scores are merged, and forgotten, part by part.
+    At most eight functions are compiled for images of any number of sizes, and further ones for two, four or eight
+    small images at a time, which are faster together. Labels of an image of any size need little memory: scores are
+    merged and dropped part by part.
 
     Args:
       model: the network.
       variables: its parameters and batch statistics.
       protocol: how it is applied to an image; None is the whole image at once.
-      classes: names and colours, kept for whoever draws the result.
-      mesh: whose devices on this host are used, images divided over its axis `data` and their rows over
-        `space`; None is the first device.
+      classes: names and colours, for drawing results.
+      mesh: the devices on this host, images divided over its axis `data` and their rows over `space`; None is the
+        first device.
 
     Raises:
-      InputError: an argument is not such, the variables or the classes are not the model's, a variable is no
-        finite number, or there are more classes than labels have room for.
+      InputError: an argument has the wrong type, the variables or the classes do not fit the model, a variable
+        contains NaN or Inf, or there are more classes than 8-bit labels can hold.
     """
 
     def __init__(
@@ -57,151 +69,223 @@ class Segmenter:
         classes: Classes | None = None,
         mesh: Mesh | None = None,
     ) -> None:
-        self._applied: Any = applied(model, protocol, classes, mesh, jax.local_devices()[:1])
-        check_fits(model, variables)
-        refuse_not_finite(variables)
+        self._predictor = make_predictor(model, protocol, classes, mesh, jax.local_devices()[:1])
         if model.num_classes > MAX_CLASSES:
-            raise InputError(f"{model.num_classes} classes: labels are 8-bit, at most {MAX_CLASSES}")
+            raise InputError(
+                f"model: {model.num_classes} classes; labels are 8-bit, at most {MAX_CLASSES}",
+                what="model",
+                value=model.num_classes,
+                allowed=MAX_CLASSES,
+            )
         if classes is not None and len(classes) != model.num_classes:
-            raise InputError(f"classes are {len(classes)}, but the network tells {model.num_classes} apart")
-        self.model, self.protocol, self.classes = model, self._applied.protocol, classes
-        self.variables = jax.device_put(variables, NamedSharding(self._applied.mesh, PartitionSpec()))
+            raise InputError(
+                f"classes are {len(classes)}, but the network has {model.num_classes}",
+                what="classes",
+                value=len(classes),
+                allowed=model.num_classes,
+            )
+        self.model, self.protocol, self.classes = model, self._predictor.protocol, classes
+        self.variables = self._checked_variables(variables)
 
     def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
-        """The same with other variables of the same shapes; what is compiled is shared.
+        """Returns a segmenter with other variables of the same shapes; compiled functions are shared.
 
         Raises:
-          InputError: they are not the model's.
+          InputError: the variables do not fit the model, or contain NaN or Inf.
         """
-        check_fits(self.model, variables)
         other = copy.copy(self)
-        sharding = jax.tree.leaves(self.variables)[0].sharding
-        other.variables = jax.device_put(variables, sharding)
+        other.variables = self._checked_variables(variables)
         return other
+
+    def _checked_variables(self, variables: Mapping[str, Any]) -> Any:
+        check_fits(self.model, variables)
+        variables = on_this_host(variables)
+        refuse_not_finite(variables)
+        return jax.device_put(variables, NamedSharding(self._predictor.mesh, PartitionSpec()))
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return self.model.num_classes
 
     def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray:
-        """Labels, int32 `[B, H, W]`, of images uint8 `[B, H, W, 3]` RGB of any size.
+        """Returns labels, int32 `[B, H, W]`, of images uint8 `[B, H, W, 3]` RGB of any size.
 
         Raises:
-          InputError: `images` are not such an array.
+          InputError: `images` is not such an array.
         """
-        return self._labels(_checked(images), exact=True)
+        images = _checked(images)
+        return self._labels(self._predictor.group(*images.shape[1:3]), images, exact=True)
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
+        """Yields labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
 
-        Images of one size that follow each other go to the device together, as many as it takes at once, and it works
-        on them while the results before are used and the images after them are read: no more than two such batches
-        are in memory.
+        Consecutive images of one size go to the device together, as many as it takes at once. It works on them while
+        earlier results are used and later images are read; no more than two such batches are in memory. Images are
+        copied, so that they may all be read into one buffer.
 
         Raises:
           InputError: an image is not such an array.
         """
+        copies = ((np.array(_checked(image, "H W 3")),) for image in images)
+        collected = batches(self._predictor, copies, in_order=True)
         with concurrent.futures.ThreadPoolExecutor(1) as device:
             labels: Iterator[Any] = (
-                device.submit(self._labels, _checked(batch), exact=False) for batch in self._batches(images)
+                device.submit(self._labels, group, [image for (image,) in batch], exact=False)
+                for group, batch in collected
             )
             # The device has the next batch while the results of one are used.
             for of_batch, _ in itertools.pairwise(itertools.chain(labels, [None])):
                 yield from of_batch.result()
 
-    def _batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        waiting: list[np.ndarray] = []
-        for image in images:
-            if getattr(image, "ndim", None) != 3:
-                raise InputError(f"images must be a stream of uint8 [H, W, 3] RGB, not of {_found(image)}")
-            if waiting and waiting[0].shape != image.shape:
-                yield np.stack(waiting)
-                waiting = []
-            waiting.append(image)
-            height, width = image.shape[:2]
-            group = self._applied.group(height, width)
-            if self._applied.enough(group, [(height, width)] * len(waiting)):
-                yield np.stack(waiting)
-                waiting = []
-        if waiting:
-            yield np.stack(waiting)
-
     def scores(self, images: np.ndarray | jax.Array) -> np.ndarray:
-        """Scores of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.
+        """Returns scores of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.
 
-        With "softmax" they are class probabilities, with "logits" logits. With "exp" they are the authors' sums
-        of exponentials, without any normalisation over classes. Those may be of any magnitude: in a pixel
-        whose largest score is not between exp(-60) and exp(80), all scores are divided by one factor that brings
-        it there, so that they neither overflow nor vanish, and their order and ratios are right.
+        With "softmax" they are class probabilities, with "logits" logits. With "exp" they are the authors' sums of
+        exponentials, not normalised over classes, and may have any magnitude: in a pixel whose largest score is not
+        between exp(-60) and exp(80), all scores are divided by one factor that brings it there. They neither overflow
+        nor vanish, and their order and ratios are right.
 
         Raises:
-          InputError: `images` are not uint8 `[B, H, W, 3]`.
+          InputError: `images` is not uint8 `[B, H, W, 3]`.
         """
         images = _checked(images)
         scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
-        return self._filled(scores, images, SCORES, exact=True)
+        return self._fill(scores, self._predictor.group(*images.shape[1:3]), images, SCORES, exact=True)
 
     def explain(self, image: np.ndarray | jax.Array) -> Insight:
-        """What the network saw in one image, uint8 `[H, W, 3]` RGB: queries, keys, scales, logits; see `Insight`.
+        """Returns what the network saw in one image, uint8 `[H, W, 3]` RGB: queries, keys, scales and logits.
 
-        As a whole, at the protocol's base size, unflipped, whatever its scales and windows.
+        The network sees the whole image, at the protocol's base size, unflipped, whatever its scales and windows.
 
         Raises:
           InputError: `image` is not such an array.
         """
-        if getattr(image, "ndim", None) != 3:
-            raise InputError(f"image must be one image, uint8 [H, W, 3] RGB, not {_found(image)}")
-        return insight(self.model, self.variables, seen_whole(self.protocol, _checked(image[None])[0]))
+        return insight(
+            self.model, self.variables, seen_whole(self.protocol, _checked(image, "H W 3", "image"))
+        )
 
     def attention(
         self, image: np.ndarray | jax.Array, places: Sequence[Sequence[int]] | np.ndarray
     ) -> AttentionMaps:
-        """Rows and columns of the map of position attention, exact, float32 `[K, h, w]` each.
+        """Returns exact rows and columns of the position attention map, float32 `[K, h, w]` each.
 
         Args:
-          image: see `explain`; who asks for one image again and again keeps `explain(image)` and its `maps`.
-          places: int `[K, 2]`, (row, column) at the network's output stride: of pixel (y, x) of what the network
-            sees, (y // 8, x // 8).
+          image: see `explain`; for several calls with one image, keep `explain(image)` and use its `maps`.
+          places: int `[K, 2]`, (row, column) at the network's output stride: for pixel (y, x) of the network's
+            input, (y // 8, x // 8).
 
         Raises:
-          InputError: `image` or `places` are not such arrays, or the network has no position attention.
+          InputError: `image` or `places` is not such an array, or the network has no position attention.
         """
         return self.explain(image).maps(places)
 
-    def _labels(self, images: np.ndarray, *, exact: bool) -> np.ndarray:
-        return self._filled(np.empty(images.shape[:3], np.int32), images, LABELS, exact=exact)
+    def _labels(self, group: Group, images: Sequence[np.ndarray] | np.ndarray, *, exact: bool) -> np.ndarray:
+        labels = np.empty((len(images), *images[0].shape[:2]), np.int32)
+        return self._fill(labels, group, images, LABELS, exact=exact)
 
-    def _filled(self, whole: np.ndarray, images: np.ndarray, wanted: Wanted, *, exact: bool) -> np.ndarray:
-        """`whole` with the results of each part, fetched while the device works on the next."""
-        waiting: collections.deque[Any] = collections.deque()
-
-        def fetch() -> None:
-            regions, results = waiting.popleft()
+    def _fill(
+        self,
+        result: np.ndarray,
+        group: Group,
+        images: Sequence[np.ndarray] | np.ndarray,
+        reduction: Reduction,
+        *,
+        exact: bool,
+    ) -> np.ndarray:
+        """Writes the reduction of each image, all of one size, into `result`, and returns it."""
+        collected = [(group, [(image,) for image in images])]
+        for regions, results in predicted(
+            self._predictor, self.variables, collected, reduction, ahead=AHEAD, exact=exact
+        ):
             for region, part in zip(regions, np.asarray(results), strict=False):
-                place = whole[region.image, region.top :, region.left :][: part.shape[0], : part.shape[1]]
+                place = result[region.image, region.top :, region.left :][: part.shape[0], : part.shape[1]]
                 place[...] = part[: place.shape[0], : place.shape[1]]  # the rest is past the image
-
-        group = self._applied.group(*images.shape[1:3])
-        for part in self._applied.run(self.variables, group, list(images), wanted, exact=exact):
-            waiting.append(part)
-            if len(waiting) > AHEAD:
-                fetch()
-        while waiting:
-            fetch()
-        return whole
+        return result
 
 
-def _checked(images: Any) -> np.ndarray:
-    shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
-    if shape is None or len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
-        hint = "; one image is images[None]" if shape is not None and len(shape) == 3 else ""
-        raise InputError(f"images must be uint8 [B, H, W, 3] RGB, not {_found(images)}{hint}")
-    if 0 in shape:
-        raise InputError(f"images are empty: {list(shape)}")
+def make_predictor(
+    model: Any, protocol: Any, classes: Any, mesh: Any, devices: Sequence[jax.Device]
+) -> Predictor:
+    """Returns the network as the protocol applies it, on this host's devices of `mesh`, or on `devices` without one.
+
+    Raises:
+      InputError: an argument has the wrong type; None is allowed for all but `model`.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, ResNet) or not hasattr(model, "num_classes"):
+        raise InputError(f"model must be a danet_jax.DANet, not {type(model).__name__}", what="model")
+    _refuse_other_types(protocol=protocol, classes=classes, mesh=mesh)
+    protocol = (protocol or Protocol.whole()).for_network(model.align_corners, classes=classes)
+    if mesh is not None and tuple(mesh.axis_names) == ("data", "space"):
+        mesh = mesh.local_mesh
+    else:
+        of_mesh = devices if mesh is None else mesh.local_devices
+        mesh = Mesh(np.asarray(of_mesh).reshape(-1, 1), ("data", "space"))
+    tier: Any = WholeImages if protocol.window is None else SlidingWindows
+    return tier(model, protocol, mesh)
+
+
+def load_segmenter(
+    path: str | os.PathLike[str],
+    protocol: Protocol | None = None,
+    **overrides: Any,
+) -> Segmenter:
+    """Returns a segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
+
+    Args:
+      path: a run's directory, whose best checkpoint is used; a checkpoint's file; or a name in the zoo.
+      protocol: None is the protocol that the run was evaluated with, and for other checkpoints the whole image at
+        once.
+      **overrides: see `load_checkpoint`.
+
+    Raises:
+      InputError: there is no trained network at `path`, or it is only a backbone.
+    """
+    _refuse_other_types(protocol=protocol)
+    checkpoint = load_checkpoint(path, **overrides)
+    if not isinstance(checkpoint.model, DANet):
+        raise InputError(
+            f"{path}: holds only a backbone; train it with --config.init.checkpoint={path}", what=str(path)
+        )
+    protocol = protocol_for(checkpoint, protocol)
+    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
+
+
+def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
+    """Returns `protocol` for the network of a checkpoint, with nothing left open.
+
+    None is the protocol that a run was evaluated with, and for other checkpoints the whole image at once.
+    """
+    if protocol is None and "evaluation" in checkpoint.config:
+        protocol = protocol_of(checkpoint.config)
+    network = checkpoint.network
+    return (protocol or Protocol.whole()).for_network(
+        network.align_corners, checkpoint.mean, checkpoint.std, checkpoint.classes
+    )
+
+
+def _refuse_other_types(*, protocol: Any = None, classes: Any = None, mesh: Any = None) -> None:
+    for name, value, kind, allowed in (
+        ("protocol", protocol, Protocol, "a danet_jax.Protocol, such as Protocol.authors()"),
+        ("classes", classes, Classes, "danet_jax.Classes, such as Classes.named([...])"),
+        ("mesh", mesh, Mesh, "a jax.sharding.Mesh"),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(
+                f"{name} must be {allowed}, not {value!r}", what=name, value=value, allowed=allowed
+            )
+
+
+def _checked(images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
+    """Returns an array uint8 of this shape, none of whose sides is 0."""
+    found, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
+    dimensions = shape.split()
+    allowed = f"uint8 [{', '.join(dimensions)}] RGB"
+    if found is None or len(found) != len(dimensions) or found[-1] != 3 or dtype != np.uint8:
+        single = shape == "B H W 3" and len(found or ()) == 3
+        hint = "; pass one image as images[None]" if single else ""
+        given = type(images).__name__ if found is None else f"{dtype} {list(found)}"
+        raise InputError(f"{name} must be {allowed}, not {given}{hint}", what=name, allowed=allowed)
+    if 0 in found:
+        raise InputError(f"{name} must not be empty: {list(found)}", what=name, allowed=allowed)
     return np.asarray(images)
-
-
-def _found(images: Any) -> str:
-    shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
-    return type(images).__name__ if shape is None else f"{dtype} {list(shape)}"

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.errors import InputError
 from danet_jax.inference.plain import WholeImages
+from danet_jax.inference.predictor import LABELS
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scores import LABELS
 from danet_jax.models.danet import DANet
 from danet_jax.modes.memory import remedies
 from danet_jax.modes.prepare import recipe_builder
@@ -120,16 +120,16 @@ def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int])
     mean, std = recipe.protocol().normalisation
     protocol = Protocol.whole().for_network(model.align_corners, mean, std)
     whole = WholeImages(model, protocol, mesh)
-    images, *others = whole.arguments(whole.group(*size), [])
+    inputs = whole.inputs(whole.group(*size), [])
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
-        return whole.program(variables, images, *others, wanted=LABELS)
+        return whole.program(variables, inputs._replace(images=images), reduction=LABELS)
 
     def network(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, normalize(images, mean, std), upsample=False)
 
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=sharding)
+    images = jax.ShapeDtypeStruct(inputs.images.shape, inputs.images.dtype, sharding=sharding)
     return _Step(jax.jit(predict), jax.jit(network), (_replicated(state.variables, mesh), images))
 
 

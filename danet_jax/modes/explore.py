@@ -12,7 +12,7 @@ import numpy as np
 
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
-from danet_jax.inference.loading import load_segmenter
+from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.modes.names import named_apart
 from danet_jax.modes.photos import pictures_of, read_picture
 from danet_jax.modes.prepare import recipe_dataset

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from danet_jax.errors import InputError
 from danet_jax.inference.exporting import probabilities
-from danet_jax.inference.loading import protocol_for
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import protocol_for
 from danet_jax.modes.sizes import size_of
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe

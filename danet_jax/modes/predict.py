@@ -13,8 +13,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
-from danet_jax.inference.loading import load_segmenter
-from danet_jax.inference.segmenter import Segmenter
+from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.names import apart, named_apart
 from danet_jax.modes.photos import pictures_of, read_picture
 from danet_jax.modes.prepare import recipe_dataset

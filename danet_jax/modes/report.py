@@ -6,7 +6,7 @@ from pathlib import Path
 
 from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError
-from danet_jax.inference.loading import load_segmenter
+from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, recipe_of_run
 from danet_jax.runs.buckets import as_path, shared_folder

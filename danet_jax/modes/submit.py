@@ -14,8 +14,7 @@ from danet_jax.data.dataset import Dataset, EncodedExample
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
-from danet_jax.inference.loading import load_segmenter
-from danet_jax.inference.segmenter import Segmenter
+from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe

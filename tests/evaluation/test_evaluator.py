@@ -6,7 +6,6 @@ import pytest
 from jax import monitoring
 
 from danet_jax.classes import Classes
-from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
@@ -75,27 +74,3 @@ def test_forty_sizes_compile_little(protocol, rng):
     assert result.confusion.sum() == sum((e["label"] != 255).sum() for e in examples)
     print(f"{len(compiled)} compilations")
     assert len(compiled) <= 8
-
-
-def test_wrong_examples_are_refused_by_name(rng):
-    model, variables, _ = small_networks(rng)
-    evaluate = Evaluator(model, CLASSES, Protocol.whole(), mesh_of(1))
-    good = example(rng, 0, (24, 24))
-    with pytest.raises(InputError, match="no image"):
-        evaluate(variables, iter(()))
-    with pytest.raises(InputError, match="image 1: the image has no label"):
-        evaluate(variables, iter([good, {**example(rng, 1, (24, 24)), "label": None}]))
-    with pytest.raises(InputError, match="image 2: the image is 24x24, but its label 23x24"):
-        evaluate(variables, iter([{**example(rng, 2, (24, 24)), "label": good["label"][1:]}]))
-    strange = example(rng, 3, (24, 24))
-    strange["label"][5, 5] = 77
-    with pytest.raises(InputError, match=r"image 3: label 77 is neither a class \(0 to 4\) nor 255"):
-        evaluate(variables, iter([strange]))
-    strange["label"] = strange["label"].astype(np.int16)
-    strange["label"][5, 5] = -1
-    with pytest.raises(InputError, match=r"image 3: label -1 is neither"):
-        evaluate(variables, iter([strange]))
-    with pytest.raises(InputError, match=r"image 0: the image must be uint8 \[H, W, 3\], not float32"):
-        evaluate(variables, iter([{**good, "image": good["image"] / np.float32(255)}]))
-    with pytest.raises(InputError, match="5 classes apart, but the data have 3"):
-        Evaluator(model, Classes.named(["a", "b", "c"]))

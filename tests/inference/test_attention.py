@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from danet_jax import DANet, InputError, Protocol, Segmenter, normalize
+from danet_jax import DANet, Protocol, Segmenter, normalize
 from danet_jax.models import resnet
 from danet_jax.ops.resize import resize_bilinear
+from tests.reference.refusal import refused
 
 
 @pytest.fixture(autouse=True)
@@ -54,19 +55,12 @@ def test_places_and_pictures_that_do_not_exist_are_refused(rng):
     segment = Segmenter(*network())
     image = rng.integers(0, 256, (33, 41, 3), np.uint8)
     insight = segment.explain(image)
-    for places, words in (
-        ([[5, 0]], r"places=\[5, 0\] does not exist; rows are 0 to 4, columns 0 to 5"),
-        ([[0, -1]], r"places=\[0, -1\]"),
-        ([], r"places=\[\] must be whole numbers \[K, 2\]"),
-        ([[0.5, 1.0]], "whole numbers"),
-        ([0, 1], "whole numbers"),
-        ([[0, 1], [2]], "whole numbers"),
-        ("a", "whole numbers"),
-    ):
-        with pytest.raises(InputError, match=words):
+    for places in ([[5, 0]], [[0, -1]], [], [[0.5, 1.0]], [0, 1], [[0, 1], [2]], "a"):
+        with refused() as caught:
             insight.maps(places)
+        assert "places" in str(caught.value)
     for wrong in (image[None], image[..., :2], image / 255, None, [[1]]):
-        with pytest.raises(InputError, match=r"image.* must be .*uint8"):
+        with refused(what="image"):
             segment.explain(wrong)
 
 
@@ -74,5 +68,5 @@ def test_without_position_attention_there_are_logits_only(rng):
     segment = Segmenter(*network(position_attention=False, channel_attention=False))
     insight = segment.explain(rng.integers(0, 256, (33, 41, 3), np.uint8))
     assert insight.queries is insight.alpha is insight.beta is insight.logits.position is None
-    with pytest.raises(InputError, match="no position attention"):
+    with refused():
         insight.maps([[0, 0]])

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax import DANet, Protocol, Segmenter
 from danet_jax.inference.plain import WholeImages
-from danet_jax.inference.scores import LABELS
+from danet_jax.inference.predictor import LABELS
 from danet_jax.models import resnet
 from tests.reference.small_network import small_networks
 
@@ -26,12 +26,12 @@ def test_compiled_for_a_tpu_it_gathers_nothing(changes, monkeypatch):
     protocol = Protocol.whole().replace(**changes).for_network(True)
     whole = WholeImages(model, protocol, mesh)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    arrays = whole.arguments(whole.group(48, 64), [])
+    inputs = whole.inputs(whole.group(48, 64), [])
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (variables, *arrays)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (variables, inputs)
     )
-    text = whole.program.lower(*shapes, wanted=LABELS).compile().as_text()
+    text = whole.program.lower(*shapes, reduction=LABELS).compile().as_text()
     assert "fusion" in text
     assert " gather(" not in text
     assert "dynamic-gather" not in text
@@ -74,7 +74,7 @@ def test_few_images_are_computed_together_and_no_more_than_these(rng):
     images = rng.integers(0, 256, (7, 40, 56, 3), dtype=np.uint8)
     alone = np.concatenate([segment.scores(image[None]) for image in images])
     np.testing.assert_allclose(segment.scores(images), alone, rtol=2e-4, atol=1e-6)
-    whole = segment._applied
+    whole = segment._predictor
     parts = whole.run(segment.variables, whole.group(40, 56), list(images), LABELS, exact=True)
     assert [len(labels) for _, labels in parts] == [4, 2, 1]
     parts = whole.run(segment.variables, whole.group(40, 56), list(images), LABELS)

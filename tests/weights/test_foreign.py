@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
-from danet_jax.inference.loading import load_segmenter
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
 from danet_jax.weights.checkpoint import load_checkpoint

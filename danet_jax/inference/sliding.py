@@ -1,8 +1,8 @@
 """Sliding windows over images of any size: scored in batches of one shape, then merged tile by tile.
 
-Two functions are compiled, and they serve images of every size. One scores a batch of windows and keeps their
-logits, at the backbone's resolution; the other merges whatever the tiles of an image need. Windows and tiles are
-spread over the devices. An image whose logits take too much room is gone through in bands, from top to bottom.
+Two functions are compiled, and they serve images of every size. One scores a batch of windows and keeps their logits at
+the output stride; the other merges the logits that each tile of an image depends on. Windows and tiles are divided over
+the devices. An image whose logits take too much memory is processed in bands, from top to bottom.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Merging, Sums, across, brought
+from danet_jax.inference.merging import Merging, Sums, to_columns, to_rows
+from danet_jax.inference.predictor import SCORES, Group, Part, Reduction, Region
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled
-from danet_jax.inference.scores import SCORES, Region, Wanted
-from danet_jax.inference.windows.placement import Window, cut, reach, windows_of
+from danet_jax.inference.windows import Window, cut, reach, windows_of
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 TILES_AT_ONCE = 16
-"""Tiles per device that one call merges."""
+"""Tiles that one call merges on each device."""
 
 LOGITS_BYTES = 1 << 30
-"""Of the logits that are kept at a time, on each device; those of one row of tiles are kept, whatever they take."""
+"""Memory for the logits that are kept at a time, on each device; one row of tiles is kept even if it takes more."""
 
 FEWEST_SLOTS = 16
-"""For logits of windows: enough for most images at one scale, so that larger ones among them compile nothing anew."""
+"""Windows whose logits there is room for at least: enough for most images at one scale, so that few recompile."""
 
 Job = tuple[Window, np.ndarray]
 """A window, and the image that it is cut from."""
 
 Row = list[tuple[Region, np.ndarray]]
-"""Of tiles: where each lies, and which windows it depends on, ordered by view."""
+"""A row of tiles: where each lies, and which windows it depends on, ordered by view."""
 
 
 class Tile(NamedTuple):
     """A part of an image, and the windows that it depends on.
 
     Attributes:
-      top, left: int32 `()`, its first row and column there.
+      top, left: int32 `()`, its first row and column in the image.
       slots: int32 `[L]`, indices of windows, ordered by view.
-      length: int32 `()`, how many of `slots` there are.
-      truth: uint8 `[T, W]`, its labels, 255 past the image or where there are none.
+      length: int32 `()`, how many of `slots` are used.
+      labels: uint8 `[T, W]`, 255 past the image or where there are none.
     """
 
     top: Any
     left: Any
     slots: Any
     length: Any
-    truth: Any
+    labels: Any
 
 
 class SlidingWindows:
-    """Applies a network in windows.
+    """Applies a network in sliding windows; see `Predictor`.
 
     Args:
       model: the network.
-      protocol: one with a window.
-      mesh: on this host; windows and tiles are divided over all of its devices.
+      protocol: one with a window, with nothing left open.
+      mesh: devices of this host; windows and tiles are divided over all of them.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
@@ -79,35 +79,35 @@ class SlidingWindows:
         self._tile_size = (64, 128) if on_cpu else (256, 512)
         at_once = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
-        # Of one window.
         height, width = (-(-n // model.output_stride) for n in self._shape)
-        self._logits = height, model.num_classes, width
-        # Both only grow, so that other sizes seldom compile anything anew.
+        self._logits = height, model.num_classes, width  # shape of one window's logits
+        # Both only grow, so that other sizes seldom recompile anything.
         self._capacity, self._block = 0, (0, 0)
         self._divided, self._everywhere = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())
         )
         self._score = jax.jit(self._score_windows, donate_argnums=1, out_shardings=self._everywhere)
-        self._merge = jax.jit(self._merge_tiles, static_argnames=("wanted", "same"))
+        self._merge = jax.jit(self._merge_tiles, static_argnames=("reduction", "same"))
 
-    def group(self, height: int, width: int) -> None:
-        """Images of any sizes go through together."""
+    def group(self, height: int, width: int) -> Group:
+        """Returns the one group: images of any sizes go through the devices together."""
+        return Group((), False)
 
-    def enough(self, group: None, sizes: Sequence[tuple[int, int]]) -> bool:
-        """Whether images of these sizes keep all devices busy."""
+    def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Returns whether images of these sizes keep all devices busy."""
         return sum(len([*windows_of(self.protocol, *size)]) for size in sizes) >= self._windows_at_once
 
     def run(
         self,
         variables: Mapping[str, Any],
-        group: None,
+        group: Group,
         images: Sequence[np.ndarray],
-        wanted: Wanted,
-        truths: Sequence[np.ndarray] = (),
+        reduction: Reduction,
+        labels: Sequence[np.ndarray] = (),
         *,
         exact: bool = False,
-    ) -> Iterator[tuple[list[Region], jax.Array]]:
-        """Scores images of any sizes, and yields what is wanted part by part; see `WholeImages.run`.
+    ) -> Iterator[Part]:
+        """Scores images of any sizes and yields the results; see `Predictor.run`.
 
         Batches of windows are filled up whether `exact` or not.
         """
@@ -119,15 +119,17 @@ class SlidingWindows:
             table = _table([window for window, _ in of_band], self._capacity)
             for start in range(0, len(band), self._tiles_at_once):
                 part = band[start : start + self._tiles_at_once]
-                tiles = [self._tile(needed, truths, *tile) for tile in part]
-                nothing = tiles[0]._replace(length=np.int32(0), truth=tiles[0].truth * 0 + IGNORE_LABEL)
-                tiles += [nothing] * (self._tiles_at_once - len(part))
+                tiles = [self._tile(needed, labels, *tile) for tile in part]
+                unused = tiles[0]._replace(
+                    length=np.int32(0), labels=np.full_like(tiles[0].labels, IGNORE_LABEL)
+                )
+                tiles += [unused] * (self._tiles_at_once - len(part))
                 arrays = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *tiles), self._divided)
-                result = self._merge(logits, table, arrays, wanted=wanted, same=same)
-                yield [region for region, _ in part], result
+                results = self._merge(logits, table, arrays, reduction=reduction, same=same)
+                yield Part([region for region, _ in part], results)
 
     def _jobs_and_tiles(self, images: Sequence[np.ndarray]) -> tuple[list[Job], list[Row]]:
-        """Every window, and all tiles."""
+        """Returns every window of the images, and their tiles."""
         jobs: list[Job] = []
         rows = []
         align_corners = bool(self.protocol.align_corners)
@@ -146,7 +148,11 @@ class SlidingWindows:
         return jobs, rows
 
     def _bands(self, rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
-        """Tiles of as many rows as there is room for the logits that they depend on; and makes that room."""
+        """Divides rows of tiles into bands whose logits there is memory for, and adapts the capacity to them.
+
+        Returns:
+          The tiles of each band, and the windows that they depend on.
+        """
         of_row = [set(np.concatenate([of_tile for _, of_tile in row]).tolist()) for row in rows]
         fitting = max(LOGITS_BYTES // (4 * math.prod(self._logits)), *map(len, of_row), self._windows_at_once)
         bands: list[tuple[Row, set[int]]] = [([], set())]
@@ -159,7 +165,7 @@ class SlidingWindows:
         return [(tiles, sorted(needed)) for tiles, needed in bands]
 
     def _logits_of(self, variables: Mapping[str, Any], jobs: Sequence[Job]) -> jax.Array:
-        """Logits of windows at the output stride, float32 `[n, h, K, w]` with room for more, on every device."""
+        """Returns logits of windows, float32 `[capacity + 1, h, K, w]` at the output stride, on every device."""
         at_once, capacity = self._windows_at_once, self._capacity
         kept = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._everywhere)
         # A window that is smaller than the others needs masks; the others do without, whatever else is scored.
@@ -170,7 +176,7 @@ class SlidingWindows:
                 windows = [jobs[slot] for slot in part]
                 blocks, scaling = cut(self.protocol, windows, at_once, self._block)
                 self._block = blocks.shape[1], blocks.shape[2]
-                # The windows that fill up a batch go to the one slot more.
+                # The windows that fill up a batch go to the last slot, which is not used.
                 slots = np.pad(part, (0, at_once - len(part)), constant_values=capacity).astype(np.int32)
                 scaling = scaling if masked else scaling._replace(sizes=None)
                 blocks = jax.device_put(blocks, self._divided)
@@ -186,9 +192,9 @@ class SlidingWindows:
         slots: jax.Array,
     ) -> jax.Array:
         x = lax.with_sharding_constraint(scaled(self.protocol, blocks, scaling), self._divided)
-        how = Merging(self._model, self.protocol, SCORES, same=False)
-        flip = self.protocol.flip and how.merge == "exp"
-        [logits] = how.logits(variables, x, scaling.sizes, flip=flip)
+        merging = Merging(self._model, self.protocol, SCORES, same=False)
+        flip = self.protocol.flip and merging.merge == "exp"
+        [logits] = merging.logits(variables, x, scaling.sizes, flip=flip)
         logits = lax.with_sharding_constraint(logits, self._everywhere)
 
         def keep(index: jax.Array, kept: jax.Array) -> jax.Array:
@@ -197,51 +203,53 @@ class SlidingWindows:
         return lax.fori_loop(0, len(slots), keep, kept)
 
     def _merge_tiles(
-        self, logits: jax.Array, windows: Window, tiles: Tile, *, wanted: Wanted, same: bool
+        self, logits: jax.Array, windows: Window, tiles: Tile, *, reduction: Reduction, same: bool
     ) -> jax.Array:
-        how = Merging(self._model, self.protocol, wanted, same=same)
+        merging = Merging(self._model, self.protocol, reduction, same=same)
 
         def on_a_device(logits: jax.Array, windows: Window, tiles: Tile) -> jax.Array:
             def one(tile: Tile) -> jax.Array:
-                return wanted.function(_scores(how, logits, windows, tile), tile.truth[None])
+                return reduction.function(_scores(merging, logits, windows, tile), tile.labels[None])
 
             results = lax.map(one, tiles)
-            return lax.psum(results.sum(0, dtype=results.dtype), "data") if wanted.summed else results[:, 0]
+            if reduction.summed:
+                return lax.psum(results.sum(0, dtype=results.dtype), "data")
+            return results[:, 0]
 
         everywhere, divided = PartitionSpec(), PartitionSpec("data")
         place = jax.shard_map(
             on_a_device,
             mesh=self.mesh,
             in_specs=(everywhere, everywhere, divided),
-            out_specs=everywhere if wanted.summed else divided,
+            out_specs=everywhere if reduction.summed else divided,
             check_vma=False,
         )
         return place(logits, windows, tiles)
 
     def _tile(
-        self, jobs: Sequence[int], truths: Sequence[np.ndarray], region: Region, of_tile: np.ndarray
+        self, jobs: Sequence[int], labels: Sequence[np.ndarray], region: Region, of_tile: np.ndarray
     ) -> Tile:
-        """The tile of a region that depends on the jobs `of_tile`, of all of `jobs` in a band."""
+        """Returns the tile of a region that depends on the jobs `of_tile`, among all `jobs` of a band."""
         slots = np.zeros(self._capacity, np.int32)
         slots[: len(of_tile)] = np.searchsorted(jobs, of_tile)
-        labels = np.full(self._tile_size, IGNORE_LABEL, np.uint8)
-        if truths:
-            truth = truths[region.image][region.top :, region.left :]
-            truth = truth[: labels.shape[0], : labels.shape[1]]
-            labels[: truth.shape[0], : truth.shape[1]] = truth
-        return Tile(np.int32(region.top), np.int32(region.left), slots, np.int32(len(of_tile)), labels)
+        padded = np.full(self._tile_size, IGNORE_LABEL, np.uint8)
+        if labels:
+            height, width = self._tile_size
+            here = labels[region.image][region.top :, region.left :][:height, :width]
+            padded[: here.shape[0], : here.shape[1]] = here
+        return Tile(np.int32(region.top), np.int32(region.left), slots, np.int32(len(of_tile)), padded)
 
 
 def _table(windows: Sequence[Window], capacity: int) -> Window:
-    """Windows as arrays, filled up."""
+    """Returns windows as arrays, padded to `capacity`."""
     return jax.tree.map(
         lambda *x: np.pad(np.asarray(x, np.int32), (0, capacity - len(x)), constant_values=1), *windows
     )
 
 
-def _scores(how: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax.Array:
-    """Scores of a tile, float32 `[1, T, K, W]`; of logits `[n, h, K, w]` of all windows."""
-    (height, width), (_, low_height, classes, low_width) = tile.truth.shape, logits.shape
+def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax.Array:
+    """Returns the scores of a tile, float32 `[1, T, K, W]`, from logits `[n, h, K, w]` of all windows."""
+    (height, width), (_, low_height, classes, low_width) = tile.labels.shape, logits.shape
     rows = tile.top + jnp.arange(height, dtype=jnp.int32)
     columns = tile.left + jnp.arange(width, dtype=jnp.int32)
 
@@ -252,21 +260,23 @@ def _scores(how: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax
         )
         window = jax.tree.map(lambda x: x[:, None], window)
         flip = window.flip > 0
-        wide = across(how.of_upright(low, flip), how.ways(columns, window.columns, low_width, flip))
-        parts = brought(wide, how.ways(rows, window.rows, low_height))
-        if how.merge != "softmax":
-            return how.add(sums, parts), view
-        # The mean of a view's windows is whole with the last of them.
+        wide = to_columns(
+            merging.swap_sides(low, flip), merging.resize_weights(columns, window.columns, low_width, flip)
+        )
+        parts = to_rows(wide, merging.resize_weights(rows, window.rows, low_height))
+        if merging.merge != "softmax":
+            return merging.add(sums, parts), view
+        # The mean over the windows of a view is complete with the last of them.
         [(mean, weight)] = parts
         view = view + mean
         following = windows.view[tile.slots[index + 1]]
         return lax.cond(
             (index + 1 == tile.length) | (windows.view[tile.slots[index]] != following),
-            lambda: (how.add(sums, [(view, weight)]), jnp.zeros_like(view)),
+            lambda: (merging.add(sums, [(view, weight)]), jnp.zeros_like(view)),
             lambda: (sums, view),
         )
 
-    nothing = how.nothing(1, height, classes, width)
-    view = nothing.scores if how.merge == "softmax" else jnp.zeros(())
-    sums, _ = lax.fori_loop(0, tile.length, add, (nothing, view))
-    return how.scores(sums)
+    zeros = merging.zeros(1, height, classes, width)
+    view = zeros.scores if merging.merge == "softmax" else jnp.zeros(())
+    sums, _ = lax.fori_loop(0, tile.length, add, (zeros, view))
+    return merging.scores(sums)

@@ -1,4 +1,4 @@
-"""Where the windows of an image lie at each scale, and what they are cut from: on the host, in numpy."""
+"""Where the windows of an image lie at each scale, and the pixels that they are made of; on the host, in NumPy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from danet_jax.inference.scaling import Scaling, taps_of
 from danet_jax.ops.resize import Taps, bilinear_taps
 
 BLOCK = 256
-"""Blocks are multiples of so many pixels, so that few shapes are compiled."""
+"""The sides of blocks are multiples of this many pixels, so that few shapes are compiled."""
 
 
 class Window(NamedTuple):
     """One window of one view, in pixels of the scaled (and, if `flip`, flipped) image; ints, or int32 arrays `[n]`.
 
     Attributes:
-      view: number of its scale and flip; the windows of one view cover the image.
+      view: the number of its scale and flip; the windows of one view cover the image.
       flip: whether the whole scaled image was flipped before the window was cut.
-      rows, columns: where it lies.
+      rows, columns: where the window lies.
     """
 
     view: Any
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 
 def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
-    """All windows of an image, ordered by view."""
+    """Yields all windows of an image, ordered by view."""
     window = protocol.window or (height, width)
     stride = protocol.stride or window
     # With "exp" each window is flipped by itself.
@@ -46,7 +46,7 @@ def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
 
 
 def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list[Axis]:
-    """The windows that cover an axis."""
+    """Returns the windows that cover an axis."""
     count = -(-max(scaled - window, 0) // stride) + 1
     last = (count - 1) * stride if edge == "pad" else max(scaled - window, 0)
     window = window if edge == "pad" else min(window, scaled)
@@ -56,7 +56,7 @@ def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list
 
 @functools.lru_cache(1 << 12)
 def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
-    """First and past-the-last of the image's rows or columns that depend on a window."""
+    """Returns the range of the image's rows or columns that depend on a window, as (first, last + 1)."""
     pixels = np.arange(axis.image)
     place = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
     at = (axis.scaled - 1 - place if mirrored else place) - axis.start
@@ -67,17 +67,17 @@ def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
 def cut(
     protocol: Protocol, windows: Sequence[tuple[Window, np.ndarray]], at_once: int, least: tuple[int, int]
 ) -> tuple[np.ndarray, Scaling]:
-    """The parts of images that windows are made of, uint8 `[n, H, W, 3]`, and how these become windows.
+    """Returns the parts of images that windows are made of, uint8 `[n, H, W, 3]`, and how these become windows.
 
     Args:
       protocol: one with a window.
-      windows: each with the uint8 `[h, w, 3]` that it belongs to.
-      at_once: n, which these are filled up to.
-      least: H and W are at least these.
+      windows: each with its image, uint8 `[h, w, 3]`.
+      at_once: n, to which the windows are filled up.
+      least: the smallest H and W.
     """
     shape = protocol.window or (1, 1)
     taps = [Taps(np.zeros((2, at_once, n), np.int32), np.zeros((2, at_once, n), np.float32)) for n in shape]
-    ranges = np.zeros((2, len(windows), 2), np.int64)  # axis, window, first and past the last
+    ranges = np.zeros((2, len(windows), 2), np.int64)  # axis, window, (first, last + 1)
     sizes = np.full((at_once, 2), shape, np.int32)
     for number, (window, _) in enumerate(windows):
         sizes[number] = window.rows.window, window.columns.window
