@@ -95,7 +95,7 @@ class Evaluator:
         counts, total = _summed_over_hosts(confusion.compute(), images)
         if total == 0:
             raise InputError(
-                "there is no image to evaluate; choose another split or data set", what="examples"
+                "examples: there are none to evaluate; choose another split or data set", what="examples"
             )
         return Result(counts, self.classes, total, self.protocol)
 

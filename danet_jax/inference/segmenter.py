@@ -114,7 +114,7 @@ class Segmenter:
         Raises:
           InputError: `images` is not such an array.
         """
-        images = _checked(images)
+        images = checked_images(images)
         return self._labels(self._predictor.group(*images.shape[1:3]), images, exact=True)
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -127,7 +127,7 @@ class Segmenter:
         Raises:
           InputError: an image is not such an array.
         """
-        copies = ((np.array(_checked(image, "H W 3")),) for image in images)
+        copies = ((np.array(checked_images(image, "H W 3")),) for image in images)
         collected = batches(self._predictor, copies, in_order=True)
         with concurrent.futures.ThreadPoolExecutor(1) as device:
             labels: Iterator[Any] = (
@@ -149,7 +149,7 @@ class Segmenter:
         Raises:
           InputError: `images` is not uint8 `[B, H, W, 3]`.
         """
-        images = _checked(images)
+        images = checked_images(images)
         scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
         return self._fill(scores, self._predictor.group(*images.shape[1:3]), images, SCORES, exact=True)
 
@@ -162,7 +162,7 @@ class Segmenter:
           InputError: `image` is not such an array.
         """
         return insight(
-            self.model, self.variables, seen_whole(self.protocol, _checked(image, "H W 3", "image"))
+            self.model, self.variables, seen_whole(self.protocol, checked_images(image, "H W 3", "image"))
         )
 
     def attention(
@@ -276,7 +276,7 @@ def _refuse_other_types(*, protocol: Any = None, classes: Any = None, mesh: Any 
             )
 
 
-def _checked(images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
+def checked_images(images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
     """Returns an array uint8 of this shape, none of whose sides is 0."""
     found, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     dimensions = shape.split()

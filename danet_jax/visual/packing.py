@@ -1,4 +1,4 @@
-"""A page in one file: data, script and style inside, nothing fetched from anywhere."""
+"""Pages in one file: data, scripts and styles are inside, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 from danet_jax.runs.writing import replacing
 
 _SMALL = 1 << 15
-"""Pixels up to which a picture is kept exactly."""
+"""Pixels up to which an image is stored exactly."""
 
 
 def write_page(
@@ -32,15 +32,15 @@ def write_page(
     arrays: Mapping[str, np.ndarray] | None = None,
     **values: Any,
 ) -> int:
-    """Writes a page, whole or not at all, and returns its size in bytes.
+    """Writes a page completely or not at all, and returns its size in bytes.
 
     Args:
-      path: of the file.
+      path: the file.
       template: a file in assets/.
-      scripts: files in assets/, in the order in which they are run.
+      scripts: files in assets/, in the order in which they run.
       facts: JSON for the scripts.
-      arrays: for the scripts; of uint8, int16, uint16 or float32.
-      **values: for the template. Whatever they hold is shown as it is and is never markup.
+      arrays: arrays for the scripts, of uint8, int16, uint16 or float32.
+      **values: values for the template. Text is shown as it is and is never markup.
     """
     script = "\n".join(_asset(name) for name in scripts)
     described, data = packed(arrays or {})
@@ -59,9 +59,9 @@ def write_page(
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]:
-    """Where each array lies, and all of them compressed and in base64.
+    """Returns where each array lies, and all of them compressed and in base64.
 
-    The bytes of equal significance of an array stand together, which compresses better.
+    An array's bytes of equal significance are stored together, which compresses better.
     """
     described, planes, offset = [], [], 0
     for name, array in arrays.items():
@@ -74,7 +74,7 @@ def packed(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]
 
 
 def picture_link(image: np.ndarray | Image.Image, longest: int = 2048, quality: int = 88) -> str:
-    """A photo as a `data:` link: JPEG, small ones PNG, made smaller if a side is longer than `longest`."""
+    """Returns a photo as a `data:` link: PNG if it is small, else JPEG, with no side longer than `longest`."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if max(picture.size) > longest:
         picture = picture.copy()
@@ -82,12 +82,13 @@ def picture_link(image: np.ndarray | Image.Image, longest: int = 2048, quality: 
     if picture.width * picture.height <= _SMALL:
         return data_link(picture)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Without `optimize`, which fails where the file takes more bytes than the image has pixels, as with noise.
+    picture.save(file, "JPEG", quality=quality, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def data_link(image: np.ndarray | Image.Image) -> str:
-    """A picture, exactly, as a `data:` link of a PNG."""
+    """Returns an image, exactly, as a `data:` link of a PNG."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
@@ -95,7 +96,7 @@ def data_link(image: np.ndarray | Image.Image) -> str:
 
 
 def _json(facts: Mapping[str, Any]) -> markupsafe.Markup:
-    # In a script element, only these could be taken for markup.
+    # In a script element, only these characters could be taken for markup.
     text = json.dumps(facts, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

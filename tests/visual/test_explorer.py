@@ -13,6 +13,8 @@ from PIL import Image
 import danet_jax
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.ops.normalize import normalize
+from danet_jax.visual.packing import picture_link
+from tests.reference.refusal import refused
 from tests.visual.browser import chromium, requests_of
 
 NAMES = ('<img src=x onerror="document.title=1">', "quote\"s & 'more'", "straße ☃", "road")
@@ -296,7 +298,19 @@ def test_a_network_without_attention(browser, network, tmp_path):
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8), [1]]
 )
-def test_refuses_what_is_no_picture(network, tmp_path, image):
-    with pytest.raises(danet_jax.InputError, match="image must be uint8"):
+def test_arguments_of_other_types_are_refused(network, tmp_path, image):
+    with refused(what="image"):
         danet_jax.explore(network[0], image, tmp_path / "no.html")
+    with refused(what="segmenter"):
+        danet_jax.explore(None, np.zeros((8, 8, 3), np.uint8), tmp_path / "no.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_noisy_photo_is_stored(rng):
+    """Its JPEG has more bytes than the photo has pixels."""
+    photo = np.clip(128 + rng.normal(0, 60, (300, 400, 3)), 0, 255).astype(np.uint8)
+    link = picture_link(photo, quality=95)
+    assert len(link) > photo[..., 0].size
+    stored = np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))))
+    assert stored.shape == photo.shape
+    assert np.abs(stored.astype(int) - photo).mean() < 10

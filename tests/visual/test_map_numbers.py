@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from danet_jax.visual.explorer.map import cell_means, map_numbers, stored_map
+from danet_jax.visual.explorer.numbers import cell_means, centred, map_numbers, quantised
 
 
 def vectors(rng, places, channels, spread):
@@ -22,7 +22,7 @@ def whole_map(queries, keys):
 @pytest.mark.parametrize("spread", [0.5, 100.0])
 def test_rows_in_16_bits(rng, spread):
     queries, keys = vectors(rng, 500, 64, spread)
-    stored = [part.vectors for part in stored_map(queries, keys)]
+    stored = [np.multiply(*quantised(part)) for part in (queries, centred(keys))]
     exact, found = whole_map(queries, keys), whole_map(*stored)
     assert np.abs(found - exact).max() < 1e-2
     assert (found.argmax(1) == exact.argmax(1)).mean() > 0.99
@@ -32,7 +32,7 @@ def test_channels_of_nothing_but_zeros(rng):
     queries, keys = vectors(rng, 20, 8, 1.0)
     queries[:, 3] = 0
     keys[:, 5] = 2.5  # zero once centred
-    stored = [part.vectors for part in stored_map(queries, keys)]
+    stored = [np.multiply(*quantised(part)) for part in (queries, centred(keys))]
     np.testing.assert_allclose(whole_map(*stored), whole_map(queries, keys), atol=1e-3)
 
 

@@ -1,32 +1,38 @@
-"""From a network and a picture to the explorer's page."""
+"""The attention explorer's page of a network and an image."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import danet_jax
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
+from danet_jax.inference.segmenter import Segmenter, checked_images
 from danet_jax.runs.buckets import as_path
-from danet_jax.visual.explorer.channels import channel_numbers
-from danet_jax.visual.explorer.looking import Seen, labels_at, look
-from danet_jax.visual.explorer.map import MapNumbers, cell_means, map_numbers, stored_map
+from danet_jax.visual.explorer.numbers import (
+    MapNumbers,
+    Seen,
+    cell_means,
+    centred,
+    channel_numbers,
+    labels_at,
+    look,
+    map_numbers,
+    quantised,
+)
 from danet_jax.visual.packing import picture_link, write_page
 
-if TYPE_CHECKING:
-    from danet_jax.inference.segmenter import Segmenter
-
 LONGEST = 2048
-"""Pixels of the longer side of the picture and of the label maps in a page."""
+"""Pixels of the longer side of the image and of the label maps in a page."""
 MOST_CELLS = 2048
-"""Of a pooled map, which is held as a whole."""
+"""Cells of a pooled map, all of whose weights are stored."""
 _CLASSES_WITH_CHANNELS = 24
 _MAP_SHARE = 0.62
-"""Of a page that queries and keys may take before they are compressed and written in base64."""
+"""The part of a page that queries and keys may take before they are compressed and written in base64."""
 _NEARLY_ZERO = 1e-3
 
 SCRIPTS = ("colours.js", "attention.js", "state.js", "stage.js", "panels.js", "explorer.js")
@@ -67,30 +73,31 @@ def explore(
     name: str = "",
     limit_megabytes: float = 16.0,
 ) -> int:
-    """Writes a page on which a mouse shows what each place of `image` attends to; it is opened from disk.
+    """Writes a page that shows what each place of `image` under the mouse attends to; a browser opens it from disk.
 
-    The page holds queries and keys, and computes any row and column of the position attention map from them,
-    within 1e-2 of the exact weights. It shows besides what alpha and beta change, and the channel attention.
+    The page stores queries and keys, and computes any row and column of the position attention map from them, within
+    1e-2 of the exact weights. It also shows what alpha and beta change, and the channel attention.
 
     Args:
-      segmenter: a network, for example of `danet_jax.load_segmenter`.
-      image: uint8 `[H, W, 3]` RGB, which the network sees as a whole, once, at scale 1 of its protocol.
-      path: of the file to write.
-      name: stands above the page; by default the file's name.
-      limit_megabytes: of the page; places of a picture that takes more are pooled, exactly: weights are added up.
+      segmenter: a network, for example from `danet_jax.load_segmenter`.
+      image: uint8 `[H, W, 3]` RGB. The network sees the whole image, once, at scale 1 of its protocol.
+      path: the file to write.
+      name: the page's title; by default the file's name.
+      limit_megabytes: of the page; the places of larger images are pooled: the page stores exact sums of weights.
 
     Returns:
       The page's size in bytes.
 
     Raises:
-      InputError: `image` is no such array or takes more memory than there is, or the page more than the limit.
+      InputError: an argument has the wrong type, `image` needs more memory than is free, or the page is larger than
+        the limit.
     """
-    shape: tuple[int, ...] = getattr(image, "shape", ())
-    dtype = getattr(image, "dtype", None)
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        hint = "; of a batch, one is images[0]" if len(shape) == 4 else ""
-        raise InputError(f"image must be uint8 [H, W, 3] RGB, not {dtype} {list(shape)}{hint}")
-    path, image = as_path(path), np.asarray(image)
+    if not isinstance(segmenter, Segmenter):
+        allowed = "a danet_jax.Segmenter, for example from danet_jax.load_segmenter"
+        raise InputError(
+            f"segmenter must be {allowed}, not {type(segmenter).__name__}", what="segmenter", allowed=allowed
+        )
+    path, image = as_path(path), checked_images(image, "H W 3", "image")
     seen = look(segmenter, image)
     content = _Page(segmenter, image, seen, name or path.stem)
     cell = 1
@@ -101,7 +108,9 @@ def explore(
     if size > limit_megabytes * 1e6:
         path.unlink()
         raise InputError(
-            f"{path}: the page takes {size / 1e6:.1f} MB, more than limit_megabytes={limit_megabytes}"
+            f"{path}: the page takes {size / 1e6:.1f} MB, more than limit_megabytes={limit_megabytes}",
+            what="limit_megabytes",
+            value=limit_megabytes,
         )
     return size
 
@@ -153,7 +162,7 @@ class _Page:
         )
 
     def channels(self) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
-        """Facts and arrays of the channel attention, for the most frequent classes."""
+        """Returns facts and arrays of the channel attention, for the most frequent classes."""
         if not self.seen.channel_maps:
             return None, {}
         counts = np.bincount(self.labels["fusion"].ravel(), minlength=256)
@@ -161,7 +170,7 @@ class _Page:
         return channel_numbers(self.seen, self.segmenter.model.channel_energy, shown)
 
     def facts(self, cell: int, changed: dict[str, float], channels: dict[str, Any] | None) -> dict[str, Any]:
-        """What the scripts know besides the arrays."""
+        """Returns what the scripts know besides the arrays."""
         seen = self.seen
         shrunk = self.image[:: self.every, :: self.every]
         return {
@@ -198,7 +207,7 @@ class _Page:
     def sentences(
         self, numbers: MapNumbers | None, cell: int, changed: dict[str, float], limit: float
     ) -> list[str]:
-        """What has to be said of this picture and this network."""
+        """Returns sentences about what is special in this image and this network."""
         seen, protocol = self.seen, self.segmenter.protocol
         found = []
         if numbers is None:
@@ -228,7 +237,7 @@ class _Page:
 
 
 def describe(segmenter: Segmenter) -> str:
-    """A network in a few words."""
+    """Returns a network's description in a few words."""
     model = segmenter.model
     kind = {
         (True, True): "DANet",
@@ -243,22 +252,18 @@ def describe(segmenter: Segmenter) -> str:
 
 
 def _of_map(seen: Seen, cell: int) -> tuple[MapNumbers | None, dict[str, np.ndarray]]:
-    """Numbers and arrays of the position attention map."""
+    """Returns numbers and arrays of the position attention map."""
     if seen.queries is None or seen.keys is None:
         return None, {}
-    queries, keys = stored_map(seen.queries, seen.keys)
-    numbers = map_numbers(queries.vectors, keys.vectors, seen.grid, cell)
+    queries, query_scales = quantised(seen.queries)
+    keys, key_scales = quantised(centred(seen.keys))
+    numbers = map_numbers(queries * query_scales, keys * key_scales, seen.grid, cell)
     arrays = {
         name: cell_means(getattr(numbers, name), seen.grid, cell)
         for name in ("entropy", "distance", "received")
     }
     if cell == 1:
-        arrays |= {
-            "queries": queries.values,
-            "queryScales": queries.scales,
-            "keys": keys.values,
-            "keyScales": keys.scales,
-        }
+        arrays |= {"queries": queries, "queryScales": query_scales, "keys": keys, "keyScales": key_scales}
     if numbers.pooled is None:
         return numbers, arrays | {"logsumexp": numbers.logsumexp}
     scales = numbers.pooled.max(1).astype(np.float32) / np.float32(65535)
@@ -267,7 +272,7 @@ def _of_map(seen: Seen, cell: int) -> tuple[MapNumbers | None, dict[str, np.ndar
 
 
 def _likely_classes(seen: Seen, cell: int) -> dict[str, np.ndarray]:
-    """The three likeliest classes of each place and their probabilities, of 65535."""
+    """Returns the three most probable classes of each place, and their probabilities in units of 1/65535."""
     logits = seen.logits["fusion"].reshape(len(seen.logits["fusion"]) * seen.grid[1], -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = cell_means(weights / weights.sum(1, keepdims=True), seen.grid, cell)
