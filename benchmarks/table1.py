@@ -3,9 +3,10 @@
     python -m benchmarks.table1 [--data far_scenes] [--rows fcn pam cam danet] [--seeds 3] [--workdir DIR] [FLAGS]
 
 Trains and evaluates a network for each row and seed by `run.py` as a user would, with `configs/far_scenes.py` (in
-quickstart's budget) or `configs/camvid.py` (ResNet-18, 1,200 steps; give --config.init.checkpoint=...), minutes each;
-FLAGS such as --config.training.steps=20 are passed on. A second call resumes where the first was stopped, and only
-adds what is missing. Writes WORKDIR/DATA.json, and the Markdown table of it in WORKDIR/DATA.md, after every run.
+quickstart's budget) or `configs/camvid.py` (ResNet-18, 1,200 steps; give --config.dataset.root=... and
+--config.init.checkpoint=...), minutes each; FLAGS such as --config.training.steps=20 are passed on. A second call
+resumes where the first was stopped, and only adds what is missing. Writes WORKDIR/DATA.json, and its Markdown table in
+WORKDIR/DATA.md, after every run.
 """
 
 import argparse

@@ -25,41 +25,46 @@ class Classes:
     colours: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        """Raises InputError: names or colours are not such, or do not fit each other."""
+        """Converts lists to tuples.
+
+        Raises:
+          InputError: there are not 1 to 255 different names, or not one RGB colour for each.
+        """
         for key in ("names", "colours"):
             value = getattr(self, key)
             if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-                raise InputError(f"{key}={value!r} must be a sequence, one of each class")
+                raise _wrong(key, value, "must be a sequence with one item per class")
         names = tuple(self.names)
         colours = tuple(tuple(colour) if isinstance(colour, Iterable) else colour for colour in self.colours)
         object.__setattr__(self, "names", names)
         if len(names) != len(colours):
-            raise InputError(f"{len(names)} class names but {len(colours)} colours; give one of each class")
+            raise _wrong(
+                "colours", colours, f"{len(names)} class names but {len(colours)} colours; give one per class"
+            )
         if not 1 <= len(names) <= MAX_CLASSES:
-            raise InputError(f"there can be 1 to {MAX_CLASSES} classes, not {len(names)}")
+            raise _wrong("names", names, f"there can be 1 to {MAX_CLASSES} classes, not {len(names)}")
         for name in names:
             if not isinstance(name, str) or not name.strip():
-                raise InputError(f"class name {name!r} must be text")
+                raise _wrong("names", names, f"class name {name!r} must be text")
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise InputError(f"class names given more than once: {', '.join(repeated)}")
+            raise _wrong("names", names, f"class names given more than once: {', '.join(repeated)}")
         for name, colour in zip(names, colours, strict=True):
             numbers = colour if isinstance(colour, tuple) and len(colour) == 3 else (None,)
             if not all(isinstance(n, (int, np.integer)) and 0 <= n <= 255 for n in numbers):
-                raise InputError(
-                    f"colour {colour!r} of {name} must be red, green, blue, whole numbers of 0 to 255"
-                )
+                problem = f"colour {colour!r} of {name} must be red, green and blue, integers from 0 to 255"
+                raise _wrong("colours", colours, problem)
         object.__setattr__(self, "colours", tuple(tuple(int(n) for n in colour) for colour in colours))
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Classes with well-separated colours chosen here, for data that brings none.
+        """Returns classes with well-separated colours, for data that has none.
 
         Raises:
           InputError: `names` are not 1 to 255 different names.
         """
         if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-            raise InputError(f"names={names!r} must be a sequence of names")
+            raise _wrong("names", names, "must be a sequence with one item per class")
         names = tuple(names)
         golden = 0.618033988749895
         colours = []
@@ -74,30 +79,43 @@ class Classes:
         return len(self.names)
 
     def mirrored(self, pairs: Sequence[str]) -> tuple[int, ...]:
-        """Return the class that a mirror makes of each.
+        """Returns, for each class, the number of the class that mirroring an image turns it into.
 
         Args:
-          pairs: Two classes each, `left lane=right lane`, that it makes of each other.
+          pairs: pairs of classes that mirroring swaps, such as `left lane=right lane`.
 
         Raises:
-          InputError: There is no class of a name, or it is in two pairs.
+          InputError: a pair names a class that does not exist, or a class is in two pairs.
         """
+        key = "config.dataset.flip_pairs"
         table = list(range(len(self)))
         for pair in pairs:
-            sides = [name.strip() for name in pair.split("=")]
+            sides = [name.strip() for name in str(pair).split("=")]
             for name in sides:
                 if name not in self.names:
                     raise InputError(
-                        f"config.dataset.flip_pairs: no class {name!r}; there are: {', '.join(self.names)}"
+                        f"{key}: no class {name!r}; there are: {', '.join(self.names)}",
+                        what=key,
+                        value=name,
+                        allowed=self.names,
                     )
-            left, right = (self.names.index(name) for name in sides)
-            if left == right or table[left] != left or table[right] != right:
-                raise InputError(f"config.dataset.flip_pairs: {pair!r} pairs a class twice")
+            numbers = [self.names.index(name) for name in sides]
+            if len(set(numbers)) != 2 or any(table[number] != number for number in numbers):
+                raise InputError(
+                    f"{key}: {pair!r} must be two classes that are in no other pair", what=key, value=pair
+                )
+            left, right = numbers
             table[left], table[right] = right, left
         return tuple(table)
 
     def palette(self) -> np.ndarray:
-        """Colours of all 256 labels, uint8 `[256, 3]` RGB; what is no class is black."""
+        """Returns the colours of all 256 labels, uint8 `[256, 3]` RGB; labels of no class are black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self)] = self.colours
         return palette
+
+
+def _wrong(key: str, value: object, problem: str) -> InputError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return InputError(f"{key}={shown}: {problem}", what=key, value=value)

@@ -3,11 +3,13 @@
 import ast
 import doctest
 import importlib
+import importlib.metadata
 import pathlib
 import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -20,14 +22,18 @@ ROOMS += ["recipe", "command", "modes"]
 EVERYWHERE = {"errors", "classes"}
 
 
-def imports_of(path: pathlib.Path) -> set[str]:
-    found = set()
+def all_imports_of(path: pathlib.Path) -> set[str]:
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name.split(".")[1] for name in found if name.startswith("danet_jax.")}
+    return found
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+    return {name.split(".")[1] for name in all_imports_of(path) if name.startswith("danet_jax.")}
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -57,6 +63,22 @@ def test_only_the_public_interface_of_jax_is_used():
         if PRIVATE_JAX.search(path.read_text())
     }
     assert found == EXCEPTIONS
+
+
+def test_everything_imported_is_declared():
+    def distribution(requirement: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+    project = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *(r for name in ("torch", "onnx", "gcs") for r in extras[name])]
+    declared = {distribution(requirement) for requirement in required}
+    installed = importlib.metadata.packages_distributions()
+    for path in PACKAGE.rglob("*.py"):
+        for module in {name.split(".")[0] for name in all_imports_of(path)} - sys.stdlib_module_names:
+            # A library that is not installed here is an extra of the same name.
+            provides = {distribution(name) for name in installed.get(module, [module])}
+            assert module == "danet_jax" or provides & declared, f"{path}: {module} is not declared"
 
 
 def test_every_module_is_there_and_can_be_imported():

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import BeforeValidator, Field
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, BeforeValidator, Field
 
 LARGEST_SIDE = 8192
 """Largest side of a crop or a window in pixels: a float32 stem makes 4 GiB of such a square, per image."""
@@ -43,11 +42,11 @@ class Check:
     words: str | tuple[Any, ...]
     key: str = "takes"
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
+        return AfterValidator(self._checked).__get_pydantic_core_schema__(source, handler)
 
     def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: pydantic.GetJsonSchemaHandler
+        self, schema: Any, handler: pydantic.GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return handler(schema) | {self.key: self.words}
 

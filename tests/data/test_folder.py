@@ -233,7 +233,7 @@ BROKEN = {
     ),
     "name twice": (
         lambda root: (root / "classes.csv").write_text("id,name\n0,a\n1,a\n"),
-        r"classes\.csv: class names given more than once: a",
+        r"classes\.csv: .*more than once: a",
     ),
     "colour out of range": (
         lambda root: (root / "classes.csv").write_text("id,name,red,green,blue\n0,a,0,0,256\n"),
@@ -278,7 +278,7 @@ def test_wrong_arguments(folder, tmp_path):
         open_dataset("folder", data_dir=tmp_path)
     with pytest.raises(InputError, match=r"dataset\.options\.sizes: folder has no such option"):
         prepare(folder, options={"sizes": 3})
-    with pytest.raises(InputError, match=r"dataset\.class_names: class names given more than once"):
+    with pytest.raises(InputError, match=r"dataset\.class_names: .*more than once"):
         prepare(folder, class_names=["a", "a"])
     blocked = tmp_path / "file"
     blocked.write_text("")
