@@ -1,9 +1,9 @@
 """From prepared examples to batches on devices, with Grain.
 
-The stream of training examples is one for the whole job: each epoch shuffles all examples anew, and of
-that one order host k of n takes every n-th. Shuffling and augmenting depend on nothing but the seed and the
-position in the stream, so neither the number of hosts nor that of worker processes changes what is seen, and
-the number of examples taken by all hosts is all there is to save.
+There is one stream of training examples for the whole job: each epoch shuffles all examples again, and host k of n
+takes every n-th one. Shuffling and augmenting depend only on the seed and the position in the stream, so neither the
+number of hosts nor the number of worker processes changes what is seen, and the number of examples that all hosts took
+is the only state.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     import jax
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-"""Of each process; its elements are whole batches in training. Pillow decodes outside the GIL."""
+"""Reading ahead in each process; elements are complete batches in training. Pillow decodes outside the GIL."""
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
-    """Endless batches; the state is the number of examples that all hosts took, whatever hosts, batches and workers."""
+    """Endless batches. The state is the number of examples that all hosts took."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._iterator: grain.DatasetIterator[dict[str, np.ndarray]] | None = None
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Return the next batch."""
+        """Returns the next batch."""
         if self._iterator is None:
             mine = self._examples[self._taken + self._shard_index :: self._shard_count]
             self._iterator = _read_ahead(mine.batch(self._batch_size, drop_remainder=True), self._workers)
@@ -62,23 +62,23 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """Return the position."""
+        """Returns the position."""
         return {"examples_taken": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go to a position that `get_state` returned, here or in another process.
+        """Sets the position to one that `get_state` returned, in this or another process.
 
         Raises:
-          InputError: It is no such position.
+          InputError: It is not such a position.
         """
         taken = state.get("examples_taken")
         if not isinstance(taken, int) or taken < 0:
-            raise InputError(f"the position in the data is {state!r}, which no run writes")
+            raise InputError(f"the position in the data is {state!r}, which no run writes", value=state)
         self.close()
         self._taken = taken
 
     def close(self) -> None:
-        """End the worker processes; the next batch starts them again."""
+        """Ends the worker processes; the next batch starts them again."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -99,17 +99,18 @@ def training_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> TrainingBatches:
-    """Return this host's endless stream of augmented batches.
+    """Returns this host's endless stream of augmented batches.
 
     Args:
       source: The examples of a split with labels, as `Dataset.source` returns them.
       batch_size: Examples per batch of this host; may exceed the number of examples.
       base_size: The short side's length at scale 1, see `transforms.draw_view`.
-      crop_size: Rows and columns of what is returned.
-      seed: Decides the order and every augmentation.
+      crop_size: Rows and columns of the batches.
+      seed: Determines the order and every augmentation.
       random_scale: False keeps the short side at `base_size`.
       flip: Whether images are mirrored at random.
-      mirrored: What a mirror makes of each label, see `transforms.mirrored_labels`; None leaves them.
+      mirrored: The label that each label becomes in a mirrored image, see `transforms.mirrored_labels`; None for no
+        change.
       photometric: Whether light and colours are changed at random, see `photometric.distort`.
       workers: Processes that decode and augment; 0 does it in threads of this process.
       shard_index: This host's number.
@@ -117,16 +118,19 @@ def training_batches(
 
     Returns:
       An iterator of `{"image": uint8 [batch_size, crop_size, crop_size, 3], "label": uint8 [batch_size,
-      crop_size, crop_size]}` with `get_state` and `set_state`; a stream set to a saved state goes on
-      exactly as the one that saved it.
+      crop_size, crop_size]}` with `get_state` and `set_state`; a stream that was set to a saved state
+      continues exactly as the one that saved it.
 
     Raises:
       InputError: There are no examples or they have no labels.
     """
     if not len(source):
-        raise InputError("the training split has no examples")
+        raise InputError("the training split has no examples", what="training split")
     if source[0]["label"] is None:
-        raise InputError("the training split has no labels; choose another with dataset.train_split")
+        raise InputError(
+            "the training split has no labels; choose another with dataset.train_split",
+            what="dataset.train_split",
+        )
     examples = (
         grain.MapDataset.source(source)
         .seed(seed)
@@ -152,7 +156,7 @@ def evaluation_examples(
     shard_count: int = 1,
     workers: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Iterate over this host's share of a split, in order: over all hosts each example comes exactly once.
+    """Iterates over this host's share of a split, in order; all hosts together see each example exactly once.
 
     Shares differ by at most one example and may be empty.
 
@@ -169,7 +173,7 @@ def evaluation_examples(
             yield from iterator
         finally:
             iterator.close()
-            # Grain's last arrays hang on its exceptions: found only when the interpreter ends, they count as leaked.
+            # Grain's last arrays hang on its exceptions; if they are only freed at exit, they count as leaked.
             del iterator
             gc.collect()
 
@@ -179,10 +183,10 @@ def evaluation_examples(
 
 
 def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """Lay this host's part of a batch over the devices.
+    """Places this host's part of a batch on the devices.
 
     Args:
-      batch: Arrays `[b, H, W, ...]`, b this host's share of the global batch.
+      batch: Arrays `[b, H, W, ...]`, where b is this host's share of the global batch.
       mesh: Has the axes `data`, which splits the batch, and `space`, which splits the rows.
 
     Raises:
@@ -196,12 +200,16 @@ def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
         if array.shape[0] * hosts % mesh.shape["data"]:
             raise InputError(
                 f"a batch of {array.shape[0] * hosts} cannot be divided among mesh.data={mesh.shape['data']}; "
-                "change training.batch_size"
+                "change training.batch_size",
+                what="training.batch_size",
+                value=array.shape[0] * hosts,
             )
         if array.shape[1] % mesh.shape["space"]:
             raise InputError(
                 f"{array.shape[1]} rows of {name} cannot be divided among mesh.space={mesh.shape['space']}; "
-                "change dataset.crop_size"
+                "change dataset.crop_size",
+                what="dataset.crop_size",
+                value=array.shape[1],
             )
     return {
         name: jax.make_array_from_process_local_data(
@@ -212,7 +220,7 @@ def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
 
 
 def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIterator[Any]:
-    """Iterate over `dataset` in order, reading ahead in `workers` processes or, if 0, in threads."""
+    """Iterates over `dataset` in order, reading ahead in `workers` processes or, if 0, in threads."""
     elements = dataset.to_iter_dataset(_READ_AHEAD)
     if not workers:
         return iter(elements)
@@ -223,9 +231,9 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """In a worker process: ends it with the process that started it, and only then.
+    """Ends a worker process when the process that started it ends, and only then.
 
-    That one may be killed and close nothing. A signal that is sent to a whole group, as Ctrl-C is, is for it.
+    The parent may be killed and close nothing. Signals to the whole process group, such as Ctrl-C, are for the parent.
     """
     del index, count
     for number in SIGNALS:
@@ -242,14 +250,14 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def _own(element: dict[str, Any]) -> dict[str, Any]:
-    """Copy out of the memory shared with a worker, so that whoever holds the result need not care."""
+    """Copies arrays out of the memory shared with a worker, so that they stay valid."""
     return {
         key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in element.items()
     }
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
-"""What is to be closed before the interpreter ends: later, Grain cannot clean up any more and complains."""
+"""Iterators to close before the interpreter ends: later, Grain cannot clean up any more and complains."""
 
 
 @atexit.register

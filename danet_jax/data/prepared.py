@@ -1,8 +1,8 @@
-"""Pictures of prepared data, decoded only as far as they are needed: they were checked when they were prepared.
+"""Images of prepared data, decoded only as far as they are needed: they were checked when they were prepared.
 
-A crop needs the rows of a picture down to its own last one, and PNG and JPEG are decoded from the first row on.
-Pillow's decoder of PNG takes the compressed rows alone, and stops after as many as it is asked for; that of JPEG stops
-where the file says that the picture ends.
+A crop needs an image's rows down to the crop's last one, and PNG and JPEG are decoded from the first row on.
+Pillow's PNG decoder takes the compressed rows alone, and stops after as many as requested; its JPEG decoder stops
+where the file says that the image ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PreparedImage:
     """An image that can be decoded in part.
 
     Args:
-      data: The encoded picture.
+      data: The encoded image.
       name: Its name, for error messages.
 
     Attributes:
@@ -37,25 +37,25 @@ class PreparedImage:
 
     def __init__(self, data: bytes, name: str):
         self._data, self._name = data, name
-        self._whole: Image.Image | None = None
+        self._complete: Image.Image | None = None
         self._frame = _jpeg_frame(data)
         if (header := _png_header(data)) is not None:
             width, height = header[:2]
         elif self._frame:
             height, width = struct.unpack_from(">HH", data, self._frame)
         else:
-            self._whole = _whole(data, name)
-            width, height = self._whole.size
+            self._complete = _complete(data, name)
+            width, height = self._complete.size
         self.size = height, width
 
     def first_rows(self, rows: int) -> Image.Image:
-        """Return a picture, RGB, whose first `rows` are those of `decode.decode_image`; what follows is of no use.
+        """Returns an RGB image whose first `rows` are those of `decode.decode_image`; what follows is undefined.
 
         Raises:
           InputError: It is damaged.
         """
-        if self._whole is not None:
-            return self._whole
+        if self._complete is not None:
+            return self._complete
         if self._frame:
             return decode.decode_picture(_cut(self._data, self._frame, rows), self._name)
         picture = _rows_of_png(self._data, self._name, rows, _COLOURS)
@@ -63,13 +63,13 @@ class PreparedImage:
 
 
 def _jpeg_frame(data: bytes) -> int:
-    """Where a JPEG that is coded from top to bottom, in one pass, says its height; 0 of any other file."""
+    """The offset of the height in a JPEG that is coded from top to bottom, in one pass; 0 for any other file."""
     if not data.startswith(b"\xff\xd8"):
         return 0
     place, frame, channels = 2, 0, 0
     while place + 10 < len(data) and data[place] == 0xFF:
         marker, (size,) = data[place + 1], struct.unpack_from(">H", data, place + 2)
-        if marker == 0xFF:  # filled up in between, which is allowed, and rare
+        if marker == 0xFF:  # padding, which is allowed, and rare
             return 0
         if marker in (0xC0, 0xC1):
             frame, channels = place + 5, data[place + 9]
@@ -86,7 +86,7 @@ def _cut(data: bytes, frame: int, rows: int) -> bytes:
     return data[:frame] + struct.pack(">H", height) + data[frame + 2 :]
 
 
-def _whole(data: bytes, name: str) -> Image.Image:
+def _complete(data: bytes, name: str) -> Image.Image:
     if data.startswith(b"BM"):  # which OpenCV reads in half of the time
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if pixels is not None:
@@ -95,7 +95,7 @@ def _whole(data: bytes, name: str) -> Image.Image:
 
 
 def first_label_rows(data: bytes, name: str, rows: int) -> np.ndarray:
-    """Return at least the first `rows` rows of a label map, as `decode.decode_label` reads it, uint8 `[h, W]`.
+    """Returns at least the first `rows` rows of a label map, as `decode.decode_label` reads it, uint8 `[h, W]`.
 
     Raises:
       InputError: It is damaged.
@@ -105,7 +105,7 @@ def first_label_rows(data: bytes, name: str, rows: int) -> np.ndarray:
 
 
 def _rows_of_png(data: bytes, name: str, rows: int, kind: int) -> Image.Image | None:
-    """The rows if it is a PNG of 8 bits of this kind of colours, not interlaced."""
+    """The rows if it is a PNG of 8 bits with this colour type, not interlaced; else None."""
     header = _png_header(data)
     if header is None or header[2:] != (8, kind, 0, 0, 0):
         return None
@@ -114,7 +114,7 @@ def _rows_of_png(data: bytes, name: str, rows: int, kind: int) -> Image.Image | 
     try:
         return Image.frombytes(mode, size, compressed, "zip", mode, 0)
     except ValueError as error:
-        raise InputError(f"{name}: damaged ({error}); prepare the data again") from None
+        raise InputError(f"{name}: damaged ({error}); prepare the data again", what=name) from None
 
 
 def _png_header(data: bytes) -> tuple[int, ...] | None:

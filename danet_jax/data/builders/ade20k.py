@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from danet_jax.classes import Classes
 from danet_jax.data.builders import published
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.label_files import LabelFiles, mapped_png, published_labels
+from danet_jax.data.builders.label_files import mapped_png, published_labels
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.labels import ADE20K as MAPPING
 
@@ -42,17 +42,18 @@ class Ade20k(published.PublishedBuilder):
 }"""
     OPTIONS: ClassVar[dict[str, Any]] = {"test": False}
     COUNTS: ClassVar[dict[str, int]] = {"train": 20210, "val": 2000}
+    LEAVES_OUT = True
 
     def variant(self) -> str:
-        """Return whether the test split is there."""
+        """Returns whether the test split is there."""
         return "scene_parsing_and_test" if self.options["test"] else "scene_parsing"
 
     def label_classes(self) -> Classes:
-        """Return the 150 classes."""
+        """Returns the 150 classes."""
         return MAPPING.classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return the one archive, or two with `test`."""
+        """Returns one archive, or two with `test`."""
         trainval = Source(
             "ADEChallengeData2016.zip",
             "ADEChallengeData2016",
@@ -61,30 +62,27 @@ class Ade20k(published.PublishedBuilder):
             f"{_URL}/ADEChallengeData2016.zip",
             direct=True,
             digest="md5:7328b3957e407ddae1d3cbf487f149ef",
+            contents=("annotations/training", "images/training"),
         )
         test = Source("release_test.zip", "release_test", ("testing",), 0.2, f"{_URL}/release_test.zip", True)
         return (trainval, test) if self.options["test"] else (trainval,)
 
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
-        """Return the readers of the splits."""
+        """Returns the readers of the splits."""
         archive = files[0]
         labels = published_labels(MAPPING, self.palettes)
-        splits = {split: _labelled(archive, labels, folder) for split, folder in _FOLDERS.items()}
+        convert = functools.partial(mapped_png, MAPPING, labels)
+        splits = {
+            split: published.paired(
+                *((archive, f"images/{folder}"), (archive, f"annotations/{folder}")),
+                convert,
+                partial=self.options["allow_partial"],
+            )
+            for split, folder in _FOLDERS.items()
+        }
         if self.options["test"]:
             splits["test"] = [
                 published.pair_reader(name, files[1], path)
                 for name, path in published.below(files[1], "testing", ".jpg").items()
             ]
         return splits
-
-
-def _labelled(archive: Files, label_files: LabelFiles, folder: str) -> list[PairReader]:
-    images = published.below(archive, f"images/{folder}", ".jpg")
-    labels = f"annotations/{folder}"
-    convert = functools.partial(mapped_png, MAPPING, label_files)
-    orphans = published.orphans(images, published.below(archive, labels, ".png"), archive)
-    readers: list[PairReader] = [
-        published.pair_reader(name, archive, path, archive, f"{labels}/{name}.png", convert)
-        for name, path in images.items()
-    ]
-    return [*orphans, *readers]

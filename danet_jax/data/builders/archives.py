@@ -1,6 +1,6 @@
 """Published files, read the same way from a zip, a tar, a tgz or the folder that was extracted from it.
 
-Nothing is extracted: a zip and a tar are read in place, the wanted part of a tgz, which can only be read from
+Nothing is extracted: a zip and a tar are read in place; the needed part of a tgz, which can only be read from
 its beginning, is unpacked once into a temporary file that the system deletes by itself. Files may be read from
 several threads at a time.
 """
@@ -34,8 +34,8 @@ _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
 )
-"""What the standard library raises on damaged archives; RuntimeError is for encrypted ones, NotImplementedError for
-ways of compression that Python does not know (Deflate64)."""
+"""What the standard library raises for damaged archives. RuntimeError stands for encrypted ones, NotImplementedError
+for compression methods that Python does not know (Deflate64)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Source:
     Attributes:
       archive: File name as published.
       folder: The folder in the archive that holds `parts`, without the folders above it; may be empty.
-      parts: The files and folders in `folder` that are wanted. The first is what the folder is known by.
+      parts: The files and folders in `folder` that are needed. A folder that holds the first one is this source.
       gigabytes: Size of the archive.
       url: The file itself if `direct`, else the page to get it from.
       direct: Whether anybody may download `url`.
       digest: `ALGORITHM:HEX` of the published archive, if known.
-      also: What other people's tools call `folder`.
-      any_part: Whether any of `parts` will do to know `folder` by.
+      also: Other names of `folder`, as other tools or people call it.
+      any_part: Whether a folder that holds any of `parts` is this source.
+      contents: Paths that together identify the folder where it has another name.
     """
 
     archive: str
@@ -63,6 +64,7 @@ class Source:
     digest: str = ""
     also: tuple[str, ...] = ()
     any_part: bool = False
+    contents: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.archive} ({self.gigabytes:g} GB)"
@@ -76,7 +78,7 @@ class _Member(NamedTuple):
 
 
 class Files:
-    """The wanted files of one source by their path below `Source.folder`; to be closed after use.
+    """The needed files of one source by their path below `Source.folder`; to be closed after use.
 
     Attributes:
       place: The archive or folder that they are in.
@@ -84,7 +86,7 @@ class Files:
     """
 
     def __init__(self, place: pathlib.Path, source: Source, scratch: pathlib.Path):
-        """List the files.
+        """Lists the files.
 
         Args:
           place: Where `find` found the source.
@@ -92,7 +94,7 @@ class Files:
           scratch: A directory for temporary files.
 
         Raises:
-          InputError: The archive is damaged, cut short or no archive, or holds a file twice.
+          InputError: The archive is damaged, cut short, not an archive, or holds a file twice.
         """
         self.place = place
         self._members: dict[str, _Member] = {}
@@ -100,65 +102,70 @@ class Files:
         try:
             for member in _members(place, source, scratch, self._open):
                 if member.name in self._members:
-                    raise InputError(f"{place}: holds {member.path} twice; {_get_again(place)}")
+                    raise _refused(place, f"holds {member.path} twice")
                 self._members[member.name] = member
         except _DAMAGE as error:
             self.close()
-            raise InputError(f"{place}: {_reason(error)}; {_get_again(place)}") from None
+            raise _refused(place, _reason(error)) from None
         except InputError:
             self.close()
             raise
         self.names = tuple(sorted(self._members))
 
     def close(self) -> None:
-        """Close the archive; nothing can be read any more."""
+        """Closes the archive; nothing can be read any more."""
         self._open.close()
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
     def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
+        """Returns the size of a file in bytes."""
         return self._members[name].size
 
     def where(self, name: str) -> str:
-        """Return how an error message should call a file, which need not exist."""
+        """Returns how an error message should name a file, which need not exist."""
         if self.place.is_dir():
             return self._members[name].path if name in self else f"{self.place}/{name}"
         return f"{self.place}: {self._members[name].path if name in self else name}"
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file.
+        """Returns the content of a file.
 
         Raises:
           InputError: It does not exist or is damaged.
         """
         if name not in self:
-            raise InputError(f"{self.where(name)}: missing; {_get_again(self.place)}")
+            raise self.refused(name, "missing")
         try:
             return self._members[name].read()
         except _DAMAGE as error:
-            raise InputError(f"{self.where(name)}: {_reason(error)}; {_get_again(self.place)}") from None
+            raise self.refused(name, _reason(error)) from None
 
     def lines(self, name: str) -> list[str]:
-        """Return the lines of a list, stripped, without empty ones.
+        """Returns the lines of a list, stripped, without empty ones.
 
         Raises:
-          InputError: The list does not exist, is no text, is empty or has a line twice.
+          InputError: The list does not exist, is not text, is empty or has a line twice.
         """
         try:
             lines = [line.strip() for line in self.read(name).decode("utf-8-sig").splitlines()]
         except UnicodeDecodeError:
-            raise InputError(f"{self.where(name)}: is no text; {_get_again(self.place)}") from None
+            raise self.refused(name, "not text") from None
         lines = [line for line in lines if line]
         if not lines:
-            raise InputError(f"{self.where(name)}: the list is empty; {_get_again(self.place)}")
+            raise self.refused(name, "the list is empty")
         seen: set[str] = set()
         for line in lines:
             if line in seen:
-                raise InputError(f"{self.where(name)}: lists {line!r} twice; {_get_again(self.place)}")
+                raise self.refused(name, f"lists {line!r} twice")
             seen.add(line)
         return lines
+
+    def refused(self, name: str, reason: str) -> InputError:
+        """Returns the error for a file that is missing or not as published."""
+        where = self.where(name)
+        return InputError(f"{where}: {reason}; {_remedy(self.place)}", what=where)
 
 
 def _members(
@@ -174,8 +181,8 @@ def _members(
         return _of_tgz(place, source, opened.enter_context(tempfile.TemporaryFile(dir=scratch)))
     if start[257:262] == b"ustar":
         return _of_tar(place, source)
-    kind = "a web page" if start.lstrip()[:1] == b"<" else "empty" if not start else "no zip, tar or tgz"
-    raise InputError(f"{place}: is {kind}; {_get_again(place)}")
+    kind = "a web page" if start.lstrip()[:1] == b"<" else "empty" if not start else "not a zip, tar or tgz"
+    raise _refused(place, kind)
 
 
 def _of_folder(folder: pathlib.Path, source: Source) -> Iterator[_Member]:
@@ -220,7 +227,7 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.L
 
 def _of_tar(place: pathlib.Path, source: Source) -> Iterator[_Member]:
     end = 0
-    places: dict[str, tuple[int, int]] = {}  # of every file, for the hard links to it
+    places: dict[str, tuple[int, int]] = {}  # offset and size of every file, for hard links to it
     with tarfile.open(place, "r:") as archive:
         for info in archive:
             end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
@@ -231,7 +238,9 @@ def _of_tar(place: pathlib.Path, source: Source) -> Iterator[_Member]:
                 offset, size = places[info.linkname if info.islnk() else info.name]
                 read = functools.partial(_read_range_of, place, offset, size)
                 yield _Member(name, info.name, size, read)
-    if any(_read_range_of(place, end, 512)):  # tarfile does not mind if the empty block at the end is missing
+    if any(
+        _read_range_of(place, end, 512)
+    ):  # tarfile does not check that the empty block at the end is there
         raise tarfile.ReadError("unexpected end of data")
 
 
@@ -266,12 +275,12 @@ def _read_range(file: IO[bytes], offset: int, size: int) -> bytes:
 
 
 def _stray(path: str) -> bool:
-    """Whether a file is not the publisher's but an operating system's."""
+    """Whether a file is an operating system's and not the publisher's."""
     return any(is_stray(part) for part in path.removeprefix("./").split("/"))
 
 
 def _name_below(path: str, source: Source) -> str | None:
-    """Return the part of `path` below `source.folder` if it is in one of `source.parts`, else None."""
+    """Returns the part of `path` below `source.folder` if it is in one of `source.parts`, else None."""
     if _stray(path):
         return None
     path = "/" + unicodedata.normalize("NFC", path).removeprefix("./")
@@ -295,5 +304,9 @@ def _reason(error: BaseException) -> str:
     return f"damaged or cut short ({one_line(error)})"
 
 
-def _get_again(place: pathlib.Path) -> str:
+def _refused(place: pathlib.Path, reason: str) -> InputError:
+    return InputError(f"{place}: {reason}; {_remedy(place)}", what=str(place))
+
+
+def _remedy(place: pathlib.Path) -> str:
     return "extract the archive again" if place.is_dir() else "download it again"

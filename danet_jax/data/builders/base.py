@@ -32,6 +32,7 @@ from danet_jax.data.builders.class_list import refuse_only_class
 from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, size_of, without_compression
 from danet_jax.data.builders.shards import Info, ReadOnce, ShardMetadata, ShardWriter, WithoutDownloads, quiet
+from danet_jax.data.builders.state import SourceFiles
 from danet_jax.data.inspection import Examined, check_pair, in_order
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError, first_line
@@ -76,6 +77,8 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         data_dir: str | pathlib.Path,
         variant: str,
         classes: Classes,
+        sources: SourceFiles | None = None,
+        former: str = "",
         uncompressed: bool = False,
     ):
         """Chooses the place on disk.
@@ -85,6 +88,8 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
           variant: Tells this preparation from others of the same builder: it must change whenever what
             would be written changes. Becomes a directory name.
           classes: The classes that label values stand for.
+          sources: The files whose digests are part of `variant`.
+          former: What version 0.2.0 called this variant, if it did not compare the content of `sources`.
           uncompressed: Whether images are stored without compression, in a preparation of its own: several times
             larger, and decoded in a tenth of the time.
 
@@ -93,11 +98,15 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         """
         self.classes = classes
         self._uncompressed = uncompressed
-        variant += "_uncompressed" if uncompressed else ""
+        self._sources = sources
+        suffix = "_uncompressed" if uncompressed else ""
+        variant, former = variant + suffix, former + suffix
+        if sources and self._directory(data_dir, former).is_dir() and sources.adopts(former, variant):
+            variant = variant if self._directory(data_dir, variant).is_dir() else former
         self.palettes = Palettes()
         self._writer = ShardWriter()
         refuse_only_class(self.name, classes.names)
-        directory = pathlib.Path(data_dir, self.name, variant, str(self.VERSION))
+        directory = self._directory(data_dir, variant)
         shards.refuse_damaged_descriptions(directory)
         try:
             with quiet():
@@ -114,6 +123,9 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                 f"{shards.prepare_again('the folder')}",
                 what=str(directory),
             ) from None
+
+    def _directory(self, data_dir: str | pathlib.Path, variant: str) -> pathlib.Path:
+        return pathlib.Path(data_dir, self.name, variant, str(self.VERSION))
 
     @abc.abstractmethod
     def pairs(self) -> Mapping[str, Sequence[PairReader]]:
@@ -144,15 +156,18 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
           InputError: Something about the user's files is wrong, or a split is absent; nothing is left behind.
         """
         self._needed = needed or {}
-        if self.is_prepared():
-            refuse_absent_splits(self.name, self._needed, self.info.splits)
-            return
+        if not self.is_prepared():
+            self._prepare()
+        refuse_absent_splits(self.name, self._needed, self.info.splits)
+        if self._sources:
+            self._sources.remember()
+
+    def _prepare(self) -> None:
         top, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
         with _locked(top, self.name), quiet():
             if (directory / "dataset_info.json").exists():  # another process may have prepared it meanwhile
                 self.info.read_from_directory(self.data_dir)
             if self.is_prepared():
-                refuse_absent_splits(self.name, self._needed, self.info.splits)
                 return
             for stale in itertools.chain.from_iterable(map(top.glob, _LEFT_BEHIND)):
                 shutil.rmtree(stale, ignore_errors=True)

@@ -61,15 +61,15 @@ class Cityscapes(published.PublishedBuilder):
     COUNTS: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
 
     def variant(self) -> str:
-        """Return which annotations are prepared."""
+        """Returns which annotations are prepared."""
         return "fine_and_coarse" if self.options["coarse"] else "fine"
 
     def label_classes(self) -> Classes:
-        """Return the 19 classes that are evaluated."""
+        """Returns the 19 classes that are evaluated."""
         return MAPPING.classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return two archives, or four with `coarse`."""
+        """Returns two archives, or four with `coarse`."""
         fine = (
             Source("leftImg8bit_trainvaltest.zip", "leftImg8bit", _SPLITS, 11.6, _PAGE, any_part=True),
             Source("gtFine_trainvaltest.zip", "gtFine", _SPLITS, 0.25, _PAGE, any_part=True),
@@ -81,7 +81,7 @@ class Cityscapes(published.PublishedBuilder):
         return fine + coarse if self.options["coarse"] else fine
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Say that a whole split holds train ids: no published one is without sky, plants and cars."""
+        """Reports that a complete split holds train ids: every published one shows sky, plants and cars."""
         partial = self.options["allow_partial"] or not summary.labelled
         if partial or summary.present[_FROM_TRAFFIC_LIGHT].any():
             return ""
@@ -91,15 +91,16 @@ class Cityscapes(published.PublishedBuilder):
         )
 
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
-        """Return the readers of the splits."""
+        """Returns the readers of the splits."""
         images, fine = files[:2]
         labels = published_labels(MAPPING, self.palettes)
         there = {name.partition("/")[0] for name in images.names}
         partial = self.options["allow_partial"]
         if not partial and "test" not in there and {"train", "val"} <= there:
             raise InputError(
-                f"{images.where('test')}: missing, the pictures of the test split, which mmsegmentation's folders lack "
-                "as well; get them, or set dataset.options.allow_partial=True to go without"
+                f"{images.where('test')}: missing, the images of the test split, which mmsegmentation's folders lack "
+                "as well; get them, or set dataset.options.allow_partial=True to prepare the others",
+                what=images.where("test"),
             )
         splits = {
             split: _labelled(images, fine, labels, split, "gtFine", partial)
@@ -122,14 +123,15 @@ def _train_ids(files: LabelFiles, data: bytes, name: str) -> bytes:
     if present[-1] == IGNORE_LABEL and (present[:-1] < len(MAPPING.classes)).all():
         # 255 is a licence plate here, which is on a car, whose label id is larger.
         raise InputError(
-            f"{name}: holds train ids (255 and none above {len(MAPPING.classes) - 1}), not label ids; take the "
-            "publisher's labelIds.png"
+            f"{name}: holds train ids (255 and none above {len(MAPPING.classes) - 1}), not label ids; use the "
+            "publisher's labelIds.png",
+            what=name,
         )
     return encode_label(MAPPING.to_train_ids(ids, name))
 
 
 def _read_noting(reader: Reader) -> Pair:
-    """Read an example, noting where label ids cannot be told from train ids."""
+    """Reads an example, and notes where label ids cannot be told from train ids."""
     pair = reader()
     assert pair.label is not None
     present = np.bincount(decode_label(pair.label, pair.label_file).ravel(), minlength=256)

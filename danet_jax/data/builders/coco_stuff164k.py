@@ -35,17 +35,18 @@ class CocoStuff164k(published.PublishedBuilder):
     LICENCE = "Annotations CC BY 4.0; images from Flickr under Flickr's terms of use"
     CITATION = CocoStuff10k.CITATION
     COUNTS: ClassVar[dict[str, int]] = {"train": 118287, "val": 5000}
+    LEAVES_OUT = True
 
     def variant(self) -> str:
-        """Return the year of the images."""
+        """Returns the year of the images."""
         return "coco2017"
 
     def label_classes(self) -> Classes:
-        """Return the 171 classes that occur."""
+        """Returns the 171 classes that occur."""
         return MAPPING.classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return the archives of the images, and that of the labels."""
+        """Returns the archives of the images, and that of the labels."""
         images = "http://images.cocodataset.org/zips"
         return (
             Source(
@@ -64,26 +65,23 @@ class CocoStuff164k(published.PublishedBuilder):
         )
 
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
-        """Return the readers of both splits."""
+        """Returns the readers of both splits."""
         labels = files[-1]
         return {
-            split: _labelled(images, labels, folder, self.palettes)
+            split: _labelled(images, labels, folder, self.palettes, self.options["allow_partial"])
             for images, (split, folder) in zip(files[:-1], _FOLDERS.items(), strict=True)
         }
 
 
-def _labelled(images: Files, labels: Files, folder: str, palettes: Palettes) -> list[PairReader]:
-    found = published.below(images, folder, ".jpg")
-    drawn = published.below(labels, folder, ".png")
-    own = {name: path for name, path in drawn.items() if not name.endswith(_CONVERTED)}
-    convert = functools.partial(mapped_png, PNG_MAPPING, published_labels(PNG_MAPPING, palettes))
-    suffix = ".png"
-    if not own:
-        own = {name.removesuffix(_CONVERTED): path for name, path in drawn.items()}
+def _labelled(
+    images: Files, labels: Files, folder: str, palettes: Palettes, partial: bool
+) -> list[PairReader]:
+    drawn = published.below(labels, folder, ".png", partial=partial)
+    paired = functools.partial(published.paired, (images, folder), (labels, folder), partial=partial)
+    if drawn and all(name.endswith(_CONVERTED) for name in drawn):
         train_ids = set(range(len(MAPPING.classes))) | {255}
-        convert, suffix = functools.partial(same_png, grey_labels(train_ids, palettes)), f"{_CONVERTED}.png"
-    readers: list[PairReader] = [
-        published.pair_reader(name, images, path, labels, f"{folder}/{name}{suffix}", convert)
-        for name, path in found.items()
-    ]
-    return [*published.orphans(found, own, labels), *readers]
+        return paired(
+            functools.partial(same_png, grey_labels(train_ids, palettes)), suffix=f"{_CONVERTED}.png"
+        )
+    convert = functools.partial(mapped_png, PNG_MAPPING, published_labels(PNG_MAPPING, palettes))
+    return paired(convert, others=_CONVERTED)

@@ -1,8 +1,8 @@
 """Where a published data set's archives and folders are below the folder that a user names.
 
-People keep them as the publisher packs them, a folder deeper or higher, under the names that other tools ask for,
-or twice. All sources of a data set are taken from one place where that is possible: pictures of one copy and labels
-of another would fit by name and not by content.
+People keep them as the publisher packs them, a folder deeper or higher, by the names that other tools expect, behind
+links, or twice. All sources of a data set are taken from one place where that is possible: images of one copy and
+labels of another could match by name and not by content.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from danet_jax.data.files import is_stray
 from danet_jax.errors import InputError
 
 _MOST_FOLDERS = 2000
-"""Folders looked into; a data set among more was not meant by its root."""
+"""The most folders that are searched; a root with more is not that of one data set."""
 
 
 Place = tuple[int, pathlib.Path, pathlib.Path]
@@ -27,15 +27,15 @@ Place = tuple[int, pathlib.Path, pathlib.Path]
 
 
 def find(root: pathlib.Path, source: Source) -> pathlib.Path | None:
-    """Return the archive or folder of one source, the nearest to `root`, or None."""
+    """Returns the archive or folder of one source, the nearest to `root`, or None."""
     return next((place for _, _, place in _places(root, (source,), source)), None)
 
 
 def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path | None]:
-    """Return the archive or folder of each source, all from one copy of the data set; None is what is missing.
+    """Returns the archive or folder of each source, all from one copy of the data set; None for a missing one.
 
     Raises:
-      InputError: There are several copies, and it cannot be told which is meant.
+      InputError: There are several copies, and nothing says which one to use.
     """
     found = [_apart(_places(root, sources, source)) for source in sources]
     if all(len(places) <= 1 for places in found):
@@ -49,14 +49,15 @@ def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path
     one, other = (place for _, _, place in places[:2])
     raise InputError(
         f"{root}: holds {source.archive}, or what it extracts to, more than once: {one} and {other}; set dataset.root "
-        "to one of the copies, or remove what is not meant"
+        "to one of the copies, or remove the others",
+        what=str(root),
     )
 
 
 def hint(root: pathlib.Path, sources: Sequence[Source], *, none_found: bool) -> str:
-    """Return what there is that looks like a source that was not found, for a message.
+    """Returns which path looks like a source that was not found, for a message.
 
-    If `none_found`, it is whatever there is.
+    If `none_found` and nothing does, it names whatever is there.
     """
     if not root.exists():
         return f"; {root} does not exist"
@@ -65,7 +66,7 @@ def hint(root: pathlib.Path, sources: Sequence[Source], *, none_found: bool) -> 
     for _, folder in _folders(root, 3):
         for path in sorted(folder.iterdir()):
             if path.name.casefold() in names or path.name.casefold().startswith(stems):
-                return f"; the nearest found is {path}"
+                return f"; the nearest found is {path}{_lacks(path, sources)}"
     if not none_found:
         return ""
     top = root if root.is_dir() else root.parent
@@ -73,11 +74,23 @@ def hint(root: pathlib.Path, sources: Sequence[Source], *, none_found: bool) -> 
     return f"; found {', '.join(shown)} there" if shown else ""
 
 
+def _lacks(folder: pathlib.Path, sources: Sequence[Source]) -> str:
+    """What is missing in a folder that has the name of a source, for a message."""
+    for source in sources:
+        if folder.is_dir() and source.folder.rpartition("/")[2].casefold() == folder.name.casefold():
+            missing = [part for part in source.parts if not (folder / part).exists()]
+            return f", which lacks {', '.join(missing)}"
+    return ""
+
+
 def _places(root: pathlib.Path, sources: Sequence[Source], source: Source) -> Iterator[Place]:
-    for depth, top in _tops(root, sources):
-        place = _at(top, source)
-        if place is not None:
-            yield depth, top, place
+    named = [(d, top, place) for d, top in _tops(root, sources) if (place := _at(top, source)) is not None]
+    if named or not source.contents:
+        yield from named
+        return
+    for depth, top in ((0, root), *_tops(root, sources)):  # renamed, or linked by another name
+        if all((top / path).exists() for path in source.contents):
+            yield depth, top, top
 
 
 def _apart(places: Iterator[Place]) -> list[Place]:
@@ -112,14 +125,16 @@ def _tops(root: pathlib.Path, sources: Sequence[Source]) -> Iterator[tuple[int, 
         yield 0, root.parent
         return
     yield from ((depth, folder) for depth, folder in _folders(root, 1) if depth == 0)
-    names = root.resolve().parts
-    above = set()
-    for source in sources:
-        for folder in filter(None, (source.folder, *source.also)):
-            parts = pathlib.PurePosixPath(folder).parts
-            above |= {count for count in range(1, len(parts) + 1) if names[-count:] == parts[:count]}
-    for count in sorted(above):
-        yield 0, root.resolve().parents[count - 1]
+    for place in dict.fromkeys(
+        (pathlib.Path(os.path.abspath(root)), root.resolve())
+    ):  # the root may be a link
+        above = set()
+        for source in sources:
+            for folder in filter(None, (source.folder, *source.also)):
+                parts = pathlib.PurePosixPath(folder).parts
+                above |= {n for n in range(1, len(parts) + 1) if place.parts[-n:] == parts[:n]}
+        for count in sorted(above):
+            yield 0, place.parents[count - 1]
     yield from ((depth, folder) for depth, folder in _folders(root, 3) if depth > 0)
 
 

@@ -22,11 +22,14 @@ from danet_jax.data.builders.entries import (
     Splits,
     files_by_name,
     is_picture,
+    list_lines,
     nearest,
+    nearest_name,
     paired,
+    picture_and_label,
     refuse_name,
+    split_lists,
 )
-from danet_jax.data.builders.split_lists import list_lines, nearest_name, picture_and_label, split_lists
 from danet_jax.data.files import IMAGE_SUFFIXES, is_stray, read_text, walk
 from danet_jax.errors import InputError, one_line
 

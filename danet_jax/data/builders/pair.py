@@ -1,4 +1,4 @@
-"""One example on its way from the source to the prepared data, and what makes it a good one."""
+"""One example on its way from the source to the prepared data, and its EXIF orientation."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Reader:
     size: int
 
     def __call__(self) -> Pair:
-        """Read the example."""
+        """Reads the example."""
         return self.read()
 
 
 def without_compression(reader: PairReader) -> Reader:
-    """Return what reads an example and takes its compression away."""
+    """Returns a reader of the same example that stores it without compression."""
 
     def read() -> Pair:
         pair = reader()
@@ -66,7 +66,7 @@ def without_compression(reader: PairReader) -> Reader:
 
 
 def size_of(reader: PairReader) -> int:
-    """Return about how many bytes its example will have."""
+    """Returns about how many bytes an example will have."""
     return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
 
 
@@ -74,11 +74,13 @@ def size_of(reader: PairReader) -> int:
 class Missing:
     """Stands for the reader of an example that lacks a file: refused before any is read, listed by `--mode=check`."""
 
-    error: str
+    error: InputError
+    of_image: bool = False
+    """Whether it is the image that is missing."""
 
     def __call__(self) -> Pair:
-        """Raise InputError."""
-        raise InputError(self.error)
+        """Raises the error."""
+        raise self.error
 
 
 STORED, UPRIGHT = "stored", "upright"
@@ -86,20 +88,20 @@ LABELS_FOLLOW = (STORED, UPRIGHT)
 
 
 def turned_upright(pair: Pair, labels_follow: str | None) -> Pair:
-    """Return `pair` with both pictures as the image's EXIF says it is to be shown, which is how `predict` reads it.
+    """Returns `pair` with image and label as the image's EXIF orientation shows them, which is how `predict` reads it.
 
-    A label is turned with its image if it was drawn on the pixels as they are stored, which no file says.
+    A label is turned with its image if it was drawn on the pixels as they are stored, which no file records.
 
     Args:
       pair: As read.
-      labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" picture that viewers
-        show. None, where nobody can say it, is "stored" unless only the other fits the label's size.
+      labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" image that viewers
+        show. None, where that is unknown, is "stored" unless only "upright" has the label's size.
 
     Returns:
       `pair` itself if there is nothing to turn; else both as PNG, the image's pixels exactly as decoded.
 
     Raises:
-      InputError: A picture cannot be decoded, or the label has the size of the other way.
+      InputError: Image or label cannot be decoded, or the label has another size.
     """
     turn = decode.TO_UPRIGHT.get(orientation := decode.orientation(pair.image))
     if turn is None:
@@ -117,7 +119,9 @@ def turned_upright(pair: Pair, labels_follow: str | None) -> Pair:
         raise InputError(
             f"{pair.label_file}: the label is {label.width}x{label.height} but its image {pair.image_file} is "
             f"{stored.width}x{stored.height} as stored and {shown.width}x{shown.height} as its EXIF orientation "
-            f"{orientation} shows it; {remedy}"
+            f"{orientation} shows it; {remedy}",
+            what=pair.label_file,
+            value=label.size,
         )
     as_if = f"drawn on the {'picture as viewers show it' if follow == UPRIGHT else 'pixels as stored'}"
     if labels_follow:

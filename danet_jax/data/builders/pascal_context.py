@@ -27,7 +27,6 @@ from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find
 from danet_jax.data.builders.label_files import mapped_mat, mapped_png, published_labels
 from danet_jax.data.builders.pair import PairReader
-from danet_jax.errors import InputError
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
 _CONTEXT = "https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz"
@@ -56,7 +55,7 @@ class PascalContext(published.PublishedBuilder):
     COUNTS: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
 
     def _mapping(self, *, converted: bool = False) -> labels.LabelMapping:
-        """Of the publisher's categories, or of mmsegmentation's PNGs."""
+        """The mapping of the publisher's categories, or of mmsegmentation's PNGs."""
         if self.options["background"]:
             mapping = labels.PASCAL_CONTEXT_PNG_60 if converted else labels.PASCAL_CONTEXT_60
         else:
@@ -64,16 +63,16 @@ class PascalContext(published.PublishedBuilder):
         return mapping.in_order_of_ids() if self.options["by_category"] else mapping
 
     def variant(self) -> str:
-        """Return the number of classes, and their order if it is not the list's."""
+        """Returns the number of classes, and their order if it is not the list's."""
         order = "_by_category" if self.options["by_category"] else ""
         return f"classes{len(self.label_classes())}{order}"
 
     def label_classes(self) -> Classes:
-        """Return 59 classes, or 60 with `background`."""
+        """Returns 59 classes, or 60 with `background`."""
         return self._mapping().classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return the two archives, or the one folder that holds the converted labels as well."""
+        """Returns the two archives, or the one folder that holds the converted labels as well."""
         voc = Source(
             "VOCtrainval_03-May-2010.tar",
             "VOC2010",
@@ -99,7 +98,7 @@ class PascalContext(published.PublishedBuilder):
         return voc, context
 
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
-        """Return the readers of both splits."""
+        """Returns the readers of both splits."""
         if len(files) == 1:
             return self._read_converted(files[0])
         voc, context = files
@@ -133,14 +132,11 @@ def _check_categories(context: Files) -> None:
     for line in context.lines("labels.txt"):
         match = re.fullmatch(r"(\d+)\s*:\s*(.+)", line)
         if not match:
-            raise InputError(
-                f"{context.where('labels.txt')}: {line!r} is not 'NUMBER: NAME'; download it again"
-            )
+            raise context.refused("labels.txt", f"{line!r} is not 'NUMBER: NAME'")
         names[int(match[1])] = match[2].replace(" ", "")
     for row in labels.PASCAL_CONTEXT_TABLE:
         category, expected = int(row["id"]), row["name_in_labels_txt"]
         if names.get(category) != expected:
-            raise InputError(
-                f"{context.where('labels.txt')}: category {category} is {names.get(category, 'missing')!r} where "
-                f"{expected!r} was published; download it again"
-            )
+            found = names.get(category, "missing")
+            reason = f"category {category} is {found!r} where {expected!r} was published"
+            raise context.refused("labels.txt", reason)

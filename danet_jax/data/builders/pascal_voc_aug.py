@@ -60,17 +60,18 @@ class PascalVocAug(published.PublishedBuilder):
 }"""
     OPTIONS: ClassVar[dict[str, Any]] = {"test": False}
     COUNTS: ClassVar[dict[str, int]] = {"train": 10582, "val": 1449, "test": 1456}
+    LEAVES_OUT = True
 
     def variant(self) -> str:
-        """Return whether the test split is there."""
+        """Returns whether the test split is there."""
         return "aug_and_test" if self.options["test"] else "aug"
 
     def label_classes(self) -> Classes:
-        """Return background and the 20 classes."""
+        """Returns background and the 20 classes."""
         return MAPPING.classes
 
     def sources(self) -> tuple[Source, ...]:
-        """Return two archives, or one folder of VOC's with SBD's labels in it; one more with `test`."""
+        """Returns two archives, or one folder of VOC's with SBD's labels in it; one more with `test`."""
         trainval = Source(
             "VOCtrainval_11-May-2012.tar",
             "VOC2012",
@@ -79,6 +80,7 @@ class PascalVocAug(published.PublishedBuilder):
             f"{_VOC}/VOCtrainval_11-May-2012.tar",
             direct=True,
             digest="sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+            contents=_PARTS,
         )
         sbd = Source(
             "benchmark.tgz",
@@ -91,10 +93,11 @@ class PascalVocAug(published.PublishedBuilder):
             also=("VOCaug/dataset", "sbd", "dataset"),
         )
         # The converted labels are a folder of people's own making: no archive holds it.
-        converted = dataclasses.replace(trainval, archive=_CONVERTED, parts=(_CONVERTED, *_PARTS))
-        wanted: tuple[Source, ...] = (trainval, sbd)
+        parts = (_CONVERTED, *_PARTS)
+        converted = dataclasses.replace(trainval, archive=_CONVERTED, parts=parts, contents=parts)
+        needed: tuple[Source, ...] = (trainval, sbd)
         if find(self.root, sbd) is None and find(self.root, converted) is not None:
-            wanted = (converted,)
+            needed = (converted,)
         test = Source(
             "VOC2012test.tar",
             "VOC2012",
@@ -102,10 +105,10 @@ class PascalVocAug(published.PublishedBuilder):
             1.9,
             "http://host.robots.ox.ac.uk:8080 (free registration)",
         )
-        return (*wanted, test) if self.options["test"] else wanted
+        return (*needed, test) if self.options["test"] else needed
 
     def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
-        """Return the readers of the splits."""
+        """Returns the readers of the splits."""
         voc = files[0]
         labels = published_labels(MAPPING, self.palettes, in_colours=True)
         own = set(voc.lines("ImageSets/Segmentation/train.txt"))
@@ -133,7 +136,7 @@ class PascalVocAug(published.PublishedBuilder):
 
 
 def _converted_list(voc: Files, held_out: Sequence[str]) -> set[str]:
-    """The names of the training images in whichever list there is of them.
+    """The names of the training images in whichever list of them exists.
 
     Raises:
       InputError: There is no such list, or it names images of `held_out`.
@@ -142,13 +145,15 @@ def _converted_list(voc: Files, held_out: Sequence[str]) -> set[str]:
     found = next((path for path in paths if path in voc), None)
     if found is None:
         raise InputError(
-            f"{voc.where(_CONVERTED)}: there, but none of {', '.join(paths)}, which lists its training images; get one"
+            f"{voc.where(_CONVERTED)}: there, but none of {', '.join(paths)}, which lists its training images; get one",
+            what=voc.where(_CONVERTED),
         )
     # Some hold "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
     names = {pathlib.PurePosixPath(line.split()[0]).stem for line in voc.lines(found)}
     if shared := sorted(names & set(held_out)):
         raise InputError(
-            f"{voc.where(found)}: lists {len(shared)} images of val.txt, {shared[0]} first; get the list of 10,582"
+            f"{voc.where(found)}: lists {len(shared)} images of val.txt, {shared[0]} first; get the list of 10,582",
+            what=voc.where(found),
         )
     return names
 

@@ -1,4 +1,4 @@
-"""The embedded data set: street scenes drawn on the spot, in which traffic lights far away decide a label.
+"""The built-in data set: procedurally drawn street scenes, in which traffic lights far away determine a label.
 
 Labels are those of `danet_jax.data.scenes.labels`. A network can tell `road (green light)` from `road (red
 light)` only by relating the road to a lamp at the top of the picture; where there are several, to that whose
@@ -51,7 +51,7 @@ class Scenes(base.PairsBuilder):
         class_names: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ):
-        """Check the options.
+        """Checks the options.
 
         Args:
           data_dir: The directory of all prepared data.
@@ -65,19 +65,32 @@ class Scenes(base.PairsBuilder):
           InputError: An option does not exist or is out of range.
         """
         if root:
-            raise InputError(f"dataset.root={str(root)!r}: scenes are drawn, not read; leave it empty")
+            raise InputError(
+                f"dataset.root={str(root)!r}: scenes are drawn, not read; leave it empty",
+                what="dataset.root",
+                value=root,
+            )
         if class_names:
-            raise InputError("dataset.class_names: scenes have their own classes; leave it empty")
+            raise InputError(
+                "dataset.class_names: scenes have their own classes; leave it empty",
+                what="dataset.class_names",
+                value=class_names,
+            )
         self._options = base.checked_options("scenes", options, _DEFAULTS)
         for key, smallest in _SMALLEST.items():
             if not smallest <= (value := self._options[key]) <= _LARGEST[key]:
                 bound = f"least {smallest}" if value < smallest else f"most {_LARGEST[key]}"
-                raise InputError(f"dataset.options.{key}: must be at {bound}, not {value}")
+                raise InputError(
+                    f"dataset.options.{key}: must be at {bound}, not {value}",
+                    what=f"dataset.options.{key}",
+                    value=value,
+                    allowed=(smallest, _LARGEST[key]),
+                )
         variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self._options)
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
 
     def pairs(self) -> dict[str, list[Callable[[], Pair]]]:
-        """Return functions that draw."""
+        """Returns functions that draw."""
         height, width, seed, signals = (self._options[key] for key in ("height", "width", "seed", "signals"))
         return {
             split: [

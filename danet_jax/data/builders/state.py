@@ -1,20 +1,122 @@
-"""What decides what would be prepared: options, and the state of the files it is made of."""
+"""How changed source files are noticed: by their size and times and, where these differ, by their content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import Any
+
+from danet_jax.data.inspection import in_order
+from danet_jax.errors import InputError
+from danet_jax.runs.writing import write_json
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return 12 hexadecimal digits that change when any of `parts` (JSON values) does."""
+    """Returns 12 hexadecimal digits that change when any of `parts` (JSON values) does."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def file_state(path: pathlib.Path) -> tuple[int, int]:
-    """Return what tells an unchanged file from a changed one without reading it: size and time of change."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+class SourceFiles:
+    """Digests of source files, remembered as long as their size, mtime and ctime are the same.
+
+    A file that was rewritten with the size and time it had (`cp -p`, `rsync -t`) still has another ctime, and is read
+    again; so is a copy with other times, which has the same digest.
+
+    Digests are remembered in a JSON file beside the prepared data, which may be missing or damaged.
+
+    Args:
+      data_dir: The directory of all prepared data.
+      name: The data set's name.
+      root: The folder or file that holds the sources.
+
+    Attributes:
+      stem: The root's name, as a part of a file's name.
+    """
+
+    def __init__(self, data_dir: str | pathlib.Path, name: str, root: pathlib.Path):
+        place = root.resolve()
+        self.stem = re.sub(r"\W+", "_", place.parent.name if place.is_file() else place.name)[:40]
+        self._path = pathlib.Path(data_dir, name, f"{self.stem}-{fingerprint(str(place))}.json")
+        self._sizes_and_times: dict[pathlib.Path, tuple[int, int]] = {}
+        self._stored = self._read()
+        self._files: dict[str, str] = {}
+        self._adopted: dict[str, str] = dict(self._stored["adopted"])
+
+    def digests(self, paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
+        """Returns the digest of each file, and reads those that changed on all cores.
+
+        Raises:
+          InputError: A file cannot be read.
+        """
+        remembered = {**self._stored["files"], **_in_this_process}
+        digests, unknown, states = {}, [], {}
+        for path in paths:
+            try:
+                found = path.stat()
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            self._sizes_and_times[path] = found.st_size, found.st_mtime_ns
+            states[path] = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+            state, _, digest = remembered.get(str(path), "").rpartition(" ")
+            if state == states[path]:
+                digests[path] = digest
+            else:
+                unknown.append(path)
+        digests.update(zip(unknown, in_order(_content_digest, unknown), strict=True))
+        entries = {str(path): f"{states[path]} {digest}" for path, digest in digests.items()}
+        self._files.update(entries)
+        _in_this_process.update((str(path), entries[str(path)]) for path in unknown)
+        return digests
+
+    def size_and_time(self, path: pathlib.Path) -> tuple[int, int]:
+        """Returns size and mtime of a file that `digests` was asked for, by which version 0.2.0 told files apart."""
+        return self._sizes_and_times[path]
+
+    def adopts(self, former: str, variant: str) -> bool:
+        """Returns whether data that version 0.2.0 prepared as `former` are those of `variant`.
+
+        Their content is unknown the first time, when it is taken for unchanged, and remembered from then on.
+        """
+        return self._adopted.setdefault(former, variant) == variant
+
+    def remember(self) -> None:
+        """Writes what is known, if that is new and the folder can be written to; call it once data are prepared."""
+        values = {"files": self._files, "adopted": self._adopted}
+        if self._path.parent.is_dir() and values != self._stored:
+            try:
+                write_json(self._path, values)
+            except (OSError, InputError):  # read-only: files are read again next time
+                return
+        for path in self._files:
+            _in_this_process.pop(path, None)
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        try:
+            values = json.loads(self._path.read_bytes())
+            return {
+                key: {str(name): str(value) for name, value in values[key].items()}
+                for key in ("files", "adopted")
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {"files": {}, "adopted": {}}
+
+
+_in_this_process: dict[str, str] = {}
+"""What was read but is not remembered yet: a program makes more than one builder before data are prepared."""
+
+
+def _content_digest(path: pathlib.Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read ({error.strerror})", what=os.fspath(path))
