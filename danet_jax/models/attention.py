@@ -8,18 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from danet_jax.models.layers import Convolution, computation_dtype, torch_uniform
+from danet_jax.models.layers import Computation, Convolution, torch_uniform
 from danet_jax.ops.attention import BACKENDS, position_attention
 from danet_jax.ops.channel_attention import ENERGIES, channel_attention
-from danet_jax.ops.checks import (
-    check_array,
-    check_dtype,
-    check_name,
-    check_precision,
-    check_shapes_fit,
-    check_whole,
-    option_error,
-)
+from danet_jax.ops.checks import check_array, check_name, check_shapes_fit, check_whole, option_error
 
 
 class PositionAttention(nn.Module):
@@ -59,9 +51,7 @@ class PositionAttention(nn.Module):
         if self.key_features is not None:
             check_whole("key_features", self.key_features)
         check_name("backend", self.backend, BACKENDS)
-        check_dtype("dtype", self.dtype)
-        check_dtype("param_dtype", self.param_dtype)
-        check_precision(self.precision)
+        Computation.of(self)
         super().__post_init__()
 
     @nn.compact
@@ -79,17 +69,10 @@ class PositionAttention(nn.Module):
                 "key_features", None, f"given, because an eighth of x's {channels} channels is none"
             )
 
+        computation = Computation.of(self)
+
         def project(features: int, name: str) -> jax.Array:
-            convolution = Convolution(
-                features,
-                use_bias=True,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                precision=self.precision,
-                kernel_init=self.kernel_init,
-                bias_init=self.bias_init,
-                name=name,
-            )
+            convolution = Convolution(features, use_bias=True, computation=computation, name=name)
             return convolution(x).reshape(batch, height * width, features)
 
         query, key = project(key_features, "query"), project(key_features, "key")
@@ -100,7 +83,7 @@ class PositionAttention(nn.Module):
             query, key, project(channels, "value"), key_mask=key_mask, backend=self.backend
         )
         alpha = self.param("alpha", nn.initializers.zeros, (), self.param_dtype)
-        dtype = computation_dtype(self.dtype, x, alpha)
+        dtype = computation.dtype_with(x, alpha)
         return alpha.astype(dtype) * attended.reshape(x.shape) + x.astype(dtype)
 
 
@@ -129,8 +112,7 @@ class ChannelAttention(nn.Module):
 
     def __post_init__(self) -> None:
         check_name("energy", self.energy, ENERGIES)
-        check_dtype("dtype", self.dtype)
-        check_dtype("param_dtype", self.param_dtype)
+        Computation.of(self)
         super().__post_init__()
 
     @nn.compact
@@ -143,7 +125,7 @@ class ChannelAttention(nn.Module):
         _check_features(x, mask)
         batch, height, width, channels = x.shape
         beta = self.param("beta", nn.initializers.zeros, (), self.param_dtype)
-        dtype = computation_dtype(self.dtype, x, beta)
+        dtype = Computation.of(self).dtype_with(x, beta)
         x = x.astype(dtype)
         attended = channel_attention(
             x.reshape(batch, height * width, channels),

@@ -14,6 +14,7 @@ from danet_jax.errors import InputError
 from danet_jax.models.attention import ChannelAttention, PositionAttention
 from danet_jax.models.layers import (
     REMAT,
+    Computation,
     ConvBNReLU,
     Convolution,
     he_normal_over_outputs,
@@ -27,11 +28,9 @@ from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
 from danet_jax.ops.checks import (
     check_array,
-    check_dtype,
     check_flag,
     check_images,
     check_name,
-    check_precision,
     check_shapes_fit,
     check_whole,
     option_error,
@@ -53,19 +52,16 @@ class Logits(NamedTuple):
 
 
 def classify(
-    x: jax.Array, num_classes: int, dropout_rate: float, name: str, *, train: bool, **computation: Any
+    x: jax.Array, num_classes: int, dropout_rate: float, name: str, *, train: bool, computation: Computation
 ) -> jax.Array:
     """Drops whole channels, then convolves 1x1 with bias to float32 logits, in the calling module's scope."""
     x = nn.Dropout(dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
-    logits = Convolution(num_classes, use_bias=True, **computation, name=name)(keep_divided(x))
+    logits = Convolution(num_classes, use_bias=True, computation=computation, name=name)(keep_divided(x))
     return keep_divided(logits.astype(jnp.float32))
 
 
 class Head(nn.Module):
-    """Two attention branches, their sum, and a classifier on each of the three (figure 2).
-
-    The attributes are those of `DANet`.
-    """
+    """Two attention branches, their sum, and a classifier on each of the three (figure 2); options as in `DANet`."""
 
     num_classes: int
     position_attention: bool = True
@@ -74,11 +70,7 @@ class Head(nn.Module):
     dropout_rate: float = 0.1
     attention_backend: str = "auto"
     remat: str = "auto"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    precision: Any = None
-    kernel_init: Any = torch_uniform
-    bias_init: Any = None
+    computation: Computation = Computation()
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> Logits:
@@ -86,12 +78,10 @@ class Head(nn.Module):
         features = x.shape[-1] // 4
         mask = None if sizes is None else inside(x, sizes)
         x = masked(x, mask)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        computation = {**dtypes, "precision": self.precision, "kernel_init": self.kernel_init}
-        with_bias = {**computation, "bias_init": self.bias_init}
+        how = self.computation
 
         def convolution(x: jax.Array, name: str) -> jax.Array:
-            module = ConvBNReLU(features, **computation, name=name)
+            module = ConvBNReLU(features, how, name=name)
             return maybe_remat(module, "convolution", self.remat, x)(x, train=train)
 
         def branch(name: str, attention: nn.Module) -> jax.Array:
@@ -102,50 +92,39 @@ class Head(nn.Module):
         branches = {}
         if self.position_attention:
             position = PositionAttention(
-                backend=self.attention_backend, **with_bias, name="position_attention"
+                backend=self.attention_backend, **vars(how), name="position_attention"
             )
             branches["position"] = branch("position", position)
         if self.channel_attention:
-            channel = ChannelAttention(self.channel_energy, **dtypes, name="channel_attention")
+            channel = ChannelAttention(
+                self.channel_energy, how.dtype, how.param_dtype, name="channel_attention"
+            )
             branches["channel"] = branch("channel", channel)
         # Without branches it is table 1's baseline, the dilated FCN.
         fusion = functools.reduce(jnp.add, branches.values()) if branches else convolution(x, "fcn_in")
-        logits = {
-            name: classify(
-                y, self.num_classes, self.dropout_rate, f"{name}_classifier", train=train, **with_bias
+        logits = {}
+        for name, y in {"fusion": fusion, **branches}.items():
+            classifier = f"{name}_classifier"
+            logits[name] = classify(
+                y, self.num_classes, self.dropout_rate, classifier, train=train, computation=how
             )
-            for name, y in {"fusion": fusion, **branches}.items()
-        }
         return Logits(**logits)
 
 
 class FCNHead(nn.Module):
-    """mmsegmentation's auxiliary head on layer3: 3x3 to a quarter of the channels, BN, ReLU, classifier.
-
-    The attributes are those of `DANet`.
-    """
+    """mmsegmentation's auxiliary head on layer3: 3x3 to a quarter of the channels, BN, ReLU, classifier."""
 
     num_classes: int
     dropout_rate: float = 0.1
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    precision: Any = None
-    kernel_init: Any = torch_uniform
-    bias_init: Any = None
+    computation: Computation = Computation()
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """Computes logits at the resolution of features `[B, h, w, C]`."""
-        computation = {
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-            "precision": self.precision,
-            "kernel_init": self.kernel_init,
-        }
+        how = self.computation
         x = masked(x, None if sizes is None else inside(x, sizes))
-        x = ConvBNReLU(x.shape[-1] // 4, **computation, name="in")(x, train=train)
-        with_bias = {**computation, "bias_init": self.bias_init}
-        return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, **with_bias)
+        x = ConvBNReLU(x.shape[-1] // 4, how, name="in")(x, train=train)
+        return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, computation=how)
 
 
 class DANet(nn.Module):
@@ -218,9 +197,7 @@ class DANet(nn.Module):
             check_flag(flag, getattr(self, flag))
         check_name("channel_energy", self.channel_energy, ENERGIES)
         check_name("attention_backend", self.attention_backend, BACKENDS)
-        check_dtype("dtype", self.dtype)
-        check_dtype("param_dtype", self.param_dtype)
-        check_precision(self.precision)
+        Computation.of(self)
         rate = self.dropout_rate
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
             raise option_error("dropout_rate", rate, "a number of at least 0 and less than 1")
@@ -277,27 +254,21 @@ class DANet(nn.Module):
         if train:
             refuse_float16_training(self)
         features = self._features(images, train=train, sizes=sizes)
-        computation = {
-            "dropout_rate": self.dropout_rate,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-            "precision": self.precision,
-            "kernel_init": self.kernel_init or torch_uniform,
-            "bias_init": self.bias_init,
-        }
+        computation = Computation.of(self, kernel_init=torch_uniform)
         head = Head(
             self.num_classes,
             position_attention=self.position_attention,
             channel_attention=self.channel_attention,
             channel_energy=self.channel_energy,
             attention_backend=self.attention_backend,
+            dropout_rate=self.dropout_rate,
             remat=self.remat,
-            **computation,
+            computation=computation,
             name="head",
         )
         logits = head(features.layer4, features.sizes4, train=train)
         if self.auxiliary:
-            auxiliary = FCNHead(self.num_classes, **computation, name="auxiliary")
+            auxiliary = FCNHead(self.num_classes, self.dropout_rate, computation, name="auxiliary")
             logits = logits._replace(auxiliary=auxiliary(features.layer3, features.sizes3, train=train))
         if not upsample:
             return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from danet_jax.ops.batch_norm import RELU_RESULT, STATISTICS, normalize_batch, normalize_by
+from danet_jax.ops.checks import check_dtype, check_precision
 from danet_jax.ops.convolution import convolution
 from danet_jax.ops.sharding import platform_of
 
@@ -18,6 +20,45 @@ from danet_jax.ops.sharding import platform_of
 he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the heads'.
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """How convolutions compute and what they start from, with the meaning that the fields have in `flax.linen.Conv`.
+
+    Attributes:
+      dtype: dtype of the computation; None for what arrays and parameters promote to.
+      param_dtype: dtype of the parameters.
+      precision: of the products, see `jax.lax.Precision`. On a CPU it changes nothing: products of float32 are always
+        computed in float32 there.
+      kernel_init, bias_init: initialisers. The defaults are torch's, where None is that of the bias.
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Any = torch_uniform
+    bias_init: Any = None
+
+    @classmethod
+    def of(cls, module: nn.Module, **defaults: Any) -> Computation:
+        """Returns that of a module with such attributes, checked; `defaults` replace those that are None.
+
+        Raises:
+          InputError: a dtype or a precision that does not exist.
+        """
+        found = {field.name: getattr(module, field.name, None) for field in dataclasses.fields(cls)}
+        check_dtype("dtype", found["dtype"])
+        check_dtype("param_dtype", found["param_dtype"])
+        check_precision(found["precision"])
+        return cls(**{name: defaults.get(name) if value is None else value for name, value in found.items()})
+
+    def dtype_with(self, *arrays: jax.Array) -> Any:
+        """Returns the dtype that these arrays are computed in."""
+        if self.dtype is not None:
+            return jnp.dtype(self.dtype)
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.result_type(*arrays)
 
 
 CONVOLUTION = "convolution"
@@ -60,14 +101,6 @@ def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Calla
     return call
 
 
-def computation_dtype(dtype: Any, *arrays: jax.Array) -> Any:
-    """Returns `dtype`, or where it is None what the arrays promote to, as Flax's modules do."""
-    if dtype is not None:
-        return jnp.dtype(dtype)
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*arrays)
-
-
 def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
     """Returns which places of `x` `[B, H, W, C]` lie inside images of `sizes` (int32 `[B, 2]`): bool `[B, H, W, 1]`."""
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
@@ -90,9 +123,7 @@ class Convolution(nn.Module):
       features: channels of the result.
       kernel_size, stride, dilation: along both axes.
       use_bias: whether a bias is added.
-      dtype, param_dtype, precision, kernel_init, bias_init: as in `flax.linen.Conv`, with torch's default
-        initialisation: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for the kernel, and for the bias where `bias_init` is None.
-        On a CPU `precision` changes nothing: products of float32 are always computed in float32 there.
+      computation: see `Computation`.
     """
 
     features: int
@@ -100,29 +131,26 @@ class Convolution(nn.Module):
     stride: int = 1
     dilation: int = 1
     use_bias: bool = False
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    precision: Any = None
-    kernel_init: Any = torch_uniform
-    bias_init: Any = None
+    computation: Computation = Computation()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        how = self.computation
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        dtype = computation_dtype(self.dtype, x, kernel)
+        kernel = self.param("kernel", how.kernel_init, shape, how.param_dtype)
+        dtype = how.dtype_with(x, kernel)
         y = convolution(
             x.astype(dtype),
             kernel.astype(dtype),
             stride=self.stride,
             padding=self.dilation * (self.kernel_size // 2),
             dilation=self.dilation,
-            precision=self.precision,
+            precision=how.precision,
         )
         y = checkpoint_name(y, CONVOLUTION)
         if self.use_bias:
-            bias_init = self.bias_init or _torch_bias(self.kernel_size**2 * x.shape[-1])
-            bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
+            bias_init = how.bias_init or _torch_bias(self.kernel_size**2 * x.shape[-1])
+            bias = self.param("bias", bias_init, (self.features,), how.param_dtype)
             y = y + bias.astype(dtype).reshape(1, 1, 1, -1)
         return y
 
@@ -142,12 +170,10 @@ class BatchNorm(nn.Module):
     normalisation are in float32 whatever the dtype; only the result is rounded to it.
 
     Attributes:
-      dtype: dtype of the result; None for what features and parameters promote to.
-      param_dtype: dtype of scale and bias; running statistics are float32.
+      computation: its `dtype` is that of the result, and its `param_dtype` that of scale and bias.
     """
 
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    computation: Computation = Computation()
 
     @nn.compact
     def __call__(
@@ -155,11 +181,11 @@ class BatchNorm(nn.Module):
     ) -> jax.Array:
         """Normalises `[B, H, W, C]`; places where `places` (bool `[B, H, W, 1]`) is False do not count."""
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        scale = self.param("scale", nn.initializers.ones, shape, self.computation.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.computation.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        dtype = computation_dtype(self.dtype, x, scale)
+        dtype = self.computation.dtype_with(x, scale)
         if not train:
             y = normalize_by(x, running_mean.value, running_variance.value, scale, bias)
             return (nn.relu(y) if relu else y).astype(dtype)
@@ -171,26 +197,12 @@ class BatchNorm(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-    """3x3 convolution without bias, batch normalisation, ReLU: `[B, H, W, C]` -> `[B, H, W, features]`.
-
-    The attributes are those of `Convolution`.
-    """
+    """3x3 convolution without bias, batch normalisation, ReLU: `[B, H, W, C]` -> `[B, H, W, features]`."""
 
     features: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    precision: Any = None
-    kernel_init: Any = torch_uniform
+    computation: Computation = Computation()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = Convolution(
-            self.features,
-            kernel_size=3,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            precision=self.precision,
-            kernel_init=self.kernel_init,
-            name="conv",
-        )(x)
-        return BatchNorm(self.dtype, self.param_dtype, name="bn")(x, train=train, relu=True)
+        x = Convolution(self.features, 3, computation=self.computation, name="conv")(x)
+        return BatchNorm(self.computation, name="bn")(x, train=train, relu=True)

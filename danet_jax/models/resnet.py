@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +14,7 @@ from danet_jax.errors import InputError
 from danet_jax.models.layers import (
     REMAT,
     BatchNorm,
+    Computation,
     Convolution,
     he_normal_over_outputs,
     inside,
@@ -22,15 +22,7 @@ from danet_jax.models.layers import (
     maybe_remat,
 )
 from danet_jax.ops.batch_norm import relu
-from danet_jax.ops.checks import (
-    check_dtype,
-    check_flag,
-    check_images,
-    check_name,
-    check_precision,
-    check_whole,
-    option_error,
-)
+from danet_jax.ops.checks import check_flag, check_images, check_name, check_whole, option_error
 from danet_jax.ops.convolution.phases import regroup
 from danet_jax.ops.sharding import keep_divided, platform_of, rows_are_divided
 
@@ -76,7 +68,7 @@ class Block(nn.Module):
       stride, dilation: of its first 3x3 convolution.
       second_dilation: of a basic block's second 3x3 convolution; a bottleneck has one.
       project: whether the shortcut has a 1x1 convolution.
-      dtype, param_dtype, precision, kernel_init: see `ResNet`.
+      computation: see `danet_jax.models.layers.Computation`.
     """
 
     features: int
@@ -84,28 +76,7 @@ class Block(nn.Module):
     dilation: int
     second_dilation: int
     project: bool
-    dtype: Any
-    param_dtype: Any
-    precision: Any
-    kernel_init: Any
-
-    def convolution(self, features: int, name: str, kernel_size: int = 1, **geometry: Any) -> Convolution:
-        """Returns a convolution of this block."""
-        return Convolution(
-            features,
-            kernel_size,
-            **geometry,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            precision=self.precision,
-            kernel_init=self.kernel_init,
-            name=name,
-        )
-
-    def norm(self, name: str, *, train: bool, places: jax.Array | None) -> Callable[..., jax.Array]:
-        """Returns a batch normalisation of this block, over the places that exist."""
-        norm = BatchNorm(self.dtype, self.param_dtype, name=name)
-        return functools.partial(norm, train=train, places=places)
+    computation: Computation
 
 
 class BasicBlock(Block):
@@ -115,14 +86,15 @@ class BasicBlock(Block):
     def __call__(
         self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
     ) -> jax.Array:
-        norm = functools.partial(self.norm, train=train, places=places_out)
-        conv1 = self.convolution(self.features, "conv1", 3, stride=self.stride, dilation=self.dilation)
-        y = norm("bn1")(conv1(masked(x, places_in)), relu=True)
-        conv2 = self.convolution(self.features, "conv2", 3, dilation=self.second_dilation)
-        y = norm("bn2")(conv2(masked(y, places_out)))
+        def norm(x: jax.Array, name: str, *, relu: bool = False) -> jax.Array:
+            return BatchNorm(self.computation, name=name)(x, train=train, places=places_out, relu=relu)
+
+        conv = functools.partial(Convolution, self.features, computation=self.computation)
+        y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, places_in))
+        y = norm(y, "bn1", relu=True)
+        y = norm(conv(3, 1, self.second_dilation, name="conv2")(masked(y, places_out)), "bn2")
         if self.project:
-            shortcut = self.convolution(self.features, "downsample_conv", stride=self.stride)
-            x = norm("downsample_bn")(shortcut(x))
+            x = norm(conv(1, self.stride, name="downsample_conv")(x), "downsample_bn")
         return relu(x + y)
 
 
@@ -133,16 +105,16 @@ class Bottleneck(Block):
     def __call__(
         self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
     ) -> jax.Array:
-        norm = functools.partial(self.norm, train=train, places=places_out)
-        y = self.norm("bn1", train=train, places=places_in)(
-            self.convolution(self.features, "conv1")(x), relu=True
-        )
-        conv2 = self.convolution(self.features, "conv2", 3, stride=self.stride, dilation=self.dilation)
-        y = norm("bn2")(conv2(masked(y, places_in)), relu=True)
-        y = norm("bn3")(self.convolution(4 * self.features, "conv3")(y))
+        def norm(x: jax.Array, name: str, *, relu: bool = False, places: Any = places_out) -> jax.Array:
+            return BatchNorm(self.computation, name=name)(x, train=train, places=places, relu=relu)
+
+        conv = functools.partial(Convolution, computation=self.computation)
+        y = norm(conv(self.features, name="conv1")(x), "bn1", relu=True, places=places_in)
+        y = conv(self.features, 3, self.stride, self.dilation, name="conv2")(masked(y, places_in))
+        y = norm(y, "bn2", relu=True)
+        y = norm(conv(4 * self.features, name="conv3")(y), "bn3")
         if self.project:
-            shortcut = self.convolution(4 * self.features, "downsample_conv", stride=self.stride)
-            x = norm("downsample_bn")(shortcut(x))
+            x = norm(conv(4 * self.features, 1, self.stride, name="downsample_conv")(x), "downsample_bn")
         return relu(x + y)
 
 
@@ -150,10 +122,7 @@ class Stem(nn.Module):
     """From the image to a quarter of its size: the convolutions of `STEMS`, then 3x3/2 max-pooling."""
 
     kind: str
-    dtype: Any
-    param_dtype: Any
-    precision: Any
-    kernel_init: Any
+    computation: Computation
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
@@ -164,16 +133,13 @@ class Stem(nn.Module):
                 features,
                 kernel_size=7 if len(widths) == 1 else 3,
                 stride=2 if index == 1 else 1,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                precision=self.precision,
-                kernel_init=self.kernel_init,
+                computation=self.computation,
                 name=f"conv{index}",
             )
             # The image itself is padded with zeros already.
             x = convolution(x if index == 1 else masked(x, places))
             places = None if sizes is None else inside(x, sizes)
-            x = BatchNorm(self.dtype, self.param_dtype, name=f"bn{index}")(x, train=train, relu=True)
+            x = BatchNorm(self.computation, name=f"bn{index}")(x, train=train, relu=True)
         # After a ReLU, padding with 0 and with minus infinity are the same to a maximum.
         return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
@@ -254,9 +220,7 @@ class ResNet(nn.Module):
             remat=self.remat,
             second_dilation=self.second_dilation,
         )
-        check_dtype("dtype", self.dtype)
-        check_dtype("param_dtype", self.param_dtype)
-        check_precision(self.precision)
+        Computation.of(self)
         super().__post_init__()
 
     @nn.compact
@@ -271,15 +235,10 @@ class ResNet(nn.Module):
         if phases is None:
             phases = platform_of(x) in PHASES
         phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
-        computation = {
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-            "precision": self.precision,
-            "kernel_init": self.kernel_init,
-        }
+        computation = Computation.of(self)
         sizes = _halved(sizes)
         x = x if self.dtype is None else x.astype(self.dtype)
-        x = maybe_remat(Stem(self.stem, **computation, name="stem"), "stem", self.remat, x)(
+        x = maybe_remat(Stem(self.stem, computation, name="stem"), "stem", self.remat, x)(
             x, sizes, train=train
         )
         x = keep_divided(x)
@@ -310,7 +269,7 @@ class ResNet(nn.Module):
                     second_dilation=second_dilation // grid,
                     # Basic blocks keep a 64-channel stem's features as they are; Encoding's stem has 128.
                     project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
-                    **computation,
+                    computation=computation,
                     name=f"layer{layer}_{index}",
                 )
                 x = maybe_remat(block, "block", self.remat, x)(x, places_in, places, train=train)

@@ -16,7 +16,7 @@ from danet_jax import (
     sgd,
 )
 from danet_jax.models.insight import look_inside
-from danet_jax.models.layers import Convolution
+from danet_jax.models.layers import Computation, Convolution
 from danet_jax.training.mesh import make_mesh
 from tests.reference.refusal import refused
 
@@ -128,7 +128,7 @@ def test_initialisers_and_precision_are_those_given(rng):
     assert (params["head"]["position_classifier"]["kernel"] == 1).all()
 
     def lowered(precision):
-        convolution = Convolution(32, 3, precision=precision)
+        convolution = Convolution(32, 3, computation=Computation(precision=precision))
         loss = lambda v, x: jnp.sum(jnp.sin(convolution.apply(v, x)))  # noqa: E731
         variables = convolution.init(jax.random.key(0), x)
         trace = jax.jit(jax.grad(loss, (0, 1))).trace(variables, x)
@@ -137,6 +137,6 @@ def test_initialisers_and_precision_are_those_given(rng):
     assert lowered(None) == 0
     assert lowered("highest") >= 3  # the value and both gradients
     for given in (None, "default", "highest"):
-        convolution = Convolution(32, 3, precision=given)
+        convolution = Convolution(32, 3, computation=Computation(precision=given))
         variables = Convolution(32, 3).init(jax.random.key(0), x)
         np.testing.assert_array_equal(convolution.apply(variables, x), Convolution(32, 3).apply(variables, x))
