@@ -104,7 +104,8 @@ class WholeImages:
     def group(self, height: int, width: int) -> Group:
         """Returns the group of an image of this size: the arrays that it fits in."""
         sizes = self._sizes(height, width)
-        shape = shared_shape(self._shapes, sizes)
+        # A backbone of the caller's may not know about padding: it gets images of their own shape.
+        shape = shared_shape(self._shapes, sizes) if getattr(self._model, "accepts_sizes", True) else sizes
         return Group(shape, shape != sizes)
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
