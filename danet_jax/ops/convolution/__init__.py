@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from danet_jax.errors import InputError
+from danet_jax.ops.checks import check_array, check_shapes_fit, check_whole
 from danet_jax.ops.convolution.cpu import cpu_forward, cpu_input_gradient, cpu_kernel_gradient
 from danet_jax.ops.convolution.divided import can_be_divided, divided_kernel_gradient
 from danet_jax.ops.convolution.phases import kernel_gradient_in_phases
@@ -51,19 +53,26 @@ def convolution(
       precision: of the products, see `jax.lax.Precision`; None for the platform's default. A CPU ignores it.
 
     Raises:
-      ValueError: shapes or dtypes do not fit each other, or the kernel is larger than the padded input.
+      InputError: shapes or dtypes do not fit each other, or the kernel is larger than the padded input.
     """
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
-        raise ValueError(f"x is [B, H, W, C] and kernel [kh, kw, C, C'], not {x.shape} and {kernel.shape}")
+    check_array("x", x, "B H W C", "float")
+    check_array("kernel", kernel, "kh kw C C'", "float")
+    check_shapes_fit(x=(x, "B H W C"), kernel=(kernel, "kh kw C C'"))
     if x.dtype != kernel.dtype:
-        raise ValueError(f"x is {x.dtype} and kernel {kernel.dtype}; cast one of them")
+        raise InputError(
+            f"kernel is {kernel.dtype} and x {x.dtype}; cast one of them", what="kernel", value=kernel.dtype
+        )
+    for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        check_whole(name, value, least)
     geometry = Geometry(stride, padding, dilation, precision)
-    if stride < 1 or padding < 0 or dilation < 1:
-        raise ValueError(f"{geometry} does not exist: stride and dilation are at least 1, padding at least 0")
     if not all(isinstance(n, int) for n in x.shape):  # symbolic dimensions of `jax.export`
         return xla_convolution(x, kernel, geometry)
     if min(_output_shape(x.shape, kernel.shape, geometry)) < 1:
-        raise ValueError(f"kernel {kernel.shape} with {geometry} is larger than the padded input {x.shape}")
+        raise InputError(
+            f"kernel {kernel.shape} with dilation={dilation} is larger than x {x.shape} with padding={padding}",
+            what="kernel",
+            value=kernel.shape,
+        )
     return _convolution(x, kernel, geometry)
 
 
