@@ -32,6 +32,7 @@ quickstart: install
 	$(BIN)/python run.py --config=configs/quickstart.py --mode=predict
 	@echo
 	@echo "Pictures: runs/quickstart/predictions/*_overlay.png"
+	@echo "To use run.py yourself, first type: . $(BIN)/activate"
 	@$(BIN)/python -c "import json; r = json.load(open('runs/quickstart/evaluation.json')); print(f'mIoU {r[\"miou\"]:.4f} on {r[\"images\"]} street scenes that were not trained on')"
 
 test: $(VENV)/installed-test

@@ -7,25 +7,40 @@
 Settings are changed with --config.GROUP.NAME=VALUE; docs/settings.md explains each of them.
 """
 
+import contextlib
+import difflib
 import importlib
+import os
 import pathlib
 import sys
+import traceback
 from typing import Any
 
-from danet_jax.command import huge_pages
+if __name__ == "__main__" and sys._getframe().f_back is None:  # not inside a notebook or a debugger
+    # Huge pages save a quarter of the time of a small network's step on CPUs. Where the kernel gives them to those that
+    # ask, glibc asks if this is set when a process starts, so Python starts again, before imports that take long.
+    _kernel = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    _tunables = os.environ.get("GLIBC_TUNABLES", "")
+    _asked = "glibc.malloc.hugetlb" in _tunables or "DANET_JAX_STARTED" in os.environ
+    with contextlib.suppress(OSError):
+        if not _asked and "[madvise]" in _kernel.read_text():
+            os.environ["DANET_JAX_STARTED"] = "1"  # the system may drop GLIBC_TUNABLES; once is enough
+            os.environ["GLIBC_TUNABLES"] = f"{_tunables}:glibc.malloc.hugetlb=1".lstrip(":")
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
-if __name__ == "__main__":
-    huge_pages.ask_for_huge_pages()  # starts Python once more, so before anything that takes long to import
+try:
+    from absl import flags, logging
+except ImportError as error:
+    sys.exit(
+        f"run.py: {error}; activate the virtual environment with `. .venv/bin/activate`, or see README.md"
+    )
 
-from absl import flags, logging
-
-from danet_jax.command import output
 from danet_jax.errors import InputError, first_line, one_line
 from danet_jax.modes import COMPUTE, FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
 
 
 def main(argv: list[str]) -> int:
-    """Picks the mode and hands over; the status of the process."""
+    """Picks the mode, runs it and returns the exit status."""
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "The recipe, a file in configs/; FILE:VARIANT.", flag_values=values)
     flags.DEFINE_string("mode", "train", f"One of: {', '.join(MODES)}.", flag_values=values)
@@ -50,15 +65,32 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
     except Exception as error:
-        if not type(error).__module__.startswith("gcsfs"):
+        if type(error).__module__.startswith("gcsfs"):
+            line = f"{values.workdir}: {first_line(error)}; the same command resumes"
+        elif is_one_of_several_hosts():
+            traceback.print_exc()
+            line = (
+                f"{one_line(error)}; if another host failed first, its output says why; the same command on all hosts "
+                "resumes from the last checkpoint"
+            )
+        else:
             raise
-        print(f"run.py: {values.workdir}: {first_line(error)}; the same command goes on", file=sys.stderr)
+        print(f"run.py: {line}", file=sys.stderr)
+    if is_one_of_several_hosts():
+        from danet_jax.runs.hosts import leave
+
+        leave(1)
     return 1
+
+
+def is_one_of_several_hosts() -> bool:
+    """Returns whether this process was joined to others; does not import JAX to find out."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
     """Reads the command line and runs the mode. Raises InputError for what makes no sense."""
-    from danet_jax.command import compilation_cache, hosts, places
+    from danet_jax.command import places, startup
     from danet_jax.recipe import read_recipe
     from danet_jax.runs import stopping
 
@@ -67,26 +99,36 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
     if mode not in MODES:
-        raise InputError(f"--mode={mode} does not exist; there are: {', '.join(MODES)}")
+        near = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(mode, MODES, 1))
+        raise InputError(
+            f"--mode={mode} does not exist; {near}there are: {', '.join(MODES)}",
+            what="--mode",
+            value=mode,
+            allowed=MODES,
+        )
+    if "mode" not in given and arguments and arguments[0] in MODES:
+        raise InputError(f"{arguments[0]}: write --mode={arguments[0]}", what=arguments[0])
     for name, value in given.items():
         if name in FLAGS and mode not in FLAGS[name].modes:
-            raise InputError(f"--{name} is not for --mode={mode}")
+            modes = " and ".join(FLAGS[name].modes)
+            raise InputError(f"--{name} is not for --mode={mode}, but for {modes}", what=f"--{name}")
         if value == "":
-            raise InputError(f"--{name}= is empty")
+            raise InputError(f"--{name}= is empty", what=f"--{name}")
     if "" in arguments:
-        raise InputError("an argument after the flags is empty")
+        raise InputError("an argument after the flags is empty", what="an argument", value="")
     recipe = None if config is None else read_recipe(config.to_dict())
     if recipe is None and mode not in WITHOUT_RECIPE:
-        raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/")
+        raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/", what="--config")
     workdir = places.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
-    compilation_cache.use_compilation_cache(recipe.compilation_cache if recipe else "")
+    startup.use_compilation_cache(recipe.compilation_cache if recipe else "")
     options = {name: value for name, value in given.items() if name in FLAGS}
     if mode in TRAINED:
         options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}
-    with hosts.joined(recipe, {name: values[name].value for name in HOST_FLAGS}, argv):
+    with startup.joined(recipe, {name: values[name].value for name in HOST_FLAGS}):
         if mode in COMPUTE:
-            hosts.refuse_no_device()
-        with stopping.StopSignals() as signals:
+            startup.refuse_no_device()
+        together = mode == "train" and is_one_of_several_hosts()
+        with stopping.StopSignals(together=together) as signals:
             if mode == "train":
                 options["signals"] = signals
             else:
@@ -113,5 +155,7 @@ def parse(
 
 
 if __name__ == "__main__":
-    with output.going_on_unheard():
-        sys.exit(main(sys.argv))
+    from danet_jax.command.output import lasting
+
+    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    sys.exit(main(sys.argv))

@@ -1,63 +1,32 @@
-"""What a program prints where nobody can hear it any more."""
+"""Standard output and standard error that may go away without ending the program."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from typing import TextIO
 
 
-@contextlib.contextmanager
-def going_on_unheard() -> Iterator[None]:
-    """Within it, what cannot be printed ends nothing.
+class _Lasting(io.FileIO):
+    """A file descriptor that drops what it cannot write, as when a terminal was closed or a disk is full."""
 
-    A terminal that was closed, a `tee` that was killed, a `head` that has seen enough, a full disk under a log: the
-    work goes on, and what is printed from then on is dropped, which standard error is told if it is still there. A
-    letter that the terminal's encoding has not, in the name of a file or a class, is printed as its number.
-    """
-    with (
-        contextlib.redirect_stderr(_lasting(sys.stderr, "standard error")),
-        contextlib.redirect_stdout(_lasting(sys.stdout, "standard output")),
-    ):
-        yield
-
-
-def _lasting(stream: Any, name: str) -> Any:
-    if stream is None:  # closed from the start
-        return None
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
-    return _Lasting(stream, name)
-
-
-class _Lasting:
-    """A stream that drops what it cannot write."""
-
-    def __init__(self, stream: Any, name: str) -> None:
-        self._stream, self._name = stream, name
-
-    def write(self, text: str) -> int:
+    def write(self, data):
         try:
-            self._stream.write(text)
+            return super().write(data)
         except OSError as error:
-            self._give_up(error)
-        return len(text)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if self.fileno() == 1 and sys.stderr is not None:
+                print(f"run.py: standard output: {error.strerror}; continuing without it", file=sys.stderr)
+            return len(data)
 
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError as error:
-            self._give_up(error)
 
-    def _give_up(self, error: OSError) -> None:
-        # What is still in the stream's buffer, and all that follows, goes nowhere.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-        print(f"run.py: {self._name}: {error.strerror}; going on without it", file=sys.stderr)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def lasting(stream: TextIO) -> TextIO:
+    """Returns `stream` as one that escapes letters that its encoding lacks, and drops what it cannot write."""
+    if not isinstance(stream, io.TextIOWrapper):  # None if it was closed from the start
+        return stream
+    stream.flush()
+    raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(
+        raw, stream.encoding, "backslashreplace", None, stream.line_buffering, stream.write_through
+    )

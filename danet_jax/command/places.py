@@ -7,8 +7,8 @@ from pathlib import Path
 
 from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe
-from danet_jax.runs.buckets import as_path, is_bucket, refuse_unreachable
 from danet_jax.runs.directory import is_run
+from danet_jax.runs.files import as_path, is_bucket, refuse_unreachable
 
 
 def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -> Path:

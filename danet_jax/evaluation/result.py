@@ -15,7 +15,7 @@ import numpy as np
 
 from danet_jax.classes import Classes
 from danet_jax.inference.protocol import Protocol
-from danet_jax.runs.writing import write_json, write_text
+from danet_jax.runs.files import write_json, write_text
 
 if TYPE_CHECKING:
     import rich.table

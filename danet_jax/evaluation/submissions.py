@@ -22,7 +22,7 @@ from PIL import Image
 
 from danet_jax.data.labels import ADE20K, CITYSCAPES, PASCAL_VOC, LabelMapping, bit_colours
 from danet_jax.errors import InputError
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)

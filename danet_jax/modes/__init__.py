@@ -60,4 +60,4 @@ HOST_FLAGS = {
     "process": Flag(-1, "With --coordinator: which of them this is, from 0."),
     "join_timeout": Flag(300, "Seconds to wait for the other hosts."),
 }
-"""Flags of `danet_jax.command.hosts`, for all modes."""
+"""Flags of `danet_jax.command.startup`, for all modes."""

@@ -23,7 +23,7 @@ from danet_jax.modes.training_step import training_step
 from danet_jax.ops.normalize import normalize
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
-from danet_jax.runs.writing import write_json, write_text
+from danet_jax.runs.files import write_json, write_text
 from danet_jax.training.mesh import make_mesh, refuse_indivisible
 from danet_jax.training.program import Program, count_flops, read_program
 from danet_jax.training.topologies import EXAMPLES, Topology, find_topology

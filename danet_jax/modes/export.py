@@ -17,7 +17,7 @@ from danet_jax.inference.segmenter import protocol_for
 from danet_jax.modes.sizes import size_of
 from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
-from danet_jax.runs.buckets import is_bucket
+from danet_jax.runs.files import is_bucket
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx

@@ -9,9 +9,8 @@ from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, recipe_of_run
-from danet_jax.runs.buckets import as_path, shared_folder
-from danet_jax.runs.directory import is_run
-from danet_jax.runs.resume import flat_config
+from danet_jax.runs.directory import flat_config, is_run
+from danet_jax.runs.files import as_path, shared_folder
 from danet_jax.visual.report.contents import Contents, read_contents
 from danet_jax.visual.report.examined import examine
 from danet_jax.visual.report.page import write_report

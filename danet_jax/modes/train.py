@@ -25,19 +25,20 @@ from danet_jax.modes.training_step import training_step
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe, recipe_of_run
 from danet_jax.runs.checkpoints import Checkpoints
-from danet_jax.runs.directory import is_run, write_description
-from danet_jax.runs.lock import locked, refuse_locked
-from danet_jax.runs.log import TrainingLog
-from danet_jax.runs.pace import Pace
-from danet_jax.runs.profile import Profile
-from danet_jax.runs.resume import (
+from danet_jax.runs.directory import (
+    checkpoint_steps,
+    is_run,
     refuse_fewer_steps,
     refuse_half_a_run,
     refuse_other_classes,
     refuse_other_config,
+    write_description,
 )
+from danet_jax.runs.lock import locked, refuse_locked
+from danet_jax.runs.log import TrainingLog
+from danet_jax.runs.pace import Pace, Profile
 from danet_jax.runs.stopping import StopSignals
-from danet_jax.runs.stored import checkpoint_steps, describe
+from danet_jax.runs.stored import describe
 from danet_jax.training.losses import balanced_weights
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
 from danet_jax.training.program import count_flops
@@ -191,7 +192,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
         if first_host:
             write_description(workdir, recipe.as_dict(), dataset.classes)
             print(f"{len(source)} examples, {steps} steps", flush=True)
-        signals.is_safe = lambda: step == 0 or checkpoints.is_whole(step)
+        signals.is_safe = lambda: step == 0 or checkpoints.is_complete(step)
 
         with (
             TrainingLog(workdir, steps=steps, start=step, enabled=first_host) as log,

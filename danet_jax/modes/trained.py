@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from danet_jax.errors import InputError
-from danet_jax.runs.buckets import as_path
 from danet_jax.runs.directory import is_run
+from danet_jax.runs.files import as_path
 from danet_jax.weights import zoo
 
 

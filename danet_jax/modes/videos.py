@@ -20,7 +20,7 @@ from danet_jax.data.video import Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.evaluation.progress import watched
 from danet_jax.inference.segmenter import Segmenter
-from danet_jax.runs.writing import replacing, write_text
+from danet_jax.runs.files import replacing, write_text
 from danet_jax.visual.pictures import blended, save_labels
 
 _KEPT = "kept"

@@ -40,8 +40,8 @@ from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group, Text
 from danet_jax.recipe.model import ModelOptions
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
 from danet_jax.recipe.words import plain_type, refusal, schemas
-from danet_jax.runs.buckets import as_path
 from danet_jax.runs.directory import read_config
+from danet_jax.runs.files import as_path
 
 if typing.TYPE_CHECKING:
     import ml_collections

@@ -1,6 +1,6 @@
-"""Checkpoints of a run in training: the newest, to go on from, and the best by mIoU, to use.
+"""Checkpoints of a run in training: the newest, to resume from, and the best by mIoU, to use.
 
-Orbax gives a checkpoint its name only when all of it but the scores is on disk: a killed run leaves none half-written.
+Orbax gives a checkpoint its name when all of it but the scores is on disk: a killed run leaves none half-written.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from danet_jax.errors import InputError, first_line
-from danet_jax.runs.buckets import absolute, is_bucket
-from danet_jax.runs.digests import MANIFEST, refuse_changed, write_digests
+from danet_jax.runs.directory import checkpoint_steps
+from danet_jax.runs.files import absolute, is_bucket
 from danet_jax.runs.hosts import from_first_host
 from danet_jax.runs.stored import (
+    MANIFEST,
     best_of,
-    checkpoint_steps,
-    digest_of_scores,
     read_scores,
+    refuse_changed,
     refuse_other_arrays,
     refuse_other_description,
     scores_file,
+    write_digests,
+    write_scores,
 )
-from danet_jax.runs.writing import write_json
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """Where training goes on: the step, what the network is applied with, the rest of the state, and the position."""
+    """Where training resumes: the step, what the network is applied with, the rest of the state, and the position."""
 
     step: int
     variables: dict[str, Any]
@@ -49,6 +50,8 @@ class Restored:
 class Checkpoints:
     """Writes in the background, keeps the newest and the best, and restores into any topology.
 
+    Scores that are damaged are reported and removed; the newest checkpoint is then evaluated again.
+
     Args:
       folder: where they are.
       keep_every: checkpoints at multiples of this step are kept, too.
@@ -56,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep_every: int | None = None) -> None:
         self._folder = absolute(folder)
-        self._scores: dict[int, float | None] = {}
+        self._scores: dict[int, float | None] = dict(from_first_host(self._read_scores()))
         self._kept: int | None = None
         self._saving = 0
         policies: list[Any] = [preservation_policy.LatestN(1), _Best(self._scores)]
@@ -67,8 +70,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             temporary_path_class=_with_digests(self._folder),
         )
-        # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, writes one object again
-        # and again and needs to know its generation, which stores that stand in for Google's do not tell.
+        # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, rewrites one object and
+        # needs its generation, which emulators of Google's storage do not report.
         gathered = not is_bucket(folder)
         handlers: dict[str, Any] = {
             "variables": ocp.PyTreeCheckpointHandler(use_ocdbt=gathered),
@@ -86,14 +89,14 @@ class Checkpoints:
         position: Mapping[str, int],
         description: Mapping[str, Any],
     ) -> None:
-        """Saves after `step` steps, while training goes on.
+        """Saves in the background after `step` steps.
 
         Args:
-          step: how many steps were made.
+          step: the number of steps that were made.
           variables: what the network is applied with.
-          progress: the rest of the state of training.
-          position: of the input, of which JSON is written.
-          description: what the network and its classes are, of which JSON is written.
+          progress: the rest of the training state.
+          position: the position in the data, stored as JSON.
+          description: the description of the network and its classes, stored as JSON.
 
         Raises:
           InputError: the disk is full, or this or the last checkpoint cannot be written for another reason; the message
@@ -108,7 +111,7 @@ class Checkpoints:
             description=ocp.args.JsonSave(description),
         )
         self._kept, self._saving = self._manager.latest_step(), step
-        with self._telling_what_is_kept():
+        with self._reporting_what_is_kept():
             if not is_bucket(self._folder) and (free := shutil.disk_usage(self._folder).free) < 1.1 * size:
                 raise OSError(
                     f"the disk is full: {free / 1e6:.1f} MB are free, a checkpoint takes {size / 1e6:.1f} MB"
@@ -121,49 +124,49 @@ class Checkpoints:
         Raises:
           InputError: it cannot be written; see `save`.
         """
-        with self._telling_what_is_kept():
+        with self._reporting_what_is_kept():
             self._manager.wait_until_finished()
 
     def score(self, step: int, scores: Mapping[str, float]) -> None:
-        """Notes what the evaluation of the checkpoint of `step` gave; `miou`, a fraction, decides the best."""
+        """Stores the scores of the checkpoint of `step`; the highest `miou` decides which is the best."""
         finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
         self._scores[step] = finite["miou"]
         self.wait()
         if jax.process_index() == 0:
-            checkpoint = self._folder / str(step)
-            content = {**finite, "digest": digest_of_scores(checkpoint, finite)}
-            write_json(scores_file(checkpoint), content)
+            with self._reporting_what_is_kept():
+                write_scores(self._folder / str(step), finite)
 
     def is_scored(self, step: int) -> bool:
-        """Whether the checkpoint of `step` was evaluated."""
+        """Returns whether the checkpoint of `step` was evaluated."""
         return step in self._scores
 
-    def is_whole(self, step: int) -> bool:
-        """Whether the checkpoint of `step` is on disk."""
+    def is_complete(self, step: int) -> bool:
+        """Returns whether the checkpoint of `step` is on disk."""
         return (self._folder / str(step) / MANIFEST).exists()
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint, None if there is none."""
+        """Returns the step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def restore(
         self, variables: Mapping[str, Any], progress: Mapping[str, Any], description: Mapping[str, Any]
     ) -> Restored | None:
-        """The newest checkpoint that is whole, laid out over devices as `variables` and `progress` are.
+        """Returns the newest intact checkpoint, laid out over devices as `variables` and `progress` are.
 
-        Those after it, which are damaged, are named on stderr and taken away. None if there is no checkpoint.
+        Damaged ones after it are named on stderr and deleted. Returns None if there is no checkpoint.
 
         Raises:
-          InputError: none is whole, or it belongs to another network than `description` says; the message names it.
+          InputError: none is intact, or it belongs to another network than `description`; the message names it.
         """
         steps = checkpoint_steps(self._folder)
         if not steps:
             return None
-        step, problem = self._newest_whole(steps)
+        step, problem = self._newest_intact(steps)
         for damaged in (after for after in steps if after > step):
             self._manager.delete(damaged)
+            self._scores.pop(damaged, None)
         if problem and jax.process_index() == 0:
-            print(f"{problem}; going on from the checkpoint of step {step} before it", file=sys.stderr)
+            print(f"{problem}; resuming from the checkpoint of step {step} before it", file=sys.stderr)
         folder = self._folder / str(step)
         variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
         expected = {"variables": variables, "training": progress}
@@ -179,51 +182,60 @@ class Checkpoints:
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # whatever a tree that does not fit makes Orbax or TensorStore raise
             raise InputError(
-                f"{folder}: cannot be resumed from; choose another --workdir: {first_line(error)}"
+                f"{folder}: cannot be resumed from; choose another --workdir: {first_line(error)}",
+                what=(error.what if isinstance(error, InputError) else None) or str(folder),
             ) from error
         return Restored(step, restored["variables"], restored["training"], restored["data"])
 
-    def _newest_whole(self, steps: Sequence[int]) -> tuple[int, str]:
-        """The step of the newest checkpoint that is whole, and what is wrong with those after it."""
-        problems: list[str] = []
-        whole = None
-        if jax.process_index() == 0:  # one host looks, so that all go on from the same
-            for step in reversed(steps):
-                try:
-                    refuse_changed(self._folder / str(step))
-                    whole = step
-                    break
-                except InputError as error:
-                    problems.append(str(error))
-            for step in steps[: steps.index(whole) + 1] if whole is not None else ():
-                try:
-                    scores = read_scores(self._folder / str(step))
-                except InputError as error:
-                    print(f"{error}; it is evaluated again or not taken for the best", file=sys.stderr)
-                else:
-                    if scores is not None:
-                        self._scores[step] = scores["miou"]
-        if jax.process_count() > 1:
-            whole, scored = from_first_host([whole, list(self._scores.items())])
-            self._scores.update(dict(scored))
-        if whole is None:
+    def _read_scores(self) -> list[tuple[int, float | None]]:
+        found = []
+        for step in checkpoint_steps(self._folder) if jax.process_index() == 0 else ():
+            checkpoint = self._folder / str(step)
+            try:
+                scores = read_scores(checkpoint)
+            except InputError as error:
+                print(f"{error}; the scores are removed, and evaluated again for the newest", file=sys.stderr)
+                scores_file(checkpoint).unlink()
+                scores = None
+            if scores is not None:
+                found.append((step, scores["miou"]))
+        return found
+
+    def _newest_intact(self, steps: Sequence[int]) -> tuple[int, str]:
+        """Returns the step of the newest intact checkpoint, and what is wrong with the one after it."""
+        intact, problem, file = None, "", ""
+        for step in reversed(steps) if jax.process_index() == 0 else ():  # so that all resume from the same
+            try:
+                refuse_changed(self._folder / str(step))
+            except InputError as error:
+                problem, file = problem or str(error), file or str(error.what)
+            else:
+                intact = step
+                break
+        intact, problem, file = from_first_host([intact, problem, file])
+        if intact is None:
             raise InputError(
-                f"{problems[0]}; no checkpoint is whole: choose another --workdir, or delete {self._folder} to start "
-                "anew"
+                f"{problem}; no checkpoint is intact: choose another --workdir, or delete {self._folder}",
+                what=file,
             )
-        return whole, problems[0] if problems else ""
+        return intact, problem
 
     @contextlib.contextmanager
-    def _telling_what_is_kept(self) -> Iterator[None]:
+    def _reporting_what_is_kept(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever a full disk, a lost mount, a wrong permission make Orbax raise
-            full = "No space left" in str(error)  # which TensorStore tells in a thousand words
+            full = "No space left" in str(error)  # in TensorStore's thousand words
             reason = "the disk is full" if full else first_line(error)
             kept = "none was saved yet" if self._kept is None else f"step {self._kept} is kept"
+            remedy = "make room or repair it"
+            if not is_bucket(self._folder) and not self._folder.is_dir():
+                reason = "the folder was renamed or removed during training"
+                kept, remedy = "what was saved before is where it is now", "move it back"
             raise InputError(
-                f"{self._folder}: the checkpoint of step {self._saving} cannot be written ({reason}); "
-                f"{kept}; make room or mend it, and the same command goes on"
+                f"{self._folder}: the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; "
+                f"{remedy}, and the same command resumes",
+                what=str(self._folder),
             ) from error
 
     def __enter__(self) -> Self:
@@ -235,9 +247,9 @@ class Checkpoints:
             self.wait()
         except InputError:
             if kind is None or not issubclass(kind, Exception):
-                raise  # else what ended the run says it
+                raise  # otherwise, what ended the run is reported
         finally:
-            with contextlib.suppress(Exception):  # said already
+            with contextlib.suppress(Exception):  # reported already
                 self._manager.close()
 
 

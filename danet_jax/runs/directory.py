@@ -1,12 +1,12 @@
-"""A run's directory: what it was, and its checkpoints.
+"""A run's directory: its description, and whether training may resume in it.
 
     config.json      the resolved recipe; under "model" options of `danet_jax.DANet`
     classes.json     names and colours of the classes
-    versions.json    of the libraries that the run was made with
-    checkpoints/     see `danet_jax.runs.checkpoints`
+    versions.json    versions of the libraries that the run was made with
+    checkpoints/     see `danet_jax.runs.stored`
 
-Each file is written whole or not at all. A run's directory may come from a stranger: what is in it is data, and is held
-against what the network takes before it is read.
+A run's directory may come from a stranger: what is in it is data, and is compared with what the network takes before it
+is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,7 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
-from danet_jax.runs.buckets import as_path
-from danet_jax.runs.reading import read_json
-from danet_jax.runs.writing import write_json
+from danet_jax.runs.files import as_path, is_bucket, read_json, write_json
 
 LIBRARIES = (
     "jax",
@@ -74,24 +73,32 @@ def library_versions() -> dict[str, str]:
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a run's directory."""
+    """Returns whether `path` is a run's directory."""
     try:
         return (as_path(path) / "config.json").is_file()
     except OSError as error:  # a bucket that does not answer
-        raise InputError(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
+        name = os.fspath(path)
+        raise InputError(f"{name}: cannot be read: {error.strerror or error}", what=name) from error
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The resolved recipe of a run.
+    """Returns the resolved recipe of a run.
 
     Raises:
-      InputError: there is no run at `path`, or its config.json cannot be read.
+      InputError: there is no run at `path`, or its config.json cannot be read or lacks a group of options.
     """
-    return _read(as_path(path), "config.json")
+    config = _read(as_path(path), "config.json")
+    needed = {"model", "dataset"} if "evaluation" in config else {"model"}
+    for group in sorted(needed | (config.keys() & {"dataset", "evaluation"})):
+        if not isinstance(config.get(group), dict):
+            file = str(as_path(path) / "config.json")
+            found = f"is {type(config[group]).__name__}" if group in config else "is missing"
+            raise InputError(f"{file}: was not written by a run: {group} {found}", what=file)
+    return config
 
 
 def read_classes(path: str | os.PathLike[str]) -> Classes:
-    """The classes of a run.
+    """Returns the classes of a run.
 
     Raises:
       InputError: there is no run at `path`, or its classes.json cannot be read.
@@ -100,7 +107,24 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
     try:
         return Classes(content["names"], content["colours"])
     except (KeyError, InputError) as error:
-        raise InputError(f"{as_path(path) / 'classes.json'}: is not a run's: {error}") from error
+        file = str(as_path(path) / "classes.json")
+        raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in `folder`, oldest first; Orbax creates it before the first checkpoint."""
+    is_complete = Path.is_dir
+    if is_bucket(
+        folder
+    ):  # where a checkpoint has its name from the start, and Orbax marks it when it is complete
+        import orbax.checkpoint as ocp
+
+        is_complete = ocp.utils.is_checkpoint_finalized
+    return sorted(
+        int(path.name)
+        for path in folder.glob("*")
+        if re.fullmatch(r"0|[1-9][0-9]*", path.name) and is_complete(path)
+    )
 
 
 def read_run(
@@ -109,7 +133,7 @@ def read_run(
     *,
     which: str = "best",
 ) -> Run:
-    """The network of a run.
+    """Returns the network of a run.
 
     Args:
       path: the run's directory.
@@ -118,23 +142,103 @@ def read_run(
         "newest" is the newest.
 
     Raises:
-      InputError: there is no run, no checkpoint in it, it was changed since it was written, or it does not fit what
-        config.json and classes.json say; the message names the path.
+      InputError: there is no run, no checkpoint in it, it was changed since it was written, or it does not fit
+        config.json and classes.json; the message names the path.
     """
     from danet_jax.runs.stored import describe, read_variables
 
     path = as_path(path)
     config, classes = read_config(path), read_classes(path)
+    file = str(path / "config.json")
     try:
         model = build_model(len(classes), config["model"])
     except InputError as error:
-        raise InputError(f"{path / 'config.json'}: config.model.{error}") from error
+        raise error.in_group("config.model.").in_file(file) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / 'config.json'}: is not a run's: {error}") from error
+        raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
     step, variables = read_variables(
         path / "checkpoints", describe(model, classes), shapes_of(model), which=which
     )
     return Run(model, variables, classes, config, step)
+
+
+def refuse_other_config(
+    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str]
+) -> None:
+    """Raises InputError, naming the keys, if `path` holds a run of config `old` that differs from `new`.
+
+    Args:
+      path: the run's directory.
+      old: the config of the run that is there.
+      new: the config to resume with.
+      free: keys and groups, separated by dots, that may differ.
+    """
+    before, now = flat_config(old), flat_config(new)
+    differing = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in free)
+    ]
+    if differing:
+        named = "; ".join(f"config.{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
+        raise InputError(
+            f"{path}: holds a run of another config ({named}); choose another --workdir, or resume all the same with "
+            "--config.training.resume_anyway=True",
+            what=f"config.{differing[0]}",
+            value=now.get(differing[0]),
+            allowed=before.get(differing[0]),
+        )
+
+
+def refuse_half_a_run(path: Path) -> None:
+    """Raises InputError if `path` holds checkpoints, but not what they were trained with, or no place for them."""
+    checkpoints = path / "checkpoints"
+    if not is_bucket(path) and os.path.lexists(checkpoints) and not checkpoints.is_dir():
+        raise InputError(
+            f"{checkpoints}: must be a folder, but is a file or a broken link; repair or remove it",
+            what=str(checkpoints),
+        )
+    if checkpoint_steps(checkpoints) and not is_run(path):
+        file = str(path / "config.json")
+        raise InputError(
+            f"{file}: is missing, but there are checkpoints; put it back, or choose another --workdir",
+            what=file,
+        )
+
+
+def refuse_fewer_steps(path: Path, steps: int) -> None:
+    """Raises InputError if the run in `path` has gone further than `steps`."""
+    reached = checkpoint_steps(path / "checkpoints")
+    if reached and reached[-1] > steps:
+        raise InputError(
+            f"{path}: has reached step {reached[-1]}, which is more than the {steps} of config.training.steps (or of "
+            "epochs); raise them, or choose another --workdir",
+            what="config.training.steps",
+            value=steps,
+            allowed=f"at least {reached[-1]}",
+        )
+
+
+def refuse_other_classes(path: Path, classes: Classes) -> None:
+    """Raises InputError if the run in `path` was trained on classes of other names."""
+    if (names := read_classes(path).names) != classes.names:
+        file = str(path / "classes.json")
+        raise InputError(
+            f"{file}: the run has other classes ({', '.join(names[:4])}, ... and now "
+            f"{', '.join(classes.names[:4])}, ...); choose another --workdir",
+            what=file,
+        )
+
+
+def flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a config's values by `group.name`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flat_config(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
@@ -142,5 +246,6 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         return read_json(path / name)
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no run here ({name} is missing); train one, or give the directory of one that is trained"
+            f"{path}: no run here ({name} is missing); train one, or give the directory of a trained one",
+            what=str(path),
         ) from None

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: a line or a bar on the terminal, metrics.jsonl, TensorBoard files."""
+"""What a run reports while it trains: a line or a bar on the terminal, metrics.jsonl, TensorBoard files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import rich.console
 import rich.progress
 
 from danet_jax.errors import InputError
-from danet_jax.runs.buckets import is_bucket
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import is_bucket, replacing
 
 _METRICS = "metrics.jsonl"
 _COPIES_EVERY = 30.0  # seconds, into a bucket
@@ -39,9 +38,13 @@ _SHOWN = (
 
 
 class TrainingLog:
-    """Scalars by step. In a terminal a progress bar; otherwise plain lines, as a file or a cluster's log wants.
+    """Logs scalars by step: in a terminal with a progress bar, otherwise as plain lines.
 
-    Only the process with `enabled` writes; the others stay silent.
+    Args:
+      folder: the run's directory.
+      steps: the number of steps of the whole training.
+      start: the step from which this process continues; what was logged for later steps is dropped.
+      enabled: whether anything is written; one of several hosts does.
     """
 
     def __init__(self, folder: Path, *, steps: int, start: int, enabled: bool = True) -> None:
@@ -53,7 +56,7 @@ class TrainingLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._bucket = folder if is_bucket(folder) else None
-        if self._bucket is not None:  # where nothing can be appended: written here, and copied there
+        if self._bucket is not None:  # nothing can be appended there: written here and copied
             folder = Path(tempfile.mkdtemp(prefix="danet_jax_log"))
             if (earlier := self._bucket / _METRICS).exists():
                 (folder / _METRICS).write_bytes(earlier.read_bytes())
@@ -62,9 +65,9 @@ class TrainingLog:
         _drop_lines_after(file, start)
         self._stream = file.open("a")
         (folder / "tensorboard").mkdir(exist_ok=True)
-        # Not `SummaryWriter`, whose thread meets a full disk where nobody hears of it.
+        # Not `SummaryWriter`, whose thread would meet a full disk unnoticed.
         self._events = EventsWriter(str(folder / "tensorboard" / "events"))
-        # TensorBoard hides what a former process wrote past `start`.
+        # TensorBoard hides what an earlier process wrote past `start`.
         restart = SessionLog(status=SessionLog.START)
         self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
         self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -84,19 +87,19 @@ class TrainingLog:
         self._steps = steps
 
     def say(self, text: str) -> None:
-        """One line on the terminal."""
+        """Prints one line."""
         if self._enabled:
             self._console.print(text, markup=False)
 
     def advance(self, step: int) -> None:
-        """Moves the bar, where there is one."""
+        """Moves the progress bar, if there is one."""
         if self._enabled and self._progress is not None:
             self._progress.update(self._task, completed=step)
 
     def write(
         self, step: int, values: Mapping[str, float], *, prefix: str = "train", protocol: str = ""
     ) -> None:
-        """Records `values` under `prefix/name`, and beside them the evaluation protocol that they are of."""
+        """Logs `values` as `prefix/name`, with the evaluation protocol that produced them."""
         if not self._enabled:
             return
         from tensorboardX import summary
@@ -106,7 +109,7 @@ class TrainingLog:
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
             line[f"{prefix}/protocol"] = protocol
-        with self._telling_what_is_kept():
+        with self._reporting_what_is_kept():
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
             self._record(step, [summary.scalar(f"{prefix}/{name}", value) for name, value in numbers.items()])
@@ -121,11 +124,11 @@ class TrainingLog:
             self.say(f"step {step}/{self._steps} {of}{text}")
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
-        """Gives TensorBoard pictures, uint8 `[H, W, 3]` by name."""
+        """Adds images, uint8 `[H, W, 3]` by name, to TensorBoard's files."""
         if self._enabled:
             from tensorboardX import summary
 
-            with self._telling_what_is_kept():
+            with self._reporting_what_is_kept():
                 drawn = [
                     summary.image(name, picture, dataformats="HWC") for name, picture in pictures.items()
                 ]
@@ -139,13 +142,14 @@ class TrainingLog:
         self._events.flush()
 
     @contextlib.contextmanager
-    def _telling_what_is_kept(self) -> Iterator[None]:
+    def _reporting_what_is_kept(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise InputError(
                 f"{self._folder}: the log cannot be written: {error.strerror or error}; make room, and the same "
-                "command goes on from the last checkpoint, which is kept"
+                "command resumes from the last checkpoint, which is kept",
+                what=str(self._folder),
             ) from error
 
     def __enter__(self) -> Self:
@@ -156,14 +160,14 @@ class TrainingLog:
             if self._progress is not None:
                 self._progress.stop()
             for opened in (self._stream, self._events):
-                with contextlib.suppress(OSError):  # a full disk, which is said already
+                with contextlib.suppress(OSError):  # a full disk, which is reported already
                     opened.close()
             if self._bucket is not None:
                 self._copy()
                 shutil.rmtree(self._folder)
 
     def _copy(self) -> None:
-        """Brings what was written so far into the bucket; the log of a run is not worth ending it."""
+        """Copies what was written so far into the bucket. A failure is reported, but does not end the run."""
         assert self._bucket is not None
         self._copied = time.monotonic()
         for path in filter(Path.is_file, self._folder.rglob("*")):
@@ -175,7 +179,7 @@ class TrainingLog:
 
 
 def _drop_lines_after(file: Path, step: int) -> None:
-    """Forgets what an interrupted run wrote past the checkpoint that is resumed, and lines that are damaged."""
+    """Drops what an interrupted run wrote past the checkpoint that is resumed, and lines that are damaged."""
     if not file.is_file():
         return
     kept = []
@@ -184,6 +188,6 @@ def _drop_lines_after(file: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # no line of a run's
+            continue  # not written by a run
     with replacing(file) as partial:
         partial.write_text("".join(kept))

@@ -18,7 +18,7 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import replacing
 
 _SMALL = 1 << 15
 """Pixels up to which an image is stored exactly."""

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import replacing
 
 # Legends smaller than this cannot be read, however small the picture is.
 _SMALLEST_WIDTH = 480

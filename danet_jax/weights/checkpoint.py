@@ -19,8 +19,8 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
 from danet_jax.models.variables import refuse_not_finite, refuse_other_shapes, variables_of
 from danet_jax.ops.normalize import MEAN, STD
-from danet_jax.runs.buckets import as_path, is_bucket
 from danet_jax.runs.directory import is_run, read_run
+from danet_jax.runs.files import as_path, is_bucket
 from danet_jax.weights import checksums, zoo
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
 from danet_jax.weights.download import cached_path, download

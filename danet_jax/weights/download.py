@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from danet_jax.errors import InputError, one_line
-from danet_jax.runs.buckets import as_path
+from danet_jax.runs.files import as_path
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte

@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import replacing
 from danet_jax.weights import checksums
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import to_state_dict

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.errors import InputError, first_line
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat

@@ -27,7 +27,7 @@ from jax import export
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
-from danet_jax.runs.writing import replacing
+from danet_jax.runs.files import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat

@@ -1,4 +1,4 @@
-"""Huge pages for the arrays of a program that asks for them."""
+"""`run.py` asks for huge pages by starting Python again, once, and only when it is the program itself."""
 
 import os
 import pathlib
@@ -8,64 +8,64 @@ import sys
 
 import pytest
 
+RUN = pathlib.Path(__file__).parents[2] / "run.py"
 SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-PROGRAM = """
-import os, resource, sys
-from danet_jax.command.huge_pages import ask_for_huge_pages
-ask_for_huge_pages()
-import numpy as np
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(1 << 24)  # 128 MiB
-faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(os.getpid(), sys.argv[1:], os.environ.get("GLIBC_TUNABLES"), faults)
+ASKED_FOR = "glibc.malloc.hugetlb=1"
+# Imported whenever Python starts.
+SITE = """
+import os, pathlib, resource
+with pathlib.Path(os.environ["STARTS"]).open("a") as file:
+    print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), file=file)
 """
 
-
-def started(tunables=None, program=PROGRAM, **variables):
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | variables
-    if tunables is not None:
-        environment["GLIBC_TUNABLES"] = tunables
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program, "a b", ""],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    number, rest = output.split(" ", 1)
-    assert int(number) == process.pid  # the process that a launcher waits for
-    assert rest.startswith("['a b', ''] ")
-    _, _, found, faults = rest.rsplit(" ", 3)
-    return found, int(faults)
-
-
-@pytest.mark.skipif(
+needs_asking = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or not SETTING.exists() or "[madvise]" not in SETTING.read_text(),
     reason="huge pages need not be asked for here",
 )
-def test_asked_for_where_they_must_be():
-    found, faults = started()
-    assert found == "glibc.malloc.hugetlb=1"
-    assert faults < 5_000  # of 32,768 small pages
-    found, _ = started("glibc.malloc.check=0")
-    assert found == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
 
 
-def test_a_setting_that_stands_is_left():
-    found, _ = started("glibc.malloc.hugetlb=0")
-    assert found == "glibc.malloc.hugetlb=0"
+def starts(folder, *command, site=SITE, tunables=None):
+    """Runs Python; returns the process number and GLIBC_TUNABLES of each of its starts."""
+    (folder / "sitecustomize.py").write_text(site)
+    removed = ("GLIBC_TUNABLES", "DANET_JAX_STARTED")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
+    environment |= {"STARTS": str(folder / "starts"), "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    if tunables is not None:
+        environment["GLIBC_TUNABLES"] = tunables
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert "--workdir" in output
+    numbers, found = zip(
+        *(line.split() for line in (folder / "starts").read_text().splitlines()), strict=True
+    )
+    assert {int(number) for number in numbers} == {process.pid}  # the process that a launcher waits for
+    return list(found)
 
 
-def test_a_program_inside_another_is_left_alone():
-    """A notebook, a debugger or a profiler runs it, and would be started anew with the loss of all that it holds."""
-    found, _ = started(program=f"exec({PROGRAM!r})")
-    assert found == "None"
+@needs_asking
+@pytest.mark.parametrize("others", [None, "glibc.malloc.check=0"])
+def test_asked_for_where_they_must_be(others, tmp_path):
+    found = starts(tmp_path, "-u", RUN, "--help", tunables=others)
+    assert found == [str(others), f"{others}:{ASKED_FOR}" if others else ASKED_FOR]
 
 
-def test_a_setting_that_is_taken_away_is_not_asked_for_forever(tmp_path):
-    """As glibc takes it from programs with capabilities."""
-    (tmp_path / "sitecustomize.py").write_text("import os; os.environ.pop('GLIBC_TUNABLES', None)")
-    path = os.pathsep.join([str(tmp_path), *sys.path])
-    found, _ = started(PYTHONPATH=path)
-    assert found == "None"
+def test_a_setting_that_exists_is_kept(tmp_path):
+    assert starts(tmp_path, RUN, "--help", tunables="glibc.malloc.hugetlb=0") == ["glibc.malloc.hugetlb=0"]
+
+
+@pytest.mark.parametrize(
+    "program", ["import runpy; runpy.run_path({run!r}, run_name='__main__')", "exec(open({run!r}).read())"]
+)
+def test_a_notebook_or_a_debugger_that_runs_it_is_left_alone(program, tmp_path):
+    code = f"import sys; sys.argv[1:] = ['--help']; __file__ = {str(RUN)!r}; {program.format(run=str(RUN))}"
+    assert starts(tmp_path, "-c", code) == ["None"]
+
+
+@needs_asking
+def test_a_setting_that_the_system_drops_is_asked_for_once(tmp_path):
+    """As glibc drops it from programs with capabilities."""
+    found = starts(tmp_path, RUN, "--help", site=SITE + "os.environ.pop('GLIBC_TUNABLES', None)")
+    assert found == ["None", ASKED_FOR]

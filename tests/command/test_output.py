@@ -10,14 +10,14 @@ import pytest
 # It waits for a line before it prints the second time.
 PROGRAM = """
 import pathlib, sys
-from danet_jax.command.output import going_on_unheard
-with going_on_unheard():
-    print("one", sys.argv[1], flush=True)
-    input()
-    for number in range(3):
-        print("two", number, "x" * 10_000)
-        print("three", file=sys.stderr)
-    pathlib.Path("done").write_text("")
+from danet_jax.command.output import lasting
+sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+print("one", sys.argv[1], flush=True)
+input()
+for number in range(3):
+    print("two", number, "x" * 10_000)
+    print("three", file=sys.stderr)
+pathlib.Path("done").write_text("")
 """
 
 
@@ -43,7 +43,7 @@ def test_a_reader_that_goes_away_ends_nothing(tmp_path):
     assert (tmp_path / "done").exists()
     assert said.count("three") == 3
     said = [line for line in said if line != "three"]
-    assert said == ["run.py: standard output: Broken pipe; going on without it"]
+    assert said == ["run.py: standard output: Broken pipe; continuing without it"]
 
 
 def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
@@ -61,14 +61,14 @@ def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_under_the_log_is_said(tmp_path):
+def test_a_full_disk_under_the_log_is_reported(tmp_path):
     with open("/dev/full", "wb") as full, started(tmp_path, stdout=full) as process:
         _, error = process.communicate(b"\n")
     assert process.returncode == 0
-    assert error.splitlines()[0] == b"run.py: standard output: No space left on device; going on without it"
+    assert error.splitlines()[0] == b"run.py: standard output: No space left on device; continuing without it"
 
 
-def test_letters_that_the_terminal_has_not(tmp_path):
+def test_letters_that_the_terminal_lacks_are_escaped(tmp_path):
     word = os.fsdecode("allée".encode() + b"\xff")
     with started(tmp_path, stdout=subprocess.PIPE, word=word, PYTHONIOENCODING="ascii") as process:
         output, error = process.communicate(b"\n")

@@ -1,4 +1,4 @@
-"""What was compiled once is not compiled again when a run starts again or goes on."""
+"""What was compiled once is not compiled again when a run starts again or resumes."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from danet_jax.command.compilation_cache import use_compilation_cache
-from danet_jax.errors import InputError
+from danet_jax.command.startup import use_compilation_cache
+from tests.reference.refusal import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -53,11 +53,11 @@ def test_a_second_start_and_a_resumed_run_compile_nothing_again(tmp_path):
     # Of other programs, those that took a moment longer to compile this time may be new.
     assert steps(tmp_path) == steps_of_first
     shutil.rmtree(tmp_path / "second" / "checkpoints" / "2")
-    assert "going on from step 1" in run(tmp_path, tmp_path / "second", *flags).stdout
+    assert "from step 1 " in run(tmp_path, tmp_path / "second", *flags).stdout
     assert steps(tmp_path) == steps_of_first
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/cache: cannot be made .*; name another folder, or off"):
+    with refused(what="config.compilation_cache", value=f"{tmp_path}/file/cache"):
         use_compilation_cache(f"{tmp_path}/file/cache")

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, told to stop or killed while they train, and gone on with."""
+"""Runs in processes of their own, stopped or killed while they train, and resumed."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ def wait_for(process, text):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(tmp_path, rng):
+def test_sigterm_saves_the_step_and_the_next_start_resumes_from_it(tmp_path, rng):
     stop_after = int(rng.integers(2, 30))
     with started(tmp_path, "--config.training.steps=100000") as process:
         wait_for(process, f"step {stop_after}/")
@@ -80,7 +80,7 @@ def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(tmp_path, rng
     assert f"step {step}/" in output.splitlines()[-2]
     assert not (tmp_path / "run/lock.json").exists()
     with started(tmp_path, "--config.training.steps=100000") as process:
-        assert f"going on from step {step} " in wait_for(process, "going on")
+        assert f" {step} " in wait_for(process, "from step")
         wait_for(process, f"step {step + 1}/")
         os.killpg(process.pid, signal.SIGINT)
         output, error = process.communicate(timeout=60)
@@ -89,7 +89,7 @@ def test_sigterm_saves_the_step_and_the_next_start_goes_on_from_it(tmp_path, rng
     assert output.strip().splitlines()[-1].startswith("stopped by SIGINT at step ")
 
 
-def test_a_preparation_that_is_told_to_stop_says_so_and_is_gone_on_with(main, tmp_path, monkeypatch, capsys):
+def test_a_preparation_that_is_stopped_reports_it_and_can_be_repeated(main, tmp_path, monkeypatch, capsys):
     flags = (f"--config={ROOT / 'configs/quickstart.py'}", "--mode=prepare", "--config.dataset.data_dir=data")
     flags += ("--config.dataset.options.train=12", "--config.dataset.options.val=2")
     checked = base._checked
@@ -106,6 +106,6 @@ def test_a_preparation_that_is_told_to_stop_says_so_and_is_gone_on_with(main, tm
     told_so = capsys.readouterr()
     assert told_so.out == "stopped by SIGTERM in --mode=prepare; the same command starts it again\n"
     assert told_so.err == ""
-    assert not list(tmp_path.rglob("dataset_info.json"))  # nothing that is taken for whole
+    assert not list(tmp_path.rglob("dataset_info.json"))  # nothing that is taken for complete
     assert main(*flags) == 0
     assert "12 train, 2 val" in capsys.readouterr().out

@@ -12,9 +12,8 @@ from danet_jax import InputError
 from danet_jax.classes import Classes
 from danet_jax.models.variables import variables_of
 from danet_jax.runs.checkpoints import Checkpoints
-from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_run, write_description
-from danet_jax.runs.stored import describe, read_scores
+from danet_jax.runs.stored import describe, read_scores, refuse_changed
 
 
 def a_file(checkpoint, rng, below="**"):
@@ -37,8 +36,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(trained, tmp_
     resumed = trained(tmp_path)
     output = capsys.readouterr()
     assert "checkpoints/6/variables/" in output.err
-    assert "going on from the checkpoint of step 4" in output.err
-    assert "going on from step 4" in output.out
+    assert "from the checkpoint of step 4" in output.err
+    assert "from step 4" in output.out
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
 
 

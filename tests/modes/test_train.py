@@ -15,9 +15,9 @@ from danet_jax import InputError
 from danet_jax.models.variables import variables_of
 from danet_jax.modes import train
 from danet_jax.runs import checkpoints
-from danet_jax.runs.digests import refuse_changed
 from danet_jax.runs.directory import read_run
 from danet_jax.runs.stopping import StopSignals
+from danet_jax.runs.stored import refuse_changed
 from tests.modes.conftest import STEPS
 
 
@@ -33,7 +33,7 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "parts", fail_at_step_four)
     resumed = trained(tmp_path / "parts")
-    assert "going on from step 4" in capsys.readouterr().out
+    assert "from step 4" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
     lines = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "train/loss" in line]
@@ -85,7 +85,7 @@ def test_a_signal_ends_the_step_saves_it_and_loses_nothing(trained, tmp_path, ca
         == f"stopped by {number.name} at step 5 of 6, saved in {tmp_path / 'parts'}; the same command goes on"
     )
     resumed = trained(tmp_path / "parts")
-    assert "going on from step 5" in capsys.readouterr().out
+    assert "from step 5" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
 
 

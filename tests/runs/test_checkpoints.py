@@ -1,4 +1,4 @@
-"""Checkpoints of small arrays: read by any topology bit for bit, and told in a line when they cannot be written."""
+"""Checkpoints of small arrays: read by any topology bit for bit, and reported if they cannot be written."""
 
 import errno
 import os
@@ -15,9 +15,10 @@ import pytest
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from danet_jax.errors import InputError
 from danet_jax.runs.checkpoints import Checkpoints
-from danet_jax.runs.stored import checkpoint_steps
+from danet_jax.runs.directory import checkpoint_steps
+from danet_jax.runs.stored import scores_file
+from tests.reference.refusal import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 DESCRIPTION = {"model": {}, "classes": {}}
@@ -99,18 +100,45 @@ def test_a_disk_that_fills_while_it_is_written_is_one_line(rng, tmp_path, monkey
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)  # as run.py does
     try:
-        line = r"the checkpoint of step 2 cannot be written \(the disk is full\); step 1 is kept"
         checkpoints = Checkpoints(tmp_path)
         checkpoints.save(1, arrays(rng), {"step": jnp.int32(1)}, {}, DESCRIPTION)
         checkpoints.wait()
         monkeypatch.setattr("danet_jax.runs.checkpoints.write_digests", full)
         checkpoints.save(2, arrays(rng), {"step": jnp.int32(2)}, {}, DESCRIPTION)
-        with pytest.raises(InputError, match=line):
+        with refused(what=tmp_path) as caught:
             checkpoints.wait()
+        assert "step 1 is kept" in str(caught.value)
     finally:
         logging.set_verbosity(verbosity)
     assert capfd.readouterr().err == ""
     assert checkpoint_steps(tmp_path) == [1]
+
+
+def test_a_directory_that_is_renamed_during_training_is_reported(rng, tmp_path):
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(1, arrays(rng), {"step": jnp.int32(1)}, {}, DESCRIPTION)
+        checkpoints.wait()
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        with refused(what=tmp_path / "run") as caught:
+            checkpoints.save(2, arrays(rng), {"step": jnp.int32(2)}, {}, DESCRIPTION)
+    assert "renamed or removed" in str(caught.value)
+    assert checkpoint_steps(tmp_path / "elsewhere") == [1]
+
+
+def test_damaged_scores_are_reported_and_count_as_none(rng, tmp_path, capsys):
+    values, progress = jax.tree.map(jnp.asarray, arrays(rng)), {"step": jnp.int32(1)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, values, progress, {}, DESCRIPTION)
+            checkpoints.score(step, {"miou": 0.5 / step})
+    file = scores_file(tmp_path / "2")
+    file.write_text("")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert str(file) in capsys.readouterr().err
+        assert (checkpoints.is_scored(1), checkpoints.is_scored(2)) == (True, False)
+        assert checkpoints.restore(values, progress, DESCRIPTION).step == 2
+    with Checkpoints(tmp_path) as checkpoints:
+        assert capsys.readouterr().err == ""
 
 
 TOLD_TWICE = """
@@ -132,7 +160,7 @@ with StopSignals() as signals, checkpoints.Checkpoints(pathlib.Path(sys.argv[1])
 """
 
 
-def test_a_second_signal_ends_at_once_and_leaves_the_last_whole_checkpoint(tmp_path):
+def test_a_second_signal_ends_at_once_and_leaves_the_last_complete_checkpoint(tmp_path):
     command = [sys.executable, "-c", TOLD_TWICE, str(tmp_path / "checkpoints")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:

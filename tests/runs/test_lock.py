@@ -6,11 +6,13 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
-from danet_jax import InputError
+from danet_jax.runs import lock
 from danet_jax.runs.lock import locked, refuse_locked
+from tests.reference.refusal import refused
 
 
 @pytest.fixture
@@ -31,10 +33,10 @@ def hold(folder, process, **changes):
 
 def test_the_holder_is_named(other, tmp_path):
     hold(tmp_path, other.pid)
-    message = f"is in use by process {other.pid} on {socket.gethostname()} since noon"
-    with pytest.raises(InputError, match=message):
+    with refused(what=tmp_path, value=other.pid) as caught:
         refuse_locked(tmp_path)
-    with pytest.raises(InputError, match=message), locked(tmp_path):
+    assert f"on {socket.gethostname()} since noon" in str(caught.value)
+    with refused(what=tmp_path, value=other.pid), locked(tmp_path):
         pass
     assert json.loads((tmp_path / "lock.json").read_text())["process"] == other.pid
 
@@ -51,7 +53,7 @@ def test_what_a_dead_process_left_is_taken_over(other, tmp_path):
 @pytest.mark.parametrize("left", ["", "{", "[]", '{"process": "x"}', '{"process": -1}'])
 def test_what_was_cut_short_or_is_no_lock_is_taken_over_when_it_is_silent(left, tmp_path):
     (tmp_path / "lock.json").write_text(left)
-    with pytest.raises(InputError, match="is in use"):
+    with refused(what=tmp_path):
         refuse_locked(tmp_path)
     os.utime(tmp_path / "lock.json", (1e9, 1e9))
     with locked(tmp_path):
@@ -63,9 +65,22 @@ def test_a_number_that_another_process_was_given_since_is_no_holder(other, tmp_p
     refuse_locked(tmp_path)
 
 
-def test_a_holder_on_another_host_lives_while_it_gives_signs(other, tmp_path):
-    hold(tmp_path, other.pid, host="elsewhere")
-    with pytest.raises(InputError, match=f"process {other.pid} on elsewhere"):
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "0.2.0"])
+def test_a_holder_on_another_host_lives_while_it_gives_signs(other, tmp_path, seen):
+    hold(tmp_path, other.pid, host="elsewhere", **{"seen": time.time() - 60} if seen else {})
+    with refused(what=tmp_path, value=other.pid):
         refuse_locked(tmp_path)
-    os.utime(tmp_path / "lock.json", (1e9, 1e9))
+    hold(tmp_path, other.pid, host="elsewhere", **{"seen": time.time() - 130} if seen else {})
+    if not seen:
+        os.utime(tmp_path / "lock.json", (1e9, 1e9))
     refuse_locked(tmp_path)
+
+
+def test_the_holder_gives_signs_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_BEAT", 0.02)
+    with locked(tmp_path):
+        first = json.loads((tmp_path / "lock.json").read_text())["seen"]
+        deadline = time.monotonic() + 60
+        while json.loads((tmp_path / "lock.json").read_text())["seen"] == first:
+            assert time.monotonic() < deadline
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ GO = """
 import sys
 import jax
 import jax.numpy as jnp
-from danet_jax.runs.profile import Profile
+from danet_jax.runs.pace import Profile
 
 folder, steps, until = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3])
 step = jax.jit(lambda x: x @ x)

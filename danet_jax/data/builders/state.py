@@ -12,7 +12,7 @@ from typing import Any
 
 from danet_jax.data.inspection import in_order
 from danet_jax.errors import InputError
-from danet_jax.runs.writing import write_json
+from danet_jax.runs.files import write_json
 
 
 def fingerprint(*parts: Any) -> str:

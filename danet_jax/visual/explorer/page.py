@@ -12,7 +12,7 @@ import danet_jax
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, checked_images
-from danet_jax.runs.buckets import as_path
+from danet_jax.runs.files import as_path
 from danet_jax.visual.explorer.numbers import (
     MapNumbers,
     Seen,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from danet_jax.evaluation.result import Result
-from danet_jax.runs.directory import read_classes, read_config
-from danet_jax.runs.resume import flat_config
+from danet_jax.runs.directory import flat_config, read_classes, read_config
 from danet_jax.visual.report.examined import Examined
 
 MOST_POINTS = 1500

@@ -1,0 +1,167 @@
+"""What JAX needs before a mode runs: its compilation cache, the other hosts, and a device."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+import danet_jax
+from danet_jax.errors import InputError, one_line
+from danet_jax.recipe import Recipe
+from danet_jax.runs.directory import flat_config, library_versions
+from danet_jax.runs.hosts import refuse_differing
+
+OFF = "off"
+
+_HEARTBEAT_TIMEOUT = 20
+"""Seconds without a sign of life after which JAX takes a host for lost and ends the others."""
+
+_SHUTDOWN_TIMEOUT = 30
+"""Seconds that a host waits for the others when it exits."""
+
+_FREE = ("config.dataset.root", "config.dataset.data_dir", "config.dataset.workers")
+"""Options that may differ between hosts."""
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs on disk, so that the next start reads them instead of compiling.
+
+    A folder in JAX's own JAX_COMPILATION_CACHE_DIR is used unless `folder` names another one.
+
+    Args:
+      folder: where; "" is the user's cache directory, "off" keeps none.
+
+    Raises:
+      InputError: `folder` cannot be created.
+    """
+    if folder == OFF:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if not folder and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    users_own = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "danet_jax", "compiled")
+    try:
+        path = Path(folder or users_own).expanduser()
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # a RuntimeError without a home directory
+        if folder:
+            raise InputError(
+                f"config.compilation_cache={folder}: cannot be created ({getattr(error, 'strerror', error)}); name "
+                f"another folder, or {OFF}",
+                what="config.compilation_cache",
+                value=folder,
+            ) from error
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # Many small programs make up half of a start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def joined(recipe: Recipe | None, flags: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which this process is one of several hosts, if the flags ask for it.
+
+    JAX ends the process with a stack dump if the others do not join in time, or later if one of them is lost.
+
+    Args:
+      recipe: what the hosts are to do.
+      flags: values of `HOST_FLAGS`.
+
+    Raises:
+      InputError: the flags make no sense, no cluster is found, or the hosts have different recipes or code.
+    """
+    by_hand = _by_hand(**flags)
+    if not flags["distributed"] and by_hand is None:
+        yield
+        return
+    try:
+        jax.distributed.initialize(
+            **(by_hand or {}),
+            initialization_timeout=flags["join_timeout"],
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+        )
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise InputError(
+            f"--distributed: the other hosts cannot be found or joined ({one_line(error)}); omit it on one machine",
+            what="--distributed",
+        ) from error
+    refuse_differing({"danet_jax": _digest_of_code(), **library_versions()}, "code")
+    if recipe is not None:
+        flat = flat_config({"config": recipe.as_dict()})
+        refuse_differing({key: value for key, value in flat.items() if key not in _FREE}, "recipes")
+    yield
+    # The first host may still write a report; a host that has exited would be taken for lost.
+    multihost_utils.sync_global_devices("danet_jax: done")
+
+
+def _by_hand(
+    *, distributed: bool, coordinator: str | None, processes: int, process: int, join_timeout: int
+) -> dict[str, Any] | None:
+    """Returns the flags as arguments of `jax.distributed.initialize`, None without --coordinator."""
+    del distributed
+    if join_timeout < 1:
+        raise InputError(
+            f"--join_timeout={join_timeout} must be at least 1, in seconds",
+            what="--join_timeout",
+            value=join_timeout,
+        )
+    if coordinator is None:
+        if processes != 0 or process != -1:
+            raise InputError(
+                "--processes and --process need --coordinator=HOST:PORT, the address of the first host",
+                what="--coordinator",
+            )
+        return None
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdigit() and 0 < int(port) < 65536):
+        raise InputError(
+            f"--coordinator={coordinator} must be HOST:PORT of the first host",
+            what="--coordinator",
+            value=coordinator,
+        )
+    if processes < 1:
+        raise InputError(
+            f"--processes={processes}: --coordinator needs the number of hosts, at least 1",
+            what="--processes",
+            value=processes,
+        )
+    if not 0 <= process < processes:
+        raise InputError(
+            f"--process={process} must be from 0 to {processes - 1}, one less than --processes",
+            what="--process",
+            value=process,
+        )
+    return {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+
+
+def refuse_no_device() -> None:
+    """Raises InputError if JAX finds no device; otherwise whatever is read first would be blamed."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        remedy = (
+            f"; unset JAX_PLATFORMS={platforms}, or install JAX for it as README.md says" if platforms else ""
+        )
+        raise InputError(
+            f"JAX finds no device: {one_line(error)}{remedy}",
+            what="JAX_PLATFORMS" if platforms else None,
+            value=platforms,
+        ) from error
+
+
+def _digest_of_code() -> str:
+    """Digest of this package's modules: hosts that were updated at different times do not compute the same."""
+    digest = hashlib.sha256()
+    package = Path(danet_jax.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
