@@ -1,9 +1,10 @@
-"""`--mode=check`: reads every example of a recipe's dataset and says what is in it and what is wrong."""
+"""`--mode=check`: reads every example of a recipe's dataset and reports what it contains and what is wrong."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
+from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.prepare import describe, quiet_dataset, recipe_builder
 from danet_jax.recipe import Recipe
 from danet_jax.visual.data_page import Table, write_data_page
@@ -28,16 +30,20 @@ from danet_jax.visual.pictures import overlay
 
 _EXAMPLES = 8
 
+_SPLIT_COLUMNS = (
+    *("split", "images", "labelled", "sizes", "smallest", "largest", "most frequent"),
+    *("red", "green", "blue", "ignored"),
+)
+
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
-    """Checks what is prepared or, before anything is, the source files; 1 if an example is bad, else 0.
+    """Checks the prepared data or, before anything is prepared, the source files; returns 1 if an example is wrong.
 
-    Prints what may not be meant so, then, for each split, the number and sizes of the images, the pixels of each class,
-    images with nothing to learn from, and every example that is unreadable, mismatched or has labels that are no
-    class. Writes the same, and examples with their labels laid over them, into `workdir/check.html`.
+    Prints warnings, then, for each split, the number and sizes of the images, the pixels of each class, images with
+    nothing to learn from, and every example that cannot be read, does not fit its label or has labels of no class.
+    Writes the same, and examples with their labels as an overlay, into `workdir/check.html`.
     """
-    if arguments:
-        raise InputError(f"{arguments[0]}: --mode=check takes no arguments after the flags")
+    refuse_arguments(arguments, "check")
     builder = recipe_builder(recipe)
     with contextlib.closing(builder):
         findings, splits = {}, _readers(recipe, builder)
@@ -45,16 +51,16 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
             print(f"Reading {len(readers)} examples of {split}", file=sys.stderr)
             findings[split] = inspect(readers, builder.classes)
             findings[split].errors += filter(None, [builder.wrong_with(split, findings[split])])
-        # What was assumed when the data were prepared cannot be seen in them any more.
-        told = warnings(builder.summaries() or findings, builder.classes)
+        # What was assumed when the data were prepared can no longer be seen in them.
+        warned = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()
-        print_report(findings, builder.classes, told, damaged)
+        print_report(findings, builder.classes, warned, damaged)
         wrong = [*damaged, *(error for found in findings.values() for error in found.errors)]
         write_data_page(
             workdir / "check.html",
             f"{builder.name}: {sum(found.images for found in findings.values())} images",
             wrong=wrong,
-            warnings=told,
+            warnings=warned,
             tables=_page_tables(findings, builder.classes),
             examples=_examples(splits, builder.classes),
         )
@@ -65,7 +71,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 def _examples(
     splits: Mapping[str, Sequence[Callable[[], Pair]]], classes: Classes
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Examples from all over the splits, with their labels laid over them; those that are wrong are passed over."""
+    """Yields examples from everywhere in the splits with their labels as an overlay; wrong ones are skipped."""
     for split, readers in splits.items():
         count = min(len(readers), max(1, _EXAMPLES // len(splits)))
         for index in range(count):
@@ -79,27 +85,33 @@ def _examples(
                 yield f"{split}/{pair.name}", picture
 
 
-def _page_tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:
-    columns = (
-        "split",
-        "images",
-        "labelled",
-        "sizes",
-        "smallest",
-        "largest",
-        "red",
-        "green",
-        "blue",
-        "ignored",
-    )
-    splits = []
+def _split_rows(findings: Mapping[str, Findings]) -> list[tuple[object, ...]]:
+    """The values of `_SPLIT_COLUMNS` for each split."""
+    rows = []
     for split, found in findings.items():
         by_area = sorted(found.sizes, key=lambda size: size[0] * size[1])
-        ends = [f"{size[0]}x{size[1]}" for size in (by_area[:1] + by_area[-1:])] or ["-", "-"]
+        smallest, largest = (
+            (f"{size[0]}x{size[1]}" for size in (by_area[0], by_area[-1])) if by_area else "--"
+        )
+        frequent = [f"{height}x{width} ({count})" for (height, width), count in found.sizes.most_common(1)]
         values = [f"{low} to {high}" for low, high in zip(found.darkest, found.brightest, strict=True)]
-        ignored = f"{100 * found.ignored_share:.3f} %"
-        splits.append((split, found.images, found.labelled, len(by_area), *ends, *values, ignored))
-    tables = [Table("Splits: sizes (height x width) and values of the pixels", columns, splits)]
+        row = (
+            split,
+            found.images,
+            found.labelled,
+            len(by_area),
+            smallest,
+            largest,
+            *(frequent or "-"),
+            *values,
+        )
+        rows.append((*row, f"{100 * found.ignored_share:.3f} %"))
+    return rows
+
+
+def _page_tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:
+    title = "Splits: sizes (height x width) and values of the pixels"
+    tables = [Table(title, _SPLIT_COLUMNS, _split_rows(findings))]
     labelled = {split: found for split, found in findings.items() if found.labelled}
     heads = [f"{split} {what}" for split in labelled for what in ("pixels", "share", "images")]
     rows = []
@@ -128,17 +140,20 @@ def _stored(source: EncodedSource, index: int, split: str) -> Pair:
     try:
         example = source[index]
     except InputError as error:
-        raise InputError(f"{split}, {error}") from None
+        raise InputError(f"{split}, {error}", what=error.what, value=error.value) from None
     name = example["name"]
     image_file, label_file = f"{split}/{name}, image", f"{split}/{name}, label"
     return Pair(name, example["image"], example["label"], image_file, label_file)
 
 
 def print_report(
-    findings: Mapping[str, Findings], classes: Classes, told: Sequence[str] = (), damaged: Sequence[str] = ()
+    findings: Mapping[str, Findings],
+    classes: Classes,
+    warned: Sequence[str] = (),
+    damaged: Sequence[str] = (),
 ) -> None:
-    """Prints warnings, tables of the sizes and the classes, then a line for everything else that was found."""
-    for line in told:
+    """Prints warnings, tables of the sizes and the classes, then one line for everything else that was found."""
+    for line in warned:
         print(f"warning: {line}")
     width = None if sys.stdout.isatty() else max(100, int(os.environ.get("COLUMNS", 0)))
     console = rich.console.Console(width=width, highlight=False)
@@ -147,8 +162,8 @@ def print_report(
         console.print(_class_table({s: found for s, found in findings.items() if found.labelled}, classes))
     for split, found in findings.items():
         if found.only_ignored:
-            print(f"{split}: {len(found.only_ignored)} images of which every pixel is ignored: "
-                  f"{some(found.only_ignored)}")  # fmt: skip
+            names = some(found.only_ignored)
+            print(f"{split}: {len(found.only_ignored)} images of which every pixel is ignored: {names}")
         missing = [name for label, name in enumerate(classes.names) if not found.present[label]]
         if found.labelled and missing:
             print(f"{split}: {len(missing)} classes without a pixel: {some(missing)}")
@@ -168,19 +183,11 @@ def print_report(
 
 def _size_table(findings: Mapping[str, Findings]) -> rich.table.Table:
     table = rich.table.Table(title="Images", title_justify="left")
-    for column in ("split", "images", "labelled", "sizes", "smallest", "largest", "most frequent"):
+    shown = _SPLIT_COLUMNS.index("most frequent") + 1
+    for column in _SPLIT_COLUMNS[:shown]:
         table.add_column(column, justify="left" if column == "split" else "right")
-    for split, found in findings.items():
-        by_area = sorted(found.sizes, key=lambda size: size[0] * size[1])
-        frequent = found.sizes.most_common(1)
-        table.add_row(
-            split,
-            str(found.images),
-            str(found.labelled),
-            str(len(by_area)),
-            *(f"{size[0]}x{size[1]}" for size in (by_area[:1] + by_area[-1:])),
-            *(f"{height}x{width} ({count})" for (height, width), count in frequent),
-        )
+    for row in _split_rows(findings):
+        table.add_row(*map(str, row[:shown]))
     return table
 
 
@@ -208,10 +215,7 @@ def _class_table(findings: Mapping[str, Findings], classes: Classes) -> rich.tab
 
 
 def _shared(findings: Mapping[str, Findings]) -> Iterable[tuple[str, str, int]]:
-    """Pairs of splits and the number of images that are in both, byte by byte."""
-    splits = list(findings)
-    for index, one in enumerate(splits):
-        for other in splits[index + 1 :]:
-            count = len(findings[one].digests & findings[other].digests)
-            if count:
-                yield one, other, count
+    """Yields pairs of splits and the number of images that are in both, byte for byte."""
+    for one, other in itertools.combinations(findings, 2):
+        if count := len(findings[one].digests & findings[other].digests):
+            yield one, other, count

@@ -22,9 +22,8 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
 from danet_jax.models.insight import learnt_scales, with_scales
 from danet_jax.models.options import options_of
-from danet_jax.modes.names import named_apart
+from danet_jax.modes.arguments import named_apart, refuse_absent, trained_network
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
-from danet_jax.modes.trained import refuse_absent, trained
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
@@ -43,21 +42,23 @@ def run(
 ) -> int:
     """Evaluates the run in `workdir`, or `checkpoint`, on the recipe's validation split.
 
-    The network is what the checkpoint tells, but for `overrides` (see `load_checkpoint`).
+    The checkpoint determines the network, except for `overrides` (see `load_checkpoint`).
 
-    Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are
-    runs' directories, checkpoint files or names in the zoo, it evaluates each of them under the same protocol,
-    prints one table of all, and writes their files into `workdir/comparison/NAME`.
+    Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are runs'
+    directories, checkpoint files or names in the zoo, it evaluates each of them under the same protocol, prints one
+    table, and writes their files into `workdir/comparison/NAME`.
 
-    With `ablate` the one network is evaluated four times, as it is and with what its attention modules add taken away:
-    alpha, beta and both set to 0. One table shows all, and `workdir/ablation/NAME` holds the files of each.
+    With `ablate` one network is evaluated four times: as it is, and without the contribution of its attention modules,
+    with alpha, beta and both set to 0. One table shows all, and `workdir/ablation/NAME` holds the files of each.
     """
     if arguments and ablate:
-        raise InputError("--ablate is for one network; give no checkpoints after the flags")
+        raise InputError("--ablate is for one network; give no checkpoints after the flags", what="--ablate")
     if arguments and checkpoint:
-        raise InputError("give either --checkpoint or checkpoints after the flags, not both")
+        raise InputError(
+            "give either --checkpoint or checkpoints after the flags, not both", what="--checkpoint"
+        )
     # Before the data are prepared, which may take hours.
-    path = "" if arguments else trained(workdir, checkpoint)
+    path = "" if arguments else trained_network(workdir, checkpoint)
     for argument in arguments:
         refuse_absent(argument)
     check_backend_runs(
@@ -71,7 +72,7 @@ def run(
     protocol = recipe.protocol()
     first = jax.process_index() == 0
 
-    @functools.cache  # networks that are built alike share what is compiled
+    @functools.cache  # networks with the same options share their compiled programs
     def evaluator_of(network: DANet, protocol: Protocol) -> Evaluator:
         return Evaluator(network, dataset.classes, protocol, mesh)
 
@@ -83,7 +84,7 @@ def run(
                 network, protocol.for_network(network.align_corners, found.mean, found.std)
             )
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            raise error.in_file(path) from error
         if found.classes:
             differing = check_classes(path, found.classes, dataset.classes, recipe.dataset.classes_by_number)
             if differing and first:
@@ -101,7 +102,7 @@ def run(
         variables = {**found.variables, "params": off}
         return evaluator(variables, watched(examples, share, enabled=first)), network
 
-    # By name: which network, what of it is off, and where its files go.
+    # Name -> the network, the scales that are set to 0, and the folder of its files.
     planned: dict[str, tuple[str | Path, tuple[str, ...], Path]] = {"": (path, (), workdir)}
     if ablate:
         planned = {
@@ -130,7 +131,7 @@ def run(
 
 
 def _show(results: dict[str, Result], title: str, workdir: Path, *, ablate: bool) -> None:
-    """Prints the table, and where the files are."""
+    """Prints the table and the place of the files."""
     [(name, result), *others] = results.items()
     if ablate:
         show(comparison_table(results, f"{title}: what attention adds"))
@@ -145,53 +146,55 @@ def _show(results: dict[str, Result], title: str, workdir: Path, *, ablate: bool
 
 
 def ablations(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """What `--ablate` evaluates: a name, and which of `alpha` and `beta` are set to 0.
+    """Returns what `--ablate` evaluates: names, and which of `alpha` and `beta` are set to 0.
 
     Raises:
       InputError: the network has no attention module.
     """
     scales = tuple(learnt_scales(params))
     if not scales:
-        raise InputError("--ablate: the network has no attention module")
+        raise InputError("--ablate: the network has no attention module", what="--ablate")
     both = {"alpha and beta 0": scales} if len(scales) == 2 else {}
     return {"as trained": (), **{f"{name} 0": (name,) for name in scales}, **both}
 
 
 def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:
-    """Holds the names of a network's classes against the data's; returns what is to be said of names that differ.
+    """Compares the names of a network's classes with the data's; returns a warning about names that differ, or "".
 
     Raises:
-      InputError: the network has classes of the data at other numbers; or most have other names and nobody said that
-        they are the same `by_number`.
+      InputError: the network has the data's classes in another order; or most names differ and `by_number`, which
+        says that the same numbers mean the same classes, is False.
     """
     pairs = list(zip(map(_plain, theirs.names), map(_plain, ours.names), strict=False))
     differing = [index for index, (one, other) in enumerate(pairs) if one != other]
     if not differing:
         return ""
     index = differing[0]
-    said = (
+    warning = (
         f"{len(differing)} of {len(pairs)} classes have other names than the data's: "
         f"{index} is {theirs.names[index]!r} of the network and {ours.names[index]!r} of the data"
     )
     if sorted(theirs.names) == sorted(ours.names):
         raise InputError(
             f"{path}: its classes are those of the data in another order ({', '.join(theirs.names[:4])}, ... "
-            f"and {', '.join(ours.names[:4])}, ...); order the data's as the network's"
+            f"and {', '.join(ours.names[:4])}, ...); order the data's as the network's",
+            what=str(path),
         )
     if len(differing) > len(pairs) / 2 and not by_number:
         raise InputError(
-            f"{path}: {said}; if the numbers mean the same, set --config.dataset.classes_by_number=True"
+            f"{path}: {warning}; if the numbers mean the same, set --config.dataset.classes_by_number=True",
+            what=str(path),
         )
-    return said
+    return warning
 
 
 def _plain(name: str) -> str:
-    """A name without what people write differently."""
+    """A name without case, spaces and punctuation, which people write differently."""
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def show(table: Any) -> None:
-    """Prints a table, in full width where the output is no terminal."""
+    """Prints a table, in full width unless the output is a terminal."""
     console = rich.console.Console()
     if not console.is_terminal:
         console = rich.console.Console(width=max(console.measure(table).maximum, 1))

@@ -1,10 +1,11 @@
-"""`--mode=explore`: pages that show what every place of the user's pictures attends to."""
+"""`--mode=explore`: pages that show what every place of the user's images attends to."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,8 @@ import numpy as np
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import load_segmenter
-from danet_jax.modes.names import named_apart
-from danet_jax.modes.photos import pictures_of, read_picture
-from danet_jax.modes.prepare import recipe_dataset
-from danet_jax.modes.trained import trained
+from danet_jax.modes.arguments import images_of, named_apart, read_file, trained_network
+from danet_jax.modes.prepare import validation_examples
 from danet_jax.recipe import Recipe
 from danet_jax.visual.explorer.page import explore
 
@@ -33,15 +32,15 @@ def run(
 ) -> int:
     """Writes `explore/NAME.html` into `workdir` for the files and folders in `arguments`.
 
-    Without any, for the first validation examples of the recipe. A file that is no picture, or takes more memory than
-    there is, is reported and the others are done; the status is 1 then.
+    Without arguments it shows the first validation examples of the recipe. A file that is not an image, or takes more
+    memory than there is, is reported, the others are shown, and the status is 1.
     """
     if not arguments and recipe is None:
-        raise InputError("--mode=explore needs picture files or folders after the flags")
+        raise InputError("--mode=explore needs image files or folders after the flags", what="--mode=explore")
     protocol = recipe.protocol() if recipe else None
-    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, **(overrides or {}))
+    segmenter = load_segmenter(trained_network(workdir, checkpoint), protocol, **(overrides or {}))
     failures = 0
-    for name, title, read in _photos(arguments) if arguments or recipe is None else _examples(recipe):
+    for name, title, read in _images(recipe, arguments):
         path = workdir / "explore" / f"{name}.html"
         since = time.perf_counter()
         try:
@@ -55,21 +54,16 @@ def run(
     return 1 if failures else 0
 
 
-def _photos(arguments: list[str]) -> Iterator[tuple[str, str, Any]]:
-    for name, path in named_apart(pictures_of(arguments)).items():
+def _images(
+    recipe: Recipe | None, arguments: list[str]
+) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
+    """Yields a file name, a title and what reads the pixels, for each image."""
+    if recipe is not None and not arguments:
+        for name, example in validation_examples(recipe, _EXAMPLES):
+            yield name, example["name"], partial(decode_image, example["image"], example["name"])
+    for name, path in named_apart(images_of(arguments)).items():
+        yield name, path.name, partial(_read_image, path)
 
-        def read(path: Path = path) -> np.ndarray:
-            return decode_image(read_picture(path), str(path), upright=True)
 
-        yield name, path.name, read
-
-
-def _examples(recipe: Recipe) -> Iterator[tuple[str, str, Any]]:
-    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
-    for index in range(min(_EXAMPLES, len(source))):
-        example = source[index]
-
-        def read(example: Mapping[str, Any] = example) -> np.ndarray:
-            return decode_image(example["image"], example["name"])
-
-        yield example["name"].replace("/", "_"), example["name"], read
+def _read_image(path: Path) -> np.ndarray:
+    return decode_image(read_file(path), str(path), upright=True)

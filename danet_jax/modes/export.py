@@ -1,4 +1,4 @@
-"""`--mode=export`: a trained network in a format that others read."""
+"""`--mode=export`: a trained network in a format that other software reads."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.exporting import probabilities
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import protocol_for
-from danet_jax.modes.sizes import size_of
-from danet_jax.modes.trained import trained
+from danet_jax.modes.arguments import size_of, trained_network
 from danet_jax.recipe import Recipe
 from danet_jax.runs.files import is_bucket
 from danet_jax.weights.checkpoint import load_checkpoint
@@ -36,19 +35,28 @@ def run(
     format: str = "",
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
-    """Writes `workdir/export/model.SUFFIX` of the run, or of `checkpoint`, and checks it by reading it back.
+    """Writes `workdir/export/model.SUFFIX` for the run, or for `checkpoint`, and checks it by reading it back.
 
-    An argument HEIGHTxWIDTH is the size of the images: ONNX must know it (512x512 if not said), StableHLO may.
+    An argument HEIGHTxWIDTH is the image size: ONNX needs it (the default is 512x512), StableHLO can do without.
     """
     if format not in FORMATS:
-        raise InputError(f"--format={format} does not exist; there are: {', '.join(FORMATS)}")
+        problem = f"--format={format} does not exist" if format else "--mode=export needs --format=NAME"
+        raise InputError(
+            f"{problem}; there are: {', '.join(FORMATS)}",
+            what="--format",
+            value=format or None,
+            allowed=tuple(FORMATS),
+        )
     size = size_of(arguments, "export")
     if size and format in ("safetensors", "torch"):
-        raise InputError(f"{arguments[0]}: --format={format} holds weights, for images of any size")
-    loaded = load_checkpoint(trained(workdir, checkpoint), **(overrides or {}))
+        raise InputError(
+            f"{arguments[0]}: --format={format} holds weights, for images of any size", what=arguments[0]
+        )
+    loaded = load_checkpoint(trained_network(workdir, checkpoint), **(overrides or {}))
     if loaded.is_backbone:
         raise InputError(
-            f"{checkpoint}: a backbone alone has no classes; train it with --config.init.checkpoint"
+            f"{checkpoint}: a backbone alone has no classes; train it with --config.init.checkpoint",
+            what=checkpoint,
         )
     path = workdir / "export" / f"model{FORMATS[format]}"
     of_run = protocol_for(loaded, recipe.protocol() if recipe else None)
@@ -68,7 +76,7 @@ def run(
             export_onnx(loaded, path, size or (512, 512), apply, metadata)
     print(loaded.description)
     if held is not of_run:
-        print(f"holds the network for whole images; the run's own protocol, {of_run.name}, is one of windows")
+        print(f"holds the network for whole images; the run's own protocol, {of_run.name}, uses windows")
     elif format in ("stablehlo", "onnx"):
         print(f"holds the protocol {held.name}, as --mode=predict applies it")
     if format == "onnx" and loaded.network.dtype != jnp.float32:

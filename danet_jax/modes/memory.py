@@ -1,10 +1,10 @@
-"""What to do when a step needs more memory than a device has."""
+"""The memory of a compiled step, and what to do when it is more than a device has."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -12,9 +12,42 @@ from jax.sharding import Mesh
 from danet_jax.errors import InputError
 from danet_jax.recipe import Recipe
 
+GIB = 2**30
+
+
+class Memory(NamedTuple):
+    """Memory of a compiled program on each device, in bytes.
+
+    Attributes:
+      arguments: its inputs.
+      output: results that do not take the place of an input.
+      scratch: what it needs besides while it runs.
+    """
+
+    arguments: int
+    output: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.arguments + self.output + self.scratch
+
+
+def memory_of(compiled: jax.stages.Compiled) -> Memory | None:
+    """Returns what the compiler says about a program's memory; None if it says nothing."""
+    analysis: Any = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    return Memory(
+        arguments=analysis.argument_size_in_bytes,
+        output=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        scratch=analysis.temp_size_in_bytes,
+    )
+
 
 def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
-    """Which options lower the memory of a step, the cheapest first; each with its flag."""
+    """Returns the options that lower the memory of a step, the cheapest first, each with its flag."""
     options, space = recipe.training, mesh.shape["space"]
     found = []
     if recipe.model.dtype == "float32":
@@ -26,7 +59,7 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
             f"--config.training.batch_size={options.batch_size // 2} halves it"
         )
     if training and recipe.model.remat in ("auto", "none", "normalisation"):
-        found.append("--config.model.remat=blocks computes features anew in the backward pass")
+        found.append("--config.model.remat=blocks recomputes features in the backward pass")
     if mesh.size > space:
         found.append(f"--config.mesh.space={2 * space} divides the rows of images over more devices")
     return found or ["take smaller images or more devices"]
@@ -36,14 +69,14 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
 def out_of_memory_in_a_line(
     recipe: Recipe, mesh: Mesh, step: Any, state: Any, batch: Mapping[str, jax.Array]
 ) -> Iterator[None]:
-    """Turns what JAX raises when a device's memory is full into one line with the remedies.
+    """Turns the error that JAX raises when a device's memory is full into one line with the remedies.
 
     Args:
-      recipe: of the run.
-      mesh: its devices.
-      step: the jit-compiled training step; the compiler is asked for its scratch.
-      state: what it is called with; may be deleted by then.
-      batch: likewise.
+      recipe: the run's recipe.
+      mesh: the devices.
+      step: the jit-compiled training step, whose scratch is looked up.
+      state: its first argument; may have been donated.
+      batch: its second argument.
     """
     try:
         yield
@@ -53,16 +86,14 @@ def out_of_memory_in_a_line(
         inputs = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, dict(batch))
         )
+        try:
+            memory = memory_of(step.lower(*inputs).compile())
+        except jax.errors.JaxRuntimeError:  # the compiler fails for the same reason
+            memory = None
+        scratch = f", each of which needs {memory.scratch / GIB:.1f} GiB of scratch" if memory else ""
         raise InputError(
             f"out of memory in a step with config.training.batch_size={recipe.training.batch_size} on {mesh.size} "
-            f"devices{_scratch(step, inputs)}; {'; '.join(remedies(recipe, mesh))}; --mode=compile tells it beforehand"
+            f"devices{scratch}; {'; '.join(remedies(recipe, mesh))}; --mode=compile reports it in advance",
+            what="config.training.batch_size",
+            value=recipe.training.batch_size,
         ) from error
-
-
-def _scratch(step: Any, inputs: tuple[Any, ...]) -> str:
-    """What the compiler reports; nothing where it failed for the same reason."""
-    try:
-        memory = step.lower(*inputs).compile().memory_analysis()
-    except jax.errors.JaxRuntimeError:
-        return ""
-    return f", of which each needs {memory.temp_size_in_bytes / 2**30:.1f} GiB of scratch" if memory else ""

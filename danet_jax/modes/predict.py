@@ -1,4 +1,4 @@
-"""`--mode=predict`: label maps and overlays of the user's pictures."""
+"""`--mode=predict`: label maps and overlays of the user's images and videos."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.names import apart, named_apart
-from danet_jax.modes.photos import pictures_of, read_picture
-from danet_jax.modes.prepare import recipe_dataset
-from danet_jax.modes.trained import trained
+from danet_jax.modes.arguments import images_of, named_apart, read_file, trained_network
+from danet_jax.modes.prepare import validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
@@ -36,16 +34,16 @@ def run(
 ) -> int:
     """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
 
-    By the protocol of the recipe's evaluation; without a recipe, by that of the checkpoint, whose network's
-    options are replaced by `overrides` (see `load_checkpoint`). Writes
-    `NAME_labels.png` and `NAME_overlay.png` for each into `workdir/predictions`; of a video, or a pattern of numbered
-    pictures, `NAME_overlay.mp4` and, with `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. A
-    file that is no picture is reported and the others are done; the status is 1 then.
+    It applies the protocol of the recipe's evaluation or, without a recipe, that of the checkpoint, whose network's
+    options are replaced by `overrides` (see `load_checkpoint`). It writes `NAME_labels.png` and `NAME_overlay.png` for
+    each image into `workdir/predictions`; for a video, or a pattern of numbered images, `NAME_overlay.mp4` and, with
+    `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. A file that is not an image is reported,
+    the others are segmented, and the status is 1.
     """
-    # What cannot be is found out before the network is loaded.
-    pictures, network = named_apart(pictures_of(arguments)), trained(workdir, checkpoint)
+    # Wrong arguments are refused before the network is loaded.
+    files, network = named_apart(images_of(arguments)), trained_network(workdir, checkpoint)
     if not arguments and recipe is None:
-        raise InputError("--mode=predict needs picture files or folders after the flags")
+        raise InputError("--mode=predict needs image files or folders after the flags", what="--mode=predict")
     protocol = recipe.protocol() if recipe else None
     segmenter = load_segmenter(network, protocol, **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
@@ -54,13 +52,13 @@ def run(
         _predict_examples(recipe, segmenter, classes, folder)
         return 0
     failures = 0
-    for stem, path in pictures.items():
+    for stem, path in files.items():
         try:
             if is_video(path):
                 name = stem.replace("%", "_")
                 predict_video(segmenter, classes, path, folder, name, keep_labels=frame_labels)
                 continue
-            image = decode_image(read_picture(path), str(path), upright=True)
+            image = decode_image(read_file(path), str(path), upright=True)
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
@@ -73,9 +71,7 @@ def run(
 
 
 def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, folder: Path) -> None:
-    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
-    examples = [source[index] for index in range(min(_EXAMPLES, len(source)))]
-    for example, name in zip(examples, apart(e["name"].replace("/", "_") for e in examples), strict=True):
+    for name, example in validation_examples(recipe, _EXAMPLES):
         image = decode_image(example["image"], name)
         labels = _segment(segmenter, image)
         pictures, titles = [overlay(image, labels, classes)], ["prediction"]

@@ -1,4 +1,4 @@
-"""`--mode=prepare`: brings a recipe's dataset into the form that training reads, once."""
+"""`--mode=prepare`: brings a recipe's dataset into the form that training reads, once; and how modes open it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.published import PublishedBuilder
-from danet_jax.data.dataset import Dataset, dataset_builder, open_dataset
+from danet_jax.data.dataset import Dataset, EncodedExample, dataset_builder, open_dataset
 from danet_jax.errors import InputError
+from danet_jax.modes.arguments import apart, refuse_arguments
 from danet_jax.recipe import Recipe
 from danet_jax.runs.hosts import refuse_differing
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
-    """Prepares the dataset unless that has been done; says what it needs, what it found and where it is."""
+    """Prepares the dataset unless that has been done, and reports what it needs, what it found and where it is."""
     del workdir
-    if arguments:
-        raise InputError(f"{arguments[0]}: --mode=prepare takes no arguments after the flags")
+    refuse_arguments(arguments, "prepare")
     builder = recipe_builder(recipe)
     if not builder.is_prepared() and isinstance(builder, PublishedBuilder):
         print(f"{builder.TITLE}: {builder.LICENCE}.")
@@ -32,15 +32,15 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
 
 def recipe_builder(recipe: Recipe) -> PairsBuilder:
-    """The builder of a recipe's dataset, which has prepared nothing yet."""
+    """Returns the builder of a recipe's dataset; nothing is prepared."""
     with _naming_keys():
         return dataset_builder(recipe.dataset.name, **_places(recipe))
 
 
 def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
-    """The dataset of a recipe, prepared if it was not yet; says what may not be meant so.
+    """Returns the dataset of a recipe, prepared if necessary; prints a warning for what may be unintended.
 
-    `needed` are options such as "train_split", whose splits there must be.
+    `needed` are options such as "train_split" whose splits must exist.
     """
     dataset = quiet_dataset(recipe, *needed)
     for line in dataset.warnings():
@@ -48,31 +48,40 @@ def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
     options = recipe.dataset
     if "train_split" in needed and options.validation_split == options.train_split:
         split = options.validation_split
-        print(f"warning: config.dataset.validation_split={split!r} is trained on, too", file=sys.stderr)
+        print(f"warning: config.dataset.validation_split={split!r} is also trained on", file=sys.stderr)
     return dataset
 
 
 def refuse_differing_data(dataset: Dataset) -> None:
-    """Raises InputError on every host, naming what differs, unless all have the same data. Call it on all of them."""
+    """Raises InputError on every host, naming the differences, unless all have the same data. All must call it."""
     counts = {f"examples of {split}": count for split, count in dataset.splits.items()}
     facts = {"classes": dataset.classes.names, **counts, **dataset.shard_digests}
     refuse_differing(facts, "data sets (dataset.root)")
 
 
 def quiet_dataset(recipe: Recipe, *needed: str) -> Dataset:
-    """The same without a word."""
+    """Returns the same without warnings."""
     splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
     with _naming_keys():
         return open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
 
 
+def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, EncodedExample]]:
+    """Yields the first examples of a recipe's validation split, each with a file name of its own."""
+    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
+    examples = [source[index] for index in range(min(count, len(source)))]
+    return zip(apart(example["name"].replace("/", "_") for example in examples), examples, strict=True)
+
+
 @contextlib.contextmanager
 def _naming_keys() -> Iterator[None]:
-    """Gives options of data sets, which know no recipe, their names in one."""
+    """Gives options of data sets, which know no recipe, the names that they have in one."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"config.{error}" if str(error).startswith("dataset.") else str(error)) from error
+        if str(error.what or error).startswith("dataset."):
+            raise error.in_group("config.") from error
+        raise
 
 
 def _places(recipe: Recipe) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def _places(recipe: Recipe) -> dict[str, Any]:
 
 
 def describe(builder: PairsBuilder) -> str:
-    """One line about prepared data: how many examples, how large, where."""
+    """Returns one line about prepared data: the number of examples, their size and their place."""
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     files = [path for path in Path(builder.data_dir).iterdir() if path.is_file()]
     size = sum(path.stat().st_size for path in files)

@@ -15,21 +15,23 @@ from danet_jax.visual.report.contents import Contents, read_contents
 from danet_jax.visual.report.examined import examine
 from danet_jax.visual.report.page import write_report
 
-MOST_PICTURES = 200
-"""Of the validation split, evenly: more would take as long as another evaluation of a large one."""
+MOST_IMAGES = 200
+"""The most images of the validation split, evenly spaced; more would take as long as another evaluation."""
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
-    """Writes `report.html` into the run's directory; of several, named by `arguments`, into the folder they share.
+    """Writes `report.html` into the run's directory; for several runs in `arguments`, into the folder they share.
 
-    The best checkpoint labels validation pictures anew. Where that cannot be, because data or checkpoints are gone,
+    The best checkpoint labels validation images again. Where that is impossible, because data or checkpoints are gone,
     the report says so and shows the rest.
     """
     del recipe  # each run was made with one of its own
     folders = [as_path(argument) for argument in arguments] or [workdir]
     for folder in folders:
         if not is_run(folder):
-            raise InputError(f"{folder}: no run here; give directories of runs, or --workdir")
+            raise InputError(
+                f"{folder}: no run here; give directories of runs, or --workdir", what=str(folder)
+            )
     path = (folders[0] if len(folders) == 1 else shared_folder(folders)) / "report.html"
     size = write_report(path, [contents(folder) for folder in folders], flat_config(defaults().to_dict()))
     print(f"{path} ({size / 1e6:.1f} MB)")
@@ -37,22 +39,22 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
 
 
 def contents(folder: Path) -> Contents:
-    """A run with what its best checkpoint makes of validation pictures, where that can be found out."""
-    said = []
+    """Returns what the report shows of a run, with results of its best checkpoint on validation images if possible."""
+    notes = []
     examined = None
     try:
         recipe = recipe_of_run(folder)
         segmenter = load_segmenter(folder, recipe.protocol())
         dataset = recipe_dataset(recipe, "validation_split")
         source = dataset.source(recipe.dataset.validation_split)
-        every = max(1, -(-len(source) // MOST_PICTURES))
+        every = max(1, -(-len(source) // MOST_IMAGES))
         if every > 1:
             shown = -(-len(source) // every)
-            said.append(
-                f"Numbers by class and pictures are of {shown} of the {len(source)} validation pictures."
+            notes.append(
+                f"Numbers by class and images are of {shown} of the {len(source)} validation images."
             )
         examples = evaluation_examples(source, shard_count=every)
         examined = examine(segmenter, examples, dataset.classes)
     except InputError as error:
-        said.append(f"No validation pictures and no numbers by class: {error}.")
-    return read_contents(folder, examined, said)
+        notes.append(f"No validation images and no numbers by class: {error}.")
+    return read_contents(folder, examined, notes)

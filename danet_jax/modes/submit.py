@@ -1,4 +1,4 @@
-"""`--mode=submit`: predicts a test split and writes the zip that its server wants."""
+"""`--mode=submit`: predicts a test split and writes the zip file that its server takes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from danet_jax.classes import Classes
-from danet_jax.data.dataset import Dataset, EncodedExample
+from danet_jax.data.dataset import EncodedExample
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
+from danet_jax.modes.arguments import refuse_arguments, trained_network
 from danet_jax.modes.prepare import recipe_dataset
-from danet_jax.modes.trained import trained
 from danet_jax.recipe import Recipe
 
 
@@ -30,16 +30,21 @@ def run(
 ) -> int:
     """Segments the recipe's test split by its protocol and writes `workdir/submission_DATASET_SPLIT.zip`.
 
-    With `--config.dataset.test_split=val` it writes the validation split in the same form, which the
-    publishers' own evaluation scripts can score.
+    With `--config.dataset.test_split=val` it writes the validation split in the same form, for the publishers' own
+    evaluation scripts.
     """
-    if arguments:
-        raise InputError(f"{arguments[0]}: --mode=submit takes no arguments after the flags")
+    refuse_arguments(arguments, "submit")
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.protocol()
-    segmenter = load_segmenter(trained(workdir, checkpoint), protocol, **(overrides or {}))
-    dataset = _dataset(recipe)
+    segmenter = load_segmenter(trained_network(workdir, checkpoint), protocol, **(overrides or {}))
+    if split == "test" and recipe.dataset.options.get("test") is False:
+        raise InputError(
+            "config.dataset.options.test=False leaves out the split that is to be predicted; set it to True",
+            what="config.dataset.options.test",
+            value=False,
+        )
+    dataset = recipe_dataset(recipe, "test_split")
     check_classes(segmenter, dataset.classes)
     path = workdir / f"submission_{name}_{split}.zip"
     count = write_submission(server, _predictions(segmenter, dataset.source(split)), path)
@@ -50,22 +55,24 @@ def run(
 
 
 def check_classes(segmenter: Segmenter, classes: Classes) -> None:
-    """Raises InputError unless the network tells the dataset's classes apart, in the dataset's order."""
+    """Raises InputError unless the network has the dataset's classes, in the dataset's order."""
     count = segmenter.model.num_classes
     if count != len(classes):
-        raise InputError(f"the network tells {count} classes apart, the dataset has {len(classes)}")
+        raise InputError(
+            f"num_classes={count} of the network, but the dataset has {len(classes)} classes",
+            what="num_classes",
+            value=count,
+            allowed=len(classes),
+        )
     names = segmenter.classes.names if segmenter.classes else classes.names
     for index, (theirs, ours) in enumerate(zip(names, classes.names, strict=True)):
         if theirs != ours:
-            raise InputError(f"class {index} of the network is {theirs!r}, of the dataset {ours!r}")
-
-
-def _dataset(recipe: Recipe) -> Dataset:
-    if recipe.dataset.test_split == "test" and recipe.dataset.options.get("test") is False:
-        raise InputError(
-            "config.dataset.options.test=False leaves out the split that is to be predicted; set it to True"
-        )
-    return recipe_dataset(recipe, "test_split")
+            raise InputError(
+                f"class {index} of the network is {theirs!r}, but {ours!r} in the dataset",
+                what=f"class {index}",
+                value=theirs,
+                allowed=ours,
+            )
 
 
 def _predictions(segmenter: Segmenter, source: Sequence[EncodedExample]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,7 @@
-"""`--mode=train`: the training loop, from a recipe to the last checkpoint in a run's directory."""
+"""`--mode=train`: from a recipe to the last checkpoint in a run's directory.
+
+`train` is the training loop, `training_step` what it repeats: the recipe's schedule, optimizer, step and initial state.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,25 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from danet_jax.data.pipeline import evaluation_examples, to_device, training_batches
 from danet_jax.data.transforms import mirrored_labels
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
+from danet_jax.models.danet import DANet
 from danet_jax.modes import report
+from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.memory import out_of_memory_in_a_line
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
-from danet_jax.modes.training_step import training_step
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe, recipe_of_run
 from danet_jax.runs.checkpoints import Checkpoints
@@ -39,16 +45,16 @@ from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.pace import Pace, Profile
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import describe
-from danet_jax.training.losses import balanced_weights
+from danet_jax.training.losses import HardPixels, balanced_weights
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
-from danet_jax.training.program import count_flops
-from danet_jax.training.state import Metrics
-from danet_jax.training.topologies import peak_flops
+from danet_jax.training.optimizer import poly_schedule, sgd
+from danet_jax.training.state import AttentionStart, Metrics, TrainState, create_state, make_train_step
+from danet_jax.training.topologies import count_flops, peak_flops
 from danet_jax.visual.validation import ValidationPictures
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from
 
-# Settings that may differ when a run is resumed: they change where and how fast it runs, not what comes out
+# Options that may differ when a run is resumed: they change where and how fast it runs, but not its results
 # (which checkpoint is the best depends on the evaluation).
 _FREE = (
     "compilation_cache",
@@ -66,18 +72,17 @@ _FREE = (
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals | None = None) -> int:
-    """Trains, going on where an earlier run in `workdir` was interrupted; 0 when it is done.
+    """Trains, or resumes an interrupted run in `workdir`; returns 0 when the run is finished.
 
-    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. SIGTERM,
-    SIGHUP, or SIGINT once, ends the step that is being made, saves it on all hosts and returns 143, 129 or 130; within
-    the context of `signals`, it ends that.
+    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. At SIGTERM,
+    SIGHUP or the first SIGINT the current step is finished and saved on all hosts, and the status is 143, 129 or 130;
+    within the context of `signals`, they end that context.
 
     Raises:
-      InputError: the recipe, the data or what is in `workdir` do not fit, before anything is written; or the loss, the
-        gradients or the parameters are not finite, and the last good checkpoint is kept.
+      InputError: the recipe, the data and the content of `workdir` do not fit, before anything is written; or the
+        loss, the gradients or the parameters are not finite, and the last good checkpoint is kept.
     """
-    if arguments:
-        raise InputError(f"{arguments[0]}: --mode=train takes no arguments after the flags")
+    refuse_arguments(arguments, "train")
     if signals is None:
         with StopSignals() as signals:
             return run(recipe, workdir, arguments, signals=signals)
@@ -87,17 +92,17 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSig
     if recipe.training.report and jax.process_index() == 0:
         try:
             report.run(recipe, workdir, [])
-        except InputError as error:  # the training is done all the same
+        except InputError as error:  # the training is finished nevertheless
             print(f"no report: {error}", file=sys.stderr)
     return 0
 
 
 def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
-    """The loop; see `run`."""
+    """The training loop, from top to bottom; see `run`."""
     options, host, hosts = recipe.training, jax.process_index(), jax.process_count()
     first_host = host == 0
 
-    # What can be known before data are prepared, which may take hours.
+    # What can be refused is refused before data are prepared, which may take hours.
     refuse_locked(workdir)
     refuse_half_a_run(workdir)
     if is_run(workdir) and not options.resume_anyway:
@@ -148,13 +153,15 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
     if steps >= 2**31:
         raise InputError(
-            f"config.training.epochs={options.epochs} are {steps} steps here, more than 2**31 - 1"
+            f"config.training.epochs={options.epochs} are {steps} steps here, more than 2**31 - 1",
+            what="config.training.epochs",
+            value=options.epochs,
         )
     evaluate_every = options.evaluate_every or steps_per_epoch
     checkpoint_every = options.checkpoint_every or steps_per_epoch
     refuse_fewer_steps(workdir, steps)
 
-    # The network, and what a step of training does to it.
+    # The network, the step and the evaluation.
     model = recipe.network(len(dataset.classes))
     description = describe(model, dataset.classes)
     schedule, train_step, fresh_state = training_step(recipe, model, steps, class_weights=class_weights)
@@ -170,14 +177,14 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     first_examples = itertools.islice(evaluation_examples(validation), options.pictures if first_host else 0)
     pictures = ValidationPictures(model, protocol, dataset.classes, list(first_examples))
 
-    # Where it starts: from nothing, from other weights, or where it was interrupted.
+    # The initial state: fresh, from other weights, or from the last checkpoint.
     state = fresh_state(mesh)
     if start is not None:
         try:
-            # Not into the average's arrays: a step takes each array of its state away, once.
+            # Not into the average's arrays: a step donates each array of its state, and only once.
             variables, differences = initialize_from(start, model, state.trained)
         except InputError as error:
-            raise InputError(f"{recipe.init.checkpoint}: {error}") from error
+            raise error.in_file(recipe.init.checkpoint) from error
         state = state.replace(**variables)
         if first_host:
             print(f"{recipe.init.checkpoint}: {start.description}", *differences, sep="\n  ")
@@ -202,13 +209,13 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
             if step:
                 log.say(f"going on from step {step} in {workdir}")
 
-            # Metrics stay on the device until they are logged, so that the host runs ahead of it.
+            # Metrics stay on the device until they are logged, so that the host can run ahead of it.
             pending: list[Metrics] = []
             first = step + 1
             peak = peak_flops(mesh.devices.flat[0].device_kind)
             pace = Pace(options.batch_size, peak and peak * mesh.size)
             while True:
-                # What is evaluated was saved before: nothing that goes wrong here costs a step.
+                # What is evaluated was saved before, so a failure here costs no step.
                 if step and (step % evaluate_every == 0 or step == steps) and not checkpoints.is_scored(step):
                     result = validate(state.variables)
                     scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
@@ -227,7 +234,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 profile.before(step + 1)
                 with out_of_memory_in_a_line(recipe, mesh, train_step, state, batch):
                     state, metrics = train_step(state, batch)
-                    if step + 1 == first:  # memory that is too small shows when a program runs
+                    if step + 1 == first:  # a lack of memory shows when the program runs
                         jax.block_until_ready(metrics)
                 step += 1
                 profile.after(step, metrics)
@@ -241,7 +248,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 if not (saving or step == first or step % options.log_every == 0):
                     continue
 
-                # Every step since the last line is looked at, so that no bad state is ever saved.
+                # Every step since the last line is checked, so that no bad state is ever saved.
                 values = mean_of_finite(pending, step, checkpoints.newest(), workdir)
                 values["learning_rate"] = learning_rate = float(schedule(step - 1))
                 values["learning_rate_head"] = learning_rate * options.head_multiplier
@@ -258,8 +265,71 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 pace.restart()
 
 
+class TrainingStep(NamedTuple):
+    """What is repeated in training, and where it starts.
+
+    Attributes:
+      schedule: the learning rate of the backbone by step.
+      step: `(state, batch) -> (state, metrics)`, see `make_train_step`.
+      fresh_state: returns the initial state, replicated over a mesh.
+    """
+
+    schedule: optax.Schedule
+    step: Any
+    fresh_state: Callable[[Mesh], TrainState]
+
+
+def training_step(
+    recipe: Recipe, model: DANet, steps: int, class_weights: tuple[float, ...] | None = None
+) -> TrainingStep:
+    """Builds the schedule, the train step and the initial state of a recipe.
+
+    Args:
+      recipe: what is trained how.
+      model: the recipe's network.
+      steps: the length of the training, over which the learning rate decays.
+      class_weights: of the classes in the loss; None weighs all alike.
+    """
+    options = recipe.training
+    schedule = poly_schedule(options.learning_rate, steps, options.power)
+    optimizer = sgd(
+        schedule,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        head_multiplier=options.head_multiplier,
+        attention_multiplier=options.attention_multiplier,
+        decay_scales=options.decay_scales,
+    )
+    mean, std = recipe.protocol().normalisation
+    step = make_train_step(
+        # Strides and dilations have no parameters, so the weights are the same.
+        model.clone(output_stride=options.output_stride or model.output_stride),
+        optimizer,
+        loss_weights=options.loss_weights,
+        auxiliary_weight=options.auxiliary_weight,
+        hard_pixels=HardPixels(options.ohem_threshold, options.ohem_kept) if options.ohem_threshold else None,
+        class_weights=class_weights,
+        average_decay=options.ema_decay,
+        accumulation=options.accumulation,
+        mean=mean,
+        std=std,
+    )
+
+    def fresh_state(mesh: Mesh) -> TrainState:
+        return create_state(
+            model,
+            optimizer,
+            recipe.seed,
+            mesh,
+            start=AttentionStart(recipe.init.query_key_gain, recipe.init.alpha, recipe.init.beta),
+            average=options.ema_decay > 0,
+        )
+
+    return TrainingStep(schedule, step, fresh_state)
+
+
 def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:
-    """Means of the losses of the steps up to `step`, and the last values of the norms and scales.
+    """Returns the means of the losses of the steps up to `step`, and the last values of the norms and scales.
 
     Raises:
       InputError: one of them is not finite; `good` is the step of the checkpoint that is kept.
@@ -271,8 +341,8 @@ def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir:
             kept = f"step {good} in {workdir / 'checkpoints'} is kept" if good else "none was saved yet"
             raise InputError(
                 f"step {index}: the {bad[0].replace('_', ' ')} is {metrics[bad[0]]}; lower "
-                "config.training.learning_rate or look at the data with --mode=check; of the checkpoints, "
-                f"{kept}"
+                f"config.training.learning_rate or look at the data with --mode=check; of the checkpoints, {kept}",
+                what="config.training.learning_rate",
             )
     last = values[-1]
     return {

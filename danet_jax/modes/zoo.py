@@ -1,4 +1,4 @@
-"""`--mode=zoo`: the published checkpoints that are known by name."""
+"""`--mode=zoo`: the published checkpoints that have a name here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import posixpath
 from pathlib import Path
 
-from danet_jax.errors import InputError
+from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.recipe import Recipe
 from danet_jax.weights.download import cache_directory, cached_path
 from danet_jax.weights.zoo import ZOO, Entry
@@ -16,8 +16,7 @@ _HEADINGS = ("name", "trained on", "crop", "steps", "mIoU", "several scales", "S
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     """Prints a table of the names that `--checkpoint` and `--config.init.checkpoint` take, mIoU in % and URLs."""
-    if arguments:
-        raise InputError(f"{arguments[0]}: --mode=zoo takes no arguments after the flags")
+    refuse_arguments(arguments, "zoo")
     rows = [_HEADINGS, *(_row(entry) for entry in ZOO)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     for row in rows:
@@ -27,12 +26,12 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
         ]
         print("  ".join(cells).rstrip())
     _print_urls()
-    print(f"\nDownloaded at first use into {cache_directory()} (DANET_JAX_CACHE is another place).")
+    print(f"\nDownloaded at first use into {cache_directory()} (DANET_JAX_CACHE sets another place).")
     return 0
 
 
 def _print_urls() -> None:
-    """Each source's directory above what its URLs add to it, as whole URLs are wider than a terminal."""
+    """Prints each source's directory above the rest of its URLs, since full URLs are wider than a terminal."""
     print("\nFiles in the same order; their names end in the beginning of their SHA-256:")
     for _, entries in itertools.groupby(ZOO, lambda entry: entry.name.partition("/")[0]):
         urls = [entry.url for entry in entries]

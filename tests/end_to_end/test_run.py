@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.modes.names import named_apart
+from danet_jax.modes.arguments import named_apart
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from danet_jax.modes import train
-from danet_jax.modes.training_step import training_step
+from danet_jax.modes.train import training_step
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import read_classes

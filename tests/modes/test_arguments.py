@@ -10,8 +10,7 @@ import pytest
 
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
-from danet_jax.modes.names import apart, named_apart
-from danet_jax.modes.photos import pictures_of, read_picture
+from danet_jax.modes.arguments import apart, images_of, named_apart, read_file
 
 
 def test_an_empty_argument_is_not_the_current_folder(tmp_path, monkeypatch):
@@ -19,8 +18,8 @@ def test_an_empty_argument_is_not_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for argument in ("", " "):
         with pytest.raises(InputError, match="an empty argument names no picture"):
-            list(pictures_of(["a.png", argument]))
-    assert [path.name for path in pictures_of(["."])] == ["a.png"]
+            list(images_of(["a.png", argument]))
+    assert [path.name for path in images_of(["."])] == ["a.png"]
 
 
 def test_no_result_overwrites_another():
@@ -57,11 +56,11 @@ def test_folders_are_gone_through_with_links_and_without_what_is_hidden(tmp_path
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
-    found = [path.relative_to(tmp_path / "in").as_posix() for path in pictures_of([str(tmp_path / "in")])]
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in images_of([str(tmp_path / "in")])]
     assert found == ["b.png", "link/a.JPG"]
     (tmp_path / "in/again").symlink_to(tmp_path / "in")
     with pytest.raises(InputError, match="again: a link to a folder that it is in"):
-        list(pictures_of([str(tmp_path / "in")]))
+        list(images_of([str(tmp_path / "in")]))
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
@@ -71,4 +70,4 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         (pathlib.Path("a\0b"), r"a\\x00b: cannot"),
     ):
         with pytest.raises(InputError, match=message):
-            read_picture(path)
+            read_file(path)

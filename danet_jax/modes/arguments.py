@@ -1,0 +1,134 @@
+"""What the user names on the command line: images, a trained network, a size; and short names for the results."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from danet_jax.data.files import IMAGE_SUFFIXES, walk
+from danet_jax.errors import InputError
+from danet_jax.runs.directory import is_run
+from danet_jax.runs.files import as_path
+from danet_jax.weights import zoo
+
+AnyPath = TypeVar("AnyPath", str, Path)
+
+_LONGEST_NAME = 200  # bytes; file systems take 255, and something is added before and after
+
+
+def refuse_arguments(arguments: list[str], mode: str) -> None:
+    """Raises InputError if there are arguments after the flags of a mode that takes none."""
+    if arguments:
+        raise InputError(
+            f"{arguments[0]}: --mode={mode} takes no arguments after the flags", what=arguments[0]
+        )
+
+
+def size_of(arguments: list[str], mode: str) -> tuple[int, int] | None:
+    """Returns height and width from the one argument HEIGHTxWIDTH; None if there is no argument."""
+    if not arguments:
+        return None
+    matched = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments[0])
+    if matched is None or len(arguments) > 1:
+        text = " ".join(arguments)
+        raise InputError(
+            f"{text}: --mode={mode} takes one argument, an image size such as 1024x2048", what=text
+        )
+    return int(matched[1]), int(matched[2])
+
+
+def trained_network(workdir: Path, checkpoint: str) -> Path | str:
+    """Returns what `load_checkpoint` should load: `checkpoint` if it is given, otherwise the run in `workdir`.
+
+    Raises:
+      InputError: it does not exist.
+    """
+    if checkpoint:
+        refuse_absent(checkpoint)
+    elif not is_run(workdir):
+        raise InputError(
+            f"{workdir}: no run here; train first, or give another --workdir or a --checkpoint",
+            what=str(workdir),
+        )
+    return checkpoint or workdir
+
+
+def refuse_absent(source: str) -> None:
+    """Raises InputError unless `source` is a file, a run's directory or a name in the zoo; downloads nothing."""
+    try:
+        if not source.isprintable() or not as_path(source).exists():
+            zoo.find(source if source.isprintable() else repr(source))
+    except OSError as error:
+        raise InputError(f"{source[:80]}: cannot be read: {error.strerror}", what=source[:80]) from error
+    if as_path(source).is_dir() and not is_run(source):
+        raise InputError(f"{source}: a directory, but not that of a run (it has no config.json)", what=source)
+
+
+def images_of(arguments: list[str]) -> Iterator[Path]:
+    """Yields the files among `arguments` and the images in its folders; a folder without images yields itself.
+
+    Linked folders are followed, hidden ones are skipped.
+
+    Raises:
+      InputError: an argument is empty, which would stand for the current folder; or see `walk`.
+    """
+    for argument in arguments:
+        if not argument.strip():
+            raise InputError(
+                f"{argument!r}: an empty argument names no image; give a file, a folder, or . for this one",
+                what=repr(argument),
+            )
+        path = Path(argument)
+        if path.is_dir():
+            yield from [found for found in walk(path) if found.suffix.lower() in IMAGE_SUFFIXES] or [path]
+        else:
+            yield path
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the content of a file that the user named.
+
+    Raises:
+      InputError: it cannot be read, or is a folder.
+    """
+    # `exists` and the others return False for a name with NUL or a folder that must not be entered; see below.
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(
+            f"{path}: neither a file nor a folder (a pipe, a socket or a device)", what=str(path)
+        )
+    try:
+        return path.read_bytes()
+    except IsADirectoryError:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(f"{path}: no images in this folder ({suffixes})", what=str(path)) from None
+    except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"{path}: cannot be read: {reason}", what=str(path)) from error
+
+
+def named_apart(paths: Iterable[AnyPath]) -> dict[str, AnyPath]:
+    """Returns the paths by short names, all different: those of a/x.png, b/x.png and x.jpg are x, x_2 and x_3."""
+    paths = list(paths)
+    stems = (Path(path).name if Path(path).is_dir() else Path(path).stem for path in paths)
+    names = [_shortened(stem) or str(path) for stem, path in zip(stems, paths, strict=True)]
+    return dict(zip(apart(names), paths, strict=True))
+
+
+def apart(names: Iterable[str]) -> Iterator[str]:
+    """Yields the names; one that was there before gets a number."""
+    taken: set[str] = set()
+    for name in names:
+        new, count = name, 1
+        while new in taken:
+            count += 1
+            new = f"{name}_{count}"
+        taken.add(new)
+        yield new
+
+
+def _shortened(name: str) -> str:
+    stored = os.fsencode(name)
+    return name if len(stored) <= _LONGEST_NAME else stored[:_LONGEST_NAME].decode(errors="ignore")
