@@ -1,4 +1,4 @@
-"""Predictions as the test servers want them: Cityscapes, PASCAL VOC 2012 and ADE20K.
+"""Predictions in the formats of the test servers of Cityscapes, PASCAL VOC 2012 and ADE20K.
 
 | dataset        | file in the zip                                        | content                                  |
 |----------------|--------------------------------------------------------|------------------------------------------|
@@ -6,7 +6,7 @@
 | pascal_voc_aug | results/VOC2012/Segmentation/comp6_test_cls/NAME.png   | palette of the VOC kit, classes 0 to 20  |
 | ade20k         | NAME.png                                               | 8 bits, ids 1 to 150                     |
 
-comp6 is VOC's competition for methods trained on more than VOC's own labels, which SBD's are.
+comp6 is VOC's competition for methods that were trained on further labels, here SBD's.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Server:
     """What one test server accepts.
 
     Attributes:
-      path: Where a prediction is in the zip; `{name}` is the example's name.
-      mapping: From train ids to the ids that the server wants.
-      upload: Where to send the zip.
-      palette: Colours of all 256 ids if the pictures are to have them, 768 numbers.
+      path: the path of a prediction in the zip; `{name}` is the example's name.
+      mapping: maps train ids to the server's ids.
+      upload: the address to upload the zip to.
+      palette: the colours of all 256 ids, 768 numbers, if the images have a palette.
     """
 
     path: str
@@ -42,10 +42,10 @@ class Server:
     palette: tuple[int, ...] = ()
 
     def picture(self, labels: np.ndarray) -> bytes:
-        """Return the PNG of train ids uint8 `[H, W]`.
+        """Returns the PNG of train ids uint8 `[H, W]`.
 
         Raises:
-          ValueError: A value is no class.
+          ValueError: a value is not a class.
         """
         ids = self.mapping.to_ids(labels)
         picture = Image.fromarray(ids)
@@ -71,27 +71,33 @@ SERVERS = {
 
 
 def test_server(dataset: str) -> Server:
-    """Return the test server of a dataset.
+    """Returns the test server of a dataset.
 
     Raises:
-      InputError: It has none.
+      InputError: it has none.
     """
     if dataset not in SERVERS:
-        raise InputError(f"{dataset}: there is no test server; there are for: {', '.join(sorted(SERVERS))}")
+        allowed = ", ".join(sorted(SERVERS))
+        raise InputError(
+            f"config.dataset.name={dataset}: this data set has no test server; these have one: {allowed}",
+            what="config.dataset.name",
+            value=dataset,
+            allowed=sorted(SERVERS),
+        )
     return SERVERS[dataset]
 
 
 def write_submission(
     server: Server, predictions: Iterable[tuple[str, np.ndarray]], path: pathlib.Path
 ) -> int:
-    """Write the zip to upload.
+    """Writes the zip to upload.
 
     It appears under its name when it is complete. The same predictions give the same bytes.
 
     Args:
-      server: Whose format.
-      predictions: Name and train ids uint8 `[H, W]`, of the image's own size, of each example.
-      path: The zip.
+      server: the server, which defines the format.
+      predictions: name and train ids uint8 `[H, W]`, at the image's own size, of each example.
+      path: the zip.
 
     Returns:
       The number of predictions.

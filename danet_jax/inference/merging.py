@@ -80,6 +80,11 @@ def fusion(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: Any)
     return logits.fusion
 
 
+def accepts_sizes(model: DANet) -> bool:
+    """Returns whether the network's input may be padded; with a backbone of the user's own it may not."""
+    return getattr(model, "accepts_sizes", True)
+
+
 class Sums(NamedTuple):
     """Scores so far; W is innermost, so that no product needs a transposition.
 

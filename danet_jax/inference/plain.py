@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Axis, Merging, to_columns, to_rows
+from danet_jax.inference.merging import Axis, Merging, accepts_sizes, to_columns, to_rows
 from danet_jax.inference.predictor import Group, Part, Reduction, Region, Sizes
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled, scaling_of
@@ -104,8 +104,8 @@ class WholeImages:
     def group(self, height: int, width: int) -> Group:
         """Returns the group of an image of this size: the arrays that it fits in."""
         sizes = self._sizes(height, width)
-        # A backbone of the caller's may not know about padding: it gets images of their own shape.
-        shape = shared_shape(self._shapes, sizes) if getattr(self._model, "accepts_sizes", True) else sizes
+        # A backbone of the user's own may not be able to ignore padding.
+        shape = shared_shape(self._shapes, sizes) if accepts_sizes(self._model) else sizes
         return Group(shape, shape != sizes)
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:

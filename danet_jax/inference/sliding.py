@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Merging, Sums, to_columns, to_rows
+from danet_jax.inference.merging import Merging, Sums, accepts_sizes, to_columns, to_rows
 from danet_jax.inference.predictor import SCORES, Group, Part, Reduction, Region
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, scaled
@@ -73,6 +73,7 @@ class SlidingWindows:
         if protocol.window is None:
             raise ValueError("a protocol with a window is needed")
         self._model, self.protocol, self._shape = model, protocol, protocol.window
+        self._masks = accepts_sizes(model)
         self.mesh = mesh = Mesh(mesh.devices.reshape(-1), ("data",))
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         # Small enough for a CPU's cache, large enough for an accelerator's many cores.
@@ -169,12 +170,14 @@ class SlidingWindows:
         at_once, capacity = self._windows_at_once, self._capacity
         kept = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._everywhere)
         # A window that is smaller than the others needs masks; the others do without, whatever else is scored.
-        small = np.array([(w.rows.window, w.columns.window) != self._shape for w, _ in jobs])
-        for masked in (False, True):
-            chosen = np.flatnonzero(small == masked)
-            for part in np.split(chosen, range(at_once, len(chosen), at_once)) if len(chosen) else ():
+        # Where the network takes no masks, such windows have a shape of their own.
+        own = [(window.rows.window, window.columns.window) for window, _ in jobs]
+        kinds = [(self._shape, size != self._shape) if self._masks else (size, False) for size in own]
+        for shape, masked in sorted(set(kinds)):
+            chosen = np.array([slot for slot, kind in enumerate(kinds) if kind == (shape, masked)])
+            for part in np.split(chosen, range(at_once, len(chosen), at_once)):
                 windows = [jobs[slot] for slot in part]
-                blocks, scaling = cut(self.protocol, windows, at_once, self._block)
+                blocks, scaling = cut(self.protocol, windows, shape, at_once, self._block)
                 self._block = blocks.shape[1], blocks.shape[2]
                 # The windows that fill up a batch go to the last slot, which is not used.
                 slots = np.pad(part, (0, at_once - len(part)), constant_values=capacity).astype(np.int32)
@@ -195,7 +198,8 @@ class SlidingWindows:
         merging = Merging(self._model, self.protocol, SCORES, same=False)
         flip = self.protocol.flip and merging.merge == "exp"
         [logits] = merging.logits(variables, x, scaling.sizes, flip=flip)
-        logits = lax.with_sharding_constraint(logits, self._everywhere)
+        lacking = [(0, room - size) for room, size in zip(self._logits, logits.shape[1:], strict=True)]
+        logits = lax.with_sharding_constraint(jnp.pad(logits, [(0, 0), *lacking]), self._everywhere)
 
         def keep(index: jax.Array, kept: jax.Array) -> jax.Array:
             return lax.dynamic_update_index_in_dim(kept, logits[index], slots[index], 0)

@@ -65,17 +65,21 @@ def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
 
 
 def cut(
-    protocol: Protocol, windows: Sequence[tuple[Window, np.ndarray]], at_once: int, least: tuple[int, int]
+    protocol: Protocol,
+    windows: Sequence[tuple[Window, np.ndarray]],
+    shape: tuple[int, int],
+    at_once: int,
+    least: tuple[int, int],
 ) -> tuple[np.ndarray, Scaling]:
     """Returns the parts of images that windows are made of, uint8 `[n, H, W, 3]`, and how these become windows.
 
     Args:
-      protocol: one with a window.
+      protocol: how images are resized.
       windows: each with its image, uint8 `[h, w, 3]`.
+      shape: height and width of the network's input, at least those of the windows.
       at_once: n, to which the windows are filled up.
       least: the smallest H and W.
     """
-    shape = protocol.window or (1, 1)
     taps = [Taps(np.zeros((2, at_once, n), np.int32), np.zeros((2, at_once, n), np.float32)) for n in shape]
     ranges = np.zeros((2, len(windows), 2), np.int64)  # axis, window, (first, last + 1)
     sizes = np.full((at_once, 2), shape, np.int32)

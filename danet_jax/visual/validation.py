@@ -1,11 +1,10 @@
-"""A few validation pictures, looked at again and again while a network is trained."""
+"""A few validation images, predicted again and again while a network is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from danet_jax.classes import Classes
@@ -19,12 +18,12 @@ _LONGEST = 512
 
 
 class ValidationPictures:
-    """`pictures(variables)` are the examples beside truth and prediction, uint8 `[H, 3 W, 3]` by name.
+    """`pictures(variables)` returns the examples beside truth and prediction, uint8 `[H, 3 W, 3]` by name.
 
     Args:
       model: the network.
       protocol: how it is applied.
-      classes: whose colours are used.
+      classes: their colours are used.
       examples: `{"name", "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; without any nothing is computed.
     """
 
@@ -35,10 +34,9 @@ class ValidationPictures:
         self._segmenter: Segmenter | None = None
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """With the network's variables, on any devices, of which this host holds a whole copy."""
+        """Returns the images for the network's variables, which are on any devices, the same on every host."""
         if not self._examples:
             return {}
-        variables = jax.tree.map(np.asarray, jax.tree.map(_of_this_host, variables))
         if self._segmenter is None:
             self._segmenter = Segmenter(self._model, variables, self._protocol)
         segmenter = self._segmenter.with_variables(variables)
@@ -50,7 +48,3 @@ class ValidationPictures:
             parts = (example["image"], palette[example["label"]], palette[labels])
             found[f"validation/picture_{index}"] = np.concatenate([part[::step, ::step] for part in parts], 1)
         return found
-
-
-def _of_this_host(x: Any) -> Any:
-    return x.addressable_data(0) if isinstance(x, jax.Array) and not x.is_fully_addressable else x

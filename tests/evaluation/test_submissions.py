@@ -15,7 +15,6 @@ from danet_jax.classes import Classes
 from danet_jax.data.dataset import open_dataset
 from danet_jax.data.labels import ADE20K, CITYSCAPES, PASCAL_VOC
 from danet_jax.data.pipeline import evaluation_examples
-from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.submissions import SERVERS, test_server, write_submission
 from danet_jax.inference.protocol import Protocol
@@ -24,6 +23,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.modes import submit
 from danet_jax.recipe import defaults, read_recipe
 from tests.reference import publishers
+from tests.reference.refusal import refused
 
 test_server.__test__ = False  # a function of the package, not a test
 
@@ -91,7 +91,7 @@ def test_labels_that_are_no_class_are_refused(tmp_path):
 
 
 def test_datasets_without_a_server():
-    with pytest.raises(InputError, match="coco_stuff10k: there is no test server; there are for: ade20k"):
+    with refused(what="config.dataset.name", value="coco_stuff10k"):
         test_server("coco_stuff10k")
 
 
@@ -170,7 +170,8 @@ def test_submit_refuses_a_network_of_other_classes():
     network = DANet(num_classes=19, backbone="resnet18")
     variables = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     segmenter = Segmenter(network, variables, None, Classes.named([f"class {i}" for i in range(19)]))
-    with pytest.raises(InputError, match="class 0 of the network is 'class 0', of the dataset 'road'"):
+    with refused() as caught:
         submit.check_classes(segmenter, CITYSCAPES.classes)
-    with pytest.raises(InputError, match="tells 19 classes apart, the dataset has 150"):
+    assert "road" in str(caught.value)
+    with refused():
         submit.check_classes(segmenter, ADE20K.classes)

@@ -128,6 +128,24 @@ def test_a_mesh_of_devices_gives_the_same_scores(rng):
         np.testing.assert_allclose(many.scores(images), one.scores(images), rtol=1e-4, atol=1e-6)
 
 
+def test_a_network_that_takes_no_sizes_is_never_padded(rng):
+    model, variables, _ = small_networks(rng)
+
+    class Exact(type(model)):
+        accepts_sizes = False
+
+        def __call__(self, images, *, sizes=None, upsample=True, train=False):
+            assert sizes is None
+            return super().__call__(images, upsample=upsample, train=train)
+
+    exact = Exact(model.num_classes)
+    images = [rng.integers(0, 256, (1, *size, 3), dtype=np.uint8) for size in ((41, 57), (40, 33), (64, 49))]
+    for protocol in (Protocol.whole(), Protocol.mmseg("other").replace(window=(48, 48), stride=(32, 32))):
+        ours, expected = Segmenter(exact, variables, protocol), Segmenter(model, variables, protocol)
+        for image in images:
+            np.testing.assert_allclose(ours.scores(image), expected.scores(image), rtol=1e-4, atol=1e-6)
+
+
 def test_a_stream_may_reuse_one_buffer(rng):
     model, variables, _ = small_networks(rng)
     images = rng.integers(0, 256, (11, 40, 56, 3), dtype=np.uint8)

@@ -245,7 +245,8 @@ def describe(segmenter: Segmenter) -> str:
         (False, True): "channel attention only",
         (False, False): "dilated FCN, no attention",
     }[model.position_attention, model.channel_attention]
-    words = [kind, model.backbone.replace("resnet", "ResNet-"), f"output stride {model.output_stride}"]
+    backbone = model.backbone if isinstance(model.backbone, str) else type(model.backbone).__name__
+    words = [kind, backbone.replace("resnet", "ResNet-"), f"output stride {model.output_stride}"]
     if model.multi_grid:
         words.append(f"multi-grid {', '.join(map(str, model.multi_grid))}")
     return " · ".join([*words, f"{model.num_classes} classes"])

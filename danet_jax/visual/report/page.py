@@ -93,7 +93,12 @@ def write_report(path: Path, runs: Sequence[Contents], defaults: Mapping[str, An
     )
     if size > LIMIT_MEGABYTES * 1e6:
         path.unlink()
-        raise InputError(f"{path}: the report takes {size / 1e6:.1f} MB; give fewer runs at once")
+        raise InputError(
+            f"{path}: the report takes {size / 1e6:.1f} MB, at most {LIMIT_MEGABYTES:g} are allowed; give fewer runs",
+            what=str(path),
+            value=size,
+            allowed=LIMIT_MEGABYTES,
+        )
     return size
 
 
