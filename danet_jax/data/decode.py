@@ -1,45 +1,59 @@
-"""From encoded pictures to arrays, strictly: what cannot be read exactly is refused by name.
+"""Decodes images and label maps to arrays, strictly: a file that cannot be decoded exactly is refused by name.
 
-Pillow decodes everything but 16-bit colours: unlike OpenCV, it refuses a truncated file instead of filling the rest
-with grey.
-
-A picture is meant as its EXIF says it is to be shown: `upright` turns it. Prepared data hold it so already, since a
-label has to be turned with it (see `danet_jax.data.builders.pair`).
+PNG is decoded by imagecodecs, TIFF by tifffile and everything else by Pillow. Transparent images are composed over
+white. Images are meant to be shown as their EXIF orientation (or TIFF's Orientation) says: `upright` turns them.
+Prepared data are upright already, since a label has to be turned with its image (see `danet_jax.data.builders.pair`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
+import re
 import struct
 import warnings
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
+from danet_jax.data.tiff import decode_tiff, is_tiff, tiff_bits, tiff_orientation, tiff_remarks
 from danet_jax.errors import InputError, one_line
 
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _BMP = b"BM"
-_SCAN, _END = 0xDA, b"\xff\xd9"  # markers of JPEG
+_SCAN, _PROGRESSIVE, _END = 0xDA, 0xC2, 0xD9  # markers of JPEG
+_BEHIND_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # a marker that is no part of a scan
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FILLER = bytes(range(37, 250, 3)) * 2
 _SMALLEST_RANGE = 2**14
-"""Sixteen-bit pictures that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow knows others, some of which start programs (EPS) or hold pictures of several sizes (ICO)."""
+"""16-bit images that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP")
+"""Pillow knows others, some of which start programs (EPS) or hold images of several sizes (ICO)."""
+_READABLE = "JPEG, PNG, TIFF, WebP or BMP"
+_OTHER_FORMATS = (
+    (4, rb"ftyp(hei|hev|mif1|msf1)", "HEIC"),
+    (4, rb"ftypavi[fs]", "AVIF"),
+    (4, rb"ftyp", "an MP4 or QuickTime video"),
+    (0, rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
+    (0, rb"8BPS", "Photoshop"),
+    (0, rb"%!PS|\xc5\xd0\xd3\xc6", "EPS"),
+    (0, rb"%PDF", "PDF"),
+    (0, rb"v/1\x01", "OpenEXR"),
+    (0, rb"#\?RADIANCE|#\?RGBE", "Radiance HDR"),
+    (0, rb"\s*(<\?xml[^>]*>\s*)?<svg", "SVG"),
+    (0, rb"\s*<(!DOCTYPE )?html", "an HTML page"),
+    (0, rb"\0\0[\x01\x02]\0", "an icon"),
+    (0, rb"PK\x03\x04", "a zip archive"),
+    (0, rb"\x93NUMPY", "a NumPy array"),
+)
+"""Offset, pattern and name of formats that people have and that are not read."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError)
 
-_BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
-
-# What Pillow cannot decode, it also prints; the error says it.
-logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
-
-_ORIENTATION = 0x0112  # EXIF's tag: where the first row and the first column of the stored picture belong
+_ORIENTATION = 0x0112  # EXIF's tag: where the first row and the first column of the stored image belong
 TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,36 +66,50 @@ TO_UPRIGHT = {
 
 
 def decode_image(data: bytes, name: str, *, upright: bool = False, bits: int = 16) -> np.ndarray:
-    """Decode a picture to uint8 `[H, W, 3]`; see `decode_picture`."""
+    """Decodes an image to uint8 `[H, W, 3]`; see `decode_picture`."""
     return np.array(decode_picture(data, name, upright=upright, bits=bits))
 
 
-def decode_picture(data: bytes, name: str, *, upright: bool = False, bits: int = 16) -> Image.Image:
-    """Decode a JPEG or PNG (or anything else that Pillow reads) to RGB.
+def decode_picture(
+    data: bytes, name: str, *, upright: bool = False, bits: int = 16, trusted: bool = False
+) -> Image.Image:
+    """Decodes a JPEG, PNG, TIFF or any other format that Pillow reads to RGB.
 
-    Grey and palette pictures become RGB, an alpha channel is dropped (colours under transparent pixels
-    stay as stored), of 16-bit channels the upper 8 bits are kept, of an animation the first frame.
+    Grey and palette images become RGB; transparent pixels are composed over white; 16-bit channels keep their upper 8
+    bits; of an animation the first frame is decoded, of a TIFF the first page that is not a thumbnail.
 
     Args:
-      data: The encoded file.
-      name: The file's name, for the error message.
-      upright: Turn the picture as its EXIF says it is to be shown; cameras store it as the sensor lay.
-      bits: How many bits of 16-bit channels are used: 12 for values up to 4095, of which the upper 8 bits are
-        then 4095 >> 4.
+      data: the encoded file.
+      name: the file's name, for error messages.
+      upright: turn the image as its EXIF or TIFF orientation says; cameras store it as the sensor lay.
+      bits: how many bits of 16-bit channels are used: 12 for values up to 4095, of which the upper 8 bits are then
+        4095 >> 4.
+      trusted: the file was decoded without an error before; a JPEG is then not checked for missing parts, which takes
+        as long as decoding it.
 
     Raises:
-      InputError: The file is no picture, is damaged or cut short, has 32-bit pixels, more channels than RGB and
-        alpha, colours that are multiplied by alpha, or 16-bit channels whose range is hardly used.
+      InputError: the file is not an image, is damaged or cut short, has signed, floating-point or 32-bit pixels or more
+        bands than RGB and alpha, or uses hardly any of the range of its 16 bits.
     """
-    picture = _load(data, name)
-    if picture.mode in ("RGBa", "La") or _tiff_tag(picture, _EXTRA_SAMPLES)[:1] == (1,):
-        raise InputError(f"{name}: its colours are multiplied by their alpha; save it as RGB without alpha")
-    deep = _sixteen_bits(picture, data, name)
-    if deep is not None:
-        picture = Image.fromarray(_upper_bits(deep, bits, name))
-    elif picture.mode in ("I", "F"):
-        raise InputError(f"{name}: a picture with 32-bit pixels; save it as 8-bit RGB")
-    picture.info.pop("transparency", None)  # of a palette; Pillow would advise to keep it
+    if is_tiff(data):
+        colours, depth, alpha, premultiplied = decode_tiff(data, name)
+        picture = _composed(colours, alpha, depth, bits, name, premultiplied=premultiplied)
+    elif data.startswith(_PNG):
+        pixels = _decode_png(data, name)
+        alpha = pixels[..., -1] if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else None
+        colours = pixels if alpha is None else pixels[..., :-1]
+        picture = _composed(colours, alpha, 8 * pixels.itemsize, bits, name)
+    else:
+        picture = _load(data, name)
+        if data.startswith(_JPEG) and not trusted:
+            _refuse_cut_jpeg(data, picture, name)
+        if picture.mode.startswith("I;16"):
+            picture = _composed(np.asarray(picture).astype(np.uint16), None, 16, bits, name)
+        elif picture.mode in ("I", "F"):
+            raise InputError(f"{name}: an image with 32-bit pixels; save it as 8-bit RGB", what=name)
+        elif picture.has_transparency_data:
+            rgba = np.asarray(picture.convert("RGBA"))
+            picture = _composed(rgba[..., :3], rgba[..., 3], 8, bits, name)
     if upright:
         turn = TO_UPRIGHT.get(orientation(data))
         picture = picture if turn is None else picture.transpose(turn)
@@ -89,39 +117,72 @@ def decode_picture(data: bytes, name: str, *, upright: bool = False, bits: int =
 
 
 def orientation(data: bytes) -> int:
-    """Return the EXIF orientation of an encoded picture, 1 to 8; 1, upright as stored, if it has none to be read.
-
-    Of a TIFF it is always 1: Pillow turns those by itself.
-    """
+    """Returns the EXIF or TIFF orientation of an encoded image, 1 to 8; 1 (upright) if it has none to be read."""
+    if is_tiff(data):
+        return tiff_orientation(data)
     if not any(mark in data for mark in (b"Exif", b"eXIf", b"exif", b"EXIF")):
         return 1
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            found = 1 if picture.format == "TIFF" else picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow raises whatever a damaged EXIF leads it to
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises anything on a damaged EXIF
         return 1
     return found if found in TO_UPRIGHT else 1
 
 
-def _sixteen_bits(picture: Image.Image, data: bytes, name: str) -> np.ndarray | None:
-    """The channels of a 16-bit picture, uint16 `[H, W]` or `[H, W, 3]`; None of any other."""
-    if picture.mode.startswith("I;16"):
-        return np.asarray(picture).astype(np.uint16)
-    deep_png = data.startswith(_PNG) and data[_BIT_DEPTH] == 16
-    if deep_png or 16 in _tiff_tag(
-        picture, _BITS_PER_SAMPLE
-    ):  # of colours Pillow keeps only the upper 8 bits
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None or pixels.dtype != np.uint16:
-            raise InputError(f"{name}: a 16-bit picture that cannot be read; save it with 8 bits")
-        return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2::-1])
-    return None
+def remarks(data: bytes, name: str) -> tuple[str, ...]:
+    """Returns what `decode_image` leaves out of an image, each as the rest of the sentence "it has ...".
+
+    Raises:
+      InputError: the file is not an image, or is damaged.
+    """
+    if is_tiff(data):
+        several, further_band = tiff_remarks(data, name)
+    else:
+        picture = opened(data, name)
+        with _naming(data, name):
+            several, further_band = int(getattr(picture, "n_frames", 1)) > 1, False
+    frames = ("several frames or pages, of which the first is used",) if several else ()
+    return (*frames, "a fourth band of unknown meaning, which is left out") if further_band else frames
 
 
-def _tiff_tag(picture: Image.Image, tag: int) -> tuple[int, ...]:
-    """The value of a tag if the picture is a TIFF that has it, else nothing."""
-    value = picture.tag_v2.get(tag, ()) if isinstance(picture, TiffImagePlugin.TiffImageFile) else ()
-    return value if isinstance(value, tuple) else (value,)
+def _decode_png(data: bytes, name: str) -> np.ndarray:
+    """Decodes any PNG to uint8 or uint16 `[H, W]` or `[H, W, 2 to 4]`; palettes and transparent colours are applied."""
+    import imagecodecs
+
+    opened(data, name)  # names what is no image at all, or too large
+    try:
+        return np.asarray(imagecodecs.png_decode(data))
+    except Exception as error:
+        raise _damaged(name, one_line(error)) from None
+
+
+def _composed(
+    colours: np.ndarray,
+    alpha: np.ndarray | None,
+    depth: int,
+    bits: int,
+    name: str,
+    *,
+    premultiplied: bool = False,
+) -> Image.Image:
+    """Returns grey or RGB of `depth` bits as 8-bit grey or RGB, composed over white."""
+    if colours.dtype != np.uint8:
+        if alpha is not None:  # of 12 bits in 16, too, or of all 16
+            used = bits if depth == 16 and not int(alpha.max(initial=0)) >> bits else depth
+            alpha = (alpha >> (used - 8)).astype(np.uint8)
+        colours = _upper_bits(colours, bits, name) if depth == 16 else colours >> (depth - 8)
+        colours = colours.astype(np.uint8)
+    if colours.ndim == 3 and colours.shape[2] == 1:
+        colours = colours[..., 0]
+    if alpha is not None and alpha.min(initial=255) < 255:
+        share = alpha.astype(np.uint16)
+        share = share if colours.ndim == 2 else share[..., None]
+        if premultiplied:
+            colours = np.minimum(colours + (255 - share), 255).astype(np.uint8)
+        else:
+            colours = ((colours * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(colours))
 
 
 def _upper_bits(pixels: np.ndarray, bits: int, name: str) -> np.ndarray:
@@ -130,25 +191,74 @@ def _upper_bits(pixels: np.ndarray, bits: int, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: of 16 bits only values up to {largest} are used, of which {(largest >> 8) + 1} grey levels would "
             "be left; save it with 8 bits, or, in your own data, set dataset.options.bits to the bits that are used, "
-            f"such as {max(8, largest.bit_length() + largest.bit_length() % 2)}"
+            f"such as {max(8, largest.bit_length() + largest.bit_length() % 2)}",
+            what=name,
+            value=largest,
         )
     if largest >> bits:
-        raise InputError(f"{name}: holds the value {largest}, which has more than {bits} bits")
-    return (pixels >> (bits - 8)).astype(np.uint8)
+        raise InputError(
+            f"{name}: holds the value {largest}, which has more than {bits} bits", what=name, value=largest
+        )
+    return pixels >> (bits - 8)
+
+
+def _refuse_cut_jpeg(data: bytes, picture: Image.Image, name: str) -> None:
+    """Refuses a JPEG with a scan that ends early, whose rest decoders fill with grey or leave blurred.
+
+    Bytes behind the end of a scan that is complete are skipped; behind one that is not they are decoded. So the file is
+    decoded a second time with further bytes there, unless it has one scan and its last pixel is not grey.
+    """
+    scans, progressive, _ = _scans(data)
+    corner = picture.crop((picture.width - 1, picture.height - 1, *picture.size))
+    grey = corner.getchannel("K") if picture.mode == "CMYK" else corner.convert("L")
+    if not progressive and len(scans) == 1 and abs(int(np.asarray(grey)[0, 0]) - 128) > 3:
+        return
+    filled, written = b"", 0
+    for first, end in scans:
+        restart = (
+            0xD0 + len(_RESTART.findall(data, first, end)) % 8
+        )  # the next one that a decoder would expect
+        filled, written = filled + data[written:end] + _FILLER + bytes([0xFF, restart]) + _FILLER, end
+    with contextlib.suppress(InputError):
+        if np.array_equal(np.asarray(_load(filled + data[written:], name)), np.asarray(picture)):
+            return
+    raise _damaged(name, "it ends early")
+
+
+def _scans(data: bytes) -> tuple[list[tuple[int, int]], bool, bool]:
+    """Returns where the scans of a JPEG begin and end, whether it is progressive, and whether the file has an end."""
+    scans: list[tuple[int, int]] = []
+    progressive, start = False, 2
+    while start + 2 <= len(data):
+        marker = data[start + 1]
+        if data[start] != 0xFF or marker in (0, 0xFF):  # padding
+            start += 1
+            continue
+        if marker == _END:
+            return scans, progressive, True
+        progressive |= marker == _PROGRESSIVE
+        start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker == _SCAN:
+            behind = _BEHIND_SCAN.search(data, start)
+            if behind is None:
+                break
+            scans.append((start, behind.start()))
+            start = behind.start()
+    return scans, progressive, False
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:
-    """Decode a label map: an 8-bit single-channel picture, or a palette one whose indices are the labels.
+    """Decodes a label map: an 8-bit single-channel PNG, or a palette PNG whose indices are the labels.
 
     Args:
-      data: The encoded file, a PNG, or the BMP of a preparation without compression.
-      name: The file's name, for the error message.
+      data: the encoded file, a PNG, or the BMP of a preparation without compression.
+      name: the file's name, for the error message.
 
     Returns:
       uint8 `[H, W]`, the values exactly as stored.
 
     Raises:
-      InputError: The file is no PNG, is damaged or cut short, or is a colour or 16-bit picture.
+      InputError: the file is not a PNG, is damaged or cut short, or is a colour or 16-bit image.
     """
     if data.startswith(_BMP):
         picture = _load(data, name)
@@ -158,40 +268,51 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
 
 
 def load_label(data: bytes, name: str) -> Image.Image:
-    """Decode a PNG, of whatever kind.
+    """Decodes a PNG of any kind.
 
     Raises:
-      InputError: The file is no PNG, or is damaged or cut short.
+      InputError: the file is not a PNG, has several frames, or is damaged or cut short.
     """
+    picture_format = "TIFF" if is_tiff(data) else opened(data, name).format
+    if picture_format != "PNG":
+        raise InputError(
+            f"{name}: labels must be PNG, which keeps their values, not {picture_format}",
+            what=name,
+            value=picture_format,
+            allowed="PNG",
+        )
     picture = _load(data, name)
-    if picture.format != "PNG":
-        raise InputError(f"{name}: labels must be PNG, which keeps their values, not {picture.format}")
     if getattr(picture, "n_frames", 1) > 1:
-        raise InputError(f"{name}: has several frames; save the one that is meant")
+        raise InputError(f"{name}: has several frames; save the one that is meant", what=name)
+    last_rows = np.asarray(picture.crop((0, max(0, picture.height - 2), *picture.size)))
+    if not all(row.any() for row in last_rows):
+        _decode_png(data, name)  # Pillow leaves rows 0 whose data are missing
     return picture
 
 
 def stored_label(picture: Image.Image, data: bytes, name: str) -> np.ndarray:
-    """Return the values of a PNG, `data`, that `load_label` decoded, as `decode_label` does."""
+    """Returns the values of a PNG, `data`, that `load_label` decoded, as `decode_label` does."""
     if picture.mode not in ("1", "L", "P"):
         kind = "16-bit" if picture.mode.startswith("I") else f"{picture.mode} colour"
         raise InputError(
-            f"{name}: a {kind} picture; labels must be 8-bit single-channel or palette PNG of class ids"
+            f"{name}: a {kind} picture; labels must be 8-bit single-channel or palette PNG of class ids",
+            what=name,
+            value=kind,
         )
     label = np.array(picture, np.uint8)
     if picture.mode == "L" and data[_COLOUR_TYPE] == 0 and data[_BIT_DEPTH] < 8:
-        # Pillow stretches 2- and 4-bit grey to 0..255, which is right for pictures and wrong for labels.
+        # Pillow stretches 2- and 4-bit grey to 0..255, which is right for images and wrong for labels.
         label //= 255 // ((1 << data[_BIT_DEPTH]) - 1)
     return label
 
 
 def bit_depth(data: bytes) -> int:
-    """Return the bits of each channel of a PNG."""
+    """Returns the bits of each channel of a PNG."""
     return data[_BIT_DEPTH]
 
 
 def palette(data: bytes) -> list[tuple[int, int, int]]:
-    """Return the colours of a whole palette PNG, as many as are stored."""
+    """Returns the colours of an intact palette PNG, as many as are stored."""
     for kind, content in chunks(data):
         if kind == b"PLTE":
             return [(content[i], content[i + 1], content[i + 2]) for i in range(0, len(content) - 2, 3)]
@@ -199,7 +320,7 @@ def palette(data: bytes) -> list[tuple[int, int, int]]:
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each part of a PNG."""
+    """Yields the kind and the content of each chunk of a PNG."""
     start = len(_PNG)
     while start + 8 <= len(data):
         (size,) = struct.unpack_from(">I", data, start)
@@ -208,87 +329,90 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def is_plain_label(data: bytes) -> bool:
-    """Whether a PNG is 8-bit grey, which every reader reads alike."""
+    """Returns whether a PNG is 8-bit grey, which every program reads alike."""
     return len(data) > _COLOUR_TYPE and (data[_BIT_DEPTH], data[_COLOUR_TYPE]) == (8, 0)
 
 
 def has_sixteen_bits(data: bytes, name: str) -> bool:
-    """Whether a picture has 16-bit channels; raises InputError as `decode_image` does if it is damaged."""
-    return _sixteen_bits(_load(data, name), data, name) is not None
-
-
-def frames_of(data: bytes, name: str) -> int:
-    """Return how many frames, or pages, a picture has; raises InputError as `decode_image` does if it is damaged."""
+    """Returns whether an image has 16-bit channels; raises InputError if it is not an image."""
+    if is_tiff(data):
+        return tiff_bits(data, name) == 16
     picture = opened(data, name)
-    with _naming(data, name):
-        return int(getattr(picture, "n_frames", 1))
+    return data[_BIT_DEPTH] == 16 if data.startswith(_PNG) else picture.mode.startswith("I;16")
 
 
-def encode_image(image: np.ndarray) -> bytes:
-    """Encode an image, uint8 `[H, W, 3]`, as PNG; `decode_image` returns it exactly."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def encode_uncompressed(pixels: np.ndarray) -> bytes:
-    """Encode an image, uint8 `[H, W, 3]`, or a label map, uint8 `[H, W]`, as BMP: large, and read in no time."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "BMP")
-    return file.getvalue()
+def encode_image(pixels: np.ndarray) -> bytes:
+    """Encodes an image, uint8 `[H, W, 3]`, as PNG; `decode_image` returns it exactly."""
+    return _encoded(pixels, "PNG")
 
 
 def encode_label(label: np.ndarray) -> bytes:
-    """Encode a label map, uint8 `[H, W]`, as PNG; `decode_label` returns it exactly."""
+    """Encodes a label map, uint8 `[H, W]`, as PNG; `decode_label` returns it exactly."""
+    return _encoded(label, "PNG")
+
+
+def encode_uncompressed(pixels: np.ndarray) -> bytes:
+    """Encodes an image, uint8 `[H, W, 3]`, or a label map, uint8 `[H, W]`, as BMP: large, and decoded at once."""
+    return _encoded(pixels, "BMP")
+
+
+def _encoded(pixels: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(label).save(file, "PNG")
+    Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def opened(data: bytes, name: str) -> Image.Image:
+    """Opens an image that is not a TIFF by Pillow, without decoding it.
+
+    Raises:
+      InputError: the file is not an image, or too large.
+    """
+    with _naming(data, name), warnings.catch_warnings():
+        # A large image is not an attack here, and one that is too large is refused below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        Image.init()  # formats can be named only when they are registered; done once
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 def _load(data: bytes, name: str) -> Image.Image:
     picture = opened(data, name)
     with _naming(data, name):
         picture.load()
-    if not _has_end(data):
-        raise InputError(
-            f"{name}: damaged: it has no end, as if the rest was never written; replace or remove it"
-        )
+    # Pillow decodes a JPEG whose rest is zeros, as a crash leaves it, as grey.
+    if data.startswith(_JPEG) and not _scans(data)[2]:
+        raise _damaged(name, "it has no end, as if the rest was never written")
     return picture
-
-
-def _has_end(data: bytes) -> bool:
-    """False of a JPEG whose rest is zeros, as a crash leaves it: Pillow decodes them as grey."""
-    start = 2
-    while data.startswith(_JPEG) and start + 4 <= len(data):
-        marker, size = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big")
-        if marker == _SCAN:  # in what follows, an end is none by chance
-            return data.find(_END, start + size) >= 0
-        start += 1 if marker == 0xFF else 2 + size  # markers may be filled up
-    return True
-
-
-def opened(data: bytes, name: str) -> Image.Image:
-    """Open a picture without decoding it.
-
-    Raises:
-      InputError: The file is no picture, or too large.
-    """
-    with _naming(data, name), warnings.catch_warnings():
-        # A large picture is no attack here, and what is too large is said below.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        Image.init()  # formats that are named must be known; done once
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 @contextlib.contextmanager
 def _naming(data: bytes, name: str) -> Iterator[None]:
-    """Name the file in what Pillow raises."""
+    """Names the file in the errors of Pillow."""
     try:
         yield
     except Image.UnidentifiedImageError:
-        reason = "the file is empty" if not data else "not a picture that can be read"
-        raise InputError(f"{name}: {reason}; replace or remove it") from None
+        raise _unknown(data, name) from None
     except Image.DecompressionBombError:
-        raise InputError(f"{name}: too many pixels for Pillow; scale it down or cut it into pieces") from None
+        raise InputError(
+            f"{name}: too many pixels for Pillow; scale it down or cut it into pieces", what=name
+        ) from None
     except _UNREADABLE as error:
-        raise InputError(f"{name}: damaged or cut short ({one_line(error)}); replace or remove it") from None
+        raise _damaged(name, one_line(error)) from None
+
+
+def _unknown(data: bytes, name: str) -> InputError:
+    """Returns the error for a file that is none of the images that are read, with its format if that is known."""
+    kinds = [kind for start, pattern, kind in _OTHER_FORMATS if re.match(pattern, data[start : start + 400])]
+    found = kinds[0] if kinds else "not an image that can be read"
+    if not data:
+        return InputError(f"{name}: the file is empty; replace or remove it", what=name)
+    return InputError(
+        f"{name}: {found}; images can be read as {_READABLE}: convert, replace or remove it",
+        what=name,
+        value=found,
+        allowed=_READABLE,
+    )
+
+
+def _damaged(name: str, reason: str) -> InputError:
+    return InputError(f"{name}: damaged or cut short ({reason}); replace or remove it", what=name)

@@ -57,7 +57,7 @@ class PreparedImage:
         if self._complete is not None:
             return self._complete
         if self._frame:
-            return decode.decode_picture(_cut(self._data, self._frame, rows), self._name)
+            return decode.decode_picture(_cut(self._data, self._frame, rows), self._name, trusted=True)
         picture = _rows_of_png(self._data, self._name, rows, _COLOURS)
         return decode.decode_picture(self._data, self._name) if picture is None else picture
 
@@ -91,7 +91,7 @@ def _complete(data: bytes, name: str) -> Image.Image:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if pixels is not None:
             return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    return decode.decode_picture(data, name)
+    return decode.decode_picture(data, name, trusted=True)
 
 
 def first_label_rows(data: bytes, name: str, rows: int) -> np.ndarray:
@@ -104,13 +104,16 @@ def first_label_rows(data: bytes, name: str, rows: int) -> np.ndarray:
     return decode.decode_label(data, name) if picture is None else np.asarray(picture)
 
 
-def _rows_of_png(data: bytes, name: str, rows: int, kind: int) -> Image.Image | None:
+def _rows_of_png(data: bytes, name: str, rows: int, colours: int) -> Image.Image | None:
     """The rows if it is a PNG of 8 bits with this colour type, not interlaced; else None."""
     header = _png_header(data)
-    if header is None or header[2:] != (8, kind, 0, 0, 0):
+    if header is None or header[2:] != (8, colours, 0, 0, 0):
         return None
-    size, mode = (header[0], min(rows, header[1])), {_GREY: "L", _COLOURS: "RGB"}[kind]
-    compressed = b"".join(content for chunk, content in decode.chunks(data) if chunk == b"IDAT")
+    size, mode = (header[0], min(rows, header[1])), {_GREY: "L", _COLOURS: "RGB"}[colours]
+    chunks = list(decode.chunks(data))
+    if any(kind == b"tRNS" for kind, _ in chunks):  # a colour is transparent
+        return None
+    compressed = b"".join(content for kind, content in chunks if kind == b"IDAT")
     try:
         return Image.frombytes(mode, size, compressed, "zip", mode, 0)
     except ValueError as error:

@@ -6,6 +6,7 @@ Classes are named by `classes.csv` (id,name,red,green,blue), `labelmap.txt`, `cl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,6 @@ OPTIONS: dict[str, Any] = {
     "uncompressed": False,
 }
 _IN_TRAIN = "are in train, too: scores on them say nothing about new images"
-_FIRST_FRAME = "have several frames, of which the first is taken"
 _CHOICES = {"labels": label_files.READ_BY, "others": ("refuse", "ignore"), "exif": LABELS_FOLLOW}
 _RANGES = {"ignore_label": (-1, 255), "label_offset": (0, 255), "bits": (8, 16), "validation": (0, 0.99)}
 
@@ -106,6 +106,9 @@ class Folder(base.PairsBuilder):
         content, former = self._source_states(sources)
         place = str(self._root.resolve())
         changed = {key: value for key, value in self._options.items() if value != OPTIONS[key]}
+        images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
+        if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
+            changed["tiff"] = "read by tifffile"  # version 0.2.0 prepared other pixels of some
         told = fingerprint_of_classes(listed)
         super().__init__(
             data_dir=data_dir,
@@ -164,10 +167,7 @@ class Folder(base.PairsBuilder):
             raise InputError(
                 f"{error.filename}: cannot be read ({error.strerror})", what=str(error.filename)
             ) from None
-        if self._options["bits"] != 16 and decode.has_sixteen_bits(data, str(image)):
-            data = decode.encode_image(decode.decode_image(data, str(image), bits=self._options["bits"]))
-        if decode.frames_of(data, str(image)) > 1:
-            assumed = (*assumed, _FIRST_FRAME)
+        assumed = (*assumed, *(f"have {remark}" for remark in decode.remarks(data, str(image))))
         if label_data is not None:
             turned, of_image = decode.orientation(label_data), decode.orientation(data)
             if turned not in (1, of_image):
@@ -180,7 +180,12 @@ class Folder(base.PairsBuilder):
                 )
             label_data = self._train_ids(label_data, str(label))
         pair = Pair(entry.name, data, label_data, str(image), str(label or ""), assumed)
-        return turned_upright(pair, self._options["exif"])
+        bits = self._options["bits"]
+        pair = turned_upright(pair, self._options["exif"], bits)
+        if bits != 16 and pair.image is data and decode.has_sixteen_bits(data, str(image)):
+            data = decode.encode_image(decode.decode_image(data, str(image), bits=bits))
+            pair = dataclasses.replace(pair, image=data)
+        return pair
 
     def _train_ids(self, data: bytes, name: str) -> bytes:
         """A plain 8-bit grey PNG of train ids, which every reader understands; `data` itself if it is one."""

@@ -87,7 +87,7 @@ STORED, UPRIGHT = "stored", "upright"
 LABELS_FOLLOW = (STORED, UPRIGHT)
 
 
-def turned_upright(pair: Pair, labels_follow: str | None) -> Pair:
+def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16) -> Pair:
     """Returns `pair` with image and label as the image's EXIF orientation shows them, which is how `predict` reads it.
 
     A label is turned with its image if it was drawn on the pixels as they are stored, which no file records.
@@ -96,6 +96,7 @@ def turned_upright(pair: Pair, labels_follow: str | None) -> Pair:
       pair: As read.
       labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" image that viewers
         show. None, where that is unknown, is "stored" unless only "upright" has the label's size.
+      bits: How many bits of 16-bit images are used, see `decode.decode_picture`.
 
     Returns:
       `pair` itself if there is nothing to turn; else both as PNG, the image's pixels exactly as decoded.
@@ -106,7 +107,7 @@ def turned_upright(pair: Pair, labels_follow: str | None) -> Pair:
     turn = decode.TO_UPRIGHT.get(orientation := decode.orientation(pair.image))
     if turn is None:
         return pair
-    stored = Image.fromarray(decode.decode_image(pair.image, pair.image_file))
+    stored = Image.fromarray(decode.decode_image(pair.image, pair.image_file, bits=bits))
     shown = stored.transpose(turn)
     if pair.label is None:
         return dataclasses.replace(pair, image=decode.encode_image(np.asarray(shown)))
