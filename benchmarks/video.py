@@ -14,6 +14,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from benchmarks.measuring import resident
 from danet_jax import DANet, Protocol, Segmenter
 from danet_jax.classes import Classes
-from danet_jax.data.video import write_video
+from danet_jax.data.video import TimedFrame, write_video
 from danet_jax.modes import videos
 
 
@@ -35,14 +36,14 @@ class Nothing:
         return ((image[..., 0] // 128).astype(np.int32) for image in images)
 
 
-def frames(count: int, height: int, width: int) -> Iterator[np.ndarray]:
-    """Yield a square that moves over a gradient."""
+def frames(count: int, height: int, width: int) -> Iterator[TimedFrame]:
+    """Yields a square that moves over a gradient, 25 frames per second."""
     gradient = np.tile(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, 1, 3))
     for index in range(count):
         frame = gradient.copy()
         left = index % max(1, width - 8)
         frame[:8, left : left + 8] = 255
-        yield frame
+        yield Fraction(index, 25), frame
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         long, seen, done = folder / "long.mp4", list[float](), 0
-        write_video(long, frames(arguments.long, 36, 48), 25)
+        write_video(long, frames(arguments.long, 36, 48))
         watched = videos.watched
 
         def watching(
@@ -91,7 +92,7 @@ def main() -> None:
             )
             segmenter = Segmenter(model, variables)
             path = folder / "drive.mp4"
-            write_video(path, frames(arguments.frames, 360, 480), 25)
+            write_video(path, frames(arguments.frames, 360, 480))
             segmenter(next(frames(1, 360, 480))[None])  # compiles
             start, worked = time.perf_counter(), time.process_time()
             videos.predict_video(

@@ -152,9 +152,20 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
 
     opened(data, name)  # names what is no image at all, or too large
     try:
-        return np.asarray(imagecodecs.png_decode(data))
+        return np.asarray(imagecodecs.png_decode(_essential(data)))
     except Exception as error:
         raise _damaged(name, one_line(error)) from None
+
+
+def _essential(data: bytes) -> bytes:
+    """Returns a PNG without the chunks that do not change its pixels, about which libpng prints warnings."""
+    parts, start = [_PNG], len(_PNG)
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 5].isupper() or data[start + 4 : start + 8] == b"tRNS":
+            parts.append(data[start:end])
+        start = end
+    return b"".join(parts)
 
 
 def _composed(

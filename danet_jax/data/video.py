@@ -1,29 +1,34 @@
-"""Videos, frame by frame, read and written by OpenCV; a numbered pattern of pictures counts as one."""
+"""Reads and writes videos by PyAV (FFmpeg); every frame keeps its own time. Numbered images count as a video, too."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
 
 from danet_jax.data.decode import decode_image
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, one_line
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_USUAL_RATE = 25.0
+_USUAL_RATE = Fraction(25)
+_SHORTEST_TICK = Fraction(1, 10**6)
+_ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0"}
+"""Without B-frames, the duration that MP4 declares is right for any times of the frames."""
 
+_Pixels = Callable[[], np.ndarray]
 
-_QUIET = "-8"
-"""FFmpeg's level of messages: what it prints of a damaged file is said in a line."""
+TimedFrame = tuple[Fraction, np.ndarray]
+"""The time of a frame in seconds, and its pixels, uint8 `[H, W, 3]` RGB."""
 
 
 def is_video(path: Path) -> bool:
-    """Whether a path is that of a video, or a pattern as `frame_%05d.png` of numbered pictures."""
+    """Returns whether a path names a video, or is a pattern such as `frame_%05d.png` of numbered images."""
     return path.suffix.lower() in SUFFIXES or _is_pattern(path)
 
 
@@ -35,79 +40,132 @@ class Video:
     """A video to be read, once or several times.
 
     Attributes:
-      path: The file, or the pattern.
-      files: The file, or the pictures of the pattern.
-      rate: Frames per second.
-      length: Number of frames, as the file says, which may be wrong; 0 if it does not.
+      path: the file, or the pattern.
+      files: the file, or the images of the pattern.
+      length: the number of frames that the file declares, which may be wrong; 0 if it declares none.
+      tick: the unit of the times, in seconds.
+      missing: how many frames were damaged or missing when it was last read to its end.
     """
 
     def __init__(self, path: Path):
-        """Open it.
+        """Opens the video.
 
         Raises:
-          InputError: It does not exist, is no video that OpenCV reads, or pictures are missing.
+          InputError: it does not exist, is not a video that FFmpeg reads, or images are missing.
         """
         self.path = path
         self.files = _numbered(path) if _is_pattern(path) else [path]
+        self.missing = 0
         self._is_pattern = self.files != [path]
         if self._is_pattern:
-            self.rate, self.length = _USUAL_RATE, len(self.files)
+            self.length, self.tick = len(self.files), 1 / _USUAL_RATE
             return
         if not path.is_file():
-            raise InputError(f"{path}: {'no file' if path.exists() else 'no such file'}")
-        capture = self._open()
-        self.rate = capture.get(cv2.CAP_PROP_FPS) or _USUAL_RATE
-        self.length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        capture.release()
+            raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}", what=str(path))
+        with self._opened() as (_, stream):
+            self.length, self.tick = stream.frames, max(stream.time_base, _SHORTEST_TICK)
 
     def frames(self, start: int = 0) -> Iterator[np.ndarray]:
-        """Yield the frames, uint8 `[H, W, 3]` RGB, from number `start` on; one is held in memory at a time.
+        """Yields the frames, uint8 `[H, W, 3]` RGB, from number `start` on; see `timed`."""
+        return (frame for _, frame in self.timed(start))
+
+    def timed(self, start: int = 0) -> Iterator[TimedFrame]:
+        """Yields the frames from number `start` on with their times; one is held in memory at a time.
+
+        Times are those of the file, counted from its beginning; a nominal frame rate is used only for frames that have
+        none. Frames are turned as the file says. What cannot be decoded is skipped and counted in `missing`.
 
         Raises:
-          InputError: A picture of a pattern is none, or of another size than the first.
+          InputError: an image of a pattern cannot be decoded, or frames are not of one size.
         """
-        if self._is_pattern:
-            yield from self._of_pictures(start)
-            return
-        capture = self._open()
-        try:
-            for _ in range(start):  # by decoding: jumping is not exact in all formats
-                if not capture.grab():
-                    return
-            while True:
-                whole, frame = capture.read()
-                if not whole:
-                    return
-                yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-        finally:
-            capture.release()
-
-    def _of_pictures(self, start: int) -> Iterator[np.ndarray]:
-        shape: tuple[int, ...] = ()
-        for number, path in enumerate(self.files):
-            if 0 < number < start:  # the first gives the size
+        size: tuple[int, ...] = ()
+        for number, (time, frame) in enumerate(self._images() if self._is_pattern else self._decoded()):
+            if 0 < number < start:  # the first decides the size; jumping is not exact in all formats
                 continue
-            frame = decode_image(path.read_bytes(), str(path), upright=True)
-            shape = shape or frame.shape
-            if frame.shape != shape:
+            pixels = frame()
+            size = size or pixels.shape[:2]
+            if pixels.shape[:2] != size:
+                where = str(self.files[number] if self._is_pattern else self.path)
                 raise InputError(
-                    f"{path}: is {frame.shape[1]}x{frame.shape[0]} and {self.files[0]} is {shape[1]}x{shape[0]}; "
-                    "frames must have one size"
+                    f"{where}: frame {number} is {pixels.shape[1]}x{pixels.shape[0]} and the first is "
+                    f"{size[1]}x{size[0]}; frames must have one size",
+                    what=where,
                 )
             if number >= start:
-                yield frame
+                yield time, pixels
 
-    def _open(self) -> cv2.VideoCapture:
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _QUIET)
-        capture = cv2.VideoCapture(str(self.path))
-        if not capture.isOpened():
-            capture.release()
-            raise InputError(f"{self.path}: no video that can be read; convert it to MP4 (H.264)")
-        return capture
+    def _images(self) -> Iterator[tuple[Fraction, _Pixels]]:
+        for number, path in enumerate(self.files):
+            yield (
+                number * self.tick,
+                lambda path=path: decode_image(path.read_bytes(), str(path), upright=True),
+            )
+
+    def _decoded(self) -> Iterator[tuple[Fraction, _Pixels]]:
+        """Yields the time of each frame, and a function that returns its pixels."""
+        with self._opened() as (container, stream):
+            stream.thread_type = "AUTO"
+            begin = Fraction(container.start_time or 0, av.time_base)
+            if stream.start_time is not None and abs(own := stream.start_time * stream.time_base - begin) < 1e-5:
+                begin += own  # exactly, not in microseconds
+            step = 1 / (stream.average_rate or _USUAL_RATE)
+            time, length, packets, damaged = -step, step, 0, 0
+            reading = container.demux(stream)
+            while True:
+                try:
+                    packet = next(reading)
+                    packets += packet.size > 0
+                    frames = packet.decode()
+                except StopIteration:
+                    break
+                except av.FFmpegError:  # of a damaged packet; at the end of a damaged file, reading stops
+                    damaged += 1
+                    continue
+                for frame in frames:
+                    time = time + step if frame.pts is None else frame.pts * frame.time_base - begin
+                    length = max(step, (frame.duration or 0) * frame.time_base)
+                    yield max(time, Fraction(0)), lambda frame=frame: _upright(frame)
+            cut = _declared_seconds(stream) - time - length
+            cut_frames = round(cut / step) if cut > 0.5 and not stream.frames else 0
+            self.missing = damaged or max(0, stream.frames - packets, cut_frames)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        # By a file object, FFmpeg takes no name for a protocol or a pattern.
+        with self.path.open("rb") as file:
+            try:
+                container = av.open(file)
+                stream = container.streams.best("video")
+            except (av.FFmpegError, ValueError) as error:
+                raise self._refused(one_line(error)) from None
+            with container:
+                if stream is None:
+                    raise self._refused("it has no video stream")
+                yield container, stream
+
+    def _refused(self, reason: str) -> InputError:
+        return InputError(
+            f"{self.path}: not a video that can be read ({reason}); convert it to MP4 (H.264)",
+            what=str(self.path),
+        )
+
+
+def _declared_seconds(stream: av.VideoStream) -> float:
+    """Returns how long a stream says it is, 0 if it does not; Matroska and WebM hold no number of frames."""
+    hours, minutes, seconds = (stream.metadata.get("DURATION", "").split(":") + ["0"] * 3)[:3]
+    try:
+        return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
 def _numbered(pattern: Path) -> list[Path]:
-    """The pictures of a pattern in the order of their numbers, from whichever is the first on."""
+    """Returns the images of a pattern in the order of their numbers, beginning with any number."""
     before, form, after = re.split(r"(%0?\d*d)", pattern.name, maxsplit=1)
     name = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
     found = {}
@@ -116,33 +174,51 @@ def _numbered(pattern: Path) -> list[Path]:
         if match and f"{before}{form % int(match[1])}{after}" == path.name and path.is_file():
             found[int(match[1])] = path
     if not found:
-        raise InputError(f"{pattern}: there are no such pictures")
+        raise InputError(f"{pattern}: there are no such images", what=str(pattern))
     numbers = sorted(found)
     for number, following in itertools.pairwise(numbers):
         if following != number + 1:
-            raise InputError(f"{pattern}: number {number + 1} is missing, between {number} and {following}")
+            raise InputError(
+                f"{pattern}: number {number + 1} is missing, between {number} and {following}",
+                what=str(pattern),
+                value=number + 1,
+            )
     return [found[number] for number in numbers]
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], rate: float) -> int:
-    """Write frames, uint8 `[H, W, 3]` RGB of one size, as MP4, and return their number.
+def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _USUAL_RATE) -> int:
+    """Writes frames of one size as MP4 (H.264, yuv420p), without sound, and returns their number.
+
+    An odd height or width is padded by one pixel, a copy of the last, since yuv420p needs even ones.
+
+    Args:
+      path: the file.
+      frames: times in seconds, increasing, and frames. A time is rounded to `tick`, and is at least one tick after the
+        one before.
+      tick: the unit of the times in the file.
 
     Raises:
-      InputError: It cannot be written, or there are no frames.
+      OSError: it cannot be written (a full disk).
+      InputError: there are no frames.
     """
-    writer, count = None, 0
-    try:
-        for frame in frames:
-            if writer is None:
-                size = (frame.shape[1], frame.shape[0])
-                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-                if not writer.isOpened():
-                    raise InputError(f"{path}: OpenCV cannot write this video here")
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            count += 1
-    finally:
-        if writer is not None:
-            writer.release()
-    if not count:
-        raise InputError(f"{path}: there are no frames to write")
+    count, last, stream = 0, -1, None
+    with path.open("w+b") as file, av.open(file, "w", format="mp4") as container:
+        for time, pixels in frames:
+            height, width = pixels.shape[:2]
+            if stream is None:
+                stream = container.add_stream("libx264", rate=_USUAL_RATE, options=_ENCODER)
+                stream.width, stream.height, stream.pix_fmt = (
+                    width + width % 2,
+                    height + height % 2,
+                    "yuv420p",
+                )
+                stream.codec_context.time_base = tick
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            frame.time_base, frame.pts = tick, max(round(time / tick), last + 1)
+            last, count = frame.pts, count + 1
+            container.mux(stream.encode(frame))
+        if stream is None:
+            raise InputError(f"{path}: there are no frames to write", what=str(path))
+        container.mux(stream.encode())
     return count

@@ -1,6 +1,6 @@
-"""What `--mode=predict` does with a video: label maps of every frame, then the video with them laid over it.
+"""Prediction of a video: label maps of all frames, then the video with the label maps laid over it.
 
-The label maps are what an interrupted prediction goes on from; they are removed in the end unless they were asked for.
+An interrupted prediction resumes from the label maps; they are removed at the end unless they were asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label
-from danet_jax.data.video import Video, write_video
+from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.evaluation.progress import watched
 from danet_jax.inference.segmenter import Segmenter
@@ -37,11 +37,20 @@ def predict_video(
 ) -> None:
     """Segments a video: writes `STEM_overlay.mp4` into `folder` and, to be kept, `STEM_labels/000000.png`, ...
 
-    Memory does not grow with the video. An interrupted prediction goes on after the last whole frame, unless a file of
-    the video, the network, its weights or how it is applied have changed since.
+    Every frame of the overlay has the time of its source; sound is dropped. Memory does not grow with the video.
+    An interrupted prediction resumes after the last complete label map, unless a file of the video, the network, its
+    weights or the protocol have changed since.
+
+    Args:
+      segmenter: the network.
+      classes: names and colours for the overlay and the label maps.
+      path: the video, or a pattern of numbered images.
+      folder: the folder of the results.
+      stem: what their names begin with.
+      keep_labels: keep the label maps.
 
     Raises:
-      InputError: the video cannot be read or written.
+      InputError: the video cannot be read or written, or is damaged; label maps that were finished stay.
     """
     video = Video(path)
     labels = folder / f"{stem}_labels"
@@ -52,35 +61,42 @@ def predict_video(
         for frame in watched(frames, video.length - done if video.length > done else None, unit="frames"):
             save_labels(frame, classes, labels / f"{count:06d}.png")
             count += 1
-    except InputError:  # a frame is wrong, and will not be the same when it is mended
+    except InputError:  # a frame is wrong; once it is corrected, the digest of the video differs
         if not kept:
             _remove(labels)
         raise
     seconds = time.perf_counter() - start
     if not count:
-        raise InputError(f"{path}: there are no frames in it that can be read")
+        raise InputError(f"{path}: there are no frames in it that can be read", what=str(path))
+    height, width = decode_label((labels / "000000.png").read_bytes(), str(path)).shape
     overlay = folder / f"{stem}_overlay.mp4"
     with replacing(overlay) as partial:
-        write_video(partial, _overlaid(video, labels, classes), video.rate)
-    speed = f", {(count - done) / seconds:.1f} frames/s" if count > done else ""
-    gone_on = f", {done} of them earlier" if done else ""
+        write_video(partial, _overlaid(video, labels, classes), video.tick)
     if not kept:
         _remove(labels)
-    print(f"{path}: {count} frames{gone_on}{speed}: {overlay}{f', {labels}' if kept else ''}")
-    if count < video.length - 1:  # the last is often counted and not there
-        raise InputError(f"{path}: ends after {count} of {video.length} frames; it is cut short or damaged")
+    earlier = f", {done} of them earlier" if done else ""
+    speed = f", {(count - done) / seconds:.1f} frames/s" if count > done else ""
+    odd = f", padded from {width}x{height} to even numbers" if height % 2 or width % 2 else ""
+    print(f"{path}: {count} frames{earlier}{speed}{odd}: {overlay}{f', {labels}' if kept else ''}")
+    if video.missing > 1:  # the last one is often declared and not there
+        raise InputError(
+            f"{path}: {count} frames were read, and {video.missing} are missing or damaged; the file is cut short or "
+            "damaged",
+            what=str(path),
+            value=video.missing,
+        )
 
 
-def _overlaid(video: Video, labels: Path, classes: Classes) -> Iterator[np.ndarray]:
-    for index, frame in enumerate(video.frames()):
+def _overlaid(video: Video, labels: Path, classes: Classes) -> Iterator[TimedFrame]:
+    for index, (at, frame) in enumerate(video.timed()):
         path = labels / f"{index:06d}.png"
-        yield blended(frame, decode_label(path.read_bytes(), str(path)), classes)
+        yield at, blended(frame, decode_label(path.read_bytes(), str(path)), classes)
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
-    """Whether labels are kept, now or since earlier, and how many frames of `source` were finished earlier.
+    """Returns whether labels are kept, now or since earlier, and how many frames of `source` were finished earlier.
 
-    What is there of another source is removed.
+    Label maps of another source are removed.
     """
     about = labels / "source.txt"
     earlier, _, how = about.read_text(encoding="utf-8").partition("\n") if about.is_file() else ("", "", "")
@@ -95,7 +111,7 @@ def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
 
 
 def _remove(labels: Path) -> None:
-    """Remove a folder of label maps, but nothing that somebody put into it."""
+    """Removes a folder of label maps, but nothing that somebody else put into it."""
     if labels.is_dir():
         for path in [*labels.glob("[0-9]*.png"), labels / "source.txt"]:
             path.unlink(missing_ok=True)
@@ -104,9 +120,9 @@ def _remove(labels: Path) -> None:
 
 
 def _digest(video: Video, segmenter: Segmenter) -> str:
-    """Of all that labels depend on."""
+    """Returns a digest of everything that the label maps depend on."""
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in video.files]
-    digest = hashlib.sha256(repr((states, segmenter.model, segmenter.protocol)).encode())
+    digest = hashlib.sha256(repr(("PyAV", states, segmenter.model, segmenter.protocol)).encode())
     for leaf in jax.tree.leaves(segmenter.variables):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()

@@ -223,7 +223,7 @@ def test_every_exif_orientation_as_pillow_turns_it(rgb):
         np.testing.assert_array_equal(decode_image(data, "x", upright=True), np.asarray(expected))
 
 
-def test_damaged_exif_does_not_matter(rgb):
+def test_damaged_exif_does_not_matter(rgb, capfd):
     for kind in ("PNG", "WEBP"):
         data = save(Image.fromarray(rgb), kind, exif=b"garbage", lossless=True)
         np.testing.assert_array_equal(decode_image(data, "x", upright=True), rgb)
@@ -234,6 +234,7 @@ def test_damaged_exif_does_not_matter(rgb):
     np.testing.assert_array_equal(
         decode_image(data, "x", upright=True), np.rot90(decode_image(data, "x"), -1)
     )
+    assert capfd.readouterr().err == ""
 
 
 def test_more_pixels_than_pillow_takes(monkeypatch, rgb):

@@ -1,5 +1,8 @@
 """A video through predict: a label map per frame, the video overlaid, and going on after an interruption."""
 
+import errno
+from fractions import Fraction
+
 import jax
 import numpy as np
 import pytest
@@ -8,12 +11,13 @@ from PIL import Image
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label
 from danet_jax.data.video import Video, write_video
-from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
+from danet_jax.modes import videos
 from danet_jax.modes.videos import predict_video
 from danet_jax.visual.pictures import overlay
-from tests.data.test_video import clip
+from tests.data.test_video import clip, stamps, timed
+from tests.reference.refusal import refused
 from tests.reference.small_network import small_networks
 
 
@@ -31,7 +35,7 @@ def test_a_stream_is_what_the_images_are(segmenter, rng):
     for image, label in zip(images, labels, strict=True):
         np.testing.assert_array_equal(label, segmenter(image[None])[0])
     assert list(segmenter.stream([])) == []
-    with pytest.raises(InputError, match=r"uint8 \[H, W, 3\]"):
+    with refused():
         list(segmenter.stream([images[0][None]]))
 
 
@@ -55,9 +59,14 @@ def test_a_stream_reads_no_further_than_it_must(segmenter, rng):
     stream.close()
 
 
-def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys):
+def test_a_video_is_predicted_and_resumed(segmenter, rng, tmp_path, capsys):
     path, folder = tmp_path / "drive.mp4", tmp_path / "out"
-    write_video(path, clip(rng, 20), 10)
+    times = np.cumsum(rng.integers(1, 900, 20))
+    write_video(
+        path,
+        zip((Fraction(int(t - times[0]), 1000) for t in times), clip(rng, 20), strict=True),
+        Fraction(1, 1000),
+    )
     classes = Classes.named([f"class {index}" for index in range(5)])
 
     def predict(segmenter=segmenter, keep=True):
@@ -71,13 +80,14 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     for frame, labels in zip(Video(path).frames(), maps, strict=True):
         np.testing.assert_array_equal(labels, segmenter(frame[None])[0])
     result = Video(folder / "drive_overlay.mp4")
-    assert (result.length, result.rate, next(result.frames()).shape) == (20, 10, (48, 64, 3))
+    assert (result.length, next(result.frames()).shape) == (20, (48, 64, 3))
+    assert stamps(result.path) == stamps(path)
 
-    stamps = {file: file.stat().st_mtime_ns for file in files}
+    written = {file: file.stat().st_mtime_ns for file in files}
     for file in [*files[13:], folder / "drive_overlay.mp4"]:
         file.unlink()
     assert "20 frames, 13 of them earlier" in predict(keep=False)  # they were asked for then
-    assert all(file.stat().st_mtime_ns == stamps[file] for file in files[:13])
+    assert all(file.stat().st_mtime_ns == written[file] for file in files[:13])
     assert all((decode_label(f.read_bytes(), "") == m).all() for f, m in zip(files, maps, strict=True))
     # Nothing is kept of what the same run gave before it was trained further, or another protocol.
     trained = segmenter.with_variables(jax.tree.map(lambda x: x + 1, segmenter.variables))
@@ -89,8 +99,50 @@ def test_a_video_is_predicted_and_gone_on_with(segmenter, rng, tmp_path, capsys)
     assert [file.name for file in folder.iterdir()] == ["drive_overlay.mp4"]
 
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"drive\.mp4: no video that can be read"):
+    with refused(what=path):
         predict()
+
+
+def test_a_full_disk_loses_nothing(segmenter, rng, tmp_path, monkeypatch):
+    """The overlay cannot be written: the label maps stay, and what there was before."""
+    path, folder = tmp_path / "drive.mp4", tmp_path / "out"
+    write_video(path, timed(clip(rng, 5)))
+    folder.mkdir()
+    (folder / "drive_overlay.mp4").write_bytes(b"earlier")
+    classes = Classes.named([f"class {index}" for index in range(5)])
+
+    def full(path, frames, tick):
+        path.write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(videos, "write_video", full)
+        with refused() as error:
+            predict_video(segmenter, classes, path, folder, "drive")
+    assert str(folder / "drive_overlay.mp4") in str(error.value)
+    assert (folder / "drive_overlay.mp4").read_bytes() == b"earlier"
+    assert len(list((folder / "drive_labels").glob("*.png"))) == 5
+    predict_video(segmenter, classes, path, folder, "drive")
+    assert [file.name for file in folder.iterdir()] == ["drive_overlay.mp4"]
+
+
+def test_damaged_and_odd_videos_are_reported(segmenter, rng, tmp_path, capsys):
+    classes = Classes.named([f"class {index}" for index in range(5)])
+    for index, frame in enumerate(clip(rng, 3)):
+        Image.fromarray(frame[:45, :63]).save(tmp_path / f"{index}.png")
+    predict_video(segmenter, classes, tmp_path / "%d.png", tmp_path / "out", "odd", keep_labels=True)
+    assert "63x45" in capsys.readouterr().out
+    assert next(Video(tmp_path / "out/odd_overlay.mp4").frames()).shape == (46, 64, 3)
+    assert decode_label((tmp_path / "out/odd_labels/000000.png").read_bytes(), "").shape == (45, 63)
+    path = tmp_path / "cut.mp4"
+    write_video(path, timed(clip(rng, 30)))
+    data = path.read_bytes()
+    start = data.index(b"mdat")
+    size = int.from_bytes(data[start - 4 : start], "big")
+    path.write_bytes(data[: start + size // 2] + bytes(size - size // 2) + data[start + size :])
+    with refused(what=path):
+        predict_video(segmenter, classes, path, tmp_path / "out", "cut")
+    assert (tmp_path / "out/cut_overlay.mp4").is_file()
 
 
 def test_pictures_that_change_in_place_are_another_video(segmenter, rng, tmp_path, capsys):
