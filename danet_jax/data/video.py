@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -63,7 +64,7 @@ class Video:
         if not path.is_file():
             raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}", what=str(path))
         with self._opened() as (_, stream):
-            self.length, self.tick = stream.frames, max(stream.time_base, _SHORTEST_TICK)
+            self.length, self.tick = stream.frames, max(stream.time_base or _SHORTEST_TICK, _SHORTEST_TICK)
 
     def frames(self, start: int = 0) -> Iterator[np.ndarray]:
         """Yields the frames, uint8 `[H, W, 3]` RGB, from number `start` on; see `timed`."""
@@ -96,18 +97,16 @@ class Video:
 
     def _images(self) -> Iterator[tuple[Fraction, _Pixels]]:
         for number, path in enumerate(self.files):
-            yield (
-                number * self.tick,
-                lambda path=path: decode_image(path.read_bytes(), str(path), upright=True),
-            )
+            yield number * self.tick, functools.partial(_image, path)
 
     def _decoded(self) -> Iterator[tuple[Fraction, _Pixels]]:
         """Yields the time of each frame, and a function that returns its pixels."""
         with self._opened() as (container, stream):
             stream.thread_type = "AUTO"
             begin = Fraction(container.start_time or 0, av.time_base)
-            if stream.start_time is not None and abs(own := stream.start_time * stream.time_base - begin) < 1e-5:
-                begin += own  # exactly, not in microseconds
+            own = (stream.start_time or 0) * (stream.time_base or Fraction(0))
+            if abs(own - begin) < 1e-5:
+                begin = own  # exactly, not in microseconds
             step = 1 / (stream.average_rate or _USUAL_RATE)
             time, length, packets, damaged = -step, step, 0, 0
             reading = container.demux(stream)
@@ -122,9 +121,10 @@ class Video:
                     damaged += 1
                     continue
                 for frame in frames:
-                    time = time + step if frame.pts is None else frame.pts * frame.time_base - begin
-                    length = max(step, (frame.duration or 0) * frame.time_base)
-                    yield max(time, Fraction(0)), lambda frame=frame: _upright(frame)
+                    tick = frame.time_base or Fraction(0)
+                    time = time + step if frame.pts is None else frame.pts * tick - begin
+                    length = max(step, (frame.duration or 0) * tick)
+                    yield max(time, Fraction(0)), functools.partial(_upright, frame)
             cut = _declared_seconds(stream) - time - length
             cut_frames = round(cut / step) if cut > 0.5 and not stream.frames else 0
             self.missing = damaged or max(0, stream.frames - packets, cut_frames)
@@ -134,12 +134,12 @@ class Video:
         # By a file object, FFmpeg takes no name for a protocol or a pattern.
         with self.path.open("rb") as file:
             try:
-                container = av.open(file)
+                container = av.open(file, "r")
                 stream = container.streams.best("video")
             except (av.FFmpegError, ValueError) as error:
                 raise self._refused(one_line(error)) from None
             with container:
-                if stream is None:
+                if not isinstance(stream, av.VideoStream):
                     raise self._refused("it has no video stream")
                 yield container, stream
 
@@ -157,6 +157,10 @@ def _declared_seconds(stream: av.VideoStream) -> float:
         return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
     except ValueError:
         return 0.0
+
+
+def _image(path: Path) -> np.ndarray:
+    return decode_image(path.read_bytes(), str(path), upright=True)
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:

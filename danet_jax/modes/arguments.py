@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
+from danet_jax.data.decode import decode_image, remarks
 from danet_jax.data.files import IMAGE_SUFFIXES, walk
 from danet_jax.errors import InputError
 from danet_jax.runs.directory import is_run
@@ -86,6 +90,19 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
             yield from [found for found in walk(path) if found.suffix.lower() in IMAGE_SUFFIXES] or [path]
         else:
             yield path
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Returns an image file as it is meant to be shown, uint8 `[H, W, 3]`, and reports on stderr what was left out.
+
+    Raises:
+      InputError: it cannot be read or decoded.
+    """
+    data = read_file(path)
+    image = decode_image(data, str(path), upright=True)
+    for remark in remarks(data, str(path)):
+        print(f"{path}: it has {remark}", file=sys.stderr)
+    return image
 
 
 def read_file(path: Path) -> bytes:

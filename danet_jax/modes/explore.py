@@ -14,7 +14,7 @@ import numpy as np
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import load_segmenter
-from danet_jax.modes.arguments import images_of, named_apart, read_file, trained_network
+from danet_jax.modes.arguments import images_of, named_apart, read_image, trained_network
 from danet_jax.modes.prepare import validation_examples
 from danet_jax.recipe import Recipe
 from danet_jax.visual.explorer.page import explore
@@ -62,8 +62,4 @@ def _images(
         for name, example in validation_examples(recipe, _EXAMPLES):
             yield name, example["name"], partial(decode_image, example["image"], example["name"])
     for name, path in named_apart(images_of(arguments)).items():
-        yield name, path.name, partial(_read_image, path)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    return decode_image(read_file(path), str(path), upright=True)
+        yield name, path.name, partial(read_image, path)

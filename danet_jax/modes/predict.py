@@ -14,7 +14,7 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import images_of, named_apart, read_file, trained_network
+from danet_jax.modes.arguments import images_of, named_apart, read_image, trained_network
 from danet_jax.modes.prepare import validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
@@ -58,7 +58,7 @@ def run(
                 name = stem.replace("%", "_")
                 predict_video(segmenter, classes, path, folder, name, keep_labels=frame_labels)
                 continue
-            image = decode_image(read_file(path), str(path), upright=True)
+            image = read_image(path)
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1

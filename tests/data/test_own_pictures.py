@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.modes.arguments import read_image
 from tests.reference.own_data import standard
 from tests.reference.refusal import refused
 
@@ -85,6 +86,20 @@ def test_other_kinds_of_pictures(drawn, suffix, options):
     (drawn.root / "images/train/a.png").unlink()
     drawn.image(f"images/train/a{suffix}", **options)
     drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+
+
+def test_predict_and_explore_report_what_they_leave_out(rng, tmp_path, capsys):
+    pixels = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, -1))
+    assert capsys.readouterr().err == ""
+    second = Image.fromarray(pixels[::-1].copy())
+    Image.fromarray(pixels).save(tmp_path / "b.tif", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), pixels)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'b.tif'}: ")
 
 
 def test_twelve_bits_that_are_turned(drawn, rng):

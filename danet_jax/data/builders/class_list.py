@@ -7,7 +7,7 @@ import io
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from danet_jax.classes import IGNORE_LABEL, MAX_CLASSES, Classes
 from danet_jax.data.builders.own_layouts import read_yaml
@@ -185,7 +185,8 @@ def _read_names(path: pathlib.Path) -> ClassList:
 def _yaml_names(path: pathlib.Path) -> list[str]:
     """Returns the names of the classes in a `data.yaml`."""
     values = read_yaml(path)
-    names, count = values.get("names"), values.get("nc")
+    names: Any = values.get("names")
+    count = values.get("nc")
     problem = None
     if isinstance(names, Mapping):
         if set(names) != set(range(len(names))):
