@@ -87,6 +87,17 @@ def test_every_module_is_there_and_can_be_imported():
             importlib.import_module(module.name)
 
 
+def test_what_the_page_on_architecture_names_exists():
+    top = pathlib.Path(__file__).parents[1]
+    named = re.findall(r"`((?:\w+/)*\w+\.py)(?::(\w+))?`", (top / "docs/architecture.md").read_text())
+    assert len(named) > 30
+    for name, function in named:
+        files = [file for file in (PACKAGE / name, top / name, *PACKAGE.glob(f"*/{name}")) if file.is_file()]
+        assert files, name
+        if function:
+            assert re.search(rf"^(def|class) {function}\b", files[0].read_text(), re.MULTILINE), function
+
+
 def test_every_public_name_exists():
     for name in danet_jax.__all__:
         assert getattr(danet_jax, name) is not None
