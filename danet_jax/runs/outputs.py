@@ -1,0 +1,137 @@
+"""Which files of a folder this program wrote, for which input, and what the files of the next input are called.
+
+Two inputs never share a file. A manifest in the folder, one JSON object per line, records what was written: only that is
+replaced, and only if it has not been changed since. The outputs of version 0.2.0 are not recorded; they are replaced
+only on request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import filelock
+
+from danet_jax.errors import InputError
+from danet_jax.runs.files import is_bucket, write_text
+
+MANIFEST = "outputs.jsonl"
+
+
+class Outputs:
+    """The files that are written into one folder.
+
+    Args:
+      folder: a directory, or one in a bucket; it is created when the first file is written.
+      overwrite: replace files that the manifest does not record.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        self.folder, self._overwrite = folder, overwrite
+        self._sources: dict[str, str] = {}  # of stems
+        self._digests: dict[str, str | None] = {}  # of files; None while they are written, and of folders
+        self._lines: list[str] = []
+        self._read()
+
+    def stem_of(self, source: str) -> str | None:
+        """Returns what the names of the files of an input begin with; None if nothing was written for it."""
+        return next((stem for stem, other in self._sources.items() if other == source), None)
+
+    @contextlib.contextmanager
+    def writing(self, source: str, stem: str, suffixes: Sequence[str]) -> Iterator[list[Path]]:
+        """Yields the paths to write the results of an input to, and records them.
+
+        Args:
+          source: identifies the input, such as its absolute path; the same one gets the same files again.
+          stem: what the names of the files begin with; if another input has it already, a number is added.
+          suffixes: what is added to the stem for each file or folder.
+
+        Raises:
+          InputError: a file of that name is there that the manifest does not record, or that was changed since.
+        """
+        with self._locked():
+            self._read()
+            stem = self.stem_of(source) or self._free(stem)
+            paths = [self.folder / f"{stem}{suffix}" for suffix in suffixes]
+            for path in paths:
+                if not self._overwrite and path.exists() and not self._is_ours(path):
+                    raise InputError(
+                        f"{path}: is there already and was not written by this program, or was changed since; move it, "
+                        "or replace it with --overwrite",
+                        what=str(path),
+                    )
+            self._record({"stem": stem, "source": source, "files": {path.name: None for path in paths}})
+        try:
+            yield paths
+        finally:
+            written = {path.name: _digest(path) for path in paths if path.exists()}
+            with self._locked():
+                self._record({"stem": stem, "source": source, "files": written})
+
+    def _free(self, stem: str) -> str:
+        found, count = stem, 1
+        while found in self._sources:
+            count += 1
+            found = f"{stem}_{count}"
+        return found
+
+    def _is_ours(self, path: Path) -> bool:
+        if path.name not in self._digests:
+            return False
+        digest = self._digests[path.name]
+        return digest is None or digest == _digest(path)
+
+    def _read(self) -> None:
+        manifest = self.folder / MANIFEST
+        self._lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
+        for line in self._lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # a line that was cut short
+                entry = json.loads(line)
+                self._digests.update(entry["files"])
+                self._sources[entry["stem"]] = entry["source"]
+
+    def _record(self, entry: dict[str, object]) -> None:
+        line = json.dumps(entry)
+        self._lines.append(line)
+        self._digests.update(entry["files"])  # type: ignore[call-overload]
+        self._sources[str(entry["stem"])] = str(entry["source"])
+        manifest = self.folder / MANIFEST
+        if is_bucket(manifest):  # objects cannot be appended to
+            write_text(manifest, "\n".join(self._lines) + "\n")
+            return
+        try:
+            with manifest.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            raise InputError(
+                f"{manifest}: cannot be written: {error.strerror or error}", what=str(manifest)
+            ) from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps another process from taking the same name."""
+        if is_bucket(self.folder):
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(str(self.folder / f".{MANIFEST}.lock")):
+                yield
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be written to: {error.strerror or error}", what=str(self.folder)
+            ) from error
+
+
+def _digest(path: Path) -> str | None:
+    """Returns the SHA-256 of a file's content; None of a folder."""
+    if path.is_dir():
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
