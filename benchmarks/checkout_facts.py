@@ -266,7 +266,11 @@ def write_photos(folder):
 
 def states(folder):
     """What tells whether a file was written: path -> inode, size and time."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts)
+    files = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "cache" not in path.parts and not path.name.startswith(".outputs")
+    )
     return {path: (path.stat().st_ino, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 

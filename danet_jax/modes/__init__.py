@@ -46,6 +46,11 @@ class Flag(NamedTuple):
 
 FLAGS = {
     "checkpoint": Flag(None, "A checkpoint file or a name in the zoo to use instead of the run's.", TRAINED),
+    "overwrite": Flag(
+        False,
+        "Replace files of the same name that this program did not write, or not yet recorded.",
+        ("predict", "explore", "submit"),
+    ),
     "frame_labels": Flag(False, "Keep a label PNG of each frame of a video.", ("predict",)),
     "format": Flag(None, "What --mode=export writes.", ("export",)),
     "ablate": Flag(False, "Evaluate also with alpha, beta and both set to 0.", ("evaluate",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 import sys
@@ -74,7 +75,7 @@ def refuse_absent(source: str) -> None:
 def images_of(arguments: list[str]) -> Iterator[Path]:
     """Yields the files among `arguments` and the images in its folders; a folder without images yields itself.
 
-    Linked folders are followed, hidden ones are skipped.
+    Linked folders are followed, hidden ones are skipped. Other files in the folders are counted on stderr by suffix.
 
     Raises:
       InputError: an argument is empty, which would stand for the current folder; or see `walk`.
@@ -87,9 +88,26 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
             )
         path = Path(argument)
         if path.is_dir():
-            yield from [found for found in walk(path) if found.suffix.lower() in IMAGE_SUFFIXES] or [path]
+            found = list(walk(path))
+            images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+            if images:
+                report_left_out(path, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES])
+            yield from images or [path]
         else:
             yield path
+
+
+def report_left_out(folder: Path, files: list[Path]) -> None:
+    """Prints how many files of each kind in a folder are not segmented, one line per kind, on stderr."""
+    from danet_jax.data.video import is_video  # imports PyAV
+
+    for suffix, count in collections.Counter(file.suffix.lower() for file in files).most_common():
+        kind = f"{suffix} file" if suffix else "file without a suffix"
+        example = next(file for file in files if file.suffix.lower() == suffix)
+        reason = (
+            "videos are named one by one" if is_video(example) else f"images are {', '.join(IMAGE_SUFFIXES)}"
+        )
+        print(f"{folder}: {count} {kind}{'s' * (count > 1)} left out; {reason}", file=sys.stderr)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -129,9 +147,7 @@ def read_file(path: Path) -> bytes:
 def named_apart(paths: Iterable[AnyPath]) -> dict[str, AnyPath]:
     """Returns the paths by short names, all different: those of a/x.png, b/x.png and x.jpg are x, x_2 and x_3."""
     paths = list(paths)
-    stems = (Path(path).name if Path(path).is_dir() else Path(path).stem for path in paths)
-    names = [_shortened(stem) or str(path) for stem, path in zip(stems, paths, strict=True)]
-    return dict(zip(apart(names), paths, strict=True))
+    return dict(zip(apart(map(short_name, paths)), paths, strict=True))
 
 
 def apart(names: Iterable[str]) -> Iterator[str]:
@@ -146,6 +162,7 @@ def apart(names: Iterable[str]) -> Iterator[str]:
         yield new
 
 
-def _shortened(name: str) -> str:
-    stored = os.fsencode(name)
-    return name if len(stored) <= _LONGEST_NAME else stored[:_LONGEST_NAME].decode(errors="ignore")
+def short_name(path: str | Path) -> str:
+    """Returns what the names of the results of a file or folder begin with."""
+    name = Path(path).name if Path(path).is_dir() else Path(path).stem
+    return os.fsencode(name)[:_LONGEST_NAME].decode(errors="ignore") or str(path)

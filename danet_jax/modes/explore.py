@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +15,10 @@ import numpy as np
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import load_segmenter
-from danet_jax.modes.arguments import images_of, named_apart, read_image, trained_network
+from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
 from danet_jax.modes.prepare import validation_examples
 from danet_jax.recipe import Recipe
+from danet_jax.runs.outputs import Outputs
 from danet_jax.visual.explorer.page import explore
 
 _EXAMPLES = 5
@@ -28,6 +30,7 @@ def run(
     arguments: list[str],
     *,
     checkpoint: str = "",
+    overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes `explore/NAME.html` into `workdir` for the files and folders in `arguments`.
@@ -40,11 +43,13 @@ def run(
     protocol = recipe.protocol() if recipe else None
     segmenter = load_segmenter(trained_network(workdir, checkpoint), protocol, **(overrides or {}))
     failures = 0
-    for name, title, read in _images(recipe, arguments):
-        path = workdir / "explore" / f"{name}.html"
+    outputs = Outputs(workdir / "explore", overwrite=overwrite)
+    for source, name, title, read in _images(recipe, arguments):
         since = time.perf_counter()
         try:
-            size = explore(segmenter, read(), path, name=title)
+            image = read()
+            with outputs.writing(source, name, [".html"]) as [path]:
+                size = explore(segmenter, image, path, name=title)
         except InputError as error:
             message = str(error) if title in str(error) else f"{title}: {error}"
             print(message, file=sys.stderr)
@@ -56,10 +61,11 @@ def run(
 
 def _images(
     recipe: Recipe | None, arguments: list[str]
-) -> Iterator[tuple[str, str, Callable[[], np.ndarray]]]:
-    """Yields a file name, a title and what reads the pixels, for each image."""
+) -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
+    """Yields for each image what identifies it, the name of its page, a title and what reads the pixels."""
     if recipe is not None and not arguments:
         for name, example in validation_examples(recipe, _EXAMPLES):
-            yield name, example["name"], partial(decode_image, example["image"], example["name"])
-    for name, path in named_apart(images_of(arguments)).items():
-        yield name, path.name, partial(read_image, path)
+            title = example["name"]
+            yield f"validation example {title}", name, title, partial(decode_image, example["image"], title)
+    for path in images_of(arguments):
+        yield os.path.abspath(path), short_name(path), path.name, partial(read_image, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +15,15 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import images_of, named_apart, read_image, trained_network
+from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
 from danet_jax.modes.prepare import validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
+from danet_jax.runs.outputs import Outputs
 from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 
 _EXAMPLES = 8
+_SUFFIXES = ("_labels.png", "_overlay.png")
 
 
 def run(
@@ -30,6 +33,7 @@ def run(
     *,
     checkpoint: str = "",
     frame_labels: bool = False,
+    overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
@@ -37,40 +41,44 @@ def run(
     It applies the protocol of the recipe's evaluation or, without a recipe, that of the checkpoint, whose network's
     options are replaced by `overrides` (see `load_checkpoint`). It writes `NAME_labels.png` and `NAME_overlay.png` for
     each image into `workdir/predictions`; for a video, or a pattern of numbered images, `NAME_overlay.mp4` and, with
-    `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. A file that is not an image is reported,
-    the others are segmented, and the status is 1.
+    `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. Inputs of one name get different ones, and
+    files that this program did not write are replaced only with `overwrite`; see `Outputs`. A file that is not an
+    image is reported, the others are segmented, and the status is 1.
     """
     # Wrong arguments are refused before the network is loaded.
-    files, network = named_apart(images_of(arguments)), trained_network(workdir, checkpoint)
+    files, network = list(images_of(arguments)), trained_network(workdir, checkpoint)
     if not arguments and recipe is None:
         raise InputError("--mode=predict needs image files or folders after the flags", what="--mode=predict")
     protocol = recipe.protocol() if recipe else None
     segmenter = load_segmenter(network, protocol, **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
-    folder = workdir / "predictions"
+    outputs = Outputs(workdir / "predictions", overwrite=overwrite)
     if recipe is not None and not arguments:
-        _predict_examples(recipe, segmenter, classes, folder)
+        _predict_examples(recipe, segmenter, classes, outputs)
         return 0
     failures = 0
-    for stem, path in files.items():
+    for path in files:
         try:
             if is_video(path):
-                name = stem.replace("%", "_")
-                predict_video(segmenter, classes, path, folder, name, keep_labels=frame_labels)
+                predict_video(segmenter, classes, path, outputs, keep_labels=frame_labels)
                 continue
             image = read_image(path)
+            with outputs.writing(os.path.abspath(path), short_name(path), _SUFFIXES) as (
+                of_labels,
+                of_overlay,
+            ):
+                labels = _segment(segmenter, image)
+                save_labels(labels, classes, of_labels)
+                save_overlay(image, labels, classes, of_overlay)
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
             continue
-        labels = _segment(segmenter, image)
-        save_labels(labels, classes, folder / f"{stem}_labels.png")
-        save_overlay(image, labels, classes, folder / f"{stem}_overlay.png")
-        print(f"{path}: {folder / stem}_labels.png, {folder / stem}_overlay.png")
+        print(f"{path}: {of_labels}, {of_overlay}")
     return 1 if failures else 0
 
 
-def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, folder: Path) -> None:
+def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, outputs: Outputs) -> None:
     for name, example in validation_examples(recipe, _EXAMPLES):
         image = decode_image(example["image"], name)
         labels = _segment(segmenter, image)
@@ -79,9 +87,10 @@ def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, fo
             truth = decode_label(example["label"], name)
             pictures.append(overlay(image, truth, classes))
             titles.append("truth")
-        save_labels(labels, classes, folder / f"{name}_labels.png")
-        save_picture(side_by_side(pictures, titles), folder / f"{name}_overlay.png")
-        print(f"{name}: {folder / name}_labels.png, {folder / name}_overlay.png")
+        with outputs.writing(f"validation example {example['name']}", name, _SUFFIXES) as paths:
+            save_labels(labels, classes, paths[0])
+            save_picture(side_by_side(pictures, titles), paths[1])
+        print(f"{name}: {paths[0]}, {paths[1]}")
 
 
 def _segment(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import refuse_arguments, trained_network
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
+from danet_jax.runs.outputs import Outputs
 
 
 def run(
@@ -26,6 +27,7 @@ def run(
     arguments: list[str],
     *,
     checkpoint: str = "",
+    overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Segments the recipe's test split by its protocol and writes `workdir/submission_DATASET_SPLIT.zip`.
@@ -46,8 +48,9 @@ def run(
         )
     dataset = recipe_dataset(recipe, "test_split")
     check_classes(segmenter, dataset.classes)
-    path = workdir / f"submission_{name}_{split}.zip"
-    count = write_submission(server, _predictions(segmenter, dataset.source(split)), path)
+    outputs = Outputs(workdir, overwrite=overwrite)
+    with outputs.writing(f"{name} {split}", f"submission_{name}_{split}", [".zip"]) as [path]:
+        count = write_submission(server, _predictions(segmenter, dataset.source(split)), path)
     print(
         f"{path}: {count} predictions of {name}, {split}, by the protocol {protocol.name}; upload it to {server.upload}"
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,9 @@ from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.evaluation.progress import watched
 from danet_jax.inference.segmenter import Segmenter
+from danet_jax.modes.arguments import short_name
 from danet_jax.runs.files import replacing, write_text
+from danet_jax.runs.outputs import Outputs
 from danet_jax.visual.pictures import blended, save_labels
 
 _KEPT = "kept"
@@ -30,12 +34,11 @@ def predict_video(
     segmenter: Segmenter,
     classes: Classes,
     path: Path,
-    folder: Path,
-    stem: str,
+    outputs: Outputs,
     *,
     keep_labels: bool = False,
 ) -> None:
-    """Segments a video: writes `STEM_overlay.mp4` into `folder` and, to be kept, `STEM_labels/000000.png`, ...
+    """Segments a video: writes `NAME_overlay.mp4` and, to be kept, `NAME_labels/000000.png`, ...
 
     Every frame of the overlay has the time of its source; sound is dropped. Memory does not grow with the video.
     An interrupted prediction resumes after the last complete label map, unless a file of the video, the network, its
@@ -45,15 +48,22 @@ def predict_video(
       segmenter: the network.
       classes: names and colours for the overlay and the label maps.
       path: the video, or a pattern of numbered images.
-      folder: the folder of the results.
-      stem: what their names begin with.
+      outputs: the folder of the results; they are named after the video.
       keep_labels: keep the label maps.
 
     Raises:
       InputError: the video cannot be read or written, or is damaged; label maps that were finished stay.
     """
     video = Video(path)
-    labels = folder / f"{stem}_labels"
+    name = short_name(path).replace("%", "_")
+    with outputs.writing(os.path.abspath(path), name, ("_labels", "_overlay.mp4")) as (labels, overlay):
+        _predict(segmenter, classes, video, labels, overlay, keep_labels=keep_labels)
+
+
+def _predict(
+    segmenter: Segmenter, classes: Classes, video: Video, labels: Path, overlay: Path, *, keep_labels: bool
+) -> None:
+    path = video.path
     kept, done = _begin(labels, f"{path.resolve()} {_digest(video, segmenter)}", keep_labels)
     start, count = time.perf_counter(), done
     frames = segmenter.stream(video.frames(done))
@@ -69,7 +79,6 @@ def predict_video(
     if not count:
         raise InputError(f"{path}: there are no frames in it that can be read", what=str(path))
     height, width = decode_label((labels / "000000.png").read_bytes(), str(path)).shape
-    overlay = folder / f"{stem}_overlay.mp4"
     with replacing(overlay) as partial:
         write_video(partial, _overlaid(video, labels, classes), video.tick)
     if not kept:
@@ -113,7 +122,8 @@ def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
 def _remove(labels: Path) -> None:
     """Removes a folder of label maps, but nothing that somebody else put into it."""
     if labels.is_dir():
-        for path in [*labels.glob("[0-9]*.png"), labels / "source.txt"]:
+        frames = (labels / f"{index:06d}.png" for index in itertools.count())
+        for path in [*itertools.takewhile(lambda path: path.is_file(), frames), labels / "source.txt"]:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             labels.rmdir()

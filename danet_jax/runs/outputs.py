@@ -1,8 +1,8 @@
 """Which files of a folder this program wrote, for which input, and what the files of the next input are called.
 
-Two inputs never share a file. A manifest in the folder, one JSON object per line, records what was written: only that is
-replaced, and only if it has not been changed since. The outputs of version 0.2.0 are not recorded; they are replaced
-only on request.
+Two inputs never share a file. A hidden manifest in the folder, one JSON object per line, records what was written:
+only that is replaced, and only if it has not been changed since. Outputs of version 0.2.0 are not recorded; they are
+replaced only on request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import filelock
 from danet_jax.errors import InputError
 from danet_jax.runs.files import is_bucket, write_text
 
-MANIFEST = "outputs.jsonl"
+_ABSENT = ""
+"""The digest of a file that was not written, or was removed: one that appears later is somebody else's."""
+
+MANIFEST = ".outputs.jsonl"
 
 
 class Outputs:
@@ -32,7 +35,7 @@ class Outputs:
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder, self._overwrite = folder, overwrite
         self._sources: dict[str, str] = {}  # of stems
-        self._digests: dict[str, str | None] = {}  # of files; None while they are written, and of folders
+        self._digests: dict[str, str | None] = {}  # of files; None while they are written, and for folders
         self._lines: list[str] = []
         self._read()
 
@@ -67,7 +70,7 @@ class Outputs:
         try:
             yield paths
         finally:
-            written = {path.name: _digest(path) for path in paths if path.exists()}
+            written = {path.name: _digest(path) if path.exists() else _ABSENT for path in paths}
             with self._locked():
                 self._record({"stem": stem, "source": source, "files": written})
 
@@ -88,7 +91,9 @@ class Outputs:
         manifest = self.folder / MANIFEST
         self._lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
         for line in self._lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # a line that was cut short
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, AttributeError
+            ):  # a line that was cut short
                 entry = json.loads(line)
                 self._digests.update(entry["files"])
                 self._sources[entry["stem"]] = entry["source"]
@@ -118,7 +123,7 @@ class Outputs:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(str(self.folder / f".{MANIFEST}.lock")):
+            with filelock.FileLock(str(self.folder / ".outputs.lock")):
                 yield
         except OSError as error:
             raise InputError(

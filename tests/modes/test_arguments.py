@@ -11,13 +11,14 @@ import pytest
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.modes.arguments import apart, images_of, named_apart, read_file
+from tests.reference.refusal import refused
 
 
 def test_an_empty_argument_is_not_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     for argument in ("", " "):
-        with pytest.raises(InputError, match="an empty argument names no picture"):
+        with refused(what=repr(argument)):
             list(images_of(["a.png", argument]))
     assert [path.name for path in images_of(["."])] == ["a.png"]
 
@@ -71,3 +72,14 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             read_file(path)
+
+
+def test_files_of_other_formats_in_a_folder_are_counted(tmp_path, capsys):
+    for name in ("a.png", "b.heic", "c.HEIC", "d.mp4", "e"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in images_of([str(tmp_path)])] == ["a.png"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(str(tmp_path) in line for line in lines)
+    for count, kind in ((2, ".heic"), (1, ".mp4"), (1, "without")):
+        assert any(f" {count} " in line and kind in line for line in lines)

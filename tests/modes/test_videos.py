@@ -15,6 +15,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes import videos
 from danet_jax.modes.videos import predict_video
+from danet_jax.runs.outputs import Outputs
 from danet_jax.visual.pictures import overlay
 from tests.data.test_video import clip, stamps, timed
 from tests.reference.refusal import refused
@@ -70,7 +71,7 @@ def test_a_video_is_predicted_and_resumed(segmenter, rng, tmp_path, capsys):
     classes = Classes.named([f"class {index}" for index in range(5)])
 
     def predict(segmenter=segmenter, keep=True):
-        predict_video(segmenter, classes, path, folder, "drive", keep_labels=keep)
+        predict_video(segmenter, classes, path, Outputs(folder), keep_labels=keep)
         return capsys.readouterr().out
 
     assert "20 frames, " in predict()
@@ -96,7 +97,7 @@ def test_a_video_is_predicted_and_resumed(segmenter, rng, tmp_path, capsys):
     said = predict(Segmenter(trained.model, trained.variables, Protocol(flip=True)), keep=False)
     assert "20 frames, " in said
     assert "drive_labels" not in said
-    assert [file.name for file in folder.iterdir()] == ["drive_overlay.mp4"]
+    assert [file.name for file in folder.glob("[!.]*")] == ["drive_overlay.mp4"]
 
     path.write_bytes(path.read_bytes()[:100])
     with refused(what=path):
@@ -118,22 +119,22 @@ def test_a_full_disk_loses_nothing(segmenter, rng, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(videos, "write_video", full)
         with refused() as error:
-            predict_video(segmenter, classes, path, folder, "drive")
+            predict_video(segmenter, classes, path, Outputs(folder, overwrite=True))
     assert str(folder / "drive_overlay.mp4") in str(error.value)
     assert (folder / "drive_overlay.mp4").read_bytes() == b"earlier"
     assert len(list((folder / "drive_labels").glob("*.png"))) == 5
-    predict_video(segmenter, classes, path, folder, "drive")
-    assert [file.name for file in folder.iterdir()] == ["drive_overlay.mp4"]
+    predict_video(segmenter, classes, path, Outputs(folder))
+    assert [file.name for file in folder.glob("[!.]*")] == ["drive_overlay.mp4"]
 
 
 def test_damaged_and_odd_videos_are_reported(segmenter, rng, tmp_path, capsys):
     classes = Classes.named([f"class {index}" for index in range(5)])
     for index, frame in enumerate(clip(rng, 3)):
         Image.fromarray(frame[:45, :63]).save(tmp_path / f"{index}.png")
-    predict_video(segmenter, classes, tmp_path / "%d.png", tmp_path / "out", "odd", keep_labels=True)
+    predict_video(segmenter, classes, tmp_path / "%d.png", Outputs(tmp_path / "out"), keep_labels=True)
     assert "63x45" in capsys.readouterr().out
-    assert next(Video(tmp_path / "out/odd_overlay.mp4").frames()).shape == (46, 64, 3)
-    assert decode_label((tmp_path / "out/odd_labels/000000.png").read_bytes(), "").shape == (45, 63)
+    assert next(Video(tmp_path / "out/_d_overlay.mp4").frames()).shape == (46, 64, 3)
+    assert decode_label((tmp_path / "out/_d_labels/000000.png").read_bytes(), "").shape == (45, 63)
     path = tmp_path / "cut.mp4"
     write_video(path, timed(clip(rng, 30)))
     data = path.read_bytes()
@@ -141,7 +142,7 @@ def test_damaged_and_odd_videos_are_reported(segmenter, rng, tmp_path, capsys):
     size = int.from_bytes(data[start - 4 : start], "big")
     path.write_bytes(data[: start + size // 2] + bytes(size - size // 2) + data[start + size :])
     with refused(what=path):
-        predict_video(segmenter, classes, path, tmp_path / "out", "cut")
+        predict_video(segmenter, classes, path, Outputs(tmp_path / "out"))
     assert (tmp_path / "out/cut_overlay.mp4").is_file()
 
 
@@ -151,14 +152,14 @@ def test_pictures_that_change_in_place_are_another_video(segmenter, rng, tmp_pat
     classes = Classes.named([f"class {index}" for index in range(5)])
 
     def predict():
-        predict_video(segmenter, classes, tmp_path / "%d.png", tmp_path / "out", "drive", keep_labels=True)
+        predict_video(segmenter, classes, tmp_path / "%d.png", Outputs(tmp_path / "out"), keep_labels=True)
         return capsys.readouterr().out
 
     assert "earlier" not in predict()
     assert "3 of them earlier" in predict()
     (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())  # the folder stays as it is
     assert "earlier" not in predict()
-    same = [(tmp_path / f"out/drive_labels/{index:06d}.png").read_bytes() for index in range(2)]
+    same = [(tmp_path / f"out/_d_labels/{index:06d}.png").read_bytes() for index in range(2)]
     assert same[0] == same[1]
 
 

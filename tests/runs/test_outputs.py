@@ -50,12 +50,20 @@ def test_files_of_others_are_replaced_only_on_request(tmp_path):
 
 
 def test_an_interrupted_command_may_go_over_its_files(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Outputs(tmp_path).writing("/x/a.png", "a", ["_labels"]) as [folder]:
-        folder.mkdir()
-        (folder / "000000.png").write_text("")
-        raise KeyboardInterrupt
+    def interrupted():
+        with Outputs(tmp_path).writing("/x/a.png", "a", ["_labels"]) as [folder]:
+            folder.mkdir()
+            (folder / "000000.png").write_text("")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with Outputs(tmp_path).writing("/x/a.png", "a", ["_labels"]) as [folder]:
-        assert (folder / "000000.png").exists()
+        (folder / "000000.png").unlink()
+        folder.rmdir()
+    folder.mkdir()  # by somebody else
+    with refused(what=folder), Outputs(tmp_path).writing("/x/a.png", "a", ["_labels"]):
+        pass
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "null", '{"stem": "b"}', '{"stem": 1, "files": 2}'])

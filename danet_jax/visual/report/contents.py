@@ -15,6 +15,7 @@ import numpy as np
 
 from danet_jax.evaluation.result import Result
 from danet_jax.runs.directory import flat_config, read_classes, read_config
+from danet_jax.runs.outputs import Outputs
 from danet_jax.visual.report.examined import Examined
 
 MOST_POINTS = 1500
@@ -161,7 +162,9 @@ def network_words(config: Mapping[str, Any]) -> str:
 
 def explorer_link(run: Contents, name: str, page: Path) -> str | None:
     """From the report at `page` to the explorer's page of a validation picture, where there is one."""
-    file = run.folder / "explore" / f"{name.replace('/', '_')}.html"
+    folder = run.folder / "explore"
+    stem = Outputs(folder).stem_of(f"validation example {name}") or name.replace("/", "_")
+    file = folder / f"{stem}.html"
     if not file.is_file():
         return None
     return urllib.parse.quote(os.path.relpath(file.resolve(), page.resolve().parent).replace(os.sep, "/"))
