@@ -25,7 +25,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _BMP = b"BM"
 _SCAN, _PROGRESSIVE, _END = 0xDA, 0xC2, 0xD9  # markers of JPEG
-_BEHIND_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")  # a marker that is no part of a scan
+_BEHIND_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # a marker that is no part of a scan
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLER = bytes(range(37, 250, 3)) * 2
 _SMALLEST_RANGE = 2**14
@@ -253,8 +253,11 @@ def _scans(data: bytes) -> tuple[list[tuple[int, int]], bool, bool]:
             behind = _BEHIND_SCAN.search(data, start)
             if behind is None:
                 break
-            scans.append((start, behind.start()))
-            start = behind.start()
+            end = behind.start()
+            while data[end - 1] == 0xFF:  # padding
+                end -= 1
+            scans.append((start, end))
+            start = end
     return scans, progressive, False
 
 

@@ -40,6 +40,16 @@ def test_every_recipe_is_valid(path):
     assert recipe.dataset.name in DATASET_NAMES
 
 
+def test_camvid_without_mirroring():
+    """As docs/datasets.md says it: then evaluation mirrors nothing either, though the recipe sets it."""
+    config = importlib.import_module("configs.camvid").get_config()
+    assert read_recipe(config.to_dict()).evaluation.flip
+    config.dataset.flip = False
+    recipe = read_recipe(config.to_dict())
+    assert not recipe.dataset.flip
+    assert not recipe.evaluation.flip
+
+
 @pytest.mark.parametrize(
     ("row", "backbone", "attention", "scaling", "multi_grid", "protocol", "name"),
     [
