@@ -1,19 +1,19 @@
-"""CamVid in 480x360, half of its cameras' resolution, 11 classes, on two CPU cores.
+"""CamVid at 480x360, half of its cameras' resolution, 11 classes, on two CPU cores.
 
-ResNet-18: a quarter of an hour, 62 % mIoU. ResNet-34: three quarters, 66 %.
+ResNet-18 reaches 62 % mIoU in a quarter of an hour, ResNet-34 66 % in three quarters.
 
     python run.py --config=configs/camvid.py --config.dataset.root=PATH --config.init.checkpoint=torchvision/resnet18
     python run.py --config=configs/camvid.py:resnet34 --config.dataset.root=PATH --config.init.checkpoint=RESNET34
 
-The network sees frames at full size, is trained with output stride 16 and used with 8, and its heads learn in smaller
-steps than the paper's; ResNet-18 with rare classes weighted up, the others from hard pixels, in changing light. What
-each is worth is in docs/results.md.
+The network sees frames at full size, is trained with output stride 16 and evaluated with 8, and its heads have a
+smaller learning rate than in the paper. ResNet-18 is trained with rare classes weighted up, the others on hard pixels
+and with photometric augmentation. docs/results.md shows what each of these adds.
 
 Without ImageNet weights the backbone must learn as fast as the heads:
 `--config.training.learning_rate=0.02 --config.training.head_multiplier=1`.
 
-`root` holds images/{train,val}/NAME.jpg, labels/{train,val}/NAME.png and classes.csv; any data laid out
-like this can take CamVid's place.
+`config.dataset.root` is required. It holds images/{train,val}/NAME.jpg, labels/{train,val}/NAME.png and classes.csv;
+any data in this layout can take CamVid's place.
 """
 
 from configs import base
@@ -27,7 +27,7 @@ def get_config(backbone: str = "resnet18"):
     config.dataset.name = "folder"
     config.dataset.base_size = 360
     config.dataset.crop_size = 240
-    # In so few epochs, seeing things at the size they have in validation is worth more than seeing them at all.
+    # In so few epochs, seeing things at their size in validation is worth more than seeing them at many sizes.
     config.dataset.random_scale = False
     config.dataset.workers = 1
     config.training.batch_size = 4
@@ -43,6 +43,8 @@ def get_config(backbone: str = "resnet18"):
         config.training.ohem_threshold = 0.7
         config.training.ohem_kept = 240 * 240 // 4
     config.training.evaluate_every = config.training.steps // 2
-    config.evaluation.whole_base_size = (4096, 360)  # the short side as in training, for all but panoramas
-    config.evaluation.flip = config.dataset.get_oneway_ref("flip")
+    config.evaluation.whole_base_size = (4096, 360)  # the short side as in training, except for panoramas
+    config.evaluation.flip = config.dataset.get_oneway_ref(
+        "flip"
+    )  # mirrored images only where training mirrors
     return config

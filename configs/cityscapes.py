@@ -14,9 +14,9 @@ is a checkpoint trained on ImageNet. A row of the paper's tables 1 and 2 is the 
                 + multi-grid 79.94 (the default)       resnet101,danet,da,multi_grid
                 + multi-scale testing 81.50            resnet101,danet,da,multi_grid,multi_scale
 
-During training the validation images are taken whole; the paper's numbers are by the authors' windows and
-flips: `--mode=evaluate --config.evaluation.protocol=authors`. `multi_scale` changes nothing but the evaluation, so
-it is for the same run.
+During training the validation images are scored as a whole. The paper's numbers are those of the authors' windows and
+flips: `--mode=evaluate --config.evaluation.protocol=authors`. `multi_scale` changes only the evaluation, so it applies
+to the same run.
 """
 
 from configs import base
@@ -44,7 +44,7 @@ def get_config(row: str = _DEFAULT):
     if "multi-grid" in chosen:
         config.model.multi_grid = (4, 8, 16)[
             : BLOCKS[chosen["backbone"]][-1]
-        ]  # ResNet-18 has but two blocks there
+        ]  # ResNet-18 has only two blocks there
     config.dataset.name = "cityscapes"
     config.dataset.root = "data/downloads/cityscapes"
     config.dataset.options = {"coarse": False, "allow_partial": False, "uncompressed": False}

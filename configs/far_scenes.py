@@ -1,11 +1,12 @@
-"""Street scenes whose lanes obey the traffic light of their colour, somewhere in the picture: attention has work to do.
+"""Street scenes whose lanes obey the traffic light of their colour, somewhere in the image, so that attention matters.
 
     python run.py --config=configs/far_scenes.py
     python run.py --config=configs/far_scenes.py --mode=evaluate --ablate     what attention adds
 
-Quickstart's budget. Position attention starts with alpha at 1, and its query and key wide enough for logits that
-spread by about 1 (the paper's start, `:paper`, leaves both unused in so few steps; docs/results.md). The other rows of
-the paper's table 1 are `:pam`, `:cam` and `:fcn`; `:convolutions` has DANet's losses and convolutions, no attention.
+The budget is quickstart's. Position attention starts with alpha at 1, and with query and key wide enough for logits
+that spread by about 1; the paper's start, `:paper`, leaves both unused in so few steps (docs/results.md). The other
+rows of the paper's table 1 are `:pam`, `:cam` and `:fcn`; `:convolutions` has DANet's losses and convolutions, but no
+attention.
 """
 
 from configs import quickstart

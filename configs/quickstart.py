@@ -1,4 +1,4 @@
-"""Procedural street scenes, a ResNet-18 DANet: the whole way in minutes on a laptop CPU, without a download.
+"""A ResNet-18 DANet on synthetic street scenes: trained in minutes on a laptop CPU, without a download.
 
     python run.py --config=configs/quickstart.py
 
@@ -16,7 +16,7 @@ def get_config(variant: str = "danet"):
     config.model.backbone = "resnet18"
     config.dataset.name = "scenes"
     config.dataset.options = {"height": 144, "width": 144, "train": 400, "val": 80, "seed": 0, "signals": 1}
-    # Whole pictures: the lamp that decides the road's label is in every crop.
+    # Crops are whole images, so that the lamp that decides the road's label is in each of them.
     config.dataset.base_size = 144
     config.dataset.crop_size = 144
     config.dataset.random_scale = False
