@@ -30,6 +30,7 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLER = bytes(range(37, 250, 3)) * 2
 _SMALLEST_RANGE = 2**14
 """16-bit images that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
+_FEW_LEVELS = 32
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP")
 """Pillow knows others, some of which start programs (EPS) or hold images of several sizes (ICO)."""
 _READABLE = "JPEG, PNG, TIFF, WebP or BMP"
@@ -130,8 +131,8 @@ def orientation(data: bytes) -> int:
     return found if found in TO_UPRIGHT else 1
 
 
-def remarks(data: bytes, name: str) -> tuple[str, ...]:
-    """Returns what `decode_image` leaves out of an image, each as the rest of the sentence "it has ...".
+def remarks(data: bytes, name: str, bits: int = 16) -> tuple[str, ...]:
+    """Returns what of an image `decode_image` leaves out or nearly loses, each as the rest of "it has ...".
 
     Raises:
       InputError: the file is not an image, or is damaged.
@@ -142,8 +143,16 @@ def remarks(data: bytes, name: str) -> tuple[str, ...]:
         picture = opened(data, name)
         with _naming(data, name):
             several, further_band = int(getattr(picture, "n_frames", 1)) > 1, False
-    frames = ("several frames or pages, of which the first is used",) if several else ()
-    return (*frames, "a fourth band of unknown meaning, which is left out") if further_band else frames
+    found = []
+    if several:
+        found.append("several frames or pages, of which the first is used")
+    if further_band:
+        found.append("a fourth band of unknown meaning, which is left out")
+    if has_sixteen_bits(data, name):
+        pixels = decode_image(data, name, bits=bits)
+        if int(pixels.max()) - int(pixels.min()) < _FEW_LEVELS - 1:
+            found.append(f"fewer than {_FEW_LEVELS} grey levels in the 8 bits that are used of 16")
+    return tuple(found)
 
 
 def _decode_png(data: bytes, name: str) -> np.ndarray:

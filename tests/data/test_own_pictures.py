@@ -102,6 +102,19 @@ def test_predict_and_explore_report_what_they_leave_out(rng, tmp_path, capsys):
     assert line.startswith(f"{tmp_path / 'b.tif'}: ")
 
 
+def test_few_grey_levels_are_reported(drawn, rng, capsys):
+    """A thermal camera's values differ in their lower 8 bits."""
+    standard(drawn)
+    path = drawn.root / "images/train/a.png"
+    for low, high, reported in ((51360, 51991, 1), (40000, 65536, 0)):
+        values = rng.integers(low, high, (8, 12)).astype(np.uint16)
+        values.flat[:2] = low, high - 1
+        Image.fromarray(values).save(path)
+        assert len(drawn.open().warnings()) == reported
+        np.testing.assert_array_equal(read_image(path)[..., 0], values >> 8)
+        assert len(capsys.readouterr().err.splitlines()) == reported
+
+
 def test_twelve_bits_that_are_turned(drawn, rng):
     """The orientation survives the conversion to 8 bits."""
     standard(drawn)

@@ -167,7 +167,10 @@ class Folder(base.PairsBuilder):
             raise InputError(
                 f"{error.filename}: cannot be read ({error.strerror})", what=str(error.filename)
             ) from None
-        assumed = (*assumed, *(f"have {remark}" for remark in decode.remarks(data, str(image))))
+        assumed = (
+            *assumed,
+            *(f"have {remark}" for remark in decode.remarks(data, str(image), self._options["bits"])),
+        )
         if label_data is not None:
             turned, of_image = decode.orientation(label_data), decode.orientation(data)
             if turned not in (1, of_image):
