@@ -24,12 +24,14 @@ from danet_jax import DANet, Protocol, Segmenter
 from danet_jax.classes import Classes
 from danet_jax.data.video import TimedFrame, write_video
 from danet_jax.modes import videos
+from danet_jax.runs.outputs import Outputs
 
 
 class Nothing:
     """Stands for a segmenter: labels at once, so that what is around it is seen."""
 
     protocol = Protocol.whole()
+    model, variables = None, None
 
     def stream(self, images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield labels of each image."""
@@ -74,7 +76,7 @@ def main() -> None:
 
         videos.watched = watching  # type: ignore[assignment]
         start = time.perf_counter()
-        videos.predict_video(Nothing(), classes, long, folder / "out", "long", "none")  # type: ignore[arg-type]
+        videos.predict_video(Nothing(), classes, long, Outputs(folder / "out"))  # type: ignore[arg-type]
         seconds = time.perf_counter() - start
         seen.append(resident())
         print(
@@ -93,11 +95,10 @@ def main() -> None:
             segmenter = Segmenter(model, variables)
             path = folder / "drive.mp4"
             write_video(path, frames(arguments.frames, 360, 480))
-            segmenter(next(frames(1, 360, 480))[None])  # compiles
+            segmenter(next(frames(1, 360, 480))[1][None])  # compiles
             start, worked = time.perf_counter(), time.process_time()
-            videos.predict_video(
-                segmenter, Classes.named([str(i) for i in range(19)]), path, folder / "out", "drive", "none"
-            )
+            names = [str(i) for i in range(19)]
+            videos.predict_video(segmenter, Classes.named(names), path, Outputs(folder / "out"))
             rate = arguments.frames / (time.perf_counter() - start)
             cores = (time.process_time() - worked) / arguments.frames
             print(
