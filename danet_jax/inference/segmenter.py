@@ -7,6 +7,7 @@ import copy
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import MAX_CLASSES, Classes
+from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.inference.options import protocol_of
 from danet_jax.inference.plain import WholeImages
@@ -36,6 +38,7 @@ from danet_jax.models.insight import AttentionMaps, Insight, insight
 from danet_jax.models.resnet import ResNet
 from danet_jax.models.variables import check_fits, refuse_not_finite
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
+from danet_jax.weights.download import download
 
 AHEAD = 2
 """Results that the devices may be ahead of the host, which fetches them."""
@@ -43,6 +46,11 @@ AHEAD = 2
 
 class Segmenter:
     """Segments images: `segmenter(images)` returns labels, `segmenter.scores(images)` the scores behind them.
+
+    >>> import danet_jax
+    >>> segment = danet_jax.load_segmenter("runs/quickstart")  # doctest: +SKIP
+    >>> labels = segment("photo.jpg")  # doctest: +SKIP
+    >>> segment.overlay("photo.jpg").show()  # doctest: +SKIP
 
     At most eight functions are compiled for images of any number of sizes, and further ones for two, four or eight
     small images at a time, which are faster together. Labels of an image of any size need little memory: scores are
@@ -108,14 +116,44 @@ class Segmenter:
         """The number of classes, K."""
         return self.model.num_classes
 
-    def __call__(self, images: np.ndarray | jax.Array) -> np.ndarray:
-        """Returns labels, int32 `[B, H, W]`, of images uint8 `[B, H, W, 3]` RGB of any size.
+    def __call__(self, images: Any) -> Any:
+        """Returns labels of images of any size.
+
+        Args:
+          images: uint8 `[B, H, W, 3]` RGB; or one image: uint8 `[H, W, 3]`, a `PIL.Image`, a path, or an address such
+            as `https://HOST/photo.jpg`; or a list of these. Files are turned as their EXIF orientation says.
+
+        Returns:
+          int32 `[B, H, W]`; for one image `[H, W]`; for a list a list of these.
 
         Raises:
-          InputError: `images` is not such an array.
+          InputError: `images` is none of these, or a file cannot be read.
         """
-        images = checked_images(images)
-        return self._labels(self._predictor.group(*images.shape[1:3]), images, exact=True)
+        if isinstance(images, list | tuple):
+            return list(self.stream(_image(image) for image in images))
+        batch = images if np.ndim(images) == 4 else _image(images)[None]
+        batch = checked_images(batch)
+        labels = self._labels(self._predictor.group(*batch.shape[1:3]), batch, exact=True)
+        return labels if np.ndim(images) == 4 else labels[0]
+
+    def overlay(self, images: Any) -> Any:
+        """Returns an image with its labels drawn over it and a legend, as a `PIL.Image`.
+
+        Args:
+          images: as for `__call__`; for a batch or a list, a list of images is returned.
+
+        Raises:
+          InputError: as `__call__`.
+        """
+        from danet_jax.inference.pictures import overlay
+
+        classes = self.classes or Classes.named([f"class {index}" for index in range(self.num_classes)])
+        several = isinstance(images, list | tuple) or np.ndim(images) == 4
+        pixels = [_image(image) for image in images] if several else [_image(images)]
+        pictures = [
+            overlay(image, labels, classes) for image, labels in zip(pixels, self(pixels), strict=True)
+        ]
+        return pictures if several else pictures[0]
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
@@ -276,16 +314,33 @@ def _refuse_other_types(*, protocol: Any = None, classes: Any = None, mesh: Any 
             )
 
 
+def _image(image: Any) -> np.ndarray:
+    """Returns one image, a path, an address, a `PIL.Image` or an array, as uint8 `[H, W, 3]`."""
+    if isinstance(image, str | os.PathLike):
+        path = download(image) if isinstance(image, str) and "://" in image else Path(image)
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"images: {os.fspath(image)}: cannot be read: {reason}", what="images"
+            ) from error
+        return decode_image(data, os.fspath(image), upright=True)
+    if hasattr(image, "getexif"):  # a PIL.Image
+        from PIL import ImageOps
+
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return checked_images(image, "H W 3")
+
+
 def checked_images(images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
     """Returns an array uint8 of this shape, none of whose sides is 0."""
     found, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     dimensions = shape.split()
     allowed = f"uint8 [{', '.join(dimensions)}] RGB"
     if found is None or len(found) != len(dimensions) or found[-1] != 3 or dtype != np.uint8:
-        single = shape == "B H W 3" and len(found or ()) == 3
-        hint = "; pass one image as images[None]" if single else ""
         given = type(images).__name__ if found is None else f"{dtype} {list(found)}"
-        raise InputError(f"{name} must be {allowed}, not {given}{hint}", what=name, allowed=allowed)
+        raise InputError(f"{name} must be {allowed}, not {given}", what=name, allowed=allowed)
     if 0 in found:
         raise InputError(f"{name} must not be empty: {list(found)}", what=name, allowed=allowed)
     return np.asarray(images)

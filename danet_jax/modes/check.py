@@ -22,11 +22,11 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
+from danet_jax.inference.pictures import overlay
 from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.prepare import describe, quiet_dataset, recipe_builder
 from danet_jax.recipe import Recipe
 from danet_jax.visual.data_page import Table, write_data_page
-from danet_jax.visual.pictures import overlay
 
 _EXAMPLES = 8
 

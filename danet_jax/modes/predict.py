@@ -14,13 +14,13 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
+from danet_jax.inference.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
 from danet_jax.modes.prepare import validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
-from danet_jax.visual.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
 
 _EXAMPLES = 8
 _SUFFIXES = ("_labels.png", "_overlay.png")

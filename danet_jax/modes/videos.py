@@ -21,11 +21,11 @@ from danet_jax.data.decode import decode_label
 from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.evaluation.progress import watched
+from danet_jax.inference.pictures import blended, save_labels
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes.arguments import short_name
 from danet_jax.runs.files import replacing, write_text
 from danet_jax.runs.outputs import Outputs
-from danet_jax.visual.pictures import blended, save_labels
 
 _KEPT = "kept"
 

@@ -114,8 +114,8 @@ def test_arguments_of_other_types(rng):
         [[1]],
         None,
         3,
-        "photo.jpg",
-        np.zeros((4, 5, 3), np.uint8),
+        "no/such/photo.jpg",
+        np.zeros((0, 5, 3), np.uint8),
         np.zeros((1, 4, 5), np.uint8),
         np.zeros((1, 4, 4, 3), bool),
         np.zeros((1, 4, 5, 3), np.float32),
@@ -130,11 +130,10 @@ def test_images_that_are_none(images, rng):
     for function in (segment, segment.scores):
         with refused(what="images"):
             function(images)
-    if np.shape(images) != (4, 5, 3):
-        with refused(what="images"):
-            list(segment.stream([images]))
-        with refused(what="image"):
-            segment.explain(images)
+    with refused(what="images"):
+        list(segment.stream([images]))
+    with refused(what="image"):
+        segment.explain(images)
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0)])

@@ -1,11 +1,14 @@
 """What holds for every protocol: one window is the whole image; padding, overflow and reused buffers change nothing."""
 
+import fsspec
 import jax
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from danet_jax import DANet
+from danet_jax.classes import Classes
 from danet_jax.inference import sliding
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
@@ -144,6 +147,30 @@ def test_a_network_that_takes_no_sizes_is_never_padded(rng):
         ours, expected = Segmenter(exact, variables, protocol), Segmenter(model, variables, protocol)
         for image in images:
             np.testing.assert_allclose(ours.scores(image), expected.scores(image), rtol=1e-4, atol=1e-6)
+
+
+def test_images_in_every_form(rng, tmp_path):
+    model, variables, _ = small_networks(rng)
+    segment = Segmenter(model, variables, classes=Classes.named(list("abcde")))
+    image = rng.integers(0, 256, (30, 41, 3), dtype=np.uint8)
+    [expected] = segment(image[None])
+    path = tmp_path / "photo.png"
+    Image.fromarray(image).save(path)
+    turned = Image.fromarray(np.rot90(image))  # to be shown upright
+    turned.getexif()[0x0112] = 6
+    for one in (image, jax.numpy.asarray(image), str(path), path, Image.fromarray(image), turned):
+        labels = segment(one)
+        assert labels.shape == (30, 41)
+        np.testing.assert_array_equal(labels, expected)
+        shown = segment.overlay(one)
+        assert shown.size >= (41, 30)
+    several = segment([image, path, image[:20]])
+    assert [labels.shape for labels in several] == [(30, 41), (30, 41), (20, 41)]
+    assert segment([]) == []
+    assert len(segment.overlay(np.stack([image, image]))) == 2
+    fsspec.filesystem("memory").pipe("/photo.png", path.read_bytes())
+    np.testing.assert_array_equal(segment("memory://photo.png"), expected)
+    assert np.asarray(segment.overlay(image)).tobytes() == np.asarray(segment.overlay([image])[0]).tobytes()
 
 
 def test_a_stream_may_reuse_one_buffer(rng):

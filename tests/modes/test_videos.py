@@ -11,12 +11,12 @@ from PIL import Image
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label
 from danet_jax.data.video import Video, write_video
+from danet_jax.inference.pictures import overlay
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes import videos
 from danet_jax.modes.videos import predict_video
 from danet_jax.runs.outputs import Outputs
-from danet_jax.visual.pictures import overlay
 from tests.data.test_video import clip, stamps, timed
 from tests.reference.refusal import refused
 from tests.reference.small_network import small_networks

@@ -295,6 +295,23 @@ def test_a_network_without_attention(browser, network, tmp_path):
     assert json.dumps(state(browser))
 
 
+def test_a_notebook_shows_the_page(network, tmp_path, browser):
+    segmenter, image = network
+    page = danet_jax.explore(segmenter, image, tmp_path / "page.html", name='"quoted" & <b>')
+    assert page == page.path.stat().st_size
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!DOCTYPE html><meta charset=utf-8>{page._repr_html_()}", encoding="utf-8")
+    browser.get(cell.as_uri())
+    browser.switch_to.frame(0)
+    browser.set_script_timeout(20)
+    browser.execute_async_script(
+        "const done = arguments[0]; const wait = () => document.documentElement.dataset.ready ? done() :"
+        " setTimeout(wait, 20); wait()"
+    )
+    assert browser.find_element("tag name", "h1").text == '"quoted" & <b>'
+    browser.switch_to.default_content()
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8), [1]]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def explore(
     *,
     name: str = "",
     limit_megabytes: float = 16.0,
-) -> int:
+) -> Page:
     """Writes a page that shows what each place of `image` under the mouse attends to; a browser opens it from disk.
 
     The page stores queries and keys, and computes any row and column of the position attention map from them, within
@@ -86,7 +87,7 @@ def explore(
       limit_megabytes: of the page; the places of larger images are pooled: the page stores exact sums of weights.
 
     Returns:
-      The page's size in bytes.
+      The page's size in bytes, as an object that a notebook shows as the page itself.
 
     Raises:
       InputError: an argument has the wrong type, `image` needs more memory than is free, or the page is larger than
@@ -112,7 +113,26 @@ def explore(
             what="limit_megabytes",
             value=limit_megabytes,
         )
-    return size
+    return Page(size, path)
+
+
+class Page(int):
+    """The size of a page in bytes; as the last value of a notebook's cell it is shown as the page.
+
+    Attributes:
+      path: the file.
+    """
+
+    path: Path
+
+    def __new__(cls, size: int, path: Path) -> Page:
+        page = super().__new__(cls, size)
+        page.path = path
+        return page
+
+    def _repr_html_(self) -> str:
+        content = html.escape(self.path.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{content}" style="width: 100%; height: 820px; border: 0"></iframe>'
 
 
 class _Page:
