@@ -17,7 +17,7 @@ import danet_jax
 
 PACKAGE = pathlib.Path(danet_jax.__file__).parent
 # Each room may use those before it. Modules without a room serve all of them.
-ROOMS = ["ops", "models", "runs", "data", "weights", "inference", "evaluation", "training", "visual"]
+ROOMS = ["ops", "models", "runs", "weights", "data", "inference", "evaluation", "training", "visual"]
 ROOMS += ["recipe", "command", "modes"]
 EVERYWHERE = {"errors", "classes"}
 
