@@ -69,7 +69,7 @@ def refuse_absent(source: str) -> None:
     except OSError as error:
         raise InputError(f"{source[:80]}: cannot be read: {error.strerror}", what=source[:80]) from error
     if as_path(source).is_dir() and not is_run(source):
-        raise InputError(f"{source}: a directory, but not that of a run (it has no config.json)", what=source)
+        raise InputError(f"{source}: a directory, but not of a run (it has no config.json)", what=source)
 
 
 def images_of(arguments: list[str]) -> Iterator[Path]:

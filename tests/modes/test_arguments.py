@@ -6,10 +6,7 @@ import struct
 import warnings
 import zlib
 
-import pytest
-
 from danet_jax.data.decode import decode_image
-from danet_jax.errors import InputError
 from danet_jax.modes.arguments import apart, images_of, named_apart, read_file
 from tests.reference.refusal import refused
 
@@ -48,7 +45,7 @@ def test_a_header_of_many_pixels_gives_one_error_and_no_warning():
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 99)), chunk(b"IEND", b""))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(InputError, match=r"large\.png: damaged or cut short"):
+        with refused("large.png"):
             decode_image(b"\x89PNG\r\n\x1a\n" + b"".join(parts), "large.png")
 
 
@@ -60,17 +57,14 @@ def test_folders_are_gone_through_with_links_and_without_what_is_hidden(tmp_path
     found = [path.relative_to(tmp_path / "in").as_posix() for path in images_of([str(tmp_path / "in")])]
     assert found == ["b.png", "link/a.JPG"]
     (tmp_path / "in/again").symlink_to(tmp_path / "in")
-    with pytest.raises(InputError, match="again: a link to a folder that it is in"):
+    with refused(tmp_path / "in/again"):
         list(images_of([str(tmp_path / "in")]))
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    for path, message in (
-        (tmp_path / "pipe.png", "neither a file nor"),
-        (pathlib.Path("a\0b"), r"a\\x00b: cannot"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for path in (tmp_path / "pipe.png", pathlib.Path("a\0b")):
+        with refused(path):
             read_file(path)
 
 

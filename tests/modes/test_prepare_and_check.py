@@ -10,6 +10,7 @@ from danet_jax.errors import InputError
 from danet_jax.modes import check, prepare
 from danet_jax.recipe import defaults, read_recipe
 from tests.reference import publishers
+from tests.reference.refusal import refused
 
 
 def recipe_of(name, root, tmp_path, **options):
@@ -47,7 +48,7 @@ def test_prepare_says_what_it_needs_and_what_it_made(rng, tmp_path, capsys):
     assert "6 train, 4 val, 2 test; 19 classes" in said
     assert prepare.run(recipe, tmp_path / "run", []) == 0  # nothing to do
     assert capsys.readouterr().out.count("\n") == 1
-    with pytest.raises(InputError, match="takes no arguments"):
+    with refused("photo.jpg"):
         prepare.run(recipe, tmp_path / "run", ["photo.jpg"])
 
 
@@ -86,8 +87,9 @@ def test_check_lists_everything_that_is_wrong(rng, tmp_path, capsys):
     assert "3 of 10 examples are wrong" in said
     assert "train: 1 images of which every pixel is ignored: 4" in said
     assert "1 images are in train as well as in val" in said
-    with pytest.raises(InputError, match=r"1\.png"):  # preparing refuses what check lists
+    with refused() as caught:  # preparing refuses what check lists
         prepare.run(recipe_of("folder", root, tmp_path), tmp_path, [])
+    assert "1.png" in str(caught.value)
 
 
 def test_check_lists_every_file_that_is_missing_beside_what_else_is_wrong(rng, tmp_path, capsys):
@@ -207,12 +209,10 @@ def test_a_damaged_shard_is_one_line_with_its_file_when_it_is_read(rng, tmp_path
         assert not message or str(shard.parent) in message
         assert "\n" not in message
     shard.write_bytes(whole[:-100])
-    with pytest.raises(
-        InputError, match=rf"{shard}: has {len(whole) - 100} bytes, {len(whole)} were written"
-    ):
+    with refused(shard):
         list(prepare.recipe_dataset(recipe).source("train"))
     (shard.parent / "dataset_info.json").write_text("{")
-    with pytest.raises(InputError, match=r"dataset_info\.json cannot be read"):
+    with refused(shard.parent / "dataset_info.json"):
         prepare.recipe_dataset(recipe)
 
 
@@ -226,18 +226,18 @@ def test_hosts_whose_data_differ_in_a_pixel_are_refused(rng, tmp_path, monkeypat
         prepare.recipe_dataset(recipe_of("folder", tmp_path / name, tmp_path / name))
         for name in ("first", "second")
     ]
-    told = []
-    monkeypatch.setattr("danet_jax.runs.hosts.from_all_hosts", lambda facts: told.append(facts) or [facts])
+    compared = []
+    monkeypatch.setattr(prepare, "refuse_differing", lambda facts, what: compared.append(facts))
     for dataset in datasets:
         prepare.refuse_differing_data(dataset)
-    monkeypatch.setattr("danet_jax.runs.hosts.from_all_hosts", lambda _: told)
-    message = r"different data sets \(dataset\.root\): folder-train.* on host 0 and .* on host 1; start all"
-    with pytest.raises(InputError, match=message):
-        prepare.refuse_differing_data(datasets[0])
+    first, second = compared
+    differing = [key for key in first if first[key] != second[key]]
+    assert differing
+    assert all("train" in key for key in differing)
 
 
 def test_validation_on_what_is_trained_on_is_said(rng, tmp_path, capsys):
     config = recipe_of("folder", folder(rng, tmp_path / "in"), tmp_path).as_dict()
     config["dataset"]["validation_split"] = "train"
     prepare.recipe_dataset(read_recipe(config), "train_split", "validation_split")
-    assert "validation_split='train' is trained on, too" in capsys.readouterr().err
+    assert "config.dataset.validation_split='train'" in capsys.readouterr().err

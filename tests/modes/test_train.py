@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from danet_jax import InputError
 from danet_jax.models.variables import variables_of
 from danet_jax.modes import train
 from danet_jax.runs import checkpoints
@@ -19,6 +18,7 @@ from danet_jax.runs.directory import read_run
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import refuse_changed
 from tests.modes.conftest import STEPS
+from tests.reference.refusal import refused
 
 
 def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_path, capsys):
@@ -168,8 +168,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_kept(trained, tmp_pa
         return types.SimpleNamespace(free=free)
 
     monkeypatch.setattr("danet_jax.runs.checkpoints.shutil.disk_usage", full_later)
-    message = r"checkpoints: the checkpoint of step 4 cannot be written \(the disk is full.*; step 3 is kept"
-    with pytest.raises(InputError, match=message):
+    with refused(tmp_path / "checkpoints"):
         trained(tmp_path)
     monkeypatch.undo()
     assert read_run(tmp_path, variables_of, which="newest").step == 3
@@ -200,8 +199,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(trai
 
         return step
 
-    with pytest.raises(InputError, match=r"step 4: the (loss|gradient norm) is nan.*step 3 in .* is kept"):
+    with refused("config.training.learning_rate") as caught:
         trained(tmp_path, changed_step=exploding)
+    assert str(caught.value).startswith("step 4: ")
     run = read_run(tmp_path, variables_of, which="newest")
     assert run.step == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables))
@@ -217,9 +217,10 @@ def test_gradients_or_parameters_that_are_not_finite_stop_it_too(trained, tmp_pa
 
         return step
 
-    message = rf"step 4: the {name.replace('_', ' ')} is inf.*step 3 in .* is kept"
-    with pytest.raises(InputError, match=message):
+    with refused("config.training.learning_rate") as caught:
         trained(tmp_path, changed_step=exploding)
+    assert str(caught.value).startswith(f"step 4: the {name.replace('_', ' ')} is inf")
+    assert read_run(tmp_path, variables_of, which="newest").step == 3
 
 
 def test_a_run_that_is_not_whole_or_has_gone_further_is_refused(trained, recipe, tmp_path):
@@ -227,12 +228,12 @@ def test_a_run_that_is_not_whole_or_has_gone_further_is_refused(trained, recipe,
     options = recipe.training.model_copy(update={"steps": 3, "resume_anyway": True})
     fewer = recipe.model_copy(update={"training": options})
     config = (tmp_path / "config.json").read_text()
-    with pytest.raises(InputError, match=r"has reached step 6, which is more than the 3"):
+    with refused("config.training.steps", 3):
         train.run(fewer, tmp_path, [])
     assert (tmp_path / "config.json").read_text() == config
-    # What is computed anew in the backward pass changes no result.
+    # What the backward pass recomputes changes no result.
     model = recipe.model.model_copy(update={"remat": "blocks"})
     assert train.run(recipe.model_copy(update={"model": model}), tmp_path, []) == 0
     (tmp_path / "config.json").unlink()
-    with pytest.raises(InputError, match=r"config\.json is missing"):
+    with refused(tmp_path / "config.json"):
         train.run(recipe, tmp_path, [])

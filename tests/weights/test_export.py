@@ -35,6 +35,7 @@ from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_stablehlo import export_stablehlo
 from tests.reference import torch_danet, torch_resnet
+from tests.reference.refusal import refused
 
 CLASSES = Classes(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))
 VARIANTS = {
@@ -221,20 +222,20 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
     out = capsys.readouterr().out
     assert "exported from a run here: resnet18" in out
     assert "MB, read back and equal" in out
-    for arguments, checked, format_, message in (
-        ([], source, "", "--format= does not exist; there are: safetensors, torch, stablehlo, onnx"),
-        ([], source, "pickle", "--format=pickle does not exist"),
-        (["512"], source, "onnx", "512: --mode=export takes one argument, a size"),
-        (["512x512", "x"], source, "onnx", "512x512 x: --mode=export takes one argument"),
-        (["512x512"], source, "torch", "512x512: --format=torch holds weights, for images of any size"),
-        ([], "", "torch", "no run here; train first, or give another --workdir"),
-        ([], "nothing.pth", "torch", "nothing.pth: no such file"),
+    for arguments, checked, format_, what in (
+        ([], source, "", "--format"),
+        ([], source, "pickle", "--format"),
+        (["512"], source, "onnx", "512"),
+        (["512x512", "x"], source, "onnx", "512x512 x"),
+        (["512x512"], source, "torch", "512x512"),
+        ([], "", "torch", tmp_path / "run"),
+        ([], "nothing.pth", "torch", "nothing.pth"),
     ):
-        with pytest.raises(InputError, match=message):
+        with refused(what):
             mode.run(None, tmp_path / "run", arguments, checkpoint=checked, format=format_)
     backbone = Checkpoint(ResNet("resnet18"), {}, None, "a backbone")
     monkeypatch.setattr(mode, "load_checkpoint", lambda _: backbone)
-    with pytest.raises(InputError, match="a backbone alone has no classes"):
+    with refused(source):
         mode.run(None, tmp_path / "run", [], checkpoint=source, format="torch")
 
 
