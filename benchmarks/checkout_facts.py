@@ -81,8 +81,8 @@ class Facts(dict):
         self.note(f"{name}/status", status)
         names = {path: plain_name(self.folder, path) for path in before | after}
         written = sorted(path for path in after if after[path] != before.get(path))
-        self.note(f"{name}/written", sorted({names[path] for path in written}))
-        self.note(f"{name}/removed", sorted({names[path] for path in before.keys() - after}))
+        self.note(f"{name}/written", dict.fromkeys((names[path] for path in written), True))
+        self.note(f"{name}/removed", dict.fromkeys((names[path] for path in before.keys() - after), True))
         for path in written:
             self.note(f"{name}/{names[path]}", contents(path))
 

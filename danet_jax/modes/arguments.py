@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import glob
 import os
 import re
 import sys
@@ -55,7 +56,7 @@ def trained_network(workdir: Path, checkpoint: str) -> Path | str:
         refuse_absent(checkpoint)
     elif not is_run(workdir):
         raise InputError(
-            f"{workdir}: no run here; train first, or give another --workdir or a --checkpoint",
+            f"{workdir}: no run here; name a trained network with --workdir=RUN or --checkpoint=FILE, or train one",
             what=str(workdir),
         )
     return checkpoint or workdir
@@ -76,9 +77,11 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
     """Yields the files among `arguments` and the images in its folders; a folder without images yields itself.
 
     Linked folders are followed, hidden ones are skipped. Other files in the folders are counted on stderr by suffix.
+    A pattern that the shell left as it is, such as '*.jpg', stands for the files and folders that match it.
 
     Raises:
-      InputError: an argument is empty, which would stand for the current folder; or see `walk`.
+      InputError: an argument is empty, which would stand for the current folder; a pattern matches nothing; or see
+        `walk`.
     """
     for argument in arguments:
         if not argument.strip():
@@ -86,15 +89,27 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
                 f"{argument!r}: an empty argument names no image; give a file, a folder, or . for this one",
                 what=repr(argument),
             )
-        path = Path(argument)
-        if path.is_dir():
-            found = list(walk(path))
-            images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-            if images:
-                report_left_out(path, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES])
-            yield from images or [path]
-        else:
-            yield path
+        for path in map(Path, _matching(argument)):
+            if path.is_dir():
+                found = list(walk(path))
+                images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+                if images:
+                    report_left_out(
+                        path, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES]
+                    )
+                yield from images or [path]
+            else:
+                yield path
+
+
+def _matching(argument: str) -> list[str]:
+    """The files and folders that match a pattern; an argument without wildcards, or of a file, is itself."""
+    if not glob.has_magic(argument) or os.path.lexists(argument):
+        return [argument]
+    matching = sorted(glob.glob(argument, recursive=True))
+    if not matching:
+        raise InputError(f"{argument}: no file matches this pattern", what=argument)
+    return matching
 
 
 def report_left_out(folder: Path, files: list[Path]) -> None:

