@@ -25,6 +25,7 @@ _PUBLIC = {
     "load_segmenter": "inference.segmenter",
     "Protocol": "inference.protocol",
     "load_checkpoint": "weights.checkpoint",
+    "load_pretrained": "weights.initialize",
     "Classes": "classes",
     "InputError": "errors",
 }

@@ -271,7 +271,7 @@ def load_segmenter(
     """Returns a segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
 
     Args:
-      path: a run's directory, whose best checkpoint is used; a checkpoint's file; or a name in the zoo.
+      path: a run's directory, whose best checkpoint is used; a checkpoint's file or address; or a name in the zoo.
       protocol: None is the protocol that the run was evaluated with, and for other checkpoints the whole image at
         once.
       **overrides: see `load_checkpoint`.

@@ -17,8 +17,7 @@ from danet_jax.data.decode import decode_image, remarks
 from danet_jax.data.files import IMAGE_SUFFIXES, walk
 from danet_jax.errors import InputError
 from danet_jax.runs.directory import is_run
-from danet_jax.runs.files import as_path
-from danet_jax.weights import zoo
+from danet_jax.weights.checkpoint import find
 
 AnyPath = TypeVar("AnyPath", str, Path)
 
@@ -53,24 +52,13 @@ def trained_network(workdir: Path, checkpoint: str) -> Path | str:
       InputError: it does not exist.
     """
     if checkpoint:
-        refuse_absent(checkpoint)
+        find(checkpoint)
     elif not is_run(workdir):
         raise InputError(
             f"{workdir}: no run here; name a trained network with --workdir=RUN or --checkpoint=FILE, or train one",
             what=str(workdir),
         )
     return checkpoint or workdir
-
-
-def refuse_absent(source: str) -> None:
-    """Raises InputError unless `source` is a file, a run's directory or a name in the zoo; downloads nothing."""
-    try:
-        if not source.isprintable() or not as_path(source).exists():
-            zoo.find(source if source.isprintable() else repr(source))
-    except OSError as error:
-        raise InputError(f"{source[:80]}: cannot be read: {error.strerror}", what=source[:80]) from error
-    if as_path(source).is_dir() and not is_run(source):
-        raise InputError(f"{source}: a directory, but not of a run (it has no config.json)", what=source)
 
 
 def images_of(arguments: list[str]) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
 from danet_jax.models.insight import learnt_scales, with_scales
 from danet_jax.models.options import options_of
-from danet_jax.modes.arguments import named_apart, refuse_absent, trained_network
+from danet_jax.modes.arguments import named_apart, trained_network
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe
@@ -58,9 +58,11 @@ def run(
             "give either --checkpoint or checkpoints after the flags, not both", what="--checkpoint"
         )
     # Before the data are prepared, which may take hours.
+    load = functools.lru_cache(maxsize=1)(functools.partial(load_checkpoint, **(overrides or {})))
     path = "" if arguments else trained_network(workdir, checkpoint)
-    for argument in arguments:
-        refuse_absent(argument)
+    networks: list[str | Path] = [*arguments] or [path]
+    for each in networks:
+        load(each).refuse_backbone(each)
     check_backend_runs(
         "config.model.attention_backend", recipe.model.attention_backend, jax.default_backend()
     )
@@ -77,7 +79,7 @@ def run(
         return Evaluator(network, dataset.classes, protocol, mesh)
 
     def evaluate(path: str | Path, without: tuple[str, ...] = ()) -> tuple[Result, DANet]:
-        found = load_checkpoint(path, **(overrides or {}))
+        found = load(path)
         try:
             network = found.network
             evaluator = evaluator_of(
@@ -107,7 +109,7 @@ def run(
     if ablate:
         planned = {
             name: (path, without, workdir / "ablation" / name.replace(" ", "_"))
-            for name, without in ablations(load_checkpoint(path).variables["params"]).items()
+            for name, without in ablations(load(path).variables["params"]).items()
         }
     elif arguments:
         planned = {

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from clu import parameter_overview
 from jax.sharding import Mesh
 
 from danet_jax.data.pipeline import evaluation_examples, to_device, training_batches
@@ -40,6 +41,7 @@ from danet_jax.runs.directory import (
     refuse_other_config,
     write_description,
 )
+from danet_jax.runs.files import write_text
 from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.pace import Pace, Profile
@@ -198,6 +200,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
             batches.set_state(restored.position)
         if first_host:
             write_description(workdir, recipe.as_dict(), dataset.classes)
+            table = parameter_overview.get_parameter_overview(state.variables["params"], include_stats=False)
+            write_text(workdir / "parameters.txt", f"{table}\n")
             print(f"{len(source)} examples, {steps} steps", flush=True)
         signals.is_safe = lambda: step == 0 or checkpoints.is_complete(step)
 

@@ -147,8 +147,8 @@ class InitOptions(Group):
 
     checkpoint: Text = Field(
         "",
-        description="The checkpoint that training starts from: a file, a run's directory, or a name from --mode=zoo. "
-        "If it is empty, training starts from random weights.",
+        description="The checkpoint that training starts from: a file, a run's directory, a name from --mode=zoo, "
+        "or an address such as https://... If it is empty, training starts from random weights.",
     )
     query_key_gain: float = Field(
         1.0,

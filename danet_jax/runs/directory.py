@@ -2,6 +2,7 @@
 
     config.json      the resolved recipe; under "model" options of `danet_jax.DANet`
     classes.json     names and colours of the classes
+    parameters.txt   names, shapes and counts of the parameters
     versions.json    versions of the libraries that the run was made with
     checkpoints/     see `danet_jax.runs.stored`
 

@@ -14,6 +14,7 @@ digests find each file that was changed, truncated, lost or swapped.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import zlib
@@ -195,16 +196,15 @@ def read_variables(
         refuse_changed(checkpoint, ("variables", "description"))
         refuse_other_description(checkpoint, description)
         item = checkpoint / "variables"
-        with ocp.Checkpointer(
-            ocp.PyTreeCheckpointHandler(), multiprocessing_options=_alone()
-        ) as checkpointer:
-            metadata = checkpointer.metadata(item).item_metadata
+        # Not by an `ocp.Checkpointer`, which warns that an item has no metadata of a checkpoint.
+        with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())) as handler:
+            metadata = handler.metadata(item)
             if metadata is None:
                 raise InputError("the descriptions of its arrays contradict each other")
             tree = metadata.tree
             refuse_other_arrays(tree, shapes)
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return step, checkpointer.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+            return step, handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
         if not checkpoint.exists():  # a run that is still training has replaced it meanwhile
             return read_variables(folder, description, shapes, which=which)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from flax.traverse_util import unflatten_dict
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
+from danet_jax.models.options import DTYPES
 from danet_jax.models.resnet import ResNet
 from danet_jax.models.variables import refuse_not_finite, refuse_other_shapes, variables_of
 from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.runs.directory import is_run, read_run
 from danet_jax.runs.files import as_path, is_bucket
-from danet_jax.weights import checksums, zoo
-from danet_jax.weights.description import FREE, KEY, Description, normalisation_of
+from danet_jax.weights import zoo
+from danet_jax.weights.description import FREE, KEY, Description, normalisation_of, verify
 from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.foreign import read_foreign
@@ -60,18 +62,25 @@ class Checkpoint:
 
     @property
     def network(self) -> DANet:
-        """The model, if it is a whole network; raises InputError if it is a backbone alone."""
+        """The model, if it is a complete network; raises InputError if it is a backbone."""
         if not isinstance(self.model, DANet):
             raise InputError(
-                "holds a backbone alone, which segments nothing; train it with --config.init.checkpoint"
+                "holds only a backbone, which segments nothing; train it with --config.init.checkpoint"
             )
         return self.model
 
+    def refuse_backbone(self, name: str | os.PathLike[str]) -> None:
+        """Raises InputError, which names the file, if it holds a backbone alone."""
+        try:
+            _ = self.network
+        except InputError as error:
+            raise error.in_file(os.fspath(name)) from error
+
 
 def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> Checkpoint:
-    """The network and the weights of any checkpoint of DANet, or of a ResNet.
+    """Returns the network and the weights of any checkpoint of DANet, or of a ResNet.
 
-    What it is is recognised by its content: a DANet of the authors' code or of mmsegmentation, a ResNet of
+    The kind of checkpoint is recognised by its content: a DANet of the authors' code or of mmsegmentation, a ResNet of
     torchvision, timm, PyTorch-Encoding or mmpretrain, as `.pth` or `.safetensors`; a `.safetensors` written by
     `--mode=export`; the directory of a run. Depth, stem, classes, branches and auxiliary head are read from the
     tensors. What they do not say (align_corners, multi-grid) is taken from the file's own description if it has
@@ -82,36 +91,64 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
     >>> logits = checkpoint.model.apply(checkpoint.variables, images)  # doctest: +SKIP
 
     Args:
-      path_or_name: a file, the directory of a run, or a name in `danet_jax.weights.zoo.ZOO` (downloaded once).
+      path_or_name: a file; the directory of a run; a name in `danet_jax.weights.zoo.ZOO`; or the address of a file,
+        such as `https://...`, `gs://...` or, once huggingface_hub is installed, `hf://OWNER/NAME/FILE`. Names and
+        addresses are downloaded once into the cache.
       **overrides: arguments of `DANet` that tensors do not say, for example `align_corners=True`.
 
     Raises:
       InputError: there is no such file or name, it cannot be read, tensors are missing, misshaped or unknown,
         or an override does not exist or contradicts the tensors; one line that names the file.
     """
-    defaults: Mapping[str, Any] = {}
-    path = as_path(path_or_name)
-    if not path.exists():
-        entry = zoo.find(str(path_or_name))
-        defaults = entry.options
-        path = download(entry.url, cached_path(entry.url), f"sha256:{entry.sha256}")
+    name = os.fspath(path_or_name)
+    found = find(name)
     try:
-        if path.is_dir():
-            return _from_run(path, overrides)
-        if is_bucket(path):
-            raise InputError("a file in a bucket; copy it to a disk first (runs are read where they are)")
+        if isinstance(found, Path) and found.is_dir():
+            return _from_run(found, overrides)
+        defaults: Mapping[str, Any] = {}
+        if isinstance(found, zoo.Entry):
+            defaults, path = found.options, download(found.url, cached_path(found.url), found.digest)
+        else:
+            known = next((entry.digest for entry in zoo.ZOO if entry.url == found), "")
+            path = download(found, digest=known) if isinstance(found, str) else found
+        if path.suffix == ".json" and path != found:
+            raise InputError(
+                "the index of several files; download all of them into a folder and give it there"
+            )
         file = read_weights(path)
-        checksums.verify(file.tensors, file.metadata)
+        verify(file.tensors, file.metadata)
         if any(name.startswith("params/") for name in file.tensors):
             return _from_own(file, overrides)
         return _from_others(file, defaults, overrides)
     except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        raise error if name in str(error) else error.in_file(name) from error
+
+
+def find(name: str) -> Path | str | zoo.Entry:
+    """Returns what `load_checkpoint` reads: a file's or a run's path, a file's address, or an entry of the zoo.
+
+    Raises:
+      InputError: there is no such file or name. Addresses other than runs in buckets are not looked up.
+    """
+    short = name if len(name) <= 200 else f"{name[:200]}..."
+    if not name.isprintable():
+        raise InputError(f"{short!r}: no such file", what=repr(short))
+    if name.startswith("file://"):
+        name = urllib.request.url2pathname(name.removeprefix("file://"))
+    if is_bucket(name) and not (name.startswith("gs://") and is_run(name)):
+        return name
+    try:
+        path = as_path(name)
+        if not path.exists():
+            return zoo.find(name)
+    except OSError as error:
+        raise InputError(f"{short}: cannot be read: {error.strerror}", what=short) from error
+    if path.is_dir() and not is_run(path):
+        raise InputError(f"{name}: a directory, but not that of a run (it has no config.json)", what=name)
+    return path
 
 
 def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
-    if not is_run(path):
-        raise InputError("a directory, but not of a run (it has no config.json)")
     run = read_run(path, variables_of)
     model = _overridden(run.model, overrides)
     description = f"of a run here, step {run.step}: {_in_words(model)}"
@@ -162,21 +199,31 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
     for name, value in overrides.items():
         if name in fixed:
             if value != getattr(model, name):
+                there = getattr(model, name)
                 raise InputError(
-                    f"{name}={value!r} contradicts its tensors, which are of {getattr(model, name)!r}"
+                    f"{name}={value!r} contradicts its tensors, which are of {there!r}",
+                    value=value,
+                    allowed=there,
                 )
         elif name not in free:
-            raise InputError(f"{name}={value!r}: no such option; there are: {', '.join(free)}")
+            raise InputError(
+                f"{name}={value!r}: no such option; there are: {', '.join(free)}", value=name, allowed=free
+            )
         elif name == "dtype":
-            if value not in (jnp.float32, jnp.bfloat16, "float32", "bfloat16"):
-                raise InputError(f"dtype={value!r} does not exist; there are: float32, bfloat16")
+            if value not in (*DTYPES, *DTYPES.values()):
+                names = ", ".join(DTYPES)
+                raise InputError(
+                    f"dtype={value!r} does not exist; there are: {names}", value=value, allowed=names
+                )
             changes[name] = jnp.dtype(value)
         elif name == "multi_grid":
             if value and not isinstance(value, (tuple, list)):
-                raise InputError(f"multi_grid={value!r} must be numbers such as (4, 8, 16), or None")
+                raise InputError(
+                    f"multi_grid={value!r} must be numbers such as (4, 8, 16), or None", value=value
+                )
             changes[name] = tuple(value) if value else None
         elif isinstance(value, bool) != isinstance(getattr(model, name), bool):
-            raise InputError(f"{name}={value!r} must be such as {getattr(model, name)!r}")
+            raise InputError(f"{name}={value!r} must be such as {getattr(model, name)!r}", value=value)
         else:
             changes[name] = value
     return model.clone(**changes)

@@ -1,11 +1,14 @@
-"""What a file of weights says about itself in JSON, so that it can be used without its run's directory."""
+"""What a file of weights says about itself: the network in JSON, and checksums, which find flipped bits."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
@@ -32,15 +35,15 @@ class Description:
 
     @classmethod
     def of(cls, model: DANet, classes: Classes | None, config: Mapping[str, Any]) -> Description:
-        """The description of a network."""
-        return cls(model.num_classes, options_of(model), classes, config)
+        """Returns the description of a network, without what a recipe says about the user's file system."""
+        return cls(model.num_classes, options_of(model), classes, _without_places(config))
 
     def build(self, num_classes: int | None = None) -> DANet:
-        """The network, if need be of other classes; raises InputError for options that do not exist."""
+        """Returns the network, with `num_classes` if given; raises InputError for options that do not exist."""
         return build_model(self.num_classes if num_classes is None else num_classes, self.model)
 
     def to_json(self) -> str:
-        """As text on one line."""
+        """Returns the description as text on one line."""
         classes = None if self.classes is None else dataclasses.asdict(self.classes)
         return json.dumps(
             {
@@ -53,7 +56,7 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str) -> Description:
-        """The inverse of `to_json`.
+        """Returns the inverse of `to_json`.
 
         Raises:
           InputError: `text` is no description.
@@ -71,8 +74,23 @@ class Description:
             raise InputError(f"its description of itself cannot be read: {error!r}") from error
 
 
+_PLACES = ("root", "data_dir", "checkpoint", "source", "compilation_cache")
+
+
+def _without_places(config: Any) -> Any:
+    """A recipe without its options that name files and folders, and without other text that could name them."""
+    if isinstance(config, Mapping):
+        kept = {key: value for key, value in config.items() if key not in _PLACES and not _is_place(value)}
+        return {key: _without_places(value) for key, value in kept.items()}
+    return config
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "\\" in value)
+
+
 def make_classes(names: Any, colours: Any) -> Classes:
-    """Classes from lists; colours are chosen where there are none. Raises ValueError or TypeError."""
+    """Returns classes from lists; colours are chosen where there are none. Raises ValueError or TypeError."""
     names = tuple(str(name) for name in names)
     if not colours:
         return Classes.named(names)
@@ -80,6 +98,45 @@ def make_classes(names: Any, colours: Any) -> Classes:
 
 
 def normalisation_of(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Mean and standard deviation of a run's images, R, G and B in 0 to 1: its recipe's, or those of ImageNet."""
+    """Returns mean and standard deviation of a run's images, RGB in 0 to 1: its recipe's, or those of ImageNet."""
     evaluation = config.get("evaluation", {})
     return tuple(evaluation.get("mean") or MEAN), tuple(evaluation.get("std") or STD)
+
+
+CHECKSUMS = "danet_jax.crc32"
+"""The key in the metadata of the checksums, as JSON: one for each tensor by name, and one for all texts beside them."""
+
+_TEXTS = "texts"
+
+
+def checksums(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
+    """Returns the CRC-32 of each tensor's bytes (those of C order), and of `texts`, in JSON."""
+    sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in tensors.items()}
+    return json.dumps({**sums, _TEXTS: _of_texts(texts)})
+
+
+def verify(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """Compares what was read with its checksums, if it has any.
+
+    Raises:
+      InputError: a tensor or a text has changed since it was written; `value` lists them.
+    """
+    if CHECKSUMS not in metadata:
+        return
+    texts = {key: text for key, text in metadata.items() if key != CHECKSUMS and isinstance(text, str)}
+    try:
+        expected = json.loads(metadata[CHECKSUMS])
+        found = json.loads(checksums(tensors, texts))
+        wrong = sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+    except (TypeError, ValueError, AttributeError):
+        wrong = [CHECKSUMS]
+    if wrong:
+        raise InputError(
+            f"damaged since it was written: {wrong[0]}{f' and {len(wrong) - 1} more' if wrong[1:] else ''} differ from "
+            "the checksums in the file; export or copy it again",
+            value=wrong,
+        )
+
+
+def _of_texts(texts: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps(texts, sort_keys=True).encode())

@@ -1,10 +1,11 @@
-"""Trained weights as files that others read: safetensors, and PyTorch's in the layout of the authors' code.
+"""Trained weights as files for other software: safetensors, and PyTorch's in the layout of the authors' code.
 
-Both are written beside their place, read back and compared, and only then put there.
+Both are written under another name, read back and compared, and only then renamed.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,26 @@ from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
 from danet_jax.runs.files import replacing
-from danet_jax.weights import checksums
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import to_state_dict
-from danet_jax.weights.description import KEY, Description
+from danet_jax.weights.description import CHECKSUMS, KEY, Description, checksums
 
 
 def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Every variable under its path (`params/head/...`), the description and `metadata` as metadata.
+    """Writes every variable under its path (`params/head/...`), the description and `metadata` as metadata.
 
-    `load_checkpoint` gives the same network again, exactly.
+    `load_checkpoint` returns exactly the same network.
     """
     from safetensors.numpy import save
 
     tensors, described = flat(checkpoint.variables), {KEY: description(checkpoint), **(metadata or {})}
     with replacing(path) as partial:
-        partial.write_bytes(
-            save(tensors, {**described, checksums.KEY: checksums.checksums(tensors, described)})
-        )
+        partial.write_bytes(save(tensors, {**described, CHECKSUMS: checksums(tensors, described)}))
         _check_equal(checkpoint, partial, path)
 
 
 def export_torch(checkpoint: Checkpoint, path: Path) -> None:
-    """`{"state_dict": ...}` with the names of the authors' code, and the description beside it.
+    """Writes `{"state_dict": ...}` with the names of the authors' code, and the description beside it.
 
     Their network has ImageNet's classifier too, `pretrained.fc`, which it does not use: load with `strict=False`.
 
@@ -46,21 +44,23 @@ def export_torch(checkpoint: Checkpoint, path: Path) -> None:
     try:
         import torch
     except ModuleNotFoundError:
-        raise InputError("--format=torch needs torch: pip install torch") from None
+        raise InputError("--format=torch needs torch: pip install torch", what="--format=torch") from None
     state_dict = to_state_dict(vars(checkpoint.network), checkpoint.variables, "authors")
     described = description(checkpoint)
     content = {
         "state_dict": {name: torch.tensor(array) for name, array in state_dict.items()},
         KEY: described,
-        checksums.KEY: checksums.checksums(state_dict, {KEY: described}),
+        CHECKSUMS: checksums(state_dict, {KEY: described}),
     }
     with replacing(path) as partial:
-        torch.save(content, partial)
+        buffer = io.BytesIO()  # not to the disk: torch raises no OSError when it is full
+        torch.save(content, buffer)
+        partial.write_bytes(buffer.getbuffer())
         _check_equal(checkpoint, partial, path)
 
 
 def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Variables by their path, `params/backbone/...` and `batch_stats/backbone/...`, in contiguous float32."""
+    """Returns variables by their path, `params/backbone/...` and `batch_stats/backbone/...`, in contiguous float32."""
     return {
         name: np.ascontiguousarray(leaf, np.float32).reshape(np.shape(leaf))
         for name, leaf in flatten_dict(variables, sep="/").items()
@@ -68,7 +68,7 @@ def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def description(checkpoint: Checkpoint) -> str:
-    """What the file says about the network, in JSON."""
+    """Returns what the file says about the network, in JSON."""
     return Description.of(checkpoint.network, checkpoint.classes, checkpoint.config).to_json()
 
 
@@ -79,4 +79,6 @@ def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:
         np.array_equal(found[name], expected[name], equal_nan=True) for name in expected
     )
     if not same or description(again) != description(checkpoint):
-        raise InputError(f"{path}: read back, it is not what was to be written; it is not kept")
+        raise InputError(
+            f"{path}: differs from the network when it is read back; it is not kept", what=str(path)
+        )

@@ -53,7 +53,9 @@ def export_onnx(
         import onnx
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise InputError(f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime") from None
+        raise InputError(
+            f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime", what="--format=onnx"
+        ) from None
     # Position attention in plain operations; whatever the platform's kernel is, ONNX has none for it. In float32:
     # onnxruntime has most operations in no other type that JAX and a CPU know.
     model = checkpoint.network.clone(attention_backend="rows", dtype=jnp.float32)
@@ -82,14 +84,15 @@ def export_onnx(
 
 @contextlib.contextmanager
 def _in_one_line(library: str, path: Path) -> Iterator[None]:
-    """Whatever a library raises as InputError; a disk that is full is told by `replacing`."""
+    """Raises whatever a library raises as InputError; `replacing` reports a full disk."""
     try:
         yield
     except (InputError, OSError):
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: {library} fails with this network: {first_line(error)}; --format=stablehlo needs neither"
+            f"{path}: {library} fails with this network: {first_line(error)}; --format=stablehlo needs neither",
+            what=str(path),
         ) from error
 
 

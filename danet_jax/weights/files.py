@@ -59,34 +59,42 @@ class _Ignored:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """The tensors of a `.safetensors`, `.pth`, `.pth.tar` or `.pt` file, whatever it is called.
+    """Returns the tensors of a `.safetensors`, `.pth`, `.pth.tar` or `.pt` file, whatever it is called.
 
-    Of safetensors in several files, the index (`model.safetensors.index.json`) stands for all.
+    For safetensors in several files, give the index (`model.safetensors.index.json`).
 
     Raises:
       InputError: it cannot be read, is no file of weights, is truncated, holds other objects than tensors, or
         is PyTorch's and torch is not installed; one line that names the file.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except InputError as error:
+        raise error.in_file(path) from error
+
+
+def _read(path: Path) -> WeightsFile:
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise InputError(f"{path}: not a file (a folder, a pipe or a device)")
+        raise InputError("not a file (a folder, a pipe or a device)")
     try:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot be read: {error.strerror}") from error
     if start.startswith(_ZIP) or (start.startswith(_PICKLE) and start[1:2] in b"\x02\x03\x04\x05"):
         return _read_torch(path)
     header = int.from_bytes(start[:8], "little")
     if len(start) == 9 and header <= _MAX_HEADER and start[8:] == b"{":
-        if re.search(r"-\d+-of-\d+\.safetensors$", path.name):
+        part = re.search(r"-\d+-of-(\d+)\.safetensors$", path.name)
+        if part and int(part[1]) != 1:
             raise InputError(
-                f"{path}: one of several files of a network; give their index, *.safetensors.index.json"
+                "one of several files of a network; give their index, *.safetensors.index.json",
             )
         return _read_safetensors(path)
     if start.lstrip().startswith(b"{"):
         return _read_shards(path)
-    raise InputError(f"{path}: no file of weights (neither safetensors nor PyTorch's)")
+    raise InputError("no file of weights (neither safetensors nor PyTorch's)")
 
 
 def _read_shards(path: Path) -> WeightsFile:
@@ -97,14 +105,15 @@ def _read_shards(path: Path) -> WeightsFile:
         if not names or any(Path(name).name != name for name in names):
             raise ValueError("its weight_map names no files beside it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: no file of weights, and no index of sharded ones: {first_line(error)}"
-        ) from error
+        raise InputError(f"no file of weights, and no index of sharded ones: {first_line(error)}") from error
     tensors: dict[str, np.ndarray] = {}
     for name in names:
-        tensors |= _read_safetensors(path.parent / name).tensors
+        try:
+            tensors |= _read_safetensors(path.parent / name).tensors
+        except InputError as error:
+            raise error.in_file(name) from error
     if lacking := sorted(set(places) - set(tensors)):
-        raise InputError(f"{path}: its files lack {lacking[0]} and {len(lacking) - 1} more that it names")
+        raise InputError(f"its files lack {lacking[0]} and {len(lacking) - 1} more that it names")
     return WeightsFile({name: tensors[name] for name in places}, {})
 
 
@@ -118,7 +127,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
                 file.metadata() or {},
             )
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: not a whole safetensors file: {_first_sentence(error)}") from error
+        raise InputError(f"not a whole safetensors file: {_first_sentence(error)}") from error
 
 
 def _read_torch(path: Path) -> WeightsFile:
@@ -126,33 +135,34 @@ def _read_torch(path: Path) -> WeightsFile:
         import torch
     except ModuleNotFoundError:
         raise InputError(
-            f"{path}: PyTorch's files are read by torch, which is not installed: pip install torch"
+            "PyTorch's files are read by torch, which is not installed: pip install torch"
         ) from None
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
         with torch.serialization.safe_globals(stand_ins), _quiet():
             content = _load(torch, path)
     except Exception as error:  # a damaged pickle can make its reader raise anything
-        raise InputError(f"{path}: {_reason(error)}") from error
+        raise InputError(f"{_reason(error)}") from error
     wrapped = content if isinstance(content, Mapping) else {}
     state_dict = next((wrapped[k] for k in _WRAPPERS if isinstance(wrapped.get(k), Mapping)), wrapped)
     tensors = {}
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
-            raise InputError(
-                f"{path}: no state dict: {name!r} is of type {type(value).__name__}, not a tensor"
-            )
+            raise InputError(f"no state dict: {name!r} is of type {type(value).__name__}, not a tensor")
         try:
             value = value.detach()
             tensors[str(name)] = (value.float() if value.is_floating_point() else value).numpy()
         except (RuntimeError, TypeError) as error:  # sparse, quantised, on no device
-            raise InputError(f"{path}: {name!r} is no plain tensor: {_first_sentence(error)}") from error
+            raise InputError(f"{name!r} is no plain tensor: {_first_sentence(error)}") from error
     if not tensors:
-        raise InputError(f"{path}: holds no tensors")
+        raise InputError("holds no tensors")
     return WeightsFile(tensors, _plain({k: v for k, v in wrapped.items() if v is not state_dict}))
 
 
 def _load(torch: Any, path: Path) -> Any:
+    if path.suffix == ".safetensors":  # torch would believe the name
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     try:  # mapped, so that tensors that are not needed (the optimizer's) are not read at all
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:

@@ -1,67 +1,113 @@
-"""Starting a training from a checkpoint: what of it fits is taken, and what was done with the rest is said."""
+"""Pretrained weights in a fresh network: what fits is taken, and what is not taken is reported."""
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
-from danet_jax.weights.checkpoint import Checkpoint
+from danet_jax.models.variables import check_fits
+from danet_jax.ops.normalize import MEAN, STD
+from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 
 _Flat = dict[tuple[str, ...], Any]
+
+
+def load_pretrained(
+    model: DANet, variables: Mapping[str, Any], path_or_name: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Returns fresh variables with the weights of a checkpoint put in place, to start a training from.
+
+    >>> import jax
+    >>> from danet_jax import DANet, load_pretrained
+    >>> model = DANet(num_classes=5, backbone="resnet18")
+    >>> variables = jax.jit(model.init)(jax.random.key(0), images)  # doctest: +SKIP
+    >>> variables = load_pretrained(model, variables, "torchvision/resnet18")  # doctest: +SKIP
+
+    The backbone and its stem must be those of the model. Heads are taken too if the checkpoint has them, except for
+    classifiers with another number of classes. Warns if the checkpoint's network computes something else from the same
+    weights, for example because of its `multi_grid`, or was trained with another normalisation than ImageNet's.
+
+    Args:
+      model: the network.
+      variables: what `model.init` returns.
+      path_or_name: an ImageNet classifier, another backbone or a complete DANet; see `load_checkpoint`.
+
+    Returns:
+      `params` and `batch_stats`, each leaf with the dtype and the sharding of the fresh one.
+
+    Raises:
+      InputError: the variables are not the model's; or there is no such checkpoint, or it has another backbone or stem.
+    """
+    check_fits(model, variables)
+    checkpoint = load_checkpoint(path_or_name)
+    try:
+        variables, _ = initialize_from(checkpoint, model, variables)
+    except InputError as error:
+        raise error.in_file(os.fspath(path_or_name)) from error
+    for line in differing_options(checkpoint.model, model):
+        warnings.warn(f"{path_or_name}: {line}", stacklevel=2)
+    if not np.allclose([checkpoint.mean, checkpoint.std], [MEAN, STD], atol=1e-4):
+        warnings.warn(
+            f"{path_or_name}: was trained on images with mean {checkpoint.mean} and std {checkpoint.std}; normalise "
+            "yours so too, with danet_jax.normalize(images, mean, std)",
+            stacklevel=2,
+        )
+    return variables
 
 
 def initialize_from(
     checkpoint: Checkpoint, model: DANet, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Fresh `variables` of `model` with those of `checkpoint` put in place where they fit.
+    """Returns `variables` of `model` with those of `checkpoint` in place of them where they fit, and a report.
 
-    The backbone must be the same. Heads are taken if the checkpoint has them; classifiers of another number of
-    classes, and modules that the checkpoint has not, keep their fresh values.
-
-    Returns:
-      The variables, each with the dtype and the sharding of the fresh one, and a report: lines of what was taken,
-      what starts anew, and what was left behind.
+    The report's lines say what was taken, what keeps its fresh values, what was left behind, and which options differ.
 
     Raises:
-      InputError: the checkpoint is of another backbone, or stem.
+      InputError: the checkpoint has another backbone or stem.
     """
     found = checkpoint.model
     for option in ("backbone", "stem"):
         here, there = getattr(model, option), getattr(found, option)
         if here != there:
             raise InputError(
-                f"the checkpoint has {option} {there}, the network has {here}; set --config.model.{option}={there}"
+                f"the checkpoint has {option} {there}, the network has {here}; set --config.model.{option}={there}",
+                what=option,
+                value=here,
+                allowed=there,
             )
     fresh: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     loaded: _Flat = flatten_dict(checkpoint.variables)
     if isinstance(found, ResNet):
         loaded = {(collection, "backbone", *rest): leaf for (collection, *rest), leaf in loaded.items()}
-    fitting = {path for path in fresh if path in loaded and jnp.shape(loaded[path]) == jnp.shape(fresh[path])}
+    shared = fresh.keys() & loaded.keys()
+    fitting = {path for path in shared if jnp.shape(loaded[path]) == jnp.shape(fresh[path])}
     result = {path: _like(loaded[path], leaf) if path in fitting else leaf for path, leaf in fresh.items()}
-    mismatched = {path for path in fresh if path in loaded} - fitting
-    report = [
-        f"from the checkpoint: {_modules(fitting)}",
-        f"anew, not in the checkpoint: {_modules(fresh.keys() - loaded.keys())}",
-        f"anew, {getattr(found, 'num_classes', 0)} classes there and {model.num_classes} here: "
-        f"{_modules(mismatched)}",
-        f"left behind, not in this network: {_modules(loaded.keys() - fresh.keys())}",
-    ]
+    classes = f"{getattr(found, 'num_classes', 0)} classes there and {model.num_classes} here"
+    report = {
+        "from the checkpoint": fitting,
+        "fresh, not in the checkpoint": fresh.keys() - loaded.keys(),
+        f"fresh, {classes}": shared - fitting,
+        "left behind, not in this network": loaded.keys() - fresh.keys(),
+    }
     return unflatten_dict(result), [
-        *(line for line in report if not line.endswith(": ")),
-        *_differing_options(found, model),
+        *(f"{line}: {_modules(paths)}" for line, paths in report.items() if paths),
+        *differing_options(found, model),
     ]
 
 
-def _differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
-    """Options that change what the same weights compute, one line each, with the flag that takes them over."""
-    if isinstance(found, ResNet):  # a classifier is dilated anew by every segmentation network
+def differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
+    """Returns a line about each option that makes the same weights compute something else, with the flag to set."""
+    if isinstance(found, ResNet):  # every segmentation network dilates a classifier
         return []
     pairs = [(name, getattr(found, name), getattr(model, name)) for name in _CHANGING]
     return [
@@ -80,6 +126,6 @@ def _like(value: Any, fresh: Any) -> Any:
     return jax.device_put(value, fresh.sharding) if isinstance(fresh, jax.Array) else value
 
 
-def _modules(paths: set[tuple[str, ...]]) -> str:
+def _modules(paths: Any) -> str:
     """The modules that parameters belong to: `backbone`, and the parts of the heads."""
     return ", ".join(sorted({path[1] if path[1] == "backbone" else "/".join(path[1:3]) for path in paths}))

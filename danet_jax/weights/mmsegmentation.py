@@ -68,7 +68,7 @@ def told(metadata: Mapping[str, Any]) -> Told:
     if strides := _integers("strides", text):
         if strides not in _OUTPUT_STRIDES:
             existing = ", ".join(map(str, _OUTPUT_STRIDES))
-            raise InputError(f"its config has strides={strides}; there are: {existing}")
+            raise InputError(f"its config has strides={strides}; there are: {existing}", value=strides)
         options["output_stride"] = _OUTPUT_STRIDES[strides]
     if multi_grid := _integers("multi_grid", text):
         options["multi_grid"] = multi_grid
@@ -79,7 +79,9 @@ def told(metadata: Mapping[str, Any]) -> Told:
         found = re.search(r"\bthreshold\s*=\s*([\d.]+)", text)
         threshold = float(found[1]) if found else _THRESHOLD
         if not 0 < threshold < 1:
-            raise InputError(f"its config has threshold={threshold}, which must be between 0 and 1")
+            raise InputError(
+                f"its config has threshold={threshold}, which must be between 0 and 1", value=threshold
+            )
     caffe = re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", text) is not None
     return Told(options, mean, std, bgr, caffe, threshold)
 
@@ -89,7 +91,11 @@ def _refuse_unlike(text: str, options: Mapping[str, Any]) -> None:
     dilations = _integers("dilations", text)
     expected = _DILATIONS[options.get("output_stride", 8)]
     if dilations and dilations != expected:
-        raise InputError(f"its config has dilations={dilations}; with its strides there are: {expected}")
+        raise InputError(
+            f"its config has dilations={dilations}; with its strides there are: {expected}",
+            value=dilations,
+            allowed=expected,
+        )
     # Stages that the first block's dilation is halved in; a multi-grid has its own.
     halved = [d for d in dilations[: 3 if "multi_grid" in options else 4] if d > 1]
     contracted = re.search(r"\bcontract_dilation\s*=\s*(True|False)", text)

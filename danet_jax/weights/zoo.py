@@ -39,6 +39,11 @@ class Entry:
         """The first 8 digits of the file's SHA-256."""
         return re.fullmatch(r".*-([0-9a-f]{8})\.pth", self.url)[1]  # type: ignore[index]
 
+    @property
+    def digest(self) -> str:
+        """The same, as `download` takes it."""
+        return f"sha256:{self.sha256}"
+
 
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5/danet"
 _MMPRETRAIN = "https://download.openmmlab.com/pretrain/third_party"
@@ -111,4 +116,8 @@ def find(name: str) -> Entry:
             return entry
     near = difflib.get_close_matches(name, [entry.name for entry in ZOO], n=3, cutoff=0.5)
     hint = f"; the zoo has {', '.join(near)}" if near else ""
-    raise InputError(f"{name}: no such file, and no checkpoint in the zoo (see --mode=zoo){hint}")
+    raise InputError(
+        f"{name}: no such file, and no checkpoint in the zoo (see --mode=zoo){hint}",
+        what=name,
+        allowed=tuple(entry.name for entry in ZOO),
+    )

@@ -8,7 +8,10 @@ import re
 import jax
 import numpy as np
 import pytest
+import torch
 from flax import nnx
+
+from tests.reference import torch_resnet
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "flax.md"
 
@@ -35,6 +38,14 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def imagenet(monkeypatch, tmp_path):
+    """The classifier that the page starts from, with random weights, where it would be after it was downloaded."""
+    network = torch_resnet.ResNet("resnet18", imagenet_classifier=True)
+    torch.save(network.state_dict(), tmp_path / "resnet18-f37072fd.pth")
+    monkeypatch.setenv("DANET_JAX_CACHE", str(tmp_path))
 
 
 def test_the_attention_modules_and_derivatives():

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
+RECIPE = str(ROOT / "configs/quickstart.py")
+QUICKSTART = f"--config={RECIPE}"
 
 # How flags become values of each type; which values an option takes is tested in tests/recipe.
 SETTINGS = [
@@ -95,12 +96,15 @@ def test_the_checkpoint_to_start_from_has_two_old_names(flag, main, capsys):
         ),
         (["--config.dataset.root=somewhere"], "config.dataset.root='somewhere': scenes are drawn, not read"),
         (["--config.init.checkpoint=no/such/file.pth"], "no/such/file.pth: no such file"),
-        (["--config.init.checkpoint=."], "a directory, but not of a run"),
+        (["--config.init.checkpoint=."], "a directory, but not"),
         (["--config.dataset.data_dir=/dev/null"], "/dev/null: cannot be written to"),
         (["--mode=evaluate"], "runs/quickstart: no run here; train first"),
         (["--mode=evaluate", "--checkpoint=absent.pth"], "absent.pth: no such file"),
-        (["--mode=evaluate", "--checkpoint=."], ".: a directory, but not of a run"),
+        (["--mode=evaluate", "--checkpoint=."], ".: a directory, but not"),
         (["--mode=evaluate", "absent.pth"], "absent.pth: no such file"),
+        (["--mode=evaluate", "--checkpoint=/dev/null"], "/dev/null: not a file"),
+        (["--mode=evaluate", f"--checkpoint={RECIPE}"], f"{RECIPE}: no file of weights"),
+        (["--mode=evaluate", RECIPE], f"{RECIPE}: no file of weights"),
         (["--mode=predict", "--checkpoint=a\nb"], "no such file"),
         (["--mode=export", "--format=onnx", "--checkpoint=danet_r51"], "danet_r51: no such file"),
         (["--mode=submit"], "scenes: there is no test server"),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from danet_jax.classes import Classes
-from danet_jax.errors import InputError
 from danet_jax.models import resnet
 from danet_jax.models.danet import DANet
 from danet_jax.ops.normalize import normalize
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.export_onnx import export_onnx
+from tests.reference.refusal import refused
 
 SIZE = 33, 41
 
@@ -80,12 +80,13 @@ def test_what_a_library_raises_is_one_line(tmp_path, checkpoint, monkeypatch, li
     graph = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
     monkeypatch.setattr("jax2onnx.to_onnx", lambda *_, **__: graph)
     monkeypatch.setattr(f"{library}.{name}", fails)
-    with pytest.raises(InputError, match=rf"model.onnx: {library} fails with this network: Type .* match; "):
+    with refused(tmp_path / "model.onnx") as caught:
         export_onnx(checkpoint, tmp_path / "model.onnx", SIZE)
+    assert library in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_the_libraries_it_says_what_to_install(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
-    with pytest.raises(InputError, match="--format=onnx needs jax2onnx: pip install jax2onnx onnxruntime"):
+    with refused("--format=onnx"):
         export_onnx(checkpoint, tmp_path / "model.onnx", SIZE)

@@ -9,7 +9,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from danet_jax.classes import Classes
-from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import load_segmenter
 from danet_jax.models.danet import DANet
@@ -18,6 +17,7 @@ from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.initialize import initialize_from
 from tests.reference import torch_danet
+from tests.reference.refusal import refused
 
 SIZE = 40, 56
 
@@ -63,9 +63,9 @@ def test_one_sigmoid_channel_of_mmsegmentation_is_read_as_two_classes(rng, tmp_p
 
 def test_a_single_channel_that_nothing_explains_is_refused(rng, tmp_path):
     path = saved(tmp_path, {"state_dict": network(rng, 1).state_dict()})
-    with pytest.raises(InputError, match=r"file.pth: decode_head.conv_seg has a single channel") as refused:
+    with refused(path) as caught:
         load_checkpoint(path)
-    assert "\n" not in str(refused.value)
+    assert "decode_head.conv_seg" in str(caught.value)
 
 
 @pytest.mark.parametrize("order", ["to_rgb", "bgr_to_rgb"])
@@ -89,7 +89,7 @@ def test_caffe_style_preprocessing_is_taken_from_the_config(rng, tmp_path, order
 def test_a_config_that_says_two_normalisations_is_refused(rng, tmp_path):
     config = "a=dict(mean=[1., 2., 3.])\nb=dict(mean=[4., 5., 6.])"
     path = saved(tmp_path, {"state_dict": network(rng).state_dict(), "meta": {"cfg": config}})
-    with pytest.raises(InputError, match="its config says several mean"):
+    with refused(path):
         load_checkpoint(path)
 
 
@@ -117,7 +117,7 @@ def test_wrappers_prefixes_in_any_order_and_averaged_copies_beside(rng, tmp_path
         assert "left out, beside the network: " in checkpoint.description
         assert "ema" in checkpoint.description
     two = {f"{root}.{k}": v for root in ("student", "teacher") for k, v in state.items()}
-    with pytest.raises(InputError, match=r"several networks \(student., teacher.\)"):
+    with refused(tmp_path / "file.pth", ["student.", "teacher."]):
         load_checkpoint(saved(tmp_path, two))
 
 
@@ -134,8 +134,11 @@ def test_safetensors_in_several_files(rng, tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     same_variables(load_checkpoint(index), load_checkpoint(tmp_path / "whole.safetensors"))
-    with pytest.raises(InputError, match="one of several files of a network; give their index"):
+    with refused(tmp_path / "model-00001-of-00002.safetensors"):
         load_checkpoint(tmp_path / "model-00001-of-00002.safetensors")
+    only = tmp_path / "model-00001-of-00001.safetensors"
+    save_file(state, only)
+    same_variables(load_checkpoint(only), load_checkpoint(tmp_path / "whole.safetensors"))
     for wrong in (
         {"weight_map": {"a": "../other"}},
         {"weight_map": []},
@@ -143,15 +146,16 @@ def test_safetensors_in_several_files(rng, tmp_path):
         {"weight_map": {**places, "x": places[names[0]]}},
     ):
         index.write_text(json.dumps(wrong))
-        with pytest.raises(InputError, match=r"index\.json"):
+        with refused(index):
             load_checkpoint(index)
 
 
 def test_weights_that_are_no_numbers_are_refused(rng, tmp_path):
     state = network(rng).state_dict()
     state["decode_head.pam_out_conv.conv.weight"][0, 0, 1, 1] = float(rng.choice([np.nan, np.inf]))
-    with pytest.raises(InputError, match="params/head/position_out/conv/kernel"):
+    with refused(tmp_path / "file.pth") as caught:
         load_checkpoint(saved(tmp_path, {"state_dict": state}))
+    assert "params/head/position_out/conv/kernel" in str(caught.value)
 
 
 def test_every_flipped_bit_of_an_exported_file_is_found(rng, tmp_path):
@@ -177,7 +181,7 @@ def test_every_flipped_bit_of_an_exported_file_is_found(rng, tmp_path):
             damaged = bytearray(whole)
             damaged[int(place)] ^= 1 << int(rng.integers(8))
             (tmp_path / "damaged").write_bytes(damaged)
-            with pytest.raises(InputError, match="damaged: "):
+            with refused(tmp_path / "damaged"):
                 load_checkpoint(tmp_path / "damaged")
     assert len(load_file(tmp_path / "model.safetensors")) > 100
 

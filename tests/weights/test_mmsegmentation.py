@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from danet_jax.errors import InputError
 from danet_jax.weights.checkpoint import load_checkpoint
 from tests.reference import torch_danet
+from tests.reference.refusal import refused
 
 STANDARD = "style='pytorch', dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1), contract_dilation=True"
 
@@ -49,16 +49,16 @@ def test_the_published_config_is_read(tmp_path, network):
     [
         (", contract_dilation=True", "", "contract_dilation=False"),
         ("=True", "=False, multi_grid=(4, 8, 16)", "contract_dilation=False"),  # layer3 is not halved either
-        ("(1, 1, 2, 4)", "(1, 1, 1, 1)", r"dilations=\(1, 1, 1, 1\)"),
-        ("(1, 1, 2, 4)", "[1, 1, 1, 2]", r"dilations=\(1, 1, 1, 2\)"),
+        ("(1, 1, 2, 4)", "(1, 1, 1, 1)", "dilations=(1, 1, 1, 1)"),
+        ("(1, 1, 2, 4)", "[1, 1, 1, 2]", "dilations=(1, 1, 1, 2)"),
         ("style=", "norm_cfg=dict(type='BN', eps=0.001), style=", "eps=0.001"),
     ],
 )
 def test_what_would_compute_something_else_is_refused(tmp_path, network, standard, other, said):
     assert standard in STANDARD
-    with pytest.raises(InputError, match=said) as refused:
+    with refused(tmp_path / "file.pth") as caught:
         load_checkpoint(saved(tmp_path, network, STANDARD.replace(standard, other)))
-    assert "file.pth" in str(refused.value)
+    assert said in str(caught.value)
 
 
 def test_a_multi_grid_needs_no_contraction_where_nothing_else_is_dilated(tmp_path, network):
@@ -71,5 +71,5 @@ def test_strides_on_1x1_convolutions_are_refused_and_mean_nothing_to_basic_block
     assert load_checkpoint(saved(tmp_path, network, caffe)).model.output_stride == 8
     with torch.device("meta"):
         bottlenecks = torch_danet.DANet(3, backbone="resnet50", layout="mmseg", align_corners=False)
-    with pytest.raises(InputError, match="style='caffe'"):
+    with refused(tmp_path / "file.pth"):
         load_checkpoint(saved(tmp_path, bottlenecks.to_empty(device="cpu"), caffe))
