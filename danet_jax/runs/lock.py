@@ -1,7 +1,5 @@
 """One run at a time in a directory: a file that says which process writes there, and since when."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -17,7 +15,7 @@ from danet_jax.runs.files import is_bucket, read_json, write_text
 
 _BEAT = 15.0  # seconds between two signs of life
 _DEAD_AFTER = 120.0  # seconds without one, after which a holder on another host is taken for dead
-_SETTLES = 0.1  # seconds in which another process that replaces the same dead one's file would have done so
+_SETTLES = 0.1  # seconds in which another process that takes over the same lock would have replaced the file
 
 
 def refuse_locked(path: Path) -> None:
@@ -48,22 +46,25 @@ def locked(path: Path) -> Iterator[None]:
     refuse_locked(path)
     path.mkdir(parents=True, exist_ok=True)
     file, over = path / "lock.json", threading.Event()
-    host, process, since = socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    holder = {"host": host, "process": process, "since": since, "start": _start(process)}
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "start": _start(os.getpid())}
+    holder["since"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+    def signed() -> str:
+        return json.dumps({**holder, "seen": time.time()})
 
     def beat() -> None:
         while not over.wait(_BEAT):
             with contextlib.suppress(OSError, InputError):
-                write_text(file, json.dumps({**holder, "seen": time.time()}))
+                if file.exists():  # not if the directory was renamed
+                    write_text(file, signed())
 
-    content = json.dumps({**holder, "seen": time.time()})
     if is_bucket(path):
-        write_text(file, content)
+        write_text(file, signed())
     else:
         with contextlib.suppress(FileExistsError):  # `refuse_locked` finds the process that was faster
             file.unlink(missing_ok=True)  # a dead process's
             with file.open("x") as opened:
-                opened.write(content)
+                opened.write(signed())
     time.sleep(_SETTLES)
     refuse_locked(path)
     (thread := threading.Thread(target=beat, daemon=True)).start()
@@ -80,18 +81,16 @@ def _lives(holder: dict[str, Any], file: Path) -> bool:
     process = holder.get("process")
     if holder.get("host") != socket.gethostname():
         seen = holder.get("seen")
-        with contextlib.suppress(OSError, AttributeError):  # a path in a bucket has no `st_mtime`
-            return time.time() - (seen if isinstance(seen, float) else file.stat().st_mtime) < _DEAD_AFTER
-        return True
+        if not isinstance(seen, float):  # version 0.2.0 set the file's time instead
+            seen = os.path.getmtime(file) if os.path.exists(file) else 0.0
+        return time.time() - seen < _DEAD_AFTER
     if type(process) is not int or process in (0, os.getpid()):
         return False
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        pass
-    except (ProcessLookupError, OverflowError):
-        return False
-    return _start(process) == holder.get("start")  # process numbers are reused
+    with contextlib.suppress(ProcessLookupError, OverflowError):
+        with contextlib.suppress(PermissionError):
+            os.kill(process, 0)
+        return _start(process) == holder.get("start")  # process numbers are reused
+    return False
 
 
 def _start(process: int) -> str:

@@ -1,4 +1,4 @@
-"""`run.py` as its users meet it: the whole way on tiny scenes, and everything that they can get wrong."""
+"""`run.py` as its users meet it: from training to prediction on tiny scenes, and what they can get wrong."""
 
 import json
 import pathlib
@@ -122,7 +122,7 @@ def test_options_of_a_trained_network_are_its_own_but_for_those_that_are_given(
     assert after == before | {"align_corners": False, "multi_grid": [1, 2]}
     capsys.readouterr()
     assert main(*flags, "--config.model.backbone=resnet101") == 1
-    assert "backbone='resnet101' contradicts its tensors" in capsys.readouterr().err
+    assert "backbone='resnet101'" in capsys.readouterr().err
 
 
 def test_ablation_takes_away_what_attention_adds(trained, main, capsys, monkeypatch):
@@ -136,7 +136,7 @@ def test_ablation_takes_away_what_attention_adds(trained, main, capsys, monkeypa
     )
     assert written == ["alpha_0", "alpha_and_beta_0", "as_trained", "beta_0"]
     assert main(recipe, *TINY, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
-    assert "--ablate is for one network" in capsys.readouterr().err
+    assert "--ablate" in capsys.readouterr().err
 
 
 def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):
@@ -144,8 +144,8 @@ def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, mo
     monkeypatch.chdir(folder)
     assert main(recipe, *TINY, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
     error = capsys.readouterr().err
-    assert "training.learning_rate was 0.01, is 0.5" in error
-    assert "resume_anyway" in error
+    assert "config.training.learning_rate" in error
+    assert "--config.training.resume_anyway=True" in error
     assert error.count("\n") == 1
 
 
@@ -166,10 +166,12 @@ def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
     assert "runs/quickstart: " in capsys.readouterr().out
     other = ("--config.model.stem=v1c", "--config.training.resume_anyway=True")
     assert main(recipe, *flags, "--config.init.checkpoint=runs/quickstart", *other) == 1
-    assert "runs/quickstart: the checkpoint has stem v1, the network has v1c" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "runs/quickstart" in error
+    assert "stem" in error
 
 
-def test_a_run_is_not_gone_on_with_on_other_classes_or_with_another_network(
+def test_a_run_is_not_resumed_on_other_classes_or_with_another_network(
     trained, main, capsys, monkeypatch, tmp_path
 ):
     folder, recipe, _ = trained
@@ -179,14 +181,14 @@ def test_a_run_is_not_gone_on_with_on_other_classes_or_with_another_network(
     flags = (*TINY, f"--workdir={workdir}", "--config.training.resume_anyway=True")
     before = (workdir / "config.json").read_text()
     assert main(recipe, *flags, "--config.training.steps=3", "--config.model.backbone=resnet34") == 1
-    assert "checkpoints/2: cannot be resumed from" in capsys.readouterr().err
+    assert f"{workdir}/checkpoints/2" in capsys.readouterr().err
     assert (workdir / "config.json").read_text() == before
 
     classes = json.loads((workdir / "classes.json").read_text())
     classes["names"].reverse()
     (workdir / "classes.json").write_text(json.dumps(classes))
     assert main(recipe, *flags, "--config.training.steps=2") == 1
-    assert "holds a run with other classes" in capsys.readouterr().err
+    assert f"{workdir}/classes.json" in capsys.readouterr().err
 
 
 def test_results_of_pictures_do_not_overwrite_each_other():
@@ -203,7 +205,7 @@ def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     result = run("--workdir=run", "--mode=predict", "x.png", cwd=tmp_path)
     assert result.returncode == 1
-    assert "checkpoints/2: the checkpoint cannot be read" in result.stderr
+    assert "run/checkpoints/2" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -213,27 +215,30 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "needs --config"),
+        ([], "--config=FILE"),
         (["--config=configs/cityscape.py"], "configs/cityscapes.py"),
         ([CAMVID, "--config.seed=-1"], "config.seed=-1 "),
         ([CAMVID, "--config.dataset.workers=-1"], "config.dataset.workers=-1"),
         ([CAMVID, "--config.training.steps=0"], "config.training.steps=0"),
         ([CAMVID, "--workdir=ftp://host/run"], "gs://BUCKET/RUN"),
-        ([CAMVID, "--mode=evaluate"], "train first"),
+        ([CAMVID, "--mode=evaluate"], "runs/camvid"),
         (
             [CAMVID, "--config.dataset.options.foo=1", "--config.mesh.data=4"],
-            "dataset.options.foo: folder has no such option; its options are: ",
+            "dataset.options.foo",
         ),
-        ([f"--config={ROOT / 'configs/cityscapes.py'}:resnet50,pan"], "no word 'pan'; there are: resnet101,"),
+        ([f"--config={ROOT / 'configs/cityscapes.py'}:resnet50,pan"], "'pan'"),
         (
             [f"--config={ROOT / 'configs/quickstart.py'}:dane", "--config.dataset.options.height=32"],
-            "config variant 'dane' does not exist; there are: danet,",
+            "'dane'",
         ),
         ([CAMVID, "--config.dataset.options.foo.bar=1"], "config.dataset.options.foo.bar"),
         ([CAMVID.removeprefix("-"), "-config.seed=-1"], "config.seed=-1 "),
         (["--config", "configs/camvi.py"], "configs/camvid.py"),
-        (["--mode=predict", "--config.seed=1", "x.png"], "--config.seed=1 needs --config=FILE"),
+        (["--mode=predict", "--config.seed=1", "x.png"], "--config=FILE"),
         ([CAMVID, "--mode=dance"], "train, evaluate, predict"),
+        ([CAMVID, "--mode=evalute"], "did you mean evaluate?"),
+        ([CAMVID, "evaluate"], "--mode=evaluate"),
+        ([CAMVID, "--workdri=x"], "workdri"),
         ([CAMVID, "--config.training.learnig_rate=1"], "learning_rate, log_every"),
         ([CAMVID, "--config.trainig.steps=1"], "dataset, evaluation"),
         ([CAMVID, "--confg.trainig.steps=1"], "confg"),
@@ -244,10 +249,10 @@ CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
         ([CAMVID, "--config.dataset.name=camvid", "--config.mesh.data=4"], "cityscapes"),
         ([CAMVID, "--config.evaluation.protocol=mine"], "whole, authors"),
         ([CAMVID, "--config.training.batch_size=0"], "config.training.batch_size=0"),
-        ([CAMVID, "--config.training.batch_size=9", "--config.mesh.data=2"], "must divide over 2 devices"),
+        ([CAMVID, "--config.training.batch_size=9", "--config.mesh.data=2"], "config.training.batch_size=9"),
         ([CAMVID, "--config.mesh.data=3", "--config.mesh.space=-1"], "mesh"),
         ([CAMVID, "--config.dataset.root=nowhere", "--config.mesh.data=4"], "nowhere"),
-        ([CAMVID, "--format=onnx"], "--format is not for --mode=train"),
+        ([CAMVID, "--format=onnx"], "--format"),
         (["--mode=predict"], "runs/danet"),
         (["--mode=predict", "--checkpoint=nothing.pth", "x.png"], "nothing.pth"),
         ([f"--config={ROOT / 'configs/cityscapes.py'}"], "leftImg8bit_trainvaltest.zip"),
