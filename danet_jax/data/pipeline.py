@@ -9,6 +9,7 @@ is the only state.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -57,7 +58,8 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         if self._iterator is None:
             mine = self._examples[self._taken + self._shard_index :: self._shard_count]
             self._iterator = _read_ahead(mine.batch(self._batch_size, drop_remainder=True), self._workers)
-        batch = next(self._iterator)
+        with _signals_held_back():
+            batch = next(self._iterator)
         self._taken += self._batch_size * self._shard_count
         return batch
 
@@ -170,7 +172,12 @@ def evaluation_examples(
     def read() -> Iterator[dict[str, Any]]:
         iterator = _read_ahead(examples, min(workers, share))
         try:
-            yield from iterator
+            while True:
+                with _signals_held_back():
+                    element = next(iterator, None)
+                if element is None:
+                    break
+                yield element
         finally:
             iterator.close()
             # Grain's last arrays hang on its exceptions; if they are only freed at exit, they count as leaked.
@@ -228,6 +235,20 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     return iter(elements.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own))
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A context in which Grain may start workers: they inherit that `SIGNALS` are blocked.
+
+    Otherwise Ctrl-C would end them before they can ignore it, and the run with an error. Other threads of this process
+    still take a signal up.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent(index: int, count: int) -> None:
