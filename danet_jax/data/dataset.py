@@ -1,11 +1,14 @@
-"""Datasets by name: prepared on first use, then read at random from ArrayRecord."""
+"""Data sets by name: prepared on first use, then read by index from ArrayRecord, and compared by their digests."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
+import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -26,13 +29,13 @@ _BUILDERS = {
     "pascal_voc_aug": ("pascal_voc_aug", "PascalVocAug"),
     "scenes": ("scenes", "Scenes"),
 }
-"""Name of the dataset -> module in `danet_jax.data.builders` and class there, imported when first asked for."""
+"""Name of the data set -> module in `danet_jax.data.builders` and class there, imported on first use."""
 
 DATASET_NAMES = tuple(sorted(_BUILDERS))
 
 
 class EncodedExample(TypedDict):
-    """One example as stored: pictures still encoded; `label` is None in a split without labels."""
+    """One example as stored: image and label still encoded; `label` is None in a split without labels."""
 
     name: str
     image: bytes
@@ -49,8 +52,8 @@ class Dataset:
       splits: Number of examples of each split.
       directory: Where the prepared data are; `tfds.builder_from_directory` reads it, too.
       summaries: What each split holds, counted when it was prepared.
-      shard_sizes: Bytes of each file by its name, as it was written.
-      shard_digests: Digest of each file by its name, as it was written.
+      shard_sizes: Bytes of each shard's file by its name, as it was written.
+      shard_digests: Digest of each shard's file by its name, as it was written.
     """
 
     name: str
@@ -62,11 +65,11 @@ class Dataset:
     shard_digests: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def warnings(self) -> list[str]:
-        """Return a line for everything about the data that a person should hear before training on them."""
+        """Returns a line for everything about the data that should be reported before training on them."""
         return warnings(self.summaries, self.classes)
 
     def class_pixels(self, split: str) -> list[int]:
-        """Return how many pixels of `split` are labelled with each class.
+        """Returns how many pixels of `split` are labelled with each class.
 
         Raises:
           InputError: The data were prepared by a version that did not count.
@@ -74,32 +77,63 @@ class Dataset:
         if split not in self.summaries:
             raise InputError(
                 f"{self.directory}: the pixels of each class were not counted when it was prepared; delete it and "
-                "run --mode=prepare"
+                "run --mode=prepare",
+                what=self.directory,
             )
         return self.summaries[split].pixels[: len(self.classes)].tolist()
 
     def source(self, split: str, *, labelled: str = "") -> EncodedSource:
-        """Return the examples of `split` as a random-access sequence.
+        """Returns the examples of `split` as a random-access sequence.
 
         Args:
           split: Its name.
-          labelled: The option that chose it, if it must have labels.
+          labelled: The option that chose it, if the split must have labels.
 
         Raises:
-          InputError: There is no such split, or it has no labels and must have.
+          InputError: There is no such split, or it has no labels though it must.
         """
         if split not in self.splits:
-            raise InputError(f"{self.name}: no split {split!r}; there are: {', '.join(self.splits)}")
+            raise InputError(
+                f"{self.name}: no split {split!r}; there are: {', '.join(self.splits)}",
+                what=self.name,
+                value=split,
+                allowed=tuple(self.splits),
+            )
         source = EncodedSource(self.directory, split, self.splits[split], self.shard_sizes)
         if labelled and source[0]["label"] is None:
             raise InputError(
-                f"{self.name}: the split {split!r} has no labels; choose another with {labelled}"
+                f"{self.name}: the split {split!r} has no labels; choose another with {labelled}",
+                what=labelled,
+                value=split,
             )
         return source
 
+    def digest(self, *splits: str) -> dict[str, dict[str, Any]]:
+        """Returns what a run stores about its data, as JSON values; `data_changes` compares two of them.
+
+        Returns:
+          For each of `splits` the number of `examples`, and the digests `images` (of names and pixels, however they are
+          encoded), `labels` (of names and values) and `shards` (of the files). `images` and `labels` are None for data
+          that were prepared by version 0.2.0, `shards` for those of earlier versions.
+        """
+        return {split: self._digest(split) for split in splits}
+
+    def _digest(self, split: str) -> dict[str, Any]:
+        summary = self.summaries.get(split)
+        pattern = re.compile(rf".+-{re.escape(split)}\.array_record-\d+-of-\d+")
+        shards = {name: value for name, value in self.shard_digests.items() if pattern.fullmatch(name)}
+        return {
+            "examples": self.splits[split],
+            "images": _hexadecimal(summary and summary.images_digest),
+            "labels": _hexadecimal(summary and summary.labels_digest),
+            "shards": hashlib.sha256(json.dumps(sorted(shards.items())).encode()).hexdigest()[:32]
+            if shards
+            else None,
+        }
+
 
 class EncodedSource(Sequence[EncodedExample]):
-    """The examples of one split, read when asked for; can be pickled and sent to worker processes."""
+    """The examples of one split, read on access; can be pickled and sent to worker processes."""
 
     def __init__(self, directory: str, split: str, length: int, shard_sizes: Mapping[str, int] | None = None):
         self._directory, self._split, self._length = directory, split, length
@@ -109,12 +143,12 @@ class EncodedSource(Sequence[EncodedExample]):
         return self._length
 
     def __getitem__(self, index: int) -> EncodedExample:  # type: ignore[override]  # no slices, as in Grain
-        """Return an example.
+        """Returns an example.
 
         Raises:
           InputError: A file of the prepared data is missing, cut short or damaged.
         """
-        if not -len(self) <= index < len(self):  # array_record raises ValueError, which ends no loop
+        if not -len(self) <= index < len(self):  # array_record raises ValueError, which would not end a loop
             raise IndexError(f"example {index} of {len(self)}")
         records = self._records
         try:
@@ -122,7 +156,8 @@ class EncodedSource(Sequence[EncodedExample]):
         except Exception as error:  # whatever a damaged shard makes of it
             raise InputError(
                 f"{self._shard_of(index % len(self))}: damaged, example {index} of {self._split} cannot be read "
-                f"({first_line(error)}); delete {self._directory} and run --mode=prepare"
+                f"({first_line(error)}); delete {self._directory} and run --mode=prepare",
+                what=str(self._shard_of(index % len(self))),
             ) from None
         return {"name": record["name"].decode(), "image": record["image"], "label": record["label"] or None}
 
@@ -139,7 +174,10 @@ class EncodedSource(Sequence[EncodedExample]):
                 if written not in (None, found):
                     raise InputError(
                         f"{path}: has {found} bytes, {written} were written; delete {self._directory} and run "
-                        "--mode=prepare"
+                        "--mode=prepare",
+                        what=str(path),
+                        value=found,
+                        allowed=written,
                     )
             return builder.as_data_source(
                 self._split,
@@ -149,7 +187,8 @@ class EncodedSource(Sequence[EncodedExample]):
             raise
         except Exception as error:  # whatever a damaged description or a missing file makes of it
             raise InputError(
-                f"{self._directory}: cannot be opened ({first_line(error)}); delete it and run --mode=prepare"
+                f"{self._directory}: cannot be opened ({first_line(error)}); delete it and run --mode=prepare",
+                what=self._directory,
             ) from None
 
     def _shard_of(self, index: int) -> Any:
@@ -172,13 +211,18 @@ def dataset_builder(
     class_names: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> PairsBuilder:
-    """Return the builder of a dataset, which has prepared nothing yet; arguments as of `open_dataset`.
+    """Returns the builder of a data set, which has prepared nothing yet; takes the arguments of `open_dataset`.
 
     Raises:
-      InputError: The name or an option is unknown, or a `folder` has something missing.
+      InputError: The name or an option is unknown, or a `folder` lacks something.
     """
     if name not in _BUILDERS:
-        raise InputError(f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}")
+        raise InputError(
+            f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}",
+            what="dataset.name",
+            value=name,
+            allowed=DATASET_NAMES,
+        )
     module, builder_class = _BUILDERS[name]
     create = getattr(importlib.import_module(f"danet_jax.data.builders.{module}"), builder_class)
     return create(data_dir=data_dir, root=root, class_names=class_names, options=options)
@@ -193,21 +237,21 @@ def open_dataset(
     options: Mapping[str, Any] | None = None,
     needed: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Open a dataset, preparing it first when that has not been done.
+    """Opens a data set, and prepares it first if necessary.
 
-    Every picture is decoded and checked during the preparation, so whatever opens can be trained on.
+    Every image is decoded and checked during the preparation, so whatever opens can be trained on.
 
     Args:
       name: One of `DATASET_NAMES`.
-      root: Where the user's files (or the published archives) are; not needed by `scenes`.
+      root: Where the user's files (or the published archives) are; `scenes` needs none.
       data_dir: Where prepared data are kept.
       class_names: The classes of a `folder` without `classes.csv`.
       options: Options of the dataset, see its builder.
-      needed: Splits that there must be, under the names by which a person knows them.
+      needed: Splits that must exist, by the names of the options that choose them.
 
     Raises:
       InputError: The name is unknown, a split is absent, or something is wrong with the user's files. Nothing
-        half-made is left on disk.
+        incomplete is left on disk.
     """
     builder = dataset_builder(name, root=root, data_dir=data_dir, class_names=class_names, options=options)
     builder.prepare(needed)
@@ -221,3 +265,31 @@ def open_dataset(
         {name: shard["bytes"] for name, shard in described.items()},
         {name: shard["digest"] for name, shard in described.items()},
     )
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns how data differ from those of an earlier `Dataset.digest`, a line for each change.
+
+    A split that only one of the two describes is not compared.
+    """
+    changes = []
+    for split in before.keys() & now.keys():
+        one, other = before[split], now[split]
+        count = other["examples"] - one["examples"]
+        if count:
+            verb = "added" if count > 0 else "removed"
+            changes.append(
+                f"{split}: {abs(count)} images {verb} ({one['examples']} before, {other['examples']} now)"
+            )
+        elif None in (one["images"], other["images"]):
+            if one["shards"] and other["shards"] and one["shards"] != other["shards"]:
+                changes.append(f"{split}: images or labels edited, or prepared again by another version")
+        elif one["images"] != other["images"]:
+            changes.append(f"{split}: images edited, renamed or replaced")
+        elif one["labels"] != other["labels"]:
+            changes.append(f"{split}: labels edited")
+    return sorted(changes)
+
+
+def _hexadecimal(digest: int | None) -> str | None:
+    return None if digest is None else f"{digest:032x}"
