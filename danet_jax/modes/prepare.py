@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.published import PublishedBuilder
-from danet_jax.data.dataset import Dataset, EncodedExample, dataset_builder, open_dataset
-from danet_jax.errors import InputError
+from danet_jax.data.dataset import Dataset, EncodedExample, data_changes, dataset_builder, open_dataset
+from danet_jax.errors import InputError, first_line
 from danet_jax.modes.arguments import apart, refuse_arguments
 from danet_jax.recipe import Recipe
+from danet_jax.runs.directory import read_data
 from danet_jax.runs.hosts import refuse_differing
 
 
@@ -59,6 +62,30 @@ def refuse_differing_data(dataset: Dataset) -> None:
     refuse_differing(facts, "data sets (dataset.root)")
 
 
+def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway: bool) -> None:
+    """Raises InputError, naming what changed, if the run in `workdir` was trained on other data.
+
+    Args:
+      workdir: the run's directory.
+      digest: that of the data to resume with, from `Dataset.digest`.
+      resume_anyway: report changes instead.
+    """
+    file = workdir / "data.json"
+    if (before := read_data(workdir)) is None:
+        changes = ["the run stores no digest of its data, so it cannot be checked that they are the same"]
+    elif not (changes := _changes(file, before, digest)):
+        return
+    elif not resume_anyway:
+        raise InputError(
+            f"{file}: the data changed since the run was started ({'; '.join(changes)}); restore them, choose another "
+            "--workdir, or resume all the same with --config.training.resume_anyway=True",
+            what=str(file),
+            value=changes,
+        )
+    if jax.process_index() == 0:
+        print(f"warning: {workdir}: {'; '.join(changes)}", file=sys.stderr)
+
+
 def quiet_dataset(recipe: Recipe, *needed: str) -> Dataset:
     """Returns the same without warnings."""
     splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
@@ -71,6 +98,15 @@ def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, Encod
     source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
     examples = [source[index] for index in range(min(count, len(source)))]
     return zip(apart(example["name"].replace("/", "_") for example in examples), examples, strict=True)
+
+
+def _changes(file: Path, before: Mapping[str, Any], digest: Mapping[str, Any]) -> list[str]:
+    try:
+        return data_changes(before, digest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: was not written by a run ({first_line(error)}); remove it", what=str(file)
+        ) from None
 
 
 @contextlib.contextmanager

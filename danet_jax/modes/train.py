@@ -28,7 +28,7 @@ from danet_jax.models.danet import DANet
 from danet_jax.modes import report
 from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.memory import out_of_memory_in_a_line
-from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
+from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data, refuse_other_data
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe, recipe_of_run
 from danet_jax.runs.checkpoints import Checkpoints
@@ -129,8 +129,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
     # The data.
     dataset = recipe_dataset(recipe, "train_split", "validation_split")
     refuse_differing_data(dataset)
+    digest = dataset.digest(recipe.dataset.train_split, recipe.dataset.validation_split)
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
+        refuse_other_data(workdir, digest, resume_anyway=options.resume_anyway)
     source = dataset.source(recipe.dataset.train_split, labelled="dataset.train_split")
     validation = dataset.source(recipe.dataset.validation_split, labelled="dataset.validation_split")
     batches = training_batches(
@@ -199,7 +201,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
             step, state = restored.step, state.resumed(restored.variables, restored.progress)
             batches.set_state(restored.position)
         if first_host:
-            write_description(workdir, recipe.as_dict(), dataset.classes)
+            write_description(workdir, recipe.as_dict(), dataset.classes, digest)
             table = parameter_overview.get_parameter_overview(state.variables["params"], include_stats=False)
             write_text(workdir / "parameters.txt", f"{table}\n")
             print(f"{len(source)} examples, {steps} steps", flush=True)

@@ -4,6 +4,7 @@
     classes.json     names and colours of the classes
     parameters.txt   names, shapes and counts of the parameters
     versions.json    versions of the libraries that the run was made with
+    data.json        digest of the data; version 0.2.0 wrote none
     checkpoints/     see `danet_jax.runs.stored`
 
 A run's directory may come from a stranger: what is in it is data, and is compared with what the network takes before it
@@ -54,9 +55,13 @@ class Run:
     step: int
 
 
-def write_description(path: Path, config: Mapping[str, Any], classes: Classes) -> None:
-    """Writes config.json, classes.json and versions.json."""
+def write_description(
+    path: Path, config: Mapping[str, Any], classes: Classes, data: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json, classes.json, versions.json and, if the data's digest is given, data.json."""
     path = as_path(path)
+    if data is not None:
+        write_json(path / "data.json", data)
     write_json(path / "classes.json", {"names": classes.names, "colours": classes.colours})
     write_json(path / "versions.json", library_versions())
     write_json(path / "config.json", config)
@@ -110,6 +115,19 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
     except (KeyError, InputError) as error:
         file = str(as_path(path) / "classes.json")
         raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
+
+
+def read_data(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns the digest of the data that a run was trained on; None if it stores none.
+
+    Raises:
+      InputError: its data.json cannot be read.
+    """
+    file = as_path(path) / "data.json"
+    try:
+        return read_json(file)
+    except FileNotFoundError:
+        return None
 
 
 def checkpoint_steps(folder: Path) -> list[int]:

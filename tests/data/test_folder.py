@@ -1,4 +1,4 @@
-"""A user's own folder: what is stored, when it is prepared anew, and what is refused in one line."""
+"""A user's own folder: what is stored, when it is prepared again, and what is refused in one line."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from PIL import Image
 
 from danet_jax.data.dataset import DATASET_NAMES, open_dataset
 from danet_jax.data.decode import decode_image, decode_label
-from danet_jax.errors import InputError
+from tests.reference.refusal import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLASSES = "id,name,red,green,blue\n0,sky,1,2,3\n1,road,4,5,6\n2,tree,7,8,9\n"
@@ -118,7 +118,7 @@ def test_splits_and_names_are_free(folder):
     dataset = prepare(folder)
     assert dict(dataset.splits) == {"night_2": 2, "train": 5}
     assert [example["name"] for example in dataset.source("night_2")] == ["f0", "rain/f1.v2"]
-    with pytest.raises(InputError, match=r"no split 'val'; there are: night_2, train"):
+    with refused(value="val", allowed=("night_2", "train")):
         dataset.source("val")
 
 
@@ -144,119 +144,62 @@ def like_image(root, value, dtype=np.uint8):
 
 
 BROKEN = {
-    "no root": (shutil.rmtree, r"street: no such folder; set dataset\.root"),
-    "no images": (lambda root: shutil.rmtree(root / "images"), r"street/images: missing; put the images"),
-    "no labels": (lambda root: shutil.rmtree(root / "labels"), r"street/labels: missing; put the labels"),
-    "no split": (
-        lambda root: [shutil.rmtree(path) for path in (root / "images").iterdir()],
-        r"street/images: no split",
-    ),
-    "empty split": (
-        lambda root: [path.unlink() for path in (root / "images/val").iterdir()],
-        r"images/val: no images in it",
-    ),
-    "label split missing": (
-        lambda root: shutil.rmtree(root / "labels/val"),
-        r"images/val/f0\.png: image without label; expected .*labels/val/f0\.png",
-    ),
-    "image split missing": (
-        lambda root: shutil.rmtree(root / "images/val"),
-        r"labels/val: labels of a split without images",
-    ),
-    "image without label": (
-        lambda root: (root / "labels/train/f3.png").unlink(),
-        r"images/train/f3\.png: image without label; expected .*labels/train/f3\.png",
-    ),
-    "label without image": (
-        lambda root: (root / "images/train/f3.png").unlink(),
-        r"labels/train/f3\.png: label without image; expected .*images/train/f3\.jpg",
-    ),
+    "no root": (shutil.rmtree, ""),
+    "no images": (lambda root: shutil.rmtree(root / "images"), "images"),
+    "no labels": (lambda root: shutil.rmtree(root / "labels"), "labels"),
+    "no split": (lambda root: [shutil.rmtree(path) for path in (root / "images").iterdir()], "images"),
+    "empty split": (lambda root: [path.unlink() for path in (root / "images/val").iterdir()], "images/val"),
+    "label split missing": (lambda root: shutil.rmtree(root / "labels/val"), "images/val/f0.png"),
+    "image split missing": (lambda root: shutil.rmtree(root / "images/val"), "labels/val"),
+    "image without label": (lambda root: (root / "labels/train/f3.png").unlink(), "images/train/f3.png"),
+    "label without image": (lambda root: (root / "images/train/f3.png").unlink(), "labels/train/f3.png"),
     "two images of one name": (
         lambda root: shutil.copy(root / "images/train/f1.jpg", root / "images/train/f1.png"),
-        r"f1\.png: has the same name as .*f1\.jpg",
+        "images/train/f1.png",
     ),
     "unreadable kind": (
         lambda root: (root / "images/train/f9.heic").write_bytes(b""),
-        r"f9\.heic: only \.jpg, \.jpeg, \.png, .*\.tiff, \.webp can be used",
+        "images/train/f9.heic",
     ),
     "strange split name": (
         lambda root: [(root / part / "val").rename(root / part / "my val") for part in ("images", "labels")],
-        r"images/my val: a split's name",
+        "images/my val",
     ),
-    "sizes differ": (
-        lambda root: new_label(root, np.zeros((3, 5), np.uint8)),
-        r"labels/train/f1\.png: the label is 5x3 but its image .*images/train/f1\.jpg is",
-    ),
-    "strange label value": (
-        lambda root: new_label(root, like_image(root, 7)),
-        r"labels/train/f1\.png: label value 7 \(\d+ pixels\) is neither a class \(0 to 2\) nor 255",
-    ),
-    "colour label": (
-        lambda root: new_label(root, np.zeros((3, 5, 3), np.uint8)),
-        r"labels/train/f1\.png: a RGB colour picture; labels must be 8-bit",
-    ),
-    "16-bit label": (
-        lambda root: new_label(root, like_image(root, 1, np.uint16)),
-        r"labels/train/f1\.png: a 16-bit picture",
-    ),
-    "truncated jpeg": (
-        lambda root: truncate(root / "images/train/f4.jpg"),
-        r"images/train/f4\.jpg: damaged or cut short .*replace or remove it",
-    ),
-    "truncated png": (
-        lambda root: truncate(root / "images/val/f0.png"),
-        r"images/val/f0\.png: damaged or cut short",
-    ),
-    "truncated label": (
-        lambda root: truncate(root / "labels/train/f4.png"),
-        r"labels/train/f4\.png: damaged or cut short",
-    ),
-    "empty file": (
-        lambda root: (root / "images/train/f0.png").write_bytes(b""),
-        r"images/train/f0\.png: the file is empty",
-    ),
-    "no classes": (
-        lambda root: (root / "classes.csv").unlink(),
-        r"classes\.csv: missing; write it .* or set dataset\.class_names",
-    ),
-    "empty classes": (
-        lambda root: (root / "classes.csv").write_text("id,name\n"),
-        r"classes\.csv: no classes in it",
-    ),
-    "gap in ids": (
-        lambda root: (root / "classes.csv").write_text("id,name\n0,a\n2,b\n"),
-        r"classes\.csv, line 3: id '2' ",
-    ),
+    "sizes differ": (lambda root: new_label(root, np.zeros((3, 5), np.uint8)), "labels/train/f1.png"),
+    "strange label value": (lambda root: new_label(root, like_image(root, 7)), "labels/train/f1.png"),
+    "colour label": (lambda root: new_label(root, np.zeros((3, 5, 3), np.uint8)), "labels/train/f1.png"),
+    "16-bit label": (lambda root: new_label(root, like_image(root, 1, np.uint16)), "labels/train/f1.png"),
+    "truncated jpeg": (lambda root: truncate(root / "images/train/f4.jpg"), "images/train/f4.jpg"),
+    "truncated png": (lambda root: truncate(root / "images/val/f0.png"), "images/val/f0.png"),
+    "truncated label": (lambda root: truncate(root / "labels/train/f4.png"), "labels/train/f4.png"),
+    "empty file": (lambda root: (root / "images/train/f0.png").write_bytes(b""), "images/train/f0.png"),
+    "no classes": (lambda root: (root / "classes.csv").unlink(), "classes.csv"),
+    "empty classes": (lambda root: (root / "classes.csv").write_text("id,name\n"), "classes.csv"),
+    "gap in ids": (lambda root: (root / "classes.csv").write_text("id,name\n0,a\n2,b\n"), "classes.csv"),
     "class without name": (
         lambda root: (root / "classes.csv").write_text("id,name\n0,a\n1,\n"),
-        r"classes\.csv, line 3: the class has no name",
+        "classes.csv",
     ),
-    "name twice": (
-        lambda root: (root / "classes.csv").write_text("id,name\n0,a\n1,a\n"),
-        r"classes\.csv: .*more than once: a",
-    ),
+    "name twice": (lambda root: (root / "classes.csv").write_text("id,name\n0,a\n1,a\n"), "classes.csv"),
     "colour out of range": (
         lambda root: (root / "classes.csv").write_text("id,name,red,green,blue\n0,a,0,0,256\n"),
-        r"classes\.csv, line 2: the colour \(0, 0, 256\) is outside",
+        "classes.csv",
     ),
     "colour missing": (
         lambda root: (root / "classes.csv").write_text("id,name,red,green,blue\n0,a,0,0\n"),
-        r"classes\.csv, line 2: red, green and blue",
+        "classes.csv",
     ),
-    "no table": (
-        lambda root: (root / "classes.csv").write_bytes(b"\xff\xfe\x00"),
-        r"classes\.csv: cannot be read as a table",
-    ),
+    "no table": (lambda root: (root / "classes.csv").write_bytes(b"\xff\xfe\x00"), "classes.csv"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_bad_folders_are_refused_in_one_line_and_leave_nothing(case, folder, capfd):
-    break_it, message = BROKEN[case]
+    break_it, path = BROKEN[case]
     break_it(folder)
-    with pytest.raises(InputError, match=message) as error:
+    with refused() as error:
         prepare(folder)
-    assert "\n" not in str(error.value)
+    assert str(folder / path) in str(error.value)
     assert prepared_files(folder) == []
     captured = capfd.readouterr()
     assert "Traceback" not in captured.err + captured.out
@@ -264,25 +207,24 @@ def test_bad_folders_are_refused_in_one_line_and_leave_nothing(case, folder, cap
 
 def test_a_mended_folder_is_accepted(folder):
     new_label(folder, like_image(folder, 9))
-    with pytest.raises(InputError):
+    with refused(what=folder / "labels/train/f1.png", value=9):
         prepare(folder)
     new_label(folder, like_image(folder, 2))
     assert decode_label(prepare(folder).source("train")[1]["label"], "").min() == 2
 
 
 def test_wrong_arguments(folder, tmp_path):
-    with pytest.raises(InputError, match=r"no dataset 'camvid'; there are: .*folder"):
+    with refused(what="dataset.name", value="camvid", allowed=DATASET_NAMES):
         open_dataset("camvid")
-    assert "scenes" in DATASET_NAMES
-    with pytest.raises(InputError, match=r"dataset\.root"):
+    with refused(what="dataset.root"):
         open_dataset("folder", data_dir=tmp_path)
-    with pytest.raises(InputError, match=r"dataset\.options\.sizes: folder has no such option"):
+    with refused(what="dataset.options.sizes", value=3):
         prepare(folder, options={"sizes": 3})
-    with pytest.raises(InputError, match=r"dataset\.class_names: .*more than once"):
+    with refused(what="dataset.class_names"):
         prepare(folder, class_names=["a", "a"])
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(InputError, match=r"file: cannot be written to .*dataset\.data_dir"):
+    with refused(what=blocked):
         open_dataset("folder", root=folder, data_dir=blocked)
 
 
