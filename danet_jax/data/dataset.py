@@ -124,8 +124,8 @@ class Dataset:
         shards = {name: value for name, value in self.shard_digests.items() if pattern.fullmatch(name)}
         return {
             "examples": self.splits[split],
-            "images": _hexadecimal(summary and summary.images_digest),
-            "labels": _hexadecimal(summary and summary.labels_digest),
+            "images": _hexadecimal(summary.images_digest if summary else None),
+            "labels": _hexadecimal(summary.labels_digest if summary else None),
             "shards": hashlib.sha256(json.dumps(sorted(shards.items())).encode()).hexdigest()[:32]
             if shards
             else None,

@@ -121,7 +121,7 @@ class TrainingOptions(Group):
     )
     resume_anyway: bool = Field(
         False,
-        description="Whether a run is resumed although its recipe differs from the one that it was started with.",
+        description="Whether a run is resumed although its recipe or its data differ from those it was started with.",
     )
 
     @model_validator(mode="after")
