@@ -164,8 +164,8 @@ def test_images_in_every_form(rng, tmp_path):
         np.testing.assert_array_equal(labels, expected)
         shown = segment.overlay(one)
         assert shown.size >= (41, 30)
-    several = segment([image, path, image[:20]])
-    assert [labels.shape for labels in several] == [(30, 41), (30, 41), (20, 41)]
+    several = segment([image, path, image[:20], image])
+    assert [labels.shape for labels in several] == [(30, 41), (30, 41), (20, 41), (30, 41)]
     assert segment([]) == []
     assert len(segment.overlay(np.stack([image, image]))) == 2
     fsspec.filesystem("memory").pipe("/photo.png", path.read_bytes())
