@@ -8,7 +8,6 @@ import pathlib
 
 import annotated_types
 import pytest
-from danet_jax.training.attention_start import AttentionStart
 from ml_collections import ConfigDict
 
 from danet_jax.errors import InputError
@@ -20,7 +19,7 @@ from danet_jax.recipe.__main__ import page
 from danet_jax.recipe.words import find, group_of, plain_type, schemas, takes
 from danet_jax.training.losses import multi_loss
 from danet_jax.training.optimizer import poly_schedule, sgd
-from danet_jax.training.state import make_train_step
+from danet_jax.training.state import AttentionStart, make_train_step
 from tests.reference.refusal import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
