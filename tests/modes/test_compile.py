@@ -138,7 +138,7 @@ def test_a_compiler_that_gives_up_for_lack_of_memory_says_how_much_it_wanted():
         ("--step", {"topology": "cpu:1", "step": "sleep"}),
         ("32", {"topology": "cpu:1", "arguments": ["32"]}),
         ("config.training.batch_size", {"topology": "cpu:8"}),
-        ("config.mesh", {"topology": "cpu:4", "mesh__space": 3}),
+        ("mesh", {"topology": "cpu:4", "mesh__space": 3}),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(tmp_path, what, options):
