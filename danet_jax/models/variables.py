@@ -26,6 +26,10 @@ def variables_of(model: nn.Module) -> dict[str, Any]:
     """Returns a network's variables without values: `jax.ShapeDtypeStruct`s in a tree, as `model.init` names them."""
     if isinstance(model, DANet | ResNet) and isinstance(model.backbone, str):
         model = model.clone(**_SHAPELESS)
+    try:
+        hash(model)
+    except TypeError:  # a module with a list among its attributes, such as nn.Sequential
+        return unflatten_dict(_traced.__wrapped__(model, ()), sep="/")
     return unflatten_dict(_traced(model, tuple(BLOCKS.items())), sep="/")
 
 
