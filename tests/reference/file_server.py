@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import threading
+import time
 
 
 class FileServer(http.server.ThreadingHTTPServer):
@@ -44,6 +45,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self._answer(start):
             sends = server.sends.pop(0) if server.sends else len(server.content)
             self.wfile.write(server.content[start : start + sends])
+            if 0 < sends < len(server.content) - start:
+                time.sleep(0.5)  # what a client has not read when the connection closes is lost to it
 
     def _answer(self, start):
         server, total = self.server, len(self.server.content)

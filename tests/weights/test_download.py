@@ -66,7 +66,7 @@ def test_a_server_that_stays_broken_leaves_a_part_that_the_next_call_resumes(ser
         get(server)
     assert files(cache) == [".model-0123abcd.pth.lock", PART]
     kept = (cache / PART).stat().st_size
-    assert 500_000 < kept <= 1_000_000
+    assert 0 < kept <= 1_000_000
     server.sends, server.requests = [], []
     assert get(server).read_bytes() == server.content
     assert starts(server) == [kept]
