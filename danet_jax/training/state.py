@@ -245,7 +245,9 @@ def make_train_step(
         if state.average is not None:
             decay = jnp.where(state.step == 0, jnp.float32(0), jnp.float32(average_decay))
             averaged = jax.tree.map(
-                lambda old, new: (decay * old.astype(jnp.float32) + (1 - decay) * new).astype(old.dtype),
+                lambda old, new: (
+                    decay * old.astype(jnp.float32) + (1 - decay) * new.astype(jnp.float32)
+                ).astype(old.dtype),
                 state.average,
                 {"params": params, "batch_stats": batch_stats},
             )
