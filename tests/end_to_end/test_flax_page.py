@@ -22,75 +22,86 @@ def blocks(section):
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
-def run(*sections):
-    """Runs the code of sections that build on each other, and returns the names that it leaves."""
-    names = {}
-    for section in sections:
-        for code in blocks(section):
-            exec(compile(code, f"docs/flax.md: {section}", "exec"), names)
-    return names
+SECTIONS = [
+    "The attention modules in a network of your own",
+    "Fine-tuning",
+    "A backbone of your own",
+    "NNX",
+    "Derivatives",
+]
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """The page's batches need not divide over the eight devices of the tests."""
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def imagenet(monkeypatch, tmp_path):
-    """The classifier that the page starts from, with random weights, where it would be after it was downloaded."""
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The names that each section leaves. The page runs once, from top to bottom, as a reader would run it."""
+    cache = tmp_path_factory.mktemp("cache")
     network = torch_resnet.ResNet("resnet18", imagenet_classifier=True)
-    torch.save(network.state_dict(), tmp_path / "resnet18-f37072fd.pth")
-    monkeypatch.setenv("DANET_JAX_CACHE", str(tmp_path))
+    # The classifier that the page starts from, with random weights, where it would be after it was downloaded.
+    torch.save(network.state_dict(), cache / "resnet18-f37072fd.pth")
+    names, after = {}, {}
+    devices = jax.devices()[:1]  # the page's batches need not divide over the eight devices of the tests
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        patch.setenv("DANET_JAX_CACHE", str(cache))
+        patch.setattr(jax, "devices", lambda *_: devices)
+        for section in SECTIONS:
+            for code in blocks(section):
+                exec(compile(code, f"docs/flax.md: {section}", "exec"), names)
+            after[section] = dict(names)
+    return after
 
 
-def test_the_attention_modules_and_derivatives():
-    names = run("The attention modules in a network of your own", "Derivatives")
+def test_every_section_with_code_is_run():
+    headings = re.findall(r"^## (.*)$", PAGE.read_text(), re.M)
+    assert [heading for heading in headings if blocks(heading)] == SECTIONS
+
+
+def test_the_attention_modules(page):
+    names = page["The attention modules in a network of your own"]
     assert names["logits"].shape == (2, 17, 24, 10)
     assert set(names["variables"]) == {"params"}
-    assert names["curvature"].shape == (1, 5, 4, 1, 5, 4)
 
 
-def test_fine_tuning_takes_at_most_30_lines():
-    names = run("Fine-tuning")
+def test_fine_tuning_takes_at_most_30_lines(page):
+    names = page["Fine-tuning"]
     assert sum(len(code.strip().splitlines()) for code in blocks("Fine-tuning")) <= 30
     assert int(names["state"].step) == 4
     assert names["predicted"].shape == (64, 64)
 
 
-def test_a_backbone_of_your_own():
-    names = run("The attention modules in a network of your own", "Fine-tuning", "A backbone of your own")
+def test_a_backbone_of_your_own(page):
+    names = page["A backbone of your own"]
     assert names["predicted"].shape == (64, 64)
-    assert "backbone" in names["state"].params
+    assert int(names["state"].step) == 1
 
 
-def test_nnx():
-    names = run("The attention modules in a network of your own", "Fine-tuning")
-    for code in blocks("NNX"):
-        before, step = code.split("for _ in range(2):")
-        exec(before, names)
-        initial = {
-            kind: jax.device_get(nnx.state(names["network"], kind)) for kind in (nnx.Param, nnx.BatchStat)
-        }
-        exec("for _ in range(2):" + step, names)
+def test_nnx(page):
+    """Two steps of the optimizer, which changed parameters and batch statistics alike."""
+    names = page["NNX"]
     assert names["logits"].shape == (1, 2, 2, 2)
     assert np.isfinite(names["value"])
-    for kind, old in initial.items():
-        new = jax.device_get(nnx.state(names["network"], kind))
-        assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)), (
-            kind
-        )
+    assert int(names["nnx_optimizer"].step[...]) == 2
+    fresh = names["Segmentation"](nnx.Rngs(params=0, dropout=1))
+    for kind in (nnx.Param, nnx.BatchStat):
+        old, new = (jax.tree.leaves(jax.device_get(nnx.state(x, kind))) for x in (fresh, names["network"]))
+        assert any(np.any(a != b) for a, b in zip(old, new, strict=True)), kind
+
+
+def test_derivatives(page):
+    assert page["Derivatives"]["curvature"].shape == (1, 5, 4, 1, 5, 4)
 
 
 @pytest.mark.parametrize(
     "module",
     ["models.attention", "ops.attention", "training.losses", "training.optimizer", "training.state"],
 )
-def test_examples_in_docstrings(module):
-    result = doctest.testmod(importlib.import_module(f"danet_jax.{module}"))
+def test_examples_in_docstrings(module, monkeypatch):
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        result = doctest.testmod(importlib.import_module(f"danet_jax.{module}"))
     assert result.attempted
     assert not result.failed
