@@ -14,8 +14,8 @@ def poly_schedule(learning_rate: float, steps: int, power: float = 0.9) -> optax
     Example:
       >>> from danet_jax import poly_schedule
       >>> schedule = poly_schedule(0.01, steps=100)
-      >>> float(schedule(0)), float(schedule(100))
-      (0.01, 0.0)
+      >>> [f"{schedule(step):.4f}" for step in (0, 50, 100)]
+      ['0.0100', '0.0054', '0.0000']
     """
     return optax.polynomial_schedule(learning_rate, 0.0, power, steps)
 
