@@ -103,7 +103,9 @@ SPOILT = {
     "config without a model": lambda run: (run / "config.json").write_text("{}"),
     "config without a dataset": lambda run: edit(run / "config.json", lambda c: c.update(evaluation={})),
     "dataset is null": lambda run: edit(run / "config.json", lambda c: c.update(dataset=None, evaluation={})),
-    "key twice": lambda run: (run / "config.json").write_text('{"model": {}, "model": {}}'),
+    "key twice": lambda run: (run / "config.json").write_text(
+        '{"seed": 1, ' + (run / "config.json").read_text().strip()[1:-1] + ', "seed": 2}'
+    ),
     "model is a text": lambda run: edit(run / "config.json", lambda c: c.update(model="x")),
     "backbone is a path": lambda run: edit(run / "config.json", lambda c: c["model"].update(backbone="../x")),
     "option that runs": lambda run: edit(
