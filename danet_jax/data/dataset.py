@@ -153,13 +153,14 @@ class EncodedSource(Sequence[EncodedExample]):
         records = self._records
         try:
             record = records[index % len(self)]
-        except Exception as error:  # whatever a damaged shard makes of it
+            name, image, label = record["name"].decode(), record["image"], record["label"] or None
+        except Exception as error:  # whatever a damaged shard, or a damaged description of it, makes of it
             raise InputError(
                 f"{self._shard_of(index % len(self))}: damaged, example {index} of {self._split} cannot be read "
                 f"({first_line(error)}); delete {self._directory} and run --mode=prepare",
                 what=str(self._shard_of(index % len(self))),
             ) from None
-        return {"name": record["name"].decode(), "image": record["image"], "label": record["label"] or None}
+        return {"name": name, "image": image, "label": label}
 
     @functools.cached_property
     def _records(self) -> Any:
