@@ -116,13 +116,11 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                     file_format="array_record",
                 )
             for split in self.info.splits.values():
-                split.filepaths  # noqa: B018  # raises if it cannot be told
+                wrong = [path.name for path in split.filepaths if not path.name.startswith(f"{self.name}-")]
+                if wrong:
+                    raise ValueError(f"it names the file {wrong[0]}, which is not of this data set")
         except Exception as error:  # whatever a damaged description makes TFDS raise
-            raise InputError(
-                f"{directory}: its dataset_info.json cannot be read ({first_line(error)}); "
-                f"{shards.prepare_again('the folder')}",
-                what=str(directory),
-            ) from None
+            raise _unreadable(directory, error) from None
 
     def _directory(self, data_dir: str | pathlib.Path, variant: str) -> pathlib.Path:
         return pathlib.Path(data_dir, self.name, variant, str(self.VERSION))
@@ -166,7 +164,10 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         top, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
         with _locked(top, self.name), quiet():
             if (directory / "dataset_info.json").exists():  # another process may have prepared it meanwhile
-                self.info.read_from_directory(self.data_dir)
+                try:
+                    self.info.read_from_directory(self.data_dir)
+                except Exception as error:  # whatever a damaged description makes TFDS raise
+                    raise _unreadable(directory, error) from None
             if self.is_prepared():
                 return
             for stale in itertools.chain.from_iterable(map(top.glob, _LEFT_BEHIND)):
@@ -299,6 +300,14 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                 value=free,
                 allowed=needed,
             )
+
+
+def _unreadable(directory: pathlib.Path, error: Exception) -> InputError:
+    return InputError(
+        f"{directory}: its dataset_info.json cannot be read ({first_line(error)}); "
+        f"{shards.prepare_again('the folder')}",
+        what=str(directory),
+    )
 
 
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
