@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install quickstart test test-all test-wheel test-cuda-compiler lint types clean
+.PHONY: help install quickstart test test-all test-wheel test-cuda-compiler lint types docs clean
 
 help:
 	@echo "make quickstart   set up, draw street scenes, train, evaluate and predict (minutes on a laptop CPU)"
@@ -11,7 +11,8 @@ help:
 	@echo "make test-all     the tests that take minutes, too"
 	@echo "make test-wheel   run the tests against the built and installed wheel"
 	@echo "make test-cuda-compiler   what NVIDIA's compilers make of a training step; installs 3 GB, needs no GPU"
-	@echo "make lint types   ruff and mypy"
+	@echo "make lint types   ruff, codespell and mypy"
+	@echo "make docs         build the documentation site in build/docs"
 	@echo "make clean        remove environments and caches (not data/ and runs/)"
 
 install: $(VENV)/installed
@@ -23,7 +24,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[test,lint]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[test,lint,docs]"
 	touch $@
 
 quickstart: install
@@ -64,9 +65,14 @@ test-cuda-compiler: $(VENV)-cuda/installed
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-test
+	$(BIN)/python -m sphinx -q -b html --fail-on-warning --keep-going docs build/docs
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) $(VENV)-cuda build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

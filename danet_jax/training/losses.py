@@ -108,7 +108,7 @@ def multi_loss(
       class_weights: K factors for the pixels of each class; the divisor stays a number of pixels.
 
     Returns:
-      The total, float32 `()`, and `{"loss_fusion": ..., ...}` of the classifiers that the network has.
+      The total loss, float32 `()`, and a dict of the unweighted losses of the classifiers, such as `loss_fusion`.
 
     Raises:
       InputError: there are not three weights, or an array has the wrong dtype or shape.
