@@ -176,8 +176,9 @@ def make_train_step(
     Returns:
       A function of a state and a batch, a dict of "image", uint8 `[B, H, W, 3]`, and "label", uint8 `[B, H, W]`. The
       batch may be sharded in any way; losses and batch statistics are those of the global batch. Its metrics are
-      float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`, `loss_channel`, `loss_auxiliary`, `gradient_norm`,
-      `parameter_norm`, `alpha`, `beta`, and `attention_spread` and `attention_entropy` of the position attention map,
+      float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`, `loss_channel`,
+      `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, and `attention_spread` and
+      `attention_entropy` of the position attention map,
       see `danet_jax.ops.attention.row_statistics`.
 
     Raises:
