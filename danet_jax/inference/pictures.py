@@ -1,108 +1,148 @@
-"""Label maps as pictures: the palette PNG that other programs read, and overlays that people look at."""
+"""Label maps as images: the palette PNG that other programs read, and overlays for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.runs.files import replacing
 
-# Legends smaller than this cannot be read, however small the picture is.
+# A legend narrower than this is hard to read, however small the image is.
 _SMALLEST_WIDTH = 480
-_LARGEST_HEIGHT = 4 * _SMALLEST_WIDTH  # of a picture that is enlarged
+_LARGEST_ENLARGED_HEIGHT = 4 * _SMALLEST_WIDTH
 
 
 def save_labels(labels: np.ndarray, classes: Classes, path: Path) -> None:
     """Writes labels `[H, W]` (0 to 255) as an 8-bit PNG: pixel values are the labels, the palette their colours."""
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette(classes.palette().tobytes())
-    save_picture(picture, path)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(classes.palette().tobytes())
+    save_png(image, path)
 
 
-def save_overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, path: Path) -> None:
-    """Writes `overlay(image, labels, classes)` as a PNG."""
-    save_picture(overlay(image, labels, classes), path)
+def save_png(image: Image.Image, path: Path) -> None:
+    """Writes an image as a PNG. The file appears only once it is complete."""
+    with replacing(path) as partial:
+        image.save(partial, format="PNG")
 
 
-def blended(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.6) -> np.ndarray:
-    """The picture with its labels laid over it, their borders drawn, uint8 `[H, W, 3]`; arguments as of `overlay`."""
+def blended(
+    image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.6, *, outlines: bool = False
+) -> np.ndarray:
+    """Returns an image with its labels drawn over it, uint8 `[H, W, 3]`; see `overlay` for the arguments."""
     colours = classes.palette()[labels]
+    borders = _borders(labels)
+    if outlines:
+        # On its own side of a border each class is drawn this many pixels wide.
+        width = max(1, min(labels.shape) // 200)
+        near = cv2.dilate(borders.view(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8)) > 0
+        return np.where((near & (labels != IGNORE_LABEL))[..., None], colours, image)
     strength = np.where(labels == IGNORE_LABEL, 0.0, opacity)[..., None]
     blend = image * (1 - strength) + colours * strength
-    blend[_borders(labels)] = 255
+    blend[borders] = 255
     return np.round(blend).astype(np.uint8)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.6) -> Image.Image:
-    """The picture with its labels laid over it, their borders drawn, and a legend of the classes found.
+def overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Classes,
+    opacity: float = 0.6,
+    *,
+    legend: bool = True,
+    outlines: bool = False,
+) -> Image.Image:
+    """Returns an image with its labels and their borders drawn over it, and a legend of its classes below.
 
     Args:
       image: uint8 `[H, W, 3]` RGB.
-      labels: integers `[H, W]`; 255 is left as it is.
+      labels: integers `[H, W]`; pixels of 255, which are ignored, are left as they are.
       classes: names and colours.
-      opacity: of the colours, 0 to 1.
+      opacity: the opacity of the colours, 0 to 1.
+      legend: whether there is a legend. Small images are enlarged for it; without it, the size is the image's.
+      outlines: draw only the outlines of the classes, in their colours.
     """
-    picture = Image.fromarray(blended(image, labels, classes, opacity))
-    # A narrow strip is not made as wide as its legend: it would be miles high.
-    enlargement = min(-(-_SMALLEST_WIDTH // picture.width), _LARGEST_HEIGHT // picture.height)
+    result = Image.fromarray(blended(image, labels, classes, opacity, outlines=outlines))
+    if not legend:
+        return result
+    # A narrow strip is not enlarged to the width of its legend, which would make it thousands of pixels high.
+    enlargement = min(-(-_SMALLEST_WIDTH // result.width), _LARGEST_ENLARGED_HEIGHT // result.height)
     if enlargement > 1:
-        picture = picture.resize(
-            (picture.width * enlargement, picture.height * enlargement), Image.Resampling.NEAREST
-        )
-    return _with_legend(picture, labels, classes)
+        size = (result.width * enlargement, result.height * enlargement)
+        result = result.resize(size, Image.Resampling.NEAREST)
+    counts = np.bincount(labels.astype(np.int64).ravel(), minlength=256)
+    found = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+    shares = [f" {counts[label] / labels.size:.1%}" for label in found]
+    return stacked(result, legend_of(found, classes, result.width, shares))
 
 
-def side_by_side(pictures: list[Image.Image], titles: list[str]) -> Image.Image:
-    """Pictures in a row, each under its title."""
-    font = ImageFont.load_default(size=16)
-    height = max(picture.height for picture in pictures) + 26
-    row = Image.new("RGB", (sum(p.width for p in pictures) + 8 * (len(pictures) - 1), height), "white")
-    draw, left = ImageDraw.Draw(row), 0
-    for picture, title in zip(pictures, titles, strict=True):
-        draw.text((left + 4, 3), title, fill="black", font=font)
-        row.paste(picture, (left, 26))
-        left += picture.width + 8
-    return row
+def legend_of(
+    labels: Iterable[int], classes: Classes, width: int, remarks: Iterable[str] | None = None
+) -> Image.Image:
+    """Returns a legend of some labels, at least 480 pixels wide.
 
-
-def _borders(labels: np.ndarray) -> np.ndarray:
-    """Where the label below or to the right is another one."""
-    borders = np.zeros(labels.shape, bool)
-    borders[:-1] |= labels[:-1] != labels[1:]
-    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    return borders
-
-
-def _with_legend(picture: Image.Image, labels: np.ndarray, classes: Classes) -> Image.Image:
-    counts = np.bincount(labels.astype(np.int64).ravel(), minlength=256)[: len(classes)]
-    found = [index for index in np.argsort(-counts, kind="stable") if counts[index]]
-    entries = [(classes.colours[i], f"{classes.names[i]} {counts[i] / labels.size:.1%}") for i in found]
-    size = max(13, picture.width // 60)
+    Args:
+      labels: which, in this order; 255 is explained as ignored.
+      classes: names and colours.
+      width: the width of the image above it, in pixels.
+      remarks: what follows the name of each.
+    """
+    size = max(13, width // 60)
     font = ImageFont.load_default(size=size)
     line, gap = int(1.6 * size), size
-    full = max(picture.width, _SMALLEST_WIDTH)
+    width = max(width, _SMALLEST_WIDTH)
+    labels = list(labels)
+    names = ["ignored" if label == IGNORE_LABEL else classes.names[label] for label in labels]
+    texts = [name + remark for name, remark in zip(names, remarks or [""] * len(names), strict=True)]
     # Entries are set like words in a paragraph.
-    places, left, top = [], gap, gap // 2
-    for _, text in entries:
-        width = int(line + font.getlength(text) + gap)
-        if left + width > full and left > gap:
+    corners, left, top = [], gap, gap // 2
+    for text in texts:
+        advance = int(line + font.getlength(text) + gap)
+        if left + advance > width and left > gap:
             left, top = gap, top + line
-        places.append((left, top))
-        left += width
-    result = Image.new("RGB", (full, picture.height + top + line + gap // 2), "white")
-    result.paste(picture, (0, 0))
+        corners.append((left, top))
+        left += advance
+    result = Image.new("RGB", (width, top + line + gap // 2), "white")
     draw = ImageDraw.Draw(result)
-    for (colour, text), (left, top) in zip(entries, places, strict=True):
-        top += picture.height
-        draw.rectangle((left, top + 2, left + size, top + 2 + size), fill=colour, outline="black")
+    for label, text, (left, top) in zip(labels, texts, corners, strict=True):
+        box = (left, top + 2, left + size, top + 2 + size)
+        ignored = label == IGNORE_LABEL
+        draw.rectangle(box, fill="white" if ignored else classes.colours[label], outline="black")
+        if ignored:  # these pixels have no colour
+            draw.line((box[0], box[3], box[2], box[1]), fill="black")
         draw.text((left + size + size // 3, top), text, fill="black", font=font)
     return result
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Whole or not at all."""
-    with replacing(path) as partial:
-        picture.save(partial, format="PNG")
+def stacked(above: Image.Image, below: Image.Image) -> Image.Image:
+    """Returns one image above another, on white."""
+    size = (max(above.width, below.width), above.height + below.height)
+    result = Image.new("RGB", size, "white")
+    result.paste(above, (0, 0))
+    result.paste(below, (0, above.height))
+    return result
+
+
+def side_by_side(images: list[Image.Image], titles: list[str]) -> Image.Image:
+    """Returns images in a row, each under its title."""
+    font = ImageFont.load_default(size=16)
+    height = max(image.height for image in images) + 26
+    row = Image.new("RGB", (sum(image.width + 8 for image in images) - 8, height), "white")
+    draw, left = ImageDraw.Draw(row), 0
+    for image, title in zip(images, titles, strict=True):
+        draw.text((left + 4, 3), title, fill="black", font=font)
+        row.paste(image, (left, 26))
+        left += image.width + 8
+    return row
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """Returns where the label below or to the right is another one."""
+    borders = np.zeros(labels.shape, bool)
+    borders[:-1] |= labels[:-1] != labels[1:]
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return borders

@@ -136,11 +136,13 @@ class Segmenter:
         labels = self._labels(self._predictor.group(*batch.shape[1:3]), batch, exact=True)
         return labels if np.ndim(images) == 4 else labels[0]
 
-    def overlay(self, images: Any) -> Any:
+    def overlay(self, images: Any, *, legend: bool = True, outlines: bool = False) -> Any:
         """Returns an image with its labels drawn over it and a legend, as a `PIL.Image`.
 
         Args:
           images: as for `__call__`; for a batch or a list, a list of images is returned.
+          legend: whether there is a legend of the classes below the image.
+          outlines: draw only the outlines of the classes, in their colours.
 
         Raises:
           InputError: as `__call__`.
@@ -151,7 +153,8 @@ class Segmenter:
         several = isinstance(images, list | tuple) or np.ndim(images) == 4
         pixels = [_image(image) for image in images] if several else [_image(images)]
         pictures = [
-            overlay(image, labels, classes) for image, labels in zip(pixels, self(pixels), strict=True)
+            overlay(image, labels, classes, legend=legend, outlines=outlines)
+            for image, labels in zip(pixels, self(pixels), strict=True)
         ]
         return pictures if several else pictures[0]
 

@@ -52,6 +52,10 @@ FLAGS = {
         ("predict", "explore", "submit"),
     ),
     "frame_labels": Flag(False, "Keep a label PNG of each frame of a video.", ("predict",)),
+    "legend": Flag(
+        True, "Draw a legend below each overlay. Videos have none unless --legend is given.", ("predict",)
+    ),
+    "outlines": Flag(False, "Draw only the outlines of the classes in overlays.", ("predict",)),
     "format": Flag(None, "What --mode=export writes.", ("export",)),
     "ablate": Flag(False, "Evaluate also with alpha, beta and both set to 0.", ("evaluate",)),
     "topology": Flag(None, "The accelerators that --mode=compile asks about, such as v5e:4x4.", ("compile",)),

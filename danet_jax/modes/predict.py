@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
-from danet_jax.inference.pictures import overlay, save_labels, save_overlay, save_picture, side_by_side
+from danet_jax.inference.pictures import overlay, save_labels, save_png, side_by_side
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
 from danet_jax.modes.prepare import validation_examples
@@ -33,6 +35,8 @@ def run(
     *,
     checkpoint: str = "",
     frame_labels: bool = False,
+    legend: bool | None = None,
+    outlines: bool = False,
     overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
@@ -41,9 +45,10 @@ def run(
     It applies the protocol of the recipe's evaluation or, without a recipe, that of the checkpoint, whose network's
     options are replaced by `overrides` (see `load_checkpoint`). It writes `NAME_labels.png` and `NAME_overlay.png` for
     each image into `workdir/predictions`; for a video, or a pattern of numbered images, `NAME_overlay.mp4` and, with
-    `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. Inputs of one name get different ones, and
-    files that this program did not write are replaced only with `overwrite`; see `Outputs`. A file that is not an
-    image is reported, the others are segmented, and the status is 1.
+    `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. Overlays of images have a legend unless
+    `legend` is False, those of videos if it is True; with `outlines` only the classes' outlines are drawn. Inputs of
+    one name get different ones, and files that this program did not write are replaced only with `overwrite`; see
+    `Outputs`. A file that is not an image is reported, the others are segmented, and the status is 1.
     """
     # Wrong arguments are refused before the network is loaded.
     files, network = list(images_of(arguments)), trained_network(workdir, checkpoint)
@@ -53,14 +58,23 @@ def run(
     segmenter = load_segmenter(network, protocol, **(overrides or {}))
     classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
     outputs = Outputs(workdir / "predictions", overwrite=overwrite)
+    draw = functools.partial(overlay, classes=classes, legend=legend is not False, outlines=outlines)
     if recipe is not None and not arguments:
-        _predict_examples(recipe, segmenter, classes, outputs)
+        _predict_examples(recipe, segmenter, classes, outputs, draw)
         return 0
     failures = 0
     for path in files:
         try:
             if is_video(path):
-                predict_video(segmenter, classes, path, outputs, keep_labels=frame_labels)
+                predict_video(
+                    segmenter,
+                    classes,
+                    path,
+                    outputs,
+                    keep_labels=frame_labels,
+                    legend=bool(legend),
+                    outlines=outlines,
+                )
                 continue
             image = read_image(path)
             with outputs.writing(os.path.abspath(path), short_name(path), _SUFFIXES) as (
@@ -69,7 +83,7 @@ def run(
             ):
                 labels = _segment(segmenter, image)
                 save_labels(labels, classes, of_labels)
-                save_overlay(image, labels, classes, of_overlay)
+                save_png(draw(image, labels), of_overlay)
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
@@ -78,18 +92,24 @@ def run(
     return 1 if failures else 0
 
 
-def _predict_examples(recipe: Recipe, segmenter: Segmenter, classes: Classes, outputs: Outputs) -> None:
+def _predict_examples(
+    recipe: Recipe,
+    segmenter: Segmenter,
+    classes: Classes,
+    outputs: Outputs,
+    draw: Callable[[np.ndarray, np.ndarray], Image.Image],
+) -> None:
     for name, example in validation_examples(recipe, _EXAMPLES):
         image = decode_image(example["image"], name)
         labels = _segment(segmenter, image)
-        pictures, titles = [overlay(image, labels, classes)], ["prediction"]
+        pictures, titles = [draw(image, labels)], ["prediction"]
         if example["label"] is not None:
             truth = decode_label(example["label"], name)
-            pictures.append(overlay(image, truth, classes))
+            pictures.append(draw(image, truth))
             titles.append("truth")
         with outputs.writing(f"validation example {example['name']}", name, _SUFFIXES) as paths:
             save_labels(labels, classes, paths[0])
-            save_picture(side_by_side(pictures, titles), paths[1])
+            save_png(side_by_side(pictures, titles), paths[1])
         print(f"{name}: {paths[0]}, {paths[1]}")
 
 

@@ -6,22 +6,25 @@ An interrupted prediction resumes from the label maps; they are removed at the e
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label
 from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.evaluation.progress import watched
-from danet_jax.inference.pictures import blended, save_labels
+from danet_jax.inference.pictures import blended, legend_of, save_labels, stacked
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes.arguments import short_name
 from danet_jax.runs.files import replacing, write_text
@@ -37,6 +40,8 @@ def predict_video(
     outputs: Outputs,
     *,
     keep_labels: bool = False,
+    legend: bool = False,
+    outlines: bool = False,
 ) -> None:
     """Segments a video: writes `NAME_overlay.mp4` and, to be kept, `NAME_labels/000000.png`, ...
 
@@ -50,6 +55,8 @@ def predict_video(
       path: the video, or a pattern of numbered images.
       outputs: the folder of the results; they are named after the video.
       keep_labels: keep the label maps.
+      legend: draw a legend of the video's classes below each frame.
+      outlines: draw only the outlines of the classes.
 
     Raises:
       InputError: the video cannot be read or written, or is damaged; label maps that were finished stay.
@@ -57,11 +64,18 @@ def predict_video(
     video = Video(path)
     name = short_name(path).replace("%", "_")
     with outputs.writing(os.path.abspath(path), name, ("_labels", "_overlay.mp4")) as (labels, overlay):
-        _predict(segmenter, classes, video, labels, overlay, keep_labels=keep_labels)
+        drawing = _Drawing(classes, legend, outlines)
+        _predict(segmenter, drawing, video, labels, overlay, keep_labels=keep_labels)
+
+
+class _Drawing(NamedTuple):
+    classes: Classes
+    legend: bool
+    outlines: bool
 
 
 def _predict(
-    segmenter: Segmenter, classes: Classes, video: Video, labels: Path, overlay: Path, *, keep_labels: bool
+    segmenter: Segmenter, drawing: _Drawing, video: Video, labels: Path, overlay: Path, *, keep_labels: bool
 ) -> None:
     path = video.path
     kept, done = _begin(labels, f"{path.resolve()} {_digest(video, segmenter)}", keep_labels)
@@ -69,7 +83,7 @@ def _predict(
     frames = segmenter.stream(video.frames(done))
     try:
         for frame in watched(frames, video.length - done if video.length > done else None, unit="frames"):
-            save_labels(frame, classes, labels / f"{count:06d}.png")
+            save_labels(frame, drawing.classes, labels / f"{count:06d}.png")
             count += 1
     except InputError:  # a frame is wrong; once it is corrected, the digest of the video differs
         if not kept:
@@ -80,7 +94,7 @@ def _predict(
         raise InputError(f"{path}: there are no frames in it that can be read", what=str(path))
     height, width = decode_label((labels / "000000.png").read_bytes(), str(path)).shape
     with replacing(overlay) as partial:
-        write_video(partial, _overlaid(video, labels, classes), video.tick)
+        write_video(partial, _overlaid(video, labels, count, drawing), video.tick)
     if not kept:
         _remove(labels)
     earlier = f", {done} of them earlier" if done else ""
@@ -96,10 +110,20 @@ def _predict(
         )
 
 
-def _overlaid(video: Video, labels: Path, classes: Classes) -> Iterator[TimedFrame]:
-    for index, (at, frame) in enumerate(video.timed()):
+def _overlaid(video: Video, labels: Path, count: int, drawing: _Drawing) -> Iterator[TimedFrame]:
+    def labels_of(index: int) -> np.ndarray:
         path = labels / f"{index:06d}.png"
-        yield at, blended(frame, decode_label(path.read_bytes(), str(path)), classes)
+        return decode_label(path.read_bytes(), str(path))
+
+    legend = None
+    if drawing.legend:
+        found = functools.reduce(np.union1d, map(labels_of, range(count)))
+        legend = legend_of(found, drawing.classes, labels_of(0).shape[1])
+    for index, (at, frame) in enumerate(video.timed()):
+        shown = blended(frame, labels_of(index), drawing.classes, outlines=drawing.outlines)
+        if legend:
+            shown = np.asarray(stacked(Image.fromarray(shown), legend))
+        yield at, shown
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
