@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 
 from danet_jax.data.dataset import EncodedExample, open_dataset
 from danet_jax.data.pipeline import training_batches
-from danet_jax.data.scenes.picture import draw_scene
+from danet_jax.data.scenes.drawing import draw_scene
 from danet_jax.data.transforms import Augment
 
 BATCH = 2

@@ -7,7 +7,7 @@ import pytest
 from danet_jax.data import scenes
 from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_image, decode_label
-from danet_jax.data.scenes.picture import draw_scene
+from danet_jax.data.scenes.drawing import draw_scene
 from tests.reference.refusal import refused
 
 ROADS = (scenes.ROAD_GREEN, scenes.ROAD_RED)

@@ -22,7 +22,7 @@ from danet_jax.data.builders import base
 from danet_jax.data.builders.pair import Pair
 from danet_jax.data.decode import encode_label
 from danet_jax.data.scenes import CLASSES
-from danet_jax.data.scenes.picture import MOST_SIGNALS, draw_scene
+from danet_jax.data.scenes.drawing import MOST_SIGNALS, draw_scene
 from danet_jax.errors import InputError
 
 _DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0, "signals": 1}

@@ -1,6 +1,6 @@
-"""What a scene is drawn with: camera, canvas, light, and the noise that gives surfaces their texture.
+"""Camera, canvas, light and noise: what a scene is drawn with.
 
-A picture and its label map are drawn together, from far to near, at `OVERSAMPLING` times the final size.
+An image and its label map are drawn together, from far to near, at `OVERSAMPLING` times the final size.
 """
 
 from __future__ import annotations
@@ -9,22 +9,33 @@ import dataclasses
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from danet_jax.classes import IGNORE_LABEL
 
 OVERSAMPLING = 2
-_FRACTION_BITS = 4  # of OpenCV's fixed-point coordinates
+_FRACTION_BITS = 4  # OpenCV takes coordinates in fixed point.
 
 Colour = np.ndarray
 """RGB, float32 `[3]`, 0 to 1 (more than 1 for what glows)."""
+
+
+def rgb(red: float, green: float, blue: float) -> Colour:
+    """Returns a colour from values of 0 to 255."""
+    return np.array([red, green, blue], np.float32) / 255
+
+
+def palette(colours: str) -> tuple[Colour, ...]:
+    """Returns the colours of a line such as `#ff0000 #00ff00`."""
+    return tuple(rgb(*bytes.fromhex(colour[1:])) for colour in colours.split())
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
     """A pinhole camera that looks along Z over flat ground.
 
-    World coordinates are metres: X to the right, Y up from the ground, Z ahead. Picture coordinates are pixels of the
-    final picture: x to the right, y down.
+    World coordinates are metres: X to the right, Y up from the ground, Z ahead. Image coordinates are pixels of the
+    final image: x to the right, y down.
 
     Attributes:
       focal: Focal length in pixels.
@@ -39,38 +50,90 @@ class Camera:
     height: float
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Projects world points `[..., 3]`, which must lie ahead (Z > 0), to picture points `[..., 2]`."""
+        """Projects world points `[..., 3]`, which must lie ahead (Z > 0), to image points `[..., 2]`."""
         scale = self.focal / points[..., 2]
         x = self.centre + points[..., 0] * scale
         y = self.horizon + (self.height - points[..., 1]) * scale
         return np.stack([x, y], axis=-1)
 
 
-class Canvas:
-    """An RGB picture, float32 `[S*H, S*W, 3]`, and its labels, uint8 `[S*H, S*W]`."""
+_LIGHTS = (
+    (palette("#467dc8 #bed6eb #9198aa #968e78"), (150, 400)),
+    (palette("#969ea8 #c8ccd0 #bcc0c6 #161616"), (70, 200)),
+    (palette("#3e4a7d #f0a573 #6c6276 #694222"), (110, 250)),
+)
+"""Sunny day, grey day, evening: zenith, haze, ambient light and sun, and the range of the visibility in metres."""
 
-    def __init__(self, height: int, width: int):
+
+class Light:
+    """The light of a sunny day, a grey day or an evening, drawn at random.
+
+    Attributes:
+      zenith: Colour of the sky at the top.
+      haze: Colour of the sky at the horizon, and of distant surfaces.
+      ambient: Light that reaches every surface.
+      sun: Light that reaches only surfaces facing the sun.
+      sun_side: The side of the street with the sun: -1 left, +1 right.
+      dark: Whether lamps and windows are lit.
+    """
+
+    def __init__(self, rng: np.random.Generator):
+        kind = rng.choice(3, p=(0.5, 0.25, 0.25))
+        self.sun_side = float(rng.choice((-1.0, 1.0)))
+        (zenith, haze, ambient, sun), visibility = _LIGHTS[kind]
+        self._visibility = np.float32(rng.uniform(*visibility))  # At this distance 63 % of a colour is haze.
+        self.dark = kind == 2
+        strength = np.float32(rng.uniform(0.88, 1.12))
+        self.zenith, self.haze = (
+            colour * rng.uniform(0.93, 1.07, 3).astype(np.float32) for colour in (zenith, haze)
+        )
+        self.ambient, self.sun = ambient * strength, sun * strength
+
+    def lit(
+        self, colour: Colour, facing: float | np.ndarray, distance: float | np.ndarray = 0.0
+    ) -> np.ndarray:
+        """Returns `colour` under this light.
+
+        Args:
+          colour: `[3]` or, for a whole image, `[..., 3]`.
+          facing: How much a surface faces the sun, 0 (shadow) to 1; a number or `[..., 1]`.
+          distance: Metres to the surface; a number or `[...]`.
+        """
+        clear = np.exp(-np.asarray(distance, np.float32) / self._visibility)[..., None]
+        shaded = (colour * (self.ambient + facing * self.sun)).astype(np.float32, copy=False)
+        return self.haze + (shaded - self.haze) * clear
+
+
+class Canvas:
+    """An RGB image, float32 `[S*H, S*W, 3]`, and its labels, uint8 `[S*H, S*W]`; S is `OVERSAMPLING`."""
+
+    def __init__(self, height: int, width: int, camera: Camera, light: Light):
+        self.camera, self.light = camera, light
         self.image = np.zeros((height * OVERSAMPLING, width * OVERSAMPLING, 3), np.float32)
         self.label = np.full(self.image.shape[:2], IGNORE_LABEL, np.uint8)
 
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns x `[1, S*W]` and y `[S*H, 1]` of the samples, in pixels of the final picture."""
+        """Returns x `[1, S*W]` and y `[S*H, 1]` of the samples, in pixels of the final image."""
         height, width = self.label.shape
         x = (np.arange(width, dtype=np.float32) + 0.5) / OVERSAMPLING
         y = (np.arange(height, dtype=np.float32) + 0.5) / OVERSAMPLING
         return x[None, :], y[:, None]
 
     def polygon(self, points: np.ndarray, colour: Colour, label: int | None) -> None:
-        """Fills a polygon `[n, 2]` (x, y); `label` None leaves the labels as they are."""
+        """Fills a polygon `[n, 2]` in image coordinates; `label` None leaves the labels as they are."""
         corners = [_fixed(points)]
         cv2.fillPoly(self.image, corners, tuple(map(float, colour)), shift=_FRACTION_BITS)
         if label is not None:
             cv2.fillPoly(self.label, corners, label, shift=_FRACTION_BITS)
 
+    def surface(self, points: np.ndarray, colour: Colour, label: int | None) -> None:
+        """Fills a polygon `[n, 3]` in world coordinates."""
+        self.polygon(self.camera.project(points), colour, label)
+
     def mask(self, polygons: list[np.ndarray], softness: float = 0.0) -> np.ndarray:
         """Returns how far samples are covered by any of `polygons`, uint8 `[S*H, S*W]`, 0 to 255.
 
-        `softness` is the width of the edges in pixels of the final picture.
+        `softness` is the width of the edges in pixels of the final image.
         """
         mask = np.zeros(self.label.shape, np.uint8)
         for points in polygons:
@@ -86,23 +149,17 @@ class Canvas:
         return slices[0], slices[1]
 
     def glow(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
-        """Adds light around a lamp, to the picture only."""
+        """Adds light around a lamp, to the image only."""
         rows, columns = self.window(centre, 3 * radius)
         x, y = self.grid()
         distance = ((x[:, columns] - centre[0]) ** 2 + (y[rows] - centre[1]) ** 2) / radius**2
         self.image[rows, columns] += np.exp(-distance)[..., None] * colour
 
     def reduced(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the averaged picture, float32 `[H, W, 3]`, and the sampled labels, uint8 `[H, W]`."""
+        """Returns the averaged image, float32 `[H, W, 3]`, and the sampled labels, uint8 `[H, W]`."""
         height, width = (size // OVERSAMPLING for size in self.label.shape)
         image = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
         return image, np.ascontiguousarray(self.label[::OVERSAMPLING, ::OVERSAMPLING])
-
-
-def ellipse_points(centre: np.ndarray, radii: tuple[float, float], count: int = 20) -> np.ndarray:
-    """Returns `count` points on an upright ellipse, `[count, 2]`."""
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.asarray(centre) + np.stack([np.cos(angle) * radii[0], np.sin(angle) * radii[1]], axis=-1)
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
@@ -112,73 +169,15 @@ def _fixed(points: np.ndarray) -> np.ndarray:
     return np.round(samples * (1 << _FRACTION_BITS)).astype(np.int32)
 
 
-def rgb(red: float, green: float, blue: float) -> Colour:
-    """Returns a colour from values of 0 to 255."""
-    return np.array([red, green, blue], np.float32) / 255
+def world(x: ArrayLike, y: ArrayLike, z: ArrayLike) -> np.ndarray:
+    """Returns the world points `[n, 3]` of these coordinates, each a number or `[n]`."""
+    return np.stack(np.broadcast_arrays(x, y, z), axis=-1)
 
 
-def palette(colours: str) -> tuple[Colour, ...]:
-    """Returns the colours of a line such as `#ff0000 #00ff00`."""
-    return tuple(rgb(*bytes.fromhex(colour[1:])) for colour in colours.split())
-
-
-@dataclasses.dataclass(frozen=True)
-class Light:
-    """Where the light comes from, and how it changes colours.
-
-    Attributes:
-      zenith: Colour of the sky at the top.
-      haze: Colour of the sky at the horizon, and of distant surfaces.
-      ambient: Light that reaches every surface.
-      sun: Light that reaches only surfaces facing the sun.
-      sun_side: The side of the street with the sun: -1 left, +1 right.
-      visibility: Distance in metres at which 63 % of a colour is haze.
-      dark: Whether lamps and windows are lit.
-    """
-
-    zenith: Colour
-    haze: Colour
-    ambient: Colour
-    sun: Colour
-    sun_side: float
-    visibility: float
-    dark: bool
-
-    def lit(
-        self, colour: Colour, facing: float | np.ndarray, distance: float | np.ndarray = 0.0
-    ) -> np.ndarray:
-        """Returns `colour` under this light.
-
-        Args:
-          colour: `[3]` or, for a whole picture, `[..., 3]`.
-          facing: how much a surface faces the sun, 0 (shadow) to 1; a number or `[..., 1]`.
-          distance: metres to the surface; a number or `[...]`.
-        """
-        clear = np.exp(-np.asarray(distance, np.float32) / np.float32(self.visibility))[..., None]
-        shaded = (colour * (self.ambient + facing * self.sun)).astype(np.float32, copy=False)
-        return self.haze + (shaded - self.haze) * clear
-
-
-def draw_light(rng: np.random.Generator) -> Light:
-    """Draws the light of a sunny day, a grey day or an evening, each slightly different every time."""
-    kind = rng.choice(3, p=(0.5, 0.25, 0.25))
-    side = float(rng.choice((-1.0, 1.0)))
-    if kind == 0:
-        sky = (rgb(70, 125, 200), rgb(190, 214, 235))
-        light = (rgb(145, 152, 170), rgb(150, 142, 120))
-        visibility, dark = rng.uniform(150, 400), False
-    elif kind == 1:
-        sky = (rgb(150, 158, 168), rgb(200, 204, 208))
-        light = (rgb(188, 192, 198), rgb(22, 22, 22))
-        visibility, dark = rng.uniform(70, 200), False
-    else:
-        sky = (rgb(62, 74, 125), rgb(240, 165, 115))
-        light = (rgb(108, 98, 118), rgb(105, 66, 34))
-        visibility, dark = rng.uniform(110, 250), True
-    strength = rng.uniform(0.88, 1.12)
-    zenith, haze = (colour * rng.uniform(0.93, 1.07, 3).astype(np.float32) for colour in sky)
-    ambient, sun = (colour * np.float32(strength) for colour in light)
-    return Light(zenith, haze, ambient, sun, side, float(visibility), dark)
+def ellipse(centre: np.ndarray, radii: tuple[float, float], count: int = 20) -> np.ndarray:
+    """Returns `count` points on an upright ellipse, `[count, 2]`."""
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.asarray(centre) + np.stack([np.cos(angle) * radii[0], np.sin(angle) * radii[1]], axis=-1)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cells: float) -> np.ndarray:
@@ -186,12 +185,6 @@ def noise(rng: np.random.Generator, height: int, width: int, cells: float) -> np
     rows = max(2, round(cells * height / width))
     coarse = rng.uniform(-1, 1, (rows, max(2, round(cells)))).astype(np.float32)
     return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), -1, 1)
-
-
-def cloud_noise(rng: np.random.Generator, height: int, width: int, cells: float = 4) -> np.ndarray:
-    """Returns noise of several scales, float32 `[height, width]`, about -1 to 1."""
-    total = sum(noise(rng, height, width, cells * 2**octave) / 2**octave for octave in range(4))
-    return np.asarray(total, np.float32) / 1.5
 
 
 class Grain:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from danet_jax.data.scenes import BUILDING, SIDEWALK, SKY, VEGETATION
-from danet_jax.data.scenes.canvas import Camera, Canvas, Colour, Grain, Light, cloud_noise, palette, rgb
+from danet_jax.data.scenes.canvas import Canvas, Colour, Grain, noise, palette, rgb
 
 _WALLS = palette("#b09880 #965442 #cec0a4 #867c74 #c4a078 #a86850 #d6d0c8 #92969e")
 _AWNINGS = palette("#962828 #285a3c #324682 #be963c #5a3c32")
 
+Surface = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Colour `[h, w, 3]`, where it is `[h, w]` and label `[h, w]` of what is seen in a part of the canvas."""
 
-@dataclasses.dataclass(frozen=True)
+
 class Street:
-    """The dimensions of a street in metres; X counts from the camera.
+    """The plan of a street, drawn at random, in metres; X counts from the camera.
 
     Attributes:
       middle: X of the road's middle.
@@ -26,72 +26,63 @@ class Street:
       lanes: Colours of the asphalt, left and right of the middle.
     """
 
-    middle: float
-    road: float
-    sidewalk: float
-    end: float
-    crossing: float | None
-    lanes: tuple[Colour, Colour]
+    def __init__(self, rng: np.random.Generator, lanes: tuple[Colour, Colour]):
+        self.road = rng.uniform(2.7, 3.6)
+        self.middle = rng.uniform(-0.45, 0.45) * self.road
+        self.sidewalk = rng.uniform(2.6, 4.2)
+        self.end = rng.uniform(35, 90)
+        self.crossing = rng.uniform(4.5, 9) if rng.random() < 0.35 else None
+        self.lanes = lanes
 
 
-def draw_street_plan(rng: np.random.Generator, lanes: tuple[Colour, Colour]) -> Street:
-    """Draws a random street whose two lanes have these colours."""
-    road = rng.uniform(2.7, 3.6)
-    return Street(
-        middle=rng.uniform(-0.45, 0.45) * road,
-        road=road,
-        sidewalk=rng.uniform(2.6, 4.2),
-        end=rng.uniform(35, 90),
-        crossing=rng.uniform(4.5, 9) if rng.random() < 0.35 else None,
-        lanes=lanes,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class _Row:
     """The houses along one side; arrays with one value per house (`[n]` or `[n, 3]`)."""
 
-    start: np.ndarray
-    height: np.ndarray
-    wall: np.ndarray
-    glass: np.ndarray
-    awning: np.ndarray
-    spacing: np.ndarray
-    storey: np.ndarray
-    garden: np.ndarray
+    def __init__(self, rng: np.random.Generator, end: float):
+        lengths = rng.uniform(7, 18, 40)
+        starts = np.cumsum(lengths) - rng.uniform(4, 16)
+        count = int(np.searchsorted(starts, end)) + 1
+        tall = rng.uniform(6, 13)
+        pick = rng.permuted(np.arange(count) % len(_WALLS))
+        wall = np.stack(_WALLS)[pick] * rng.uniform(0.8, 1.15, (count, 1))
+        self.start = np.concatenate([[-1e3], starts[: count - 1]])
+        self.height = tall + rng.uniform(-1.2, 1.8, count)
+        self.wall = np.clip(wall + rng.uniform(-0.03, 0.03, (count, 3)), 0, 0.95).astype(np.float32)
+        self.glass = np.outer(rng.uniform(0.6, 1.3, count), rgb(58, 74, 92)).astype(np.float32)
+        self.awning = np.stack(_AWNINGS)[rng.integers(0, len(_AWNINGS), count)]
+        self.spacing = rng.uniform(1.9, 3.2, count)
+        self.storey = rng.uniform(2.8, 3.5, count)
+        self.garden = rng.random(count) < 0.1
+
+    def house(self, z: np.ndarray) -> np.ndarray:
+        """Returns the number of the house at each `z`."""
+        return np.searchsorted(self.start, z, side="right") - 1
 
 
 def paint_street(
-    canvas: Canvas,
-    camera: Camera,
-    light: Light,
-    street: Street,
-    road_labels: tuple[int, int],
-    rng: np.random.Generator,
+    canvas: Canvas, street: Street, road_labels: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
     """Paints sky, houses, sidewalks and road over the whole canvas.
 
     Args:
-      canvas: what to paint on.
-      camera: where it is seen from.
-      light: the light of the scene.
-      street: the street.
-      road_labels: labels of the left and the right lane.
-      rng: the source of all randomness.
+      canvas: The canvas.
+      street: The plan of the street.
+      road_labels: Labels of the left and the right lane.
+      rng: The source of all randomness.
 
     Returns:
       Which samples are ground, on which shadows fall: bool `[S*H, S*W]`.
     """
-    x, y = canvas.grid()
+    camera, (x, y) = canvas.camera, canvas.grid()
     grain = Grain(rng)
-    edge = street.road + street.sidewalk
-    rows = [_draw_row(rng, street.end) for _ in range(2)]
-    canvas.image[...], canvas.label[...] = _sky(x, y, camera, light, rng), SKY
+    rows = [_Row(rng, street.end) for _ in range(2)]
+    canvas.image[...], canvas.label[...] = _sky(canvas, rng), SKY
 
     # A ray ends at the ground, at the houses on its side or at the house that closes the street.
     slope = x - camera.centre
     slope = np.where(np.abs(slope) < 1e-3, np.float32(1e-3), slope)
-    z_side = (camera.focal * (street.middle + edge * np.sign(slope)) / slope).astype(np.float32)
+    wall = street.middle + (street.road + street.sidewalk) * np.sign(slope)
+    z_side = (camera.focal * wall / slope).astype(np.float32)
     z_side[z_side < 0] = np.inf
     middle = np.flatnonzero(z_side[0] >= street.end)
     left, right = slice(0, int(middle[0])), slice(int(middle[-1]) + 1, None)
@@ -99,16 +90,16 @@ def paint_street(
 
     across = slope[:, between] * (street.end / camera.focal)
     up = camera.height - (y - camera.horizon) * (street.end / camera.focal)
-    _put(canvas, slice(None), between, _end(across, up, light, grain, street, rng))
+    _put(canvas, slice(None), between, _end(across, up, canvas, grain, street, rng))
     for columns, row, side in ((left, rows[0], -1), (right, rows[1], 1)):
         z = z_side[:, columns]
         up = camera.height - (y - camera.horizon) * (z / camera.focal)
-        facing = 0.9 if side * light.sun_side < 0 else 0.0
-        _put(canvas, slice(None), columns, _houses(z, up, row, light, facing, grain, rng))
+        facing = 0.9 if side * canvas.light.sun_side < 0 else 0.0
+        _put(canvas, slice(None), columns, _houses(z, up, canvas, row, facing, grain, rng))
 
     below = slice(int(np.searchsorted(y[:, 0], camera.horizon + 0.1)), None)
     z = (camera.focal * camera.height / (y[below] - camera.horizon)).astype(np.float32)
-    colour, ground_label = _ground(x, z, camera, light, street, rows, grain, road_labels)
+    colour, ground_label = _ground(z, canvas, street, rows, grain, road_labels)
     seen = z < np.minimum(z_side, street.end)
     _put(canvas, below, slice(None), (colour, seen, ground_label))
     ground = np.zeros(canvas.label.shape, bool)
@@ -116,56 +107,38 @@ def paint_street(
     return ground
 
 
-def _put(
-    canvas: Canvas, rows: slice, columns: slice, surface: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> None:
-    """Puts a surface (colour, where it is, label), each of the size of the window, on the canvas."""
+def _put(canvas: Canvas, rows: slice, columns: slice, surface: Surface) -> None:
+    """Puts a surface on a part of the canvas."""
     colour, where, label = surface
     np.copyto(canvas.image[rows, columns], colour, where=where[..., None])
     np.copyto(canvas.label[rows, columns], label.astype(np.uint8), where=where)
 
 
-def _sky(x: np.ndarray, y: np.ndarray, camera: Camera, light: Light, rng: np.random.Generator) -> np.ndarray:
-    height, width = y.shape[0], x.shape[1]
-    rise = np.clip(1 - y / camera.horizon, 0, 1)[..., None] ** 0.8
+def _sky(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+    height, width = canvas.label.shape
+    light, (_, y) = canvas.light, canvas.grid()
+    rise = np.clip(1 - y / canvas.camera.horizon, 0, 1)[..., None] ** 0.8
     sky = light.haze * (1 - rise) + light.zenith * rise
     sky = np.repeat(sky.astype(np.float32), width, axis=1)
-    clouds = np.clip(cloud_noise(rng, height, width) * 1.6 + rng.uniform(-0.8, 0.3), 0, 1)[..., None]
+    octaves = [noise(rng, height, width, 4 * 2**octave) / 2**octave for octave in range(4)]
+    clouds = np.asarray(sum(octaves), np.float32) / 1.5
+    clouds = np.clip(clouds * 1.6 + rng.uniform(-0.8, 0.3), 0, 1)[..., None]
     bright = np.minimum(light.haze * 1.12 + 0.03, 1.0)
     return sky + clouds * 0.7 * (bright - sky)
-
-
-def _draw_row(rng: np.random.Generator, end: float) -> _Row:
-    lengths = rng.uniform(7, 18, 40)
-    starts = np.cumsum(lengths) - rng.uniform(4, 16)
-    count = int(np.searchsorted(starts, end)) + 1
-    tall = rng.uniform(6, 13)
-    pick = rng.permuted(np.arange(count) % len(_WALLS))
-    wall = np.stack(_WALLS)[pick] * rng.uniform(0.8, 1.15, (count, 1))
-    return _Row(
-        start=np.concatenate([[-1e3], starts[: count - 1]]),
-        height=tall + rng.uniform(-1.2, 1.8, count),
-        wall=np.clip(wall + rng.uniform(-0.03, 0.03, (count, 3)), 0, 0.95).astype(np.float32),
-        glass=np.outer(rng.uniform(0.6, 1.3, count), rgb(58, 74, 92)).astype(np.float32),
-        awning=np.stack(_AWNINGS)[rng.integers(0, len(_AWNINGS), count)],
-        spacing=rng.uniform(1.9, 3.2, count),
-        storey=rng.uniform(2.8, 3.5, count),
-        garden=rng.random(count) < 0.1,
-    )
 
 
 def _houses(
     z: np.ndarray,
     up: np.ndarray,
+    canvas: Canvas,
     row: _Row,
-    light: Light,
     facing: float,
     grain: Grain,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns colour, mask and label of a row of houses seen at `z` `[1, W]`, `up` `[H, W]`."""
-    z, up = z.astype(np.float32), up.astype(np.float32)
-    house = np.searchsorted(row.start, z[0], side="right") - 1
+) -> Surface:
+    """Returns a row of houses seen at `z` `[1, W]`, `up` `[H, W]`."""
+    light, house = canvas.light, row.house(z[0])
+    up = up.astype(np.float32)
     along = z - row.start[house]
     height, storey = row.height[house][None], row.storey[house][None]
     speckle = grain.at(np.broadcast_to(z, up.shape), up, 9)
@@ -210,9 +183,10 @@ def _houses(
 
 
 def _end(
-    across: np.ndarray, up: np.ndarray, light: Light, grain: Grain, street: Street, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the same for the houses or trees that close the street, at `across` `[1, W]`, `up` `[H, 1]`."""
+    across: np.ndarray, up: np.ndarray, canvas: Canvas, grain: Grain, street: Street, rng: np.random.Generator
+) -> Surface:
+    """Returns the houses or trees that close the street, at `across` `[1, W]`, `up` `[H, 1]`."""
+    light = canvas.light
     across, up = np.broadcast_arrays(across.astype(np.float32), up.astype(np.float32))
     speckle = grain.at(across, up, 2.0)
     if rng.random() < 0.4:
@@ -227,16 +201,15 @@ def _end(
 
 
 def _ground(
-    x: np.ndarray,
     z: np.ndarray,
-    camera: Camera,
-    light: Light,
+    canvas: Canvas,
     street: Street,
     rows: list[_Row],
     grain: Grain,
     road_labels: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns colour and label of the ground seen in column `x` `[1, W]` at `z` `[H, 1]`."""
+    """Returns colour and label of the ground seen at `z` `[H, 1]`."""
+    camera, light, (x, _) = canvas.camera, canvas.light, canvas.grid()
     across = (x - camera.centre) * z / camera.focal - street.middle
     along = np.broadcast_to(z, across.shape)
     fade = np.minimum(1, 9 / z)  # texture finer than a sample would only flicker
@@ -266,8 +239,7 @@ def _ground(
 
     # The houses on the sun's side throw their shadow across.
     row = rows[0] if light.sun_side < 0 else rows[1]
-    house = np.searchsorted(row.start, z[:, 0], side="right") - 1
-    reach = np.where(row.garden, 2.0, row.height)[house][:, None] * (0.75 if light.dark else 0.5)
+    reach = np.where(row.garden, 2.0, row.height)[row.house(z[:, 0])][:, None] * (0.75 if light.dark else 0.5)
     from_wall = street.road + street.sidewalk - light.sun_side * across
     facing = np.clip((from_wall - reach) / (0.03 * z) + 0.5, 0, 1)[..., None]
     colour = light.lit(np.where(on_road[..., None], asphalt, slabs), facing, along)

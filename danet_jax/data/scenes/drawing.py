@@ -1,4 +1,4 @@
-"""One picture of a street: its objects are placed and drawn from far to near, then exposed like a photo."""
+"""Draws a street scene: places its objects, draws them from far to near, and exposes the image like a photo."""
 
 from __future__ import annotations
 
@@ -7,25 +7,16 @@ import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL
 from danet_jax.data.scenes import ROAD_GREEN, ROAD_RED, TRAFFIC_LIGHT
-from danet_jax.data.scenes.canvas import (
-    Camera,
-    Canvas,
-    Colour,
-    Light,
-    draw_light,
-    ellipse_points,
-    palette,
-    rgb,
-)
-from danet_jax.data.scenes.street import Street, draw_street_plan, paint_street
-from danet_jax.data.scenes.things import Thing, Tree, Vehicle, draw_bus, draw_car, draw_person, draw_tree
+from danet_jax.data.scenes.canvas import Camera, Canvas, Colour, Light, ellipse, palette, rgb
+from danet_jax.data.scenes.street import Street, paint_street
+from danet_jax.data.scenes.things import Person, Thing, Tree, Vehicle
 
 _ASPHALT = rgb(92, 92, 96)
 _PAINTS = palette("#c43e30 #3060be #348a4a #cea434 #9646a0")
 """The colours of backboards; the asphalt of a lane is tinted with that of its traffic light."""
 
 MOST_SIGNALS = len(_PAINTS)
-"""The largest number of traffic lights in a picture; each has a colour of its own."""
+"""The largest number of traffic lights in an image; each has a colour of its own."""
 
 
 def draw_scene(
@@ -35,39 +26,39 @@ def draw_scene(
 
     The two lanes of the road differ in the colour of their asphalt, and traffic lights hang over the street. The
     traffic light whose backboard has the colour of a lane decides the lane's label, `road (green light)` or
-    `road (red light)`. Nothing else in the picture shows which it is.
+    `road (red light)`. Nothing else in the image shows which it is.
 
     Args:
-      height: rows of the picture.
-      width: columns of the picture.
-      rng: the source of all randomness.
-      signals: number of traffic lights: 1 for both lanes, 2 for one each; further ones belong to no lane.
+      height: Rows of the image.
+      width: Columns of the image.
+      rng: The source of all randomness.
+      signals: Number of traffic lights: 1 for both lanes, 2 for one each; further ones belong to no lane.
 
     Returns:
-      The picture, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`. Pixels that belong to no class
+      The image, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`. Pixels that belong to no class
       (the arm of a traffic light, the hood of the camera's own car) are 255.
     """
     green = [bool(rng.random() < 0.5) for _ in range(signals)]
     paints = [_PAINTS[index] for index in rng.permutation(len(_PAINTS))[:signals]]
     left, right = 0, min(1, signals - 1)
     asphalt = [_ASPHALT + 0.4 * (paint - _ASPHALT) for paint in paints]
-    light, street = draw_light(rng), draw_street_plan(rng, (asphalt[left], asphalt[right]))
+    light, street = Light(rng), Street(rng, (asphalt[left], asphalt[right]))
     camera = Camera(
         focal=0.8 * max(width, 1.2 * height),
         centre=width * rng.uniform(0.42, 0.58),
         horizon=height * rng.uniform(0.40, 0.48),
         height=rng.uniform(1.8, 2.6),
     )
-    canvas = Canvas(height, width)
+    canvas = Canvas(height, width, camera, light)
     roads = [ROAD_GREEN if lit else ROAD_RED for lit in green]
-    ground = paint_street(canvas, camera, light, street, (roads[left], roads[right]), rng)
+    ground = paint_street(canvas, street, (roads[left], roads[right]), rng)
     things = _place_things(street, rng)
-    _shadows(canvas, camera, light, things, ground)
+    _shadows(canvas, things, ground)
     for thing in sorted(things, key=lambda thing: -thing.z):
-        thing.draw(canvas, camera, light, rng)
-    _traffic_lights(canvas, light, height, width, list(zip(paints, green, strict=True)), rng)
+        thing.draw(canvas, rng)
+    _traffic_lights(canvas, height, width, paints, green, rng)
     if rng.random() < 0.3:
-        _hood(canvas, light, height, width, rng)
+        _hood(canvas, height, width, rng)
     image, label = canvas.reduced()
     return _expose(image, rng), label
 
@@ -78,39 +69,39 @@ def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
     for side in (-1, 1):
         lane = street.middle + side * (0.5 * street.road - 0.3)
         if rng.random() < 0.7:
-            draw = draw_bus if rng.random() < 0.3 else draw_car
-            things.append(draw(rng, lane, rng.uniform(6.5, 18), coming=side < 0))
+            bus = rng.random() < 0.3
+            things.append(Vehicle(rng, lane, rng.uniform(6.5, 18), coming=side < 0, bus=bus))
         if rng.random() < 0.5:
             curb, z = street.middle + side * (street.road - 1.05), rng.uniform(4.5, 9)
             for _ in range(rng.integers(1, 4)):
-                car = draw_car(rng, curb, z, coming=side < 0)
+                car = Vehicle(rng, curb, z, coming=side < 0)
                 if _is_free(things, curb, z, car.width, car.length):
                     things.append(car)
                 z += rng.uniform(5.5, 7)
         if rng.random() < 0.45:
             walk = street.middle + side * (street.road + rng.uniform(0.6, 0.9))
             for z in rng.uniform(6, 11) + rng.uniform(8, 12) * np.arange(rng.integers(1, 4)):
-                things.append(draw_tree(rng, walk, float(z)))
+                things.append(Tree(rng, walk, float(z)))
         if rng.random() < 0.75:
             x = street.middle + side * (street.road + street.sidewalk * rng.uniform(0.2, 0.5))
-            things += _draw_group(rng, x, rng.uniform(4.0, 7.5), int(rng.integers(1, 4)))
+            things += _group(rng, x, rng.uniform(4.0, 7.5), int(rng.integers(1, 4)))
     if rng.random() < 0.6:
         z = street.crossing + 1.0 if street.crossing else rng.uniform(3.3, 6)
         x = street.middle + street.road * rng.uniform(-0.7, 0.5)
-        group = _draw_group(rng, x, z, int(rng.integers(1, 3)))
+        group = _group(rng, x, z, int(rng.integers(1, 3)))
         if all(_is_free(things, person.x, z, 0.6, 0.6) for person in group):
             things += group
     return things
 
 
-def _draw_group(rng: np.random.Generator, x: float, z: float, count: int) -> list[Thing]:
-    """Draw people who walk side by side."""
+def _group(rng: np.random.Generator, x: float, z: float, count: int) -> list[Person]:
+    """Returns people who walk side by side."""
     steps = np.cumsum(rng.uniform(0.38, 0.5, count))
-    return [draw_person(rng, x + float(step), z + 0.03 * index) for index, step in enumerate(steps)]
+    return [Person(rng, x + float(step), z + 0.03 * index) for index, step in enumerate(steps)]
 
 
 def _is_free(things: list[Thing], x: float, z: float, width: float, length: float) -> bool:
-    """Return whether no vehicle is where something of this size, with its near end at `z`, would be."""
+    """Returns whether no vehicle is where something of this size, with its near end at `z`, would be."""
     return not any(
         abs(thing.x - x) < (thing.width + width) / 2 and z - thing.length - 0.5 < thing.z < z + length + 0.5
         for thing in things
@@ -118,16 +109,17 @@ def _is_free(things: list[Thing], x: float, z: float, width: float, length: floa
     )
 
 
-def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], ground: np.ndarray) -> None:
+def _shadows(canvas: Canvas, things: list[Thing], ground: np.ndarray) -> None:
     """Darkens the ground under things and, on a sunny day, beside them."""
-    under = canvas.mask([camera.project(thing.footprint()) for thing in things], softness=0.6)
+    project, light = canvas.camera.project, canvas.light
+    under = canvas.mask([project(thing.footprint()) for thing in things], softness=0.6)
     beside = []
     for thing in things:
         ring = thing.footprint()
         reach = -light.sun_side * (2.2 if isinstance(thing, Tree) else 0.9)
         both = np.concatenate([ring, ring + np.array([reach, 0, 0])])
         hull = cv2.convexHull(both[:, [0, 2]].astype(np.float32), returnPoints=False)
-        beside.append(camera.project(both[hull[:, 0]]))
+        beside.append(project(both[hull[:, 0]]))
     cast = canvas.mask(beside, softness=0.4) * (0.7 * light.sun.mean() / (light.sun + light.ambient).mean())
     factor = (1 - under * np.float32(0.55 / 255)) * (1 - cast * np.float32(1 / 255))
     canvas.image *= np.where(ground, factor, 1)[..., None].astype(np.float32)
@@ -135,61 +127,59 @@ def _shadows(canvas: Canvas, camera: Camera, light: Light, things: list[Thing], 
 
 def _traffic_lights(
     canvas: Canvas,
-    light: Light,
     height: int,
     width: int,
-    signals: list[tuple[Colour, bool]],
+    paints: list[Colour],
+    green: list[bool],
     rng: np.random.Generator,
 ) -> None:
-    """Hangs traffic lights, given as the colour of the backboard and whether it is green, from arms over the street."""
-    steel = light.lit(rgb(74, 78, 80), 0.4)
-    # One in each part of the width, whatever lane it belongs to.
-    parts = rng.permutation(len(signals))
+    """Hangs traffic lights from arms over the street: one in each part of the width, whatever lane it belongs to."""
+    steel = canvas.light.lit(rgb(74, 78, 80), 0.4)
     places = []
-    for part in parts:
-        x = width * (0.08 + 0.84 * (part + rng.uniform(0.15, 0.85)) / len(signals))
+    for part in rng.permutation(len(paints)):
+        x = width * (0.08 + 0.84 * (part + rng.uniform(0.15, 0.85)) / len(paints))
         top = height * rng.uniform(0.02, 0.12)
         long = min(height, width) * rng.uniform(0.24, 0.29)
         outer = width + 2 if x > width / 2 else -2
         arm = top + 0.22 * long
         canvas.polygon(_box(min(x, outer), arm, max(x, outer), arm + 0.02 * height), steel, IGNORE_LABEL)
         places.append((x, top, long))
-    for (paint, green), (x, top, long) in zip(signals, places, strict=True):
-        _traffic_light(canvas, light, x, top, long, paint, green)
+    for place, paint, is_green in zip(places, paints, green, strict=True):
+        _traffic_light(canvas, *place, paint, 2 if is_green else 0)
 
 
-def _traffic_light(
-    canvas: Canvas, light: Light, x: float, top: float, long: float, paint: Colour, green: bool
-) -> None:
+_LAMPS = (
+    (rgb(70, 22, 20), rgb(255, 44, 30)),
+    (rgb(72, 56, 20), rgb(255, 190, 40)),
+    (rgb(16, 58, 40), rgb(40, 255, 150)),
+)
+"""Colours of the red, the yellow and the green lamp, off and on."""
+
+
+def _traffic_light(canvas: Canvas, x: float, top: float, long: float, paint: Colour, on: int) -> None:
     """Draws a traffic light; the upper edge of its backboard, which is `long` high, is centred at `x`, `top`."""
-    wide = 0.6 * long
+    light, wide, radius = canvas.light, 0.6 * long, 0.135 * long
     board = _box(x - wide / 2, top, x + wide / 2, top + long)
     canvas.polygon(board, light.lit(paint, 0.5), TRAFFIC_LIGHT)
     case = _box(x - 0.19 * long, top + 0.04 * long, x + 0.19 * long, top + 0.96 * long)
     canvas.polygon(case, light.lit(rgb(22, 24, 24), 0.4), None)
-    radius = 0.135 * long
-    for place, (unlit, lit) in enumerate(
-        (
-            (rgb(70, 22, 20), rgb(255, 44, 30)),
-            (rgb(72, 56, 20), rgb(255, 190, 40)),
-            (rgb(16, 58, 40), rgb(40, 255, 150)),
-        )
-    ):
-        centre = np.array([x, top + long * (0.195 + 0.305 * place)])
-        on = place == (2 if green else 0)
-        canvas.polygon(ellipse_points(centre, (radius, radius)), lit if on else light.lit(unlit, 0.3), None)
-        if on:
+    for index, (unlit, lit) in enumerate(_LAMPS):
+        centre = np.array([x, top + long * (0.195 + 0.305 * index)])
+        colour = lit if index == on else light.lit(unlit, 0.3)
+        canvas.polygon(ellipse(centre, (radius, radius)), colour, None)
+        if index == on:
             core = 0.55 * radius
-            canvas.polygon(ellipse_points(centre, (core, core)), np.minimum(lit + 0.35, 1.0), None)
+            canvas.polygon(ellipse(centre, (core, core)), np.minimum(lit + 0.35, 1.0), None)
             canvas.glow(centre, 1.7 * radius, (0.45 if light.dark else 0.25) * lit)
 
 
-def _hood(canvas: Canvas, light: Light, height: int, width: int, rng: np.random.Generator) -> None:
+def _hood(canvas: Canvas, height: int, width: int, rng: np.random.Generator) -> None:
     """Draws the hood of the camera's own car at the bottom, which belongs to no class, as in many recordings."""
+    light = canvas.light
     centre = np.array([width * rng.uniform(0.45, 0.55), height * 1.06])
     radii = (0.62 * width, height * rng.uniform(0.13, 0.17))
-    canvas.polygon(ellipse_points(centre, radii, 60), light.lit(rgb(36, 38, 44), 0.4), IGNORE_LABEL)
-    shine = ellipse_points(centre + np.array([0, 0.02 * height]), (0.5 * radii[0], 0.8 * radii[1]), 60)
+    canvas.polygon(ellipse(centre, radii, 60), light.lit(rgb(36, 38, 44), 0.4), IGNORE_LABEL)
+    shine = ellipse(centre + np.array([0, 0.02 * height]), (0.5 * radii[0], 0.8 * radii[1]), 60)
     canvas.polygon(shine, light.lit(rgb(58, 62, 70), 0.5) + 0.06 * light.zenith, None)
 
 
@@ -198,10 +188,10 @@ def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
 
 
 def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turns light into a camera's 8-bit picture: contrast, vignette, slight blur, sensor noise."""
+    """Turns light into a camera's 8-bit image: contrast, vignette, slight blur, sensor noise."""
     height, width = image.shape[:2]
     image = np.clip(image, 0, None) * rng.uniform(0.9, 1.15)
-    image = image * (1 + 0.18 * image) / (1 + 0.28 * image)  # bright parts roll off, as on film
+    image = image * (1 + 0.18 * image) / (1 + 0.28 * image)  # Bright parts roll off, as on photographic film.
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image = image * (1 - 0.10 * (x**2 + y**2))[..., None]
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.3, 0.5))
