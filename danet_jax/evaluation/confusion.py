@@ -1,4 +1,4 @@
-"""The confusion matrix, counted on the device in integers."""
+"""The confusion matrix, counted on the devices in integers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
         shapes = f"predictions {list(predictions.shape)} and labels {list(labels.shape)}"
         raise InputError(f"{shapes} differ in shape", what="predictions")
     labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
-    # Ignored pixels go to a place past the end, where nothing is counted.
+    # Ignored pixels go to a place after the end, where nothing is counted.
     place = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)
     counts = jnp.zeros(num_classes**2, jnp.uint32).at[place].add(jnp.uint32(1), mode="drop")
     return counts.reshape(num_classes, num_classes)
@@ -51,9 +51,9 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
 class ConfusionMatrix(metrics.Metric):
     """A clu metric: pixels of each label (rows) by predicted class (columns).
 
-    Counts are exact up to 2^64, in two 32-bit halves, since accelerators have no fast 64-bit integers and
-    float32 loses pixels past 2^24. In a `clu.metrics.Collection`, name the class that `of` returns; model
-    outputs are then `labels` and `predictions`.
+    Counts are exact up to 2^64, in two 32-bit halves, because accelerators have no fast 64-bit integers and float32
+    loses pixels above 2^24. A `clu.metrics.Collection` takes the class that `of` returns; its outputs are `labels`
+    and `predictions`.
 
     Attributes:
       low, high: uint32 `[K, K]`; the count is `high * 2^32 + low`.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 AHEAD = 4
-"""Results that the devices may be ahead of the host: enough to keep them busy, few enough for their memory."""
+"""The most results by which the devices may be ahead of the host: this keeps them busy, and fits into memory."""
 
 
 class Evaluator:
@@ -34,8 +34,8 @@ class Evaluator:
     Args:
       model: the network.
       classes: the classes of the labels, as many as the network has.
-      protocol: how the network is applied to an image; None is the whole image at once.
-      mesh: the devices; None is all.
+      protocol: how the network is applied to an image; None applies it to the whole image at once.
+      mesh: the devices; None uses all.
 
     Raises:
       InputError: an argument has the wrong type, or the number of classes is not the network's.
@@ -72,8 +72,8 @@ class Evaluator:
         """Returns the result over the examples of all hosts.
 
         Args:
-          variables: the network's; on any devices, the same on every host.
-          examples: this host's: `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`.
+          variables: the network's variables, on any devices, the same on every host.
+          examples: this host's examples: `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`.
 
         Raises:
           InputError: there are no examples, or one has no label, a label of another size, or a value that is neither
@@ -127,10 +127,11 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
     if image.shape[:2] != label.shape:
         sizes = ("x".join(map(str, shape)) for shape in (image.shape[:2], label.shape))
         raise wrong("the image is {}, but its label {}; give both the same size".format(*sizes))
-    strange = label[((label < 0) | (label >= len(classes))) & (label != IGNORE_LABEL)]
-    if len(strange):
-        allowed = f"a class (0 to {len(classes) - 1}) nor {IGNORE_LABEL}"
-        raise wrong(f"label {strange[0]} is neither {allowed}", strange[0])
+    unknown = label[((label < 0) | (label >= len(classes))) & (label != IGNORE_LABEL)]
+    if len(unknown):
+        raise wrong(
+            f"label {unknown[0]} is neither a class (0 to {len(classes) - 1}) nor {IGNORE_LABEL}", unknown[0]
+        )
     return image, label
 
 
@@ -139,7 +140,7 @@ def _summed_over_hosts(counts: np.ndarray, images: int) -> tuple[np.ndarray, int
         return counts, images
     from jax.experimental import multihost_utils
 
-    # 64-bit integers do not pass through JAX: they travel as two halves.
+    # 64-bit integers do not pass through JAX, so they are sent as two halves.
     mine = np.append(counts.ravel(), images).view(np.uint32)
     everyone = np.asarray(multihost_utils.process_allgather(mine))
     total = np.ascontiguousarray(everyone).view(np.int64).sum(0)

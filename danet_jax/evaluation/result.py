@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers from one confusion matrix, as a table and as files."""
+"""The result of an evaluation: numbers from one confusion matrix, as a table and as files."""
 
 from __future__ import annotations
 
@@ -21,17 +21,26 @@ if TYPE_CHECKING:
     import rich.table
 
 
+# Attributes of `Result` -> what they are called in tables.
+_NUMBERS = {
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Numbers over a whole set of images, as fractions.
+    """Numbers over a set of images, as fractions.
 
     A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean (null in files).
 
     Attributes:
       confusion: pixels of each label (rows) by predicted class (columns), int64 `[K, K]`.
-      classes: names of the classes.
-      images: how many were evaluated.
-      protocol: by which.
+      classes: the names of the classes.
+      images: the number of images that were evaluated.
+      protocol: how the network was applied to them.
     """
 
     confusion: np.ndarray
@@ -62,7 +71,7 @@ class Result:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that were classified rightly."""
+        """Share of the labelled pixels that were classified correctly."""
         return float(_divided(np.trace(self.confusion), self.confusion.sum()))
 
     @property
@@ -72,16 +81,15 @@ class Result:
         return float(_divided(np.nansum(frequency * self.iou), frequency.sum()))
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of `evaluation.json`: fractions, None where a number does not exist."""
+        """Returns the content of `evaluation.json`: fractions, None where a number does not exist."""
+
+        def of_each(values: np.ndarray) -> dict[str, float | None]:
+            return dict(zip(self.classes.names, map(_or_none, values), strict=True))
+
         return {
-            "miou": _or_none(self.miou),
-            "pixel_accuracy": _or_none(self.pixel_accuracy),
-            "mean_accuracy": _or_none(self.mean_accuracy),
-            "frequency_weighted_iou": _or_none(self.frequency_weighted_iou),
-            "iou": {name: _or_none(value) for name, value in zip(self.classes.names, self.iou, strict=True)},
-            "accuracy": {
-                name: _or_none(value) for name, value in zip(self.classes.names, self.accuracy, strict=True)
-            },
+            **{name: _or_none(getattr(self, name)) for name in _NUMBERS},
+            "iou": of_each(self.iou),
+            "accuracy": of_each(self.accuracy),
             "images": self.images,
             "pixels": int(self.confusion.sum()),
             "protocol": self.protocol.as_dict(),
@@ -91,8 +99,8 @@ class Result:
         """Writes `evaluation.json` and `confusion.csv` (rows are labels, columns predictions, in pixels).
 
         Args:
-          folder: where to.
-          about: what else `evaluation.json` shall say, of what was evaluated.
+          folder: the folder to write to.
+          about: further content of `evaluation.json`, such as what was evaluated.
         """
         write_json(folder / "evaluation.json", self.as_dict() | dict(about or {}))
         text = io.StringIO()
@@ -103,12 +111,12 @@ class Result:
         write_text(folder / "confusion.csv", text.getvalue())
 
     def table(self, title: str = "") -> rich.table.Table:
-        """A table for the terminal in per cent, as the paper's table 3: the mean, then each class."""
+        """Returns a table for the terminal in per cent, as the paper's table 3: the means, then each class."""
         return comparison_table({"": self}, title)
 
 
 def comparison_table(results: dict[str, Result], title: str = "") -> rich.table.Table:
-    """One column of percentages for each of `results`, which have the same classes."""
+    """Returns a table with a column of percentages for each of `results`, which have the same classes."""
     import rich.table
 
     first = next(iter(results.values()))
@@ -121,14 +129,9 @@ def comparison_table(results: dict[str, Result], title: str = "") -> rich.table.
     table.add_column("per cent")
     for name in results:
         table.add_column(name or "IoU", justify="right")
-    rows = {
-        "mean IoU": [result.miou for result in results.values()],
-        "pixel accuracy": [result.pixel_accuracy for result in results.values()],
-        "mean accuracy": [result.mean_accuracy for result in results.values()],
-        "frequency-weighted IoU": [result.frequency_weighted_iou for result in results.values()],
-    }
-    for label, values in rows.items():
-        table.add_row(label, *map(_per_cent, values), style="bold" if label == "mean IoU" else None)
+    for attribute, label in _NUMBERS.items():
+        numbers = [_per_cent(getattr(result, attribute)) for result in results.values()]
+        table.add_row(label, *numbers, style="bold" if attribute == "miou" else None)
     table.add_section()
     for index, name in enumerate(first.classes.names):
         table.add_row(name, *(_per_cent(result.iou[index]) for result in results.values()))
@@ -136,7 +139,7 @@ def comparison_table(results: dict[str, Result], title: str = "") -> rich.table.
 
 
 def _divided(numerator: Any, denominator: Any) -> np.ndarray:
-    """Float64 quotient, NaN where the denominator is 0."""
+    """Returns the quotient in float64, NaN where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     nothing = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=nothing, where=denominator > 0)

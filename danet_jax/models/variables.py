@@ -86,25 +86,30 @@ def check_fits(model: nn.Module, variables: Any) -> None:
             what="variables",
         )
     kept = {name: variables[name] for name in COLLECTIONS if name in variables}
-    found = {path: np.shape(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
-    refuse_other_shapes(model, found, "variables do not fit the model", what="variables")
+    found, expected = (
+        {path: list(np.shape(leaf)) for path, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (kept, variables_of(model))
+    )
+    refuse_other_arrays(found, expected, "variables do not fit the model", what="variables")
 
 
-def refuse_other_shapes(
-    model: nn.Module, found: Mapping[str, tuple[int, ...]], problem: str, what: str | None = None
+def refuse_other_arrays(
+    found: Mapping[str, Any], expected: Mapping[str, Any], problem: str, what: str | None = None
 ) -> None:
-    """Raises InputError unless shapes by path, such as `params/head/.../kernel`, are those of the model.
+    """Raises InputError, naming the first array that differs, unless `found` is what is expected.
 
-    The message begins with `problem` and names the first that is not.
+    Args:
+      found: the shape, or another description, of each array by its path, such as `params/head/.../kernel`.
+      expected: the same for a model.
+      problem: what the message begins with.
+      what: the field of the error; the default is the array's path.
     """
-    due = {path: leaf.shape for path, leaf in flatten_dict(variables_of(model), sep="/").items()}
-    wrong = sorted(path for path in found.keys() | due if found.get(path) != due.get(path))
+    wrong = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
     if wrong:
-        here, there = (
-            "missing" if wrong[0] not in shapes else str(list(shapes[wrong[0]])) for shapes in (found, due)
-        )
+        name = f"{wrong[0]:.120}"
+        here, there = (arrays.get(wrong[0], "missing") for arrays in (found, expected))
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise InputError(f"{problem}: {wrong[0]} is {here}, in the model {there}{more}", what=what)
+        raise InputError(f"{problem}: {name} is {here!s:.120}, in the model {there}{more}", what=what or name)
 
 
 def refuse_not_finite(variables: Mapping[str, Any]) -> None:

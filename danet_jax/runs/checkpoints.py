@@ -1,19 +1,18 @@
 """Checkpoints of a run in training: the newest, to resume from, and the best by mIoU, to use.
 
-Orbax gives a checkpoint its name when all of it but the scores is on disk: a killed run leaves none half-written.
+Orbax names a checkpoint when all of it but the scores is on disk, so a run that is killed leaves no partial one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,16 +28,15 @@ from danet_jax.runs.stored import (
     best_of,
     read_scores,
     refuse_changed,
-    refuse_other_arrays,
     refuse_other_description,
+    refuse_other_metadata,
     scores_file,
     write_digests,
     write_scores,
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
     """Where training resumes: the step, what the network is applied with, the rest of the state, and the position."""
 
     step: int
@@ -53,7 +51,7 @@ class Checkpoints:
     Scores that are damaged are reported and removed; the newest checkpoint is then evaluated again.
 
     Args:
-      folder: where they are.
+      folder: where the checkpoints are.
       keep_every: checkpoints at multiples of this step are kept, too.
     """
 
@@ -72,10 +70,10 @@ class Checkpoints:
         )
         # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, rewrites one object and
         # needs its generation, which emulators of Google's storage do not report.
-        gathered = not is_bucket(folder)
+        arrays = functools.partial(ocp.PyTreeCheckpointHandler, use_ocdbt=not is_bucket(folder))
         handlers: dict[str, Any] = {
-            "variables": ocp.PyTreeCheckpointHandler(use_ocdbt=gathered),
-            "training": ocp.PyTreeCheckpointHandler(use_ocdbt=gathered),
+            "variables": arrays(),
+            "training": arrays(),
             "data": ocp.JsonCheckpointHandler(),
             "description": ocp.JsonCheckpointHandler(),
         }
@@ -103,7 +101,6 @@ class Checkpoints:
             names the folder and the step that is kept.
         """
         self.wait()
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves((variables, progress)))
         items = ocp.args.Composite(
             variables=ocp.args.PyTreeSave(variables),
             training=ocp.args.PyTreeSave(progress),
@@ -111,6 +108,7 @@ class Checkpoints:
             description=ocp.args.JsonSave(description),
         )
         self._kept, self._saving = self._manager.latest_step(), step
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves((variables, progress)))
         with self._reporting_what_is_kept():
             if not is_bucket(self._folder) and (free := shutil.disk_usage(self._folder).free) < 1.1 * size:
                 raise OSError(
@@ -168,17 +166,19 @@ class Checkpoints:
         if problem and jax.process_index() == 0:
             print(f"{problem}; resuming from the checkpoint of step {step} before it", file=sys.stderr)
         folder = self._folder / str(step)
-        variables, progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, (variables, progress))
-        expected = {"variables": variables, "training": progress}
-        items = ocp.args.Composite(
-            variables=_like(variables), training=_like(progress), data=ocp.args.JsonRestore()
-        )
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"variables": variables, "training": progress})
         try:
             refuse_other_description(folder, description)
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                for item, like in expected.items():
-                    there = checkpointer.metadata(folder / item).item_metadata.tree
-                    refuse_other_arrays(there, like)
+            metadata = self._manager.item_metadata(step)
+            for item, arrays in like.items():
+                refuse_other_metadata(metadata[item], arrays)
+            arguments: dict[str, Any] = {
+                item: ocp.args.PyTreeRestore(
+                    item=arrays, restore_args=ocp.checkpoint_utils.construct_restore_args(arrays)
+                )
+                for item, arrays in like.items()
+            }
+            items = ocp.args.Composite(**arguments, data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # whatever a tree that does not fit makes Orbax or TensorStore raise
             raise InputError(
@@ -196,7 +196,7 @@ class Checkpoints:
             except InputError as error:
                 print(f"{error}; the scores are removed, and evaluated again for the newest", file=sys.stderr)
                 scores_file(checkpoint).unlink()
-                scores = None
+                continue
             if scores is not None:
                 found.append((step, scores["miou"]))
         return found
@@ -253,31 +253,20 @@ class Checkpoints:
                 self._manager.close()
 
 
-def _like(like: Any) -> ocp.args.PyTreeRestore:
-    return ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
-
-
 class _Best(preservation_policy.PreservationPolicy):
-    """Keeps the checkpoint of the highest mIoU; scores come after a checkpoint was written."""
+    """Keeps the checkpoint of the highest mIoU. Orbax's `BestN` needs scores that are saved with a checkpoint."""
 
     def __init__(self, scores: Mapping[int, float | None]) -> None:
         self._scores = scores
 
-    def should_preserve(
-        self,
-        checkpoints: Sequence[Any],
-        *,
-        context: preservation_policy.PreservationContext,
-    ) -> Sequence[bool]:
-        del context
-        existing = {checkpoint.step for checkpoint in checkpoints}
-        best = best_of({step: score for step, score in self._scores.items() if step in existing})
+    def should_preserve(self, checkpoints: Sequence[Any], **_: Any) -> Sequence[bool]:
+        best = best_of({checkpoint.step: self._scores.get(checkpoint.step) for checkpoint in checkpoints})
         return [checkpoint.step == best for checkpoint in checkpoints]
 
 
 @functools.cache
 def _with_digests(folder: Path) -> type[ocp.path.atomicity_types.TemporaryPath]:
-    """Orbax's temporary checkpoint, whose digests are written before it gets its name."""
+    """Returns Orbax's class of temporary checkpoints, with digests that are written before one gets its name."""
     base: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(folder))
 
     class WithDigests(base):

@@ -1,31 +1,25 @@
 """A run's directory: its description, and whether training may resume in it.
 
-    config.json      the resolved recipe; under "model" options of `danet_jax.DANet`
-    classes.json     names and colours of the classes
-    parameters.txt   names, shapes and counts of the parameters
-    versions.json    versions of the libraries that the run was made with
-    data.json        digest of the data; version 0.2.0 wrote none
-    checkpoints/     see `danet_jax.runs.stored`
-
-A run's directory may come from a stranger: what is in it is data, and is compared with what the network takes before it
-is read.
+config.json      the resolved recipe; under "model" options of `danet_jax.DANet`
+classes.json     names and colours of the classes
+parameters.txt   names, shapes and counts of the parameters
+versions.json    versions of the libraries that the run was made with
+data.json        digest of the data; version 0.2.0 wrote none
+checkpoints/     see `danet_jax.runs.stored`
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError
-from danet_jax.models.danet import DANet
-from danet_jax.models.options import build_model
 from danet_jax.runs.files import as_path, is_bucket, read_json, write_json
 
 LIBRARIES = (
@@ -44,17 +38,6 @@ LIBRARIES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained network as it was found in a run's directory."""
-
-    model: DANet
-    variables: Mapping[str, Any]
-    classes: Classes
-    config: dict[str, Any]
-    step: int
-
-
 def write_description(
     path: Path, config: Mapping[str, Any], classes: Classes, data: Mapping[str, Any] | None = None
 ) -> None:
@@ -68,7 +51,7 @@ def write_description(
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on."""
+    """Returns the versions of Python and of the libraries that a result depends on."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -94,12 +77,11 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
       InputError: there is no run at `path`, or its config.json cannot be read or lacks a group of options.
     """
     config = _read(as_path(path), "config.json")
-    needed = {"model", "dataset"} if "evaluation" in config else {"model"}
-    for group in sorted(needed | (config.keys() & {"dataset", "evaluation"})):
-        if not isinstance(config.get(group), dict):
+    for group in ("model", "dataset", "evaluation"):
+        is_needed = group == "model" or (group == "dataset" and "evaluation" in config)
+        if not isinstance(config.get(group, None if is_needed else {}), dict):
             file = str(as_path(path) / "config.json")
-            found = f"is {type(config[group]).__name__}" if group in config else "is missing"
-            raise InputError(f"{file}: was not written by a run: {group} {found}", what=file)
+            raise InputError(f"{file}: was not written by a run: {group} is no group of options", what=file)
     return config
 
 
@@ -123,9 +105,8 @@ def read_data(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
       InputError: its data.json cannot be read.
     """
-    file = as_path(path) / "data.json"
     try:
-        return read_json(file)
+        return read_json(as_path(path) / "data.json")
     except FileNotFoundError:
         return None
 
@@ -133,9 +114,8 @@ def read_data(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 def checkpoint_steps(folder: Path) -> list[int]:
     """Returns the steps of the checkpoints in `folder`, oldest first; Orbax creates it before the first checkpoint."""
     is_complete = Path.is_dir
-    if is_bucket(
-        folder
-    ):  # where a checkpoint has its name from the start, and Orbax marks it when it is complete
+    if is_bucket(folder):
+        # There, a checkpoint has its name from the start, and Orbax marks it when it is complete.
         import orbax.checkpoint as ocp
 
         is_complete = ocp.utils.is_checkpoint_finalized
@@ -144,41 +124,6 @@ def checkpoint_steps(folder: Path) -> list[int]:
         for path in folder.glob("*")
         if re.fullmatch(r"0|[1-9][0-9]*", path.name) and is_complete(path)
     )
-
-
-def read_run(
-    path: str | os.PathLike[str],
-    shapes_of: Callable[[DANet], Mapping[str, Any]],
-    *,
-    which: str = "best",
-) -> Run:
-    """Returns the network of a run.
-
-    Args:
-      path: the run's directory.
-      shapes_of: from a network to its variables, a tree of shapes and dtypes.
-      which: "best" is the checkpoint with the highest mIoU, or the newest if none was evaluated;
-        "newest" is the newest.
-
-    Raises:
-      InputError: there is no run, no checkpoint in it, it was changed since it was written, or it does not fit
-        config.json and classes.json; the message names the path.
-    """
-    from danet_jax.runs.stored import describe, read_variables
-
-    path = as_path(path)
-    config, classes = read_config(path), read_classes(path)
-    file = str(path / "config.json")
-    try:
-        model = build_model(len(classes), config["model"])
-    except InputError as error:
-        raise error.in_group("config.model.").in_file(file) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
-    step, variables = read_variables(
-        path / "checkpoints", describe(model, classes), shapes_of(model), which=which
-    )
-    return Run(model, variables, classes, config, step)
 
 
 def refuse_other_config(

@@ -1,6 +1,6 @@
-"""A run's files, in a directory or in a bucket (`gs://BUCKET/RUN`): paths, JSON that is read, files that are written.
+"""The files of a run in a directory or in a bucket (`gs://BUCKET/RUN`): their paths, how they are read and written.
 
-A run's directory may come from a stranger: its JSON files are read as data of bounded size, or refused by name.
+A run's directory may come from a stranger, so its JSON files are refused by name if they are anything else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from danet_jax.errors import InputError, first_line
 
@@ -22,21 +22,11 @@ LONGEST_SILENCE = 30.0
 """Seconds without an answer after which a request to a bucket is repeated; gcsfs repeats it six times."""
 
 LARGEST = 1 << 25
-"""Bytes of a JSON file; the largest that a run writes are digests of some thousand files."""
-
-
-class Readable(Protocol):
-    """A `pathlib.Path`, or one of `etils.epath`."""
-
-    def __fspath__(self) -> str:
-        """Return the path as text."""
-
-    def open(self, mode: str) -> Any:
-        """Open the file."""
+"""The most bytes of a JSON file; the largest that a run writes contains the digests of some thousand files."""
 
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
-    """Returns whether `path` is one in a bucket, `SCHEME://...`."""
+    """Returns whether `path` is in a bucket, `SCHEME://...`."""
     return "://" in os.fspath(path)
 
 
@@ -103,7 +93,7 @@ def refuse_unreachable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written to: {first_line(error)}", what=str(path)) from error
 
 
-def read_json(file: Readable) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """Returns the content of a JSON file that contains an object.
 
     Raises:
@@ -112,26 +102,29 @@ def read_json(file: Readable) -> dict[str, Any]:
         it.
     """
     name = os.fspath(file)
+
+    def refusal(problem: str) -> InputError:
+        return InputError(f"{name}: {problem}", what=name)
+
+    if os.path.exists(file) and not os.path.isfile(file):  # a pipe would be waited for
+        raise refusal("is not a file")
     try:
-        if os.path.exists(file) and not os.path.isfile(file):  # a pipe would be waited for
-            raise InputError(f"{name}: is not a file", what=name)
         with file.open("rb") as opened:
             content = opened.read(LARGEST + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror or error}", what=name) from error
+        raise refusal(f"cannot be read: {error.strerror or error}") from error
     if len(content) > LARGEST:
-        raise InputError(f"{name}: is larger than {LARGEST >> 20} MiB, which no file of a run is", what=name)
+        raise refusal(f"is larger than {LARGEST >> 20} MiB, which no file of a run is")
     try:
         value = json.loads(content, object_pairs_hook=_without_repetition)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{name}: is damaged, no JSON can be read from it: {reason}", what=name) from error
+    except RecursionError as error:
+        raise refusal("is damaged, its JSON is nested too deeply") from error
+    except ValueError as error:
+        raise refusal(f"is damaged, no JSON can be read from it: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(
-            f"{name}: was not written by a run: it contains {type(value).__name__}, not an object", what=name
-        )
+        raise refusal(f"was not written by a run: it contains {type(value).__name__}, not an object")
     return value
 
 
@@ -145,7 +138,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name on disk to write to; what is there in the end becomes `path`, and after an error nothing does.
+    """Yields a path on disk to write to; what is there in the end becomes `path`, unless an error is raised.
 
     Raises:
       InputError: it cannot be written; the message names `path`.

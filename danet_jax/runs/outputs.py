@@ -1,4 +1,4 @@
-"""Which files of a folder this program wrote, for which input, and what the files of the next input are called.
+"""The names of output files: which files of a folder this program wrote, and for which input.
 
 Two inputs never share a file. A hidden manifest in the folder, one JSON object per line, records what was written:
 only that is replaced, and only if it has not been changed since. Outputs of version 0.2.0 are not recorded; they are
@@ -18,10 +18,10 @@ import filelock
 from danet_jax.errors import InputError
 from danet_jax.runs.files import is_bucket, write_text
 
+MANIFEST = ".outputs.jsonl"
+
 _ABSENT = ""
 """The digest of a file that was not written, or was removed: one that appears later is somebody else's."""
-
-MANIFEST = ".outputs.jsonl"
 
 
 class Outputs:
@@ -34,9 +34,9 @@ class Outputs:
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder, self._overwrite = folder, overwrite
-        self._sources: dict[str, str] = {}  # of stems
+        self._sources: dict[str, str] = {}  # by stem
         self._digests: dict[str, str | None] = {}  # of files; None while they are written, and for folders
-        self._lines: list[str] = []
+        self._position = 0  # in the manifest, up to which it was read
         self._read()
 
     def stem_of(self, source: str) -> str | None:
@@ -66,13 +66,13 @@ class Outputs:
                         "or replace it with --overwrite",
                         what=str(path),
                     )
-            self._record({"stem": stem, "source": source, "files": {path.name: None for path in paths}})
+            self._record(stem, source, {path.name: None for path in paths})
         try:
             yield paths
         finally:
             written = {path.name: _digest(path) if path.exists() else _ABSENT for path in paths}
             with self._locked():
-                self._record({"stem": stem, "source": source, "files": written})
+                self._record(stem, source, written)
 
     def _free(self, stem: str) -> str:
         found, count = stem, 1
@@ -82,38 +82,40 @@ class Outputs:
         return found
 
     def _is_ours(self, path: Path) -> bool:
-        if path.name not in self._digests:
-            return False
-        digest = self._digests[path.name]
+        digest = self._digests.get(path.name, _ABSENT)
         return digest is None or digest == _digest(path)
 
     def _read(self) -> None:
+        """Reads what this or another process has recorded since the last call."""
         manifest = self.folder / MANIFEST
-        self._lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.is_file() else []
-        for line in self._lines:
-            with contextlib.suppress(
-                ValueError, KeyError, TypeError, AttributeError
-            ):  # a line that was cut short
+        if not manifest.is_file():
+            return
+        with manifest.open("rb") as file:
+            file.seek(self._position)
+            lines = file.read().splitlines()
+            self._position = file.tell()
+        for line in lines:
+            # A line may have been cut short, or come from another program.
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 entry = json.loads(line)
                 self._digests.update(entry["files"])
                 self._sources[entry["stem"]] = entry["source"]
 
-    def _record(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry)
-        self._lines.append(line)
-        self._digests.update(entry["files"])  # type: ignore[call-overload]
-        self._sources[str(entry["stem"])] = str(entry["source"])
+    def _record(self, stem: str, source: str, files: dict[str, str | None]) -> None:
         manifest = self.folder / MANIFEST
+        # The line break comes first: the line before may have been cut short.
+        line = "\n" + json.dumps({"stem": stem, "source": source, "files": files})
         if is_bucket(manifest):  # objects cannot be appended to
-            write_text(manifest, "\n".join(self._lines) + "\n")
-            return
-        try:
-            with manifest.open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-        except OSError as error:
-            raise InputError(
-                f"{manifest}: cannot be written: {error.strerror or error}", what=str(manifest)
-            ) from error
+            write_text(manifest, (manifest.read_text() if manifest.exists() else "") + line)
+        else:
+            try:
+                with manifest.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:
+                raise InputError(
+                    f"{manifest}: cannot be written: {error.strerror or error}", what=str(manifest)
+                ) from error
+        self._read()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

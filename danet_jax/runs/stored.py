@@ -1,21 +1,23 @@
-"""What is stored in a run's checkpoints/, and how it is read: it may be damaged, or come from a stranger.
+"""What a run's checkpoints/ contains, and how it is read: it may be damaged, or come from a stranger.
 
-STEP/variables     what the network is applied with
-STEP/training      the rest of the state: step, optimizer, random key
-STEP/data          the position in the stream of examples
-STEP/description   the network's options and the classes, as they were trained
-STEP/digests.json  size and CRC-32 of each file of these, by its name in there
-STEP/metrics       scores, once it was evaluated; with a digest of its own
+    STEP/variables     what the network is applied with
+    STEP/training      the rest of the state: step, optimizer, random key
+    STEP/data          the position in the stream of examples
+    STEP/description   the options of the network and the classes, as they were trained
+    STEP/digests.json  size and CRC-32 of each of these files
+    STEP/metrics       scores, once the checkpoint was evaluated, with a digest of their own
 
-Orbax and its storage find what makes a file unreadable, but they read a flipped bit of a weight like any other. The
-digests find each file that was changed, truncated, lost or swapped.
+Orbax finds files that cannot be read, but it reads a flipped bit of a weight like any other. The digests find each file
+that was changed, truncated, lost or swapped.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,28 +32,145 @@ from etils import epath
 from danet_jax.classes import Classes
 from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
-from danet_jax.models.options import options_of
-from danet_jax.runs.directory import checkpoint_steps
-from danet_jax.runs.files import absolute, read_json, write_json
+from danet_jax.models.options import build_model, options_of
+from danet_jax.models.variables import refuse_other_arrays, variables_of
+from danet_jax.runs.directory import checkpoint_steps, flat_config, read_classes, read_config
+from danet_jax.runs.files import absolute, as_path, read_json, write_json
 
 MANIFEST = "digests.json"
 
-_NOT_IN_IT = (MANIFEST, "metrics", "commit_success.txt")  # the last marks a complete checkpoint in a bucket
+_WITHOUT_DIGEST = (MANIFEST, "metrics", "commit_success.txt")  # Orbax writes the last in a bucket
 _TIMED = "_CHECKPOINT_METADATA"  # Orbax adds the time at which the checkpoint gets its name
 _CHUNK = 1 << 18  # fits in a core's cache
 _THREADS = 8
 
-# They change how fast and how precisely a network computes, not what its weights mean.
-_FREE = (("model", "dtype"), ("model", "attention_backend"), ("model", "remat"), ("model", "dropout_rate"))
+# These change how fast and how precisely a network computes, not what its weights mean.
+_FREE = ("model.dtype", "model.attention_backend", "model.remat", "model.dropout_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained network as it was found in a run's directory."""
+
+    model: DANet
+    variables: Mapping[str, Any]
+    classes: Classes
+    config: dict[str, Any]
+    step: int
+
+
+def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
+    """Returns the network of a run, its variables as numpy arrays.
+
+    Args:
+      path: the run's directory.
+      which: "best" is the checkpoint with the highest mIoU, or the newest if none was evaluated; "newest" is the
+        newest.
+
+    Raises:
+      InputError: there is no run, no checkpoint in it, it was changed since it was written, or it does not fit
+        config.json and classes.json; the message names the path.
+    """
+    path = as_path(path)
+    config, classes = read_config(path), read_classes(path)
+    try:
+        model = build_model(len(classes), config["model"])
+    except InputError as error:
+        raise error.in_group("config.model.").in_file(path / "config.json") from error
+    except (TypeError, ValueError) as error:  # a value of a wrong type
+        file = str(path / "config.json")
+        raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
+    steps = checkpoint_steps(path / "checkpoints")
+    if not steps:
+        raise InputError(f"{path}: the run has no checkpoint yet; train it further", what=str(path))
+    folders = {step: absolute(path) / "checkpoints" / str(step) for step in steps}
+    scores = {step: read_scores(folder) or {} for step, folder in folders.items()} if which == "best" else {}
+    best = best_of({step: found.get("miou") for step, found in scores.items()})
+    step = steps[-1] if best is None else best
+    try:
+        return Run(model, _read_variables(folders[step], model, classes), classes, config, step)
+    except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
+        if not folders[step].exists():  # a run that is still training has replaced it meanwhile
+            return read_run(path, which=which)
+        reason = str(error) if isinstance(error, InputError) else first_line(error)
+        others = "" if len(steps) == 1 else ", delete this folder to use another one"
+        what = (error.what if isinstance(error, InputError) else None) or str(folders[step])
+        raise InputError(
+            f"{folders[step]}: the checkpoint cannot be read{others}: {reason}", what=what
+        ) from error
+
+
+def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[str, Any]:
+    refuse_changed(checkpoint, ("variables", "description"))
+    refuse_other_description(checkpoint, describe(model, classes))
+    # The other hosts are not waited for, because one may still write a report.
+    host = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host_{host}"
+    )
+    # Not by an `ocp.Checkpointer`, which warns that an item has no metadata of a checkpoint.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)) as handler:
+        metadata = handler.metadata(checkpoint / "variables")
+        refuse_other_metadata(metadata, variables_of(model))
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
+        return handler.restore(checkpoint / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def describe(model: DANet, classes: Classes) -> dict[str, Any]:
+    """Returns the description of a network and its classes that a checkpoint contains, as JSON."""
+    return {
+        "model": options_of(model),
+        "classes": {"names": list(classes.names), "colours": list(classes.colours)},
+    }
+
+
+def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> None:
+    """Raises InputError, naming what differs, unless a checkpoint has the description `expected`, from `describe`."""
+    found = flat_config(read_json(checkpoint / "description" / "metadata"))
+    expected = flat_config(json.loads(json.dumps(expected)))
+    for name in sorted((found.keys() | expected.keys()) - set(_FREE)):
+        was, is_now = found.get(name), expected.get(name)
+        if was == is_now:
+            continue
+        if isinstance(was, list) and isinstance(is_now, list) and len(was) == len(is_now):
+            was, is_now = next(pair for pair in zip(was, is_now, strict=True) if pair[0] != pair[1])
+        file = "classes.json" if name.startswith("classes") else "config.json"
+        raise InputError(
+            f"{name} was {was!r:.80} when it was trained and is {is_now!r:.80} now; restore {file}, or choose another "
+            "--workdir",
+            what=name,
+            value=is_now,
+            allowed=was,
+        )
+
+
+def refuse_other_metadata(metadata: Any, expected: Any) -> None:
+    """Raises InputError, naming the first array that differs, unless Orbax's metadata are those of a tree of arrays.
+
+    Names, shapes, dtypes and the parts in which arrays are stored are compared before anything is read: a stranger's
+    metadata may announce arrays that do not fit into memory.
+    """
+    if metadata is None:
+        raise InputError("the descriptions of its arrays contradict each other")
+    refuse_other_arrays(_described(metadata.tree), _described(expected), "its arrays do not fit this network")
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Returns the dtype and the shape of each array by its path, and its parts if they are larger than it."""
+    found = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        text, shape = f"{leaf.dtype} {list(leaf.shape)}", tuple(leaf.shape)
+        parts = tuple(getattr(getattr(leaf, "storage", None), "chunk_shape", None) or shape)
+        if len(parts) != len(shape) or math.prod(parts) > max(1, math.prod(shape)):
+            text += f" in parts of {list(parts)}"
+        found[jax.tree_util.keystr(keys, simple=True, separator="/")] = text
+    return found
 
 
 def write_digests(folder: epath.Path) -> None:
     """Writes the digests of all files in `folder`, a checkpoint."""
-    names = list(_files(folder, folder))
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(lambda name: _digest(folder / name), names)
-    files = dict(zip(names, digests, strict=True))
-    write_json(folder / MANIFEST, {"files": files, "digest": _digest_of_digests(files)})
+    files = _digests(folder, sorted(_files(folder, folder)))
+    write_json(folder / MANIFEST, {"files": files, "digest": _crc(files)})
 
 
 def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
@@ -70,31 +189,30 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
         raise InputError(f"{folder}: the checkpoint is incomplete ({MANIFEST} is missing)", what=str(folder))
     content = read_json(manifest)
     expected = content.get("files")
-    if not isinstance(expected, dict) or content.get("digest") != _digest_of_digests(expected):
+    if not isinstance(expected, dict) or content.get("digest") != _crc(expected):
         raise _changed(manifest)
     found = set(_files(folder, folder))
     for name in sorted(expected.keys() ^ found):
         state = "is missing" if name in expected else "was not written by the run"
         raise InputError(f"{folder / name}: {state}", what=str(folder / name))
     names = sorted(name for name in found if not items or name.split("/")[0] in items)
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        for name, digest in zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True):
-            if digest != expected[name]:
-                raise _changed(folder / name)
+    for name, digest in _digests(folder, names).items():
+        if digest != expected[name]:
+            raise _changed(folder / name)
 
 
 def _changed(file: Path | epath.Path) -> InputError:
     return InputError(f"{file}: was changed since it was written (its digest differs)", what=str(file))
 
 
-def _digest_of_digests(files: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(files, sort_keys=True).encode())
+def _crc(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _files(folder: epath.Path, top: epath.Path) -> Iterator[str]:
     for path in folder.iterdir():
         name = str(path.relative_to(top))
-        if name in _NOT_IN_IT:
+        if name in _WITHOUT_DIGEST:
             continue
         if os.path.islink(path):
             raise InputError(f"{path}: is a link, which no run writes", what=str(path))
@@ -102,6 +220,11 @@ def _files(folder: epath.Path, top: epath.Path) -> Iterator[str]:
             yield from _files(path, top)
         else:
             yield name
+
+
+def _digests(folder: epath.Path, names: Sequence[str]) -> dict[str, list[int]]:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
 
 
 def _digest(path: epath.Path) -> list[int]:
@@ -122,7 +245,7 @@ def _digest(path: epath.Path) -> list[int]:
 
 
 def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
-    """Returns the scores of a checkpoint, None before it was evaluated.
+    """Returns the scores of a checkpoint, among them `miou`; None before it was evaluated.
 
     Raises:
       InputError: they were changed; `what` is the file.
@@ -132,18 +255,15 @@ def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
         content = read_json(file)
     except FileNotFoundError:
         return None
-    if content.pop("digest", None) != _digest_of_scores(checkpoint, content):
+    digest = content.pop("digest", None)
+    if digest != _crc([checkpoint.name, content]) or not isinstance(content.get("miou", ""), float | None):
         raise _changed(file)
-    if not all(
-        value is None or isinstance(value, float) for value in (content.get("miou", ""), *content.values())
-    ):
-        raise InputError(f"{file}: was not written by a run: scores are numbers", what=str(file))
     return content
 
 
 def write_scores(checkpoint: Path, scores: Mapping[str, float | None]) -> None:
     """Writes the scores of a checkpoint, with their digest."""
-    write_json(scores_file(checkpoint), {**scores, "digest": _digest_of_scores(checkpoint, scores)})
+    write_json(scores_file(checkpoint), {**scores, "digest": _crc([checkpoint.name, scores])})
 
 
 def scores_file(checkpoint: Path) -> Path:
@@ -151,157 +271,8 @@ def scores_file(checkpoint: Path) -> Path:
     return checkpoint / "metrics" / "metrics"
 
 
-def _digest_of_scores(checkpoint: Path, scores: Mapping[str, float | None]) -> int:
-    return zlib.crc32(json.dumps([checkpoint.name, scores], sort_keys=True).encode())
-
-
-def describe(model: DANet, classes: Classes) -> dict[str, Any]:
-    """Returns the description of a network and its classes that a checkpoint contains, as JSON."""
-    return {
-        "model": options_of(model),
-        "classes": {"names": list(classes.names), "colours": list(classes.colours)},
-    }
-
-
-def read_variables(
-    folder: Path,
-    description: Mapping[str, Any],
-    shapes: Mapping[str, Any],
-    *,
-    which: str = "best",
-) -> tuple[int, dict[str, Any]]:
-    """Returns the variables of a trained network as numpy arrays, which any devices can take.
-
-    Args:
-      folder: where the checkpoints are.
-      description: the description of the network that is to be applied, from `describe`.
-      shapes: its variables, of which only shapes and dtypes count.
-      which: "best" by mIoU, or the newest if none was evaluated; "newest".
-
-    Returns:
-      The step of the checkpoint, and its variables.
-
-    Raises:
-      InputError: there is no checkpoint, or it was changed, is damaged, or is of another network; the message names it.
-    """
-    steps = checkpoint_steps(folder)
-    if not steps:
-        run = str(folder.parent)
-        raise InputError(f"{run}: the run has no checkpoint yet; train it further", what=run)
-    scores = {step: read_scores(folder / str(step)) for step in steps} if which == "best" else {}
-    best = best_of({step: found.get("miou") for step, found in scores.items() if found is not None})
-    step = steps[-1] if best is None else best
-    checkpoint = absolute(folder) / str(step)
-    try:
-        refuse_changed(checkpoint, ("variables", "description"))
-        refuse_other_description(checkpoint, description)
-        item = checkpoint / "variables"
-        # Not by an `ocp.Checkpointer`, which warns that an item has no metadata of a checkpoint.
-        with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())) as handler:
-            metadata = handler.metadata(item)
-            if metadata is None:
-                raise InputError("the descriptions of its arrays contradict each other")
-            tree = metadata.tree
-            refuse_other_arrays(tree, shapes)
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return step, handler.restore(item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
-        if not checkpoint.exists():  # a run that is still training has replaced it meanwhile
-            return read_variables(folder, description, shapes, which=which)
-        reason = str(error) if isinstance(error, InputError) else first_line(error)
-        others = "" if len(steps) == 1 else ", delete this folder to use another one"
-        what = (error.what if isinstance(error, InputError) else None) or str(checkpoint)
-        raise InputError(
-            f"{checkpoint}: the checkpoint cannot be read{others}: {reason}", what=what
-        ) from error
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Options of a host that reads by itself and waits for no other: one may still write a report."""
-    host = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host_{host}"
-    )
-
-
-def refuse_other_arrays(tree: Any, expected: Any) -> None:
-    """Compares a checkpoint's description of its arrays with what is to be read, before anything is read.
-
-    Args:
-      tree: Orbax's metadata of the checkpoint.
-      expected: what is to be read, a tree with shapes and dtypes.
-
-    Raises:
-      InputError: names, shapes, dtypes or the parts in which arrays are stored differ; `what` is the array's name.
-    """
-    found, due = _by_path(tree), _by_path(expected)
-    for name in sorted(found.keys() | due.keys()):
-        if name not in found or name not in due:
-            where = "is missing" if name not in found else "does not belong to this network"
-            raise InputError(f"{name:.120} {where}", what=name[:120])
-        leaf, shape = found[name], tuple(due[name].shape)
-        if tuple(leaf.shape) != shape or leaf.dtype != due[name].dtype:
-            raise InputError(
-                f"{name} is {leaf.dtype} {list(leaf.shape)!s:.80}, not {due[name].dtype} {list(shape)}",
-                what=name,
-                value=tuple(leaf.shape),
-                allowed=shape,
-            )
-        parts = getattr(leaf.storage, "chunk_shape", None) or shape
-        if len(parts) != len(shape) or any(
-            part > max(side, 1) for part, side in zip(parts, shape, strict=True)
-        ):
-            raise InputError(
-                f"{name} is stored in parts of {list(parts)!s:.80}, but its shape is {list(shape)}", what=name
-            )
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree, whatever it is made of, by `a/b/c`."""
-    return {
-        "/".join(
-            str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in keys
-        ): leaf
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> None:
-    """Raises InputError, naming what differs, if a checkpoint is of another network or other classes.
-
-    Args:
-      checkpoint: its folder.
-      expected: `{"model": options, "classes": {"names": [...], "colours": [...]}}`.
-    """
-    found = read_json(checkpoint / "description" / "metadata")
-    expected = json.loads(json.dumps(expected))
-    for group, of in (("model", "config.json"), ("classes", "classes.json")):
-        there, here = found.get(group), expected[group]
-        if not isinstance(there, dict):
-            raise InputError(f"its description of the {group} was not written by a run")
-        for name in sorted(there.keys() | here.keys()):
-            if there.get(name) != here.get(name) and (group, name) not in _FREE:
-                was, is_now = _difference(there.get(name), here.get(name))
-                raise InputError(
-                    f"{group}.{name} was {was} when it was trained and is {is_now} now; restore {of}, or choose "
-                    "another --workdir",
-                    what=f"{group}.{name}",
-                    value=is_now,
-                    allowed=was,
-                )
-
-
-def _difference(was: Any, is_now: Any) -> tuple[str, str]:
-    """Returns the first two elements that differ, or the values themselves."""
-    if isinstance(was, list) and isinstance(is_now, list):
-        if len(was) != len(is_now):
-            return f"of {len(was)}", f"of {len(is_now)}"
-        was, is_now = next(pair for pair in zip(was, is_now, strict=True) if pair[0] != pair[1])
-    return repr(was)[:80], repr(is_now)[:80]
-
-
 def best_of(scores: Mapping[int, float | None]) -> int | None:
-    """Returns the step with the highest mIoU, the later of equal ones."""
+    """Returns the step with the highest mIoU, the later of equal ones; None if no checkpoint has one."""
     return max(
         (step for step, score in scores.items() if score is not None),
         key=lambda step: (scores[step], step),

@@ -18,18 +18,25 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import DTYPES
-from danet_jax.models.resnet import ResNet
-from danet_jax.models.variables import refuse_not_finite, refuse_other_shapes, variables_of
+from danet_jax.models.resnet import ResNet, is_bottleneck
+from danet_jax.models.variables import check_fits, refuse_not_finite
 from danet_jax.ops.normalize import MEAN, STD
-from danet_jax.runs.directory import is_run, read_run
+from danet_jax.runs.directory import is_run
 from danet_jax.runs.files import as_path, is_bucket
-from danet_jax.weights import zoo
+from danet_jax.weights import mmsegmentation, zoo
+from danet_jax.weights.convert import convert, listed, unwrapped
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of, verify
 from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
-from danet_jax.weights.foreign import read_foreign
 from danet_jax.weights.mmsegmentation import Triple
-from danet_jax.weights.names import READ_FROM_TENSORS
+from danet_jax.weights.names import READ_FROM_TENSORS, has_attention
+
+# What tensors do not say. The authors trained and tested every network that they released with multi-grid.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "authors": {"align_corners": True, "multi_grid": (4, 8, 16)},
+    "mmseg": {"align_corners": False},
+    "backbone": {"output_stride": 32},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +44,13 @@ class Checkpoint:
     """A network and its weights.
 
     Attributes:
-      model: a `DANet`, or a `ResNet` if the file holds a backbone alone.
+      model: a `DANet`, or a `ResNet` if the file contains only a backbone.
       variables: what `model.apply` takes, float32 `jax.Array`s.
-      classes: names and colours of the classes, where the file tells them.
+      classes: names and colours of the classes, if the file names them.
       description: in one line, what was found and what was assumed.
       dropped: names of the tensors that were not needed.
       config: the recipe of the run, if it was trained here.
-      mean, std: of the normalisation that the network was trained with, R, G and B in 0 to 1.
+      mean, std: the normalisation that the network was trained with, R, G and B in 0 to 1.
     """
 
     model: DANet | ResNet
@@ -57,7 +64,7 @@ class Checkpoint:
 
     @property
     def is_backbone(self) -> bool:
-        """Whether it holds a backbone alone, which can start a training but segments nothing."""
+        """Whether it contains only a backbone, which can start a training but segments nothing."""
         return isinstance(self.model, ResNet)
 
     @property
@@ -65,12 +72,12 @@ class Checkpoint:
         """The model, if it is a complete network; raises InputError if it is a backbone."""
         if not isinstance(self.model, DANet):
             raise InputError(
-                "holds only a backbone, which segments nothing; train it with --config.init.checkpoint"
+                "contains only a backbone, which segments nothing; train it with --config.init.checkpoint"
             )
         return self.model
 
     def refuse_backbone(self, name: str | os.PathLike[str]) -> None:
-        """Raises InputError, which names the file, if it holds a backbone alone."""
+        """Raises InputError, which names the file, if it contains only a backbone."""
         try:
             _ = self.network
         except InputError as error:
@@ -103,14 +110,16 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
     name = os.fspath(path_or_name)
     found = find(name)
     try:
-        if isinstance(found, Path) and found.is_dir():
-            return _from_run(found, overrides)
         defaults: Mapping[str, Any] = {}
         if isinstance(found, zoo.Entry):
             defaults, path = found.options, download(found.url, cached_path(found.url), found.digest)
-        else:
+        elif isinstance(found, str):
             known = next((entry.digest for entry in zoo.ZOO if entry.url == found), "")
-            path = download(found, digest=known) if isinstance(found, str) else found
+            path = download(found, digest=known)
+        elif found.is_dir():
+            return _from_run(found, overrides)
+        else:
+            path = found
         if path.suffix == ".json" and path != found:
             raise InputError(
                 "the index of several files; download all of them into a folder and give it there"
@@ -149,7 +158,9 @@ def find(name: str) -> Path | str | zoo.Entry:
 
 
 def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
-    run = read_run(path, variables_of)
+    from danet_jax.runs.stored import read_run  # imports Orbax
+
+    run = read_run(path)
     model = _overridden(run.model, overrides)
     description = f"of a run here, step {run.step}: {_in_words(model)}"
     mean, std = normalisation_of(run.config)
@@ -157,13 +168,13 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
+    """Returns the network of a file with the names of our variables, which `--mode=export` writes."""
     if KEY not in file.metadata:
         raise InputError(f"lacks the description {KEY!r} in its metadata")
     described = Description.from_json(file.metadata[KEY])
     model = _overridden(described.build(), overrides)
-    found = {name: array.shape for name, array in file.tensors.items()}
-    refuse_other_shapes(model, found, "tensors do not fit the network that it describes")
     variables = unflatten_dict(dict(file.tensors), sep="/")
+    check_fits(model, variables)
     description = f"exported from a run here: {_in_words(model)}"
     mean, std = normalisation_of(described.config)
     return Checkpoint(
@@ -178,28 +189,95 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
-    found = read_foreign(file, defaults, overrides)
-    model = _overridden(found.model, overrides)
+    """Returns the network of a file with PyTorch's names.
+
+    Args:
+      file: a file of the authors' code, of mmsegmentation or of an ImageNet classifier, or a run exported as such.
+      defaults: options that are known from elsewhere; the file's own have precedence.
+      overrides: options that the caller sets.
+    """
+    tensors, left_out = unwrapped(file.tensors)
+    said = mmsegmentation.Config()
+    if mmsegmentation.is_layout(tensors):
+        said = mmsegmentation.read_config(file.metadata)
+        tensors = mmsegmentation.two_classes(tensors, said.threshold)
+    converted = convert(tensors)
+    layout, variables = converted.layout, converted.variables
+    bottleneck = is_bottleneck(converted.options["backbone"])
+    if said.caffe and bottleneck:
+        raise InputError(
+            "its config has style='caffe', strides on 1x1 convolutions, which does not exist here"
+        )
+    if said.bgr:
+        stem = variables["params"]["backbone"]["stem"]["conv1"]
+        stem["kernel"] = stem["kernel"][:, :, ::-1]
+    mean, std = said.mean or MEAN, said.std or STD
+
+    # The file's own description has precedence over the zoo's, and both over how the library trains.
+    assumed = dict(_DEFAULTS[layout])
+    if layout == "authors" and not has_attention(converted.options):
+        assumed["multi_grid"] = None  # PyTorch-Encoding's FCN, not the authors' DANet
+    options = {**defaults, **said.options}
+    classes, config = None, {}
+    if isinstance(file.metadata.get(KEY), str):
+        described = Description.from_json(file.metadata[KEY])
+        trained = described.build()
+        options |= {name: getattr(trained, name) for name in (*assumed, *FREE)}
+        classes, config = described.classes, dict(described.config)
+        mean, std = normalisation_of(config)
+    elif layout == "mmseg":
+        if not bottleneck:
+            options["second_dilation"] = False
+        classes = mmsegmentation.classes_of(file.metadata, converted.options["num_classes"])
+    assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
+    model: DANet | ResNet
+    if layout == "backbone":
+        source = "an ImageNet classifier"
+        variables = {collection: branch["backbone"] for collection, branch in variables.items()}
+        model = ResNet(**{**converted.options, **assumed})
+    else:
+        source = "of the authors' code" if layout == "authors" else "of mmsegmentation"
+        model = DANet(**{**converted.options, **assumed, **options})
+    model = _overridden(model, overrides)
+
+    lines = [f"{source}: {_in_words(model)}"]
+    if said.bgr:
+        lines.append("trained on BGR, its first convolution turned to RGB")
+    if layout == "mmseg" and said.mean is None and not defaults:
+        assumed["normalisation"] = "ImageNet's, RGB"
+    if assumed and layout != "backbone":
+        pairs = ", ".join(f"{name}={value}" for name, value in assumed.items())
+        lines.append(f"not told by the file, so assumed: {pairs}")
+    if said.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
+        lines.append(f"normalised by mean {_rounded(mean)}, std {_rounded(std)}")
+    if said.threshold is not None:
+        lines.append(f"its one sigmoid channel read as two classes, the second above {said.threshold}")
+    if converted.fusion_only:
+        lines.append("without classifiers of its branches, whose logits are 0")
+    beside = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
+    if beside or left_out:
+        names = listed([*beside, *left_out], 4)
+        lines.append(f"left out, beside the network: {names}; to use an averaged copy, save it alone")
     return Checkpoint(
         model,
-        _on_device(found.variables),
-        found.classes,
-        "; ".join([f"{found.source}: {_in_words(model)}", *found.remarks]),
-        found.dropped,
-        found.config,
-        mean=found.mean,
-        std=found.std,
+        _on_device(variables),
+        classes,
+        "; ".join(lines),
+        (*converted.dropped, *left_out),
+        config,
+        mean,
+        std,
     )
 
 
 def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
+    """Returns the model with other options than those that its tensors say."""
     free = [name for name in FREE if hasattr(model, name)]
-    fixed = [name for name in READ_FROM_TENSORS if hasattr(model, name)]
-    changes = {}
+    changes = dict(overrides)
     for name, value in overrides.items():
-        if name in fixed:
-            if value != getattr(model, name):
-                there = getattr(model, name)
+        there = getattr(model, name, None)
+        if name in READ_FROM_TENSORS and hasattr(model, name):
+            if value != there:
                 raise InputError(
                     f"{name}={value!r} contradicts its tensors, which are of {there!r}",
                     value=value,
@@ -217,20 +295,14 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
                 )
             changes[name] = jnp.dtype(value)
         elif name == "multi_grid":
-            if value and not isinstance(value, (tuple, list)):
-                raise InputError(
-                    f"multi_grid={value!r} must be numbers such as (4, 8, 16), or None", value=value
-                )
-            changes[name] = tuple(value) if value else None
-        elif isinstance(value, bool) != isinstance(getattr(model, name), bool):
-            raise InputError(f"{name}={value!r} must be such as {getattr(model, name)!r}", value=value)
-        else:
-            changes[name] = value
+            changes[name] = tuple(value) if isinstance(value, list) else value or None
+        elif isinstance(value, bool) != isinstance(there, bool):
+            raise InputError(f"{name}={value!r} must be such as {there!r}", value=value)
     return model.clone(**changes)
 
 
 def _on_device(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Float32 copies as JAX's arrays; what they are made of may be a mapped file."""
+    """Returns float32 copies as JAX's arrays; the originals may be parts of a mapped file."""
     refuse_not_finite(variables)
     return jax.tree.map(lambda x: jnp.array(np.asarray(x, np.float32)), variables)
 
@@ -243,3 +315,7 @@ def _in_words(model: DANet | ResNet) -> str:
     attention = f"{' and '.join(branches)} attention" if branches else "no attention"
     auxiliary = ", auxiliary head" if model.auxiliary else ""
     return f"{words}, {attention}{auxiliary}, {model.num_classes} classes"
+
+
+def _rounded(numbers: Triple) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers)

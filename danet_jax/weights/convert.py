@@ -1,8 +1,8 @@
-"""Between PyTorch's state dicts and this network's variables, in both directions, in numpy alone.
+"""Converts PyTorch's state dicts to this network's variables and back, in numpy.
 
-A state dict is recognised by its keys and shapes; `danet_jax.weights.names` says what each variable is called there,
-to reading and to writing alike. Convolutions are OIHW there and HWIO here; BN's `weight` is `scale` here, and its
-running statistics are a collection of their own, `batch_stats`.
+A state dict is recognised by its keys and shapes; `danet_jax.weights.names` says what each variable is called there.
+Convolutions are OIHW there and HWIO here; BN's `weight` is `scale` here, and its running statistics are a collection of
+their own, `batch_stats`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from danet_jax.weights.names import (
 
 
 class Converted(NamedTuple):
-    """What a state dict holds.
+    """The network in a state dict.
 
     Attributes:
       layout: one of `danet_jax.weights.names.LAYOUTS`; "backbone" for a file without a head, whatever its names.
@@ -38,8 +38,8 @@ class Converted(NamedTuple):
       variables: `{"params": ..., "batch_stats": ...}`, nested dictionaries of float32 arrays; without a head they hold
         `backbone` alone.
       dropped: names of the tensors that have no use here.
-      fusion_only: whether these are the authors' first released weights, which have the fusion's classifier alone;
-        those of the branches are zeros.
+      fusion_only: whether these are the authors' first released weights, which have only the fusion's classifier;
+        the classifiers of the branches are zeros.
     """
 
     layout: str
@@ -53,20 +53,24 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
     """Returns the variables in a state dict of numpy arrays, each of which is used or named as dropped.
 
     Args:
-      state_dict: under the names of one of the layouts; see `unwrapped` for those that wrappers have prefixed.
+      state_dict: tensors with the names of one of the layouts; `unwrapped` removes the prefixes of wrappers.
 
     Raises:
       InputError: it is no DANet and no ResNet that exists here, or tensors are missing, have another shape or
         are not known; the message lists them.
     """
     layout, deep_stem, options = _recognised(state_dict)
-    fusion_only = _has_fusion_classifier_only(state_dict)
+    position, channel, fusion = (
+        f"{HEADS['authors'][f'head/{branch}_classifier']}.weight" in state_dict
+        for branch in ("position", "channel", "fusion")
+    )
+    fusion_only = fusion and not (position or channel)
     variables: dict[str, np.ndarray] = {}
     missing, misshaped, unused = [], [], dict.fromkeys(state_dict)
     for name, path, shape in _tensors(layout, deep_stem, options):
         if name not in state_dict:
             if fusion_only and path.split("/")[-2] in ("position_classifier", "channel_classifier"):
-                variables[path] = _own(np.zeros(shape, np.float32), path)
+                variables[path] = _as_variable(np.zeros(shape, np.float32), path)
             else:
                 missing.append(name)
             continue
@@ -78,7 +82,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
         elif not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
             misshaped.append(f"{name} of type {value.dtype} (should be of floating point)")
         else:
-            variables[path] = _own(value, path)
+            variables[path] = _as_variable(value, path)
     dropped = tuple(name for name in unused if _is_droppable(name, layout, options))
     problems = {
         "missing": missing,
@@ -100,7 +104,7 @@ def to_state_dict(
 
     Args:
       options: at least what `Converted.options` has; only `backbone` and `stem` count for layout "backbone".
-      variables: of the network with these options.
+      variables: the variables of the network with these options.
       layout: "authors", "mmseg", or "backbone" for the backbone alone.
     """
     if layout not in LAYOUTS:
@@ -119,10 +123,9 @@ def to_state_dict(
 def _tensors(
     layout: str, deep_stem: str, options: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yields the name and the shape in a state dict, and the path here between them, of each variable of a network."""
-    whole = "num_classes" in options
-    model = DANet(**options) if whole else ResNet(**options)
-    prefix = "" if whole else "backbone/"
+    """Yields the name in a state dict, the path here and the shape in the state dict of each variable of a network."""
+    has_head = "num_classes" in options
+    model, prefix = (DANet(**options), "") if has_head else (ResNet(**options), "backbone/")
     for path, leaf in flatten_dict(variables_of(model), sep="/").items():
         collection, _, rest = path.partition("/")
         path, shape = f"{collection}/{prefix}{rest}", leaf.shape
@@ -133,8 +136,8 @@ def _tensors(
         yield name_of(path, layout, deep_stem, options), path, shape
 
 
-def _own(value: np.ndarray, path: str) -> np.ndarray:
-    """A tensor as the variable at `path`; a kernel stays a view of the array that was read and is not copied here."""
+def _as_variable(value: np.ndarray, path: str) -> np.ndarray:
+    """Returns a tensor as the variable at `path`; a kernel stays a view of the array that was read."""
     value = value.astype(np.float32, copy=False)
     if path.endswith(SCALARS):
         return value.reshape(())
@@ -142,15 +145,13 @@ def _own(value: np.ndarray, path: str) -> np.ndarray:
 
 
 def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """The layout, the style of a deep stem's names and the network's options, from names and shapes.
+    """Returns the layout, the style of a deep stem's names and the network's options, from names and shapes.
 
     Raises:
       InputError: it is no network that exists here.
     """
-    layout = "backbone"
-    for name in HEADS:
-        if any(key.startswith(PREFIXES[name]) for key in state_dict):
-            layout = name
+    named = (name for name in HEADS if any(key.startswith(PREFIXES[name]) for key in state_dict))
+    layout = next(named, "backbone")
     prefix = PREFIXES[layout]
     keys = {key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
     counts = tuple(_count(keys, f"layer{layer}.") for layer in (1, 2, 3, 4))
@@ -187,7 +188,7 @@ def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]
 
 
 def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """What the head's tensors say; nothing if there is no classifier, hence no head."""
+    """Returns the options that the head's tensors say; none if there is no classifier, hence no head."""
     for classifier in ("head/fusion_classifier", "head/fcn_classifier"):
         if names and (key := f"{names[classifier]}.weight") in state_dict:
             return {
@@ -200,11 +201,11 @@ def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> di
 
 
 def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Returns the state dict without what wrappers put before its names, and the names that are not the network's.
+    """Returns the state dict without the prefixes of wrappers, and the names that do not belong to the network.
 
-    DataParallel and DDP put `module.` there, torch.compile `_orig_mod.`, Lightning and others the name of an
-    attribute (`model.`, `net.`), in any order. Losses and metrics beside the network are left out, and so are
-    averaged copies of it (`ema_model.*`, mmcv's `ema_backbone_*`), whose owner keeps them beside what it uses.
+    DataParallel and DDP add the prefix `module.`, torch.compile `_orig_mod.`, Lightning and others the name of an
+    attribute (`model.`, `net.`), in any order. Losses and metrics beside the network are left out, and so are averaged
+    copies of it (`ema_model.*`, mmcv's `ema_backbone_*`).
 
     Raises:
       InputError: there are several networks.
@@ -235,23 +236,13 @@ _ANCHOR = "layer1.0.conv1.weight"  # every ResNet has it
 
 
 def _root(anchor: str) -> str:
-    """What stands before the names of a layout, in the name of a ResNet's first block."""
+    """Returns what precedes the names of a layout, given the name of a ResNet's first convolution."""
     before = anchor.removesuffix(_ANCHOR)
-    for prefix in PREFIXES.values():  # the empty one is the last
-        if before.endswith(prefix):
-            return before.removesuffix(prefix)
-    return before
-
-
-def _has_fusion_classifier_only(state_dict: Mapping[str, Any]) -> bool:
-    names = HEADS["authors"]
-    branches = [f"{names[f'head/{branch}_classifier']}.weight" for branch in ("position", "channel")]
-    fusion = f"{names['head/fusion_classifier']}.weight"
-    return fusion in state_dict and not any(name in state_dict for name in branches)
+    return next(before.removesuffix(prefix) for prefix in PREFIXES.values() if before.endswith(prefix))
 
 
 def _is_droppable(name: str, layout: str, options: Mapping[str, Any]) -> bool:
-    """ImageNet's classifier, BN's batch counter, and the unused head that the authors' first release kept."""
+    """Returns whether it belongs to ImageNet's classifier, BN's counter or an unused head of the authors."""
     if name.endswith(".num_batches_tracked"):
         return True
     if layout == "authors" and not options.get("auxiliary"):

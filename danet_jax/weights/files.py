@@ -1,17 +1,16 @@
-"""Files of weights: what they hold as numpy arrays, read without running anything that they carry.
+"""Reads files of weights as numpy arrays, without running any code that they contain.
 
-A file is told apart by its first bytes, not by its name: safetensors, or PyTorch's (a zip archive, or the bare
-pickle of before 2020). PyTorch's are read by torch itself with `weights_only=True`.
+The first bytes of a file, not its name, say whether it is safetensors or PyTorch's (a zip archive, or a bare pickle
+before 2020). PyTorch's files are read by torch with `weights_only=True`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ _MAX_HEADER = 100_000_000  # bytes of a safetensors header, by its specification
 # Keys under which training code keeps a state dict beside optimizer, epoch and the like.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network")
 
-# Bookkeeping that mmengine and others save beside the weights. It is not needed: in its place the reader puts
-# `_Ignored`, so that neither the library that made it must be installed nor any of its code is run.
+# Bookkeeping that mmengine and others save beside the weights. The reader puts `_Ignored` in its place, so that the
+# library that made it need not be installed, and none of its code is run.
 _BOOKKEEPING = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "argparse.Namespace",
@@ -42,14 +41,14 @@ _BOOKKEEPING = (
 
 @dataclasses.dataclass(frozen=True)
 class WeightsFile:
-    """Tensors by name, and what else the file says: text in safetensors, plain values in PyTorch's."""
+    """Tensors by name, and the metadata of the file: text in safetensors, plain values in PyTorch's."""
 
     tensors: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
 
 
 class _Ignored:
-    """What stands for an object that the reader does not need."""
+    """Takes the place of an object that the reader does not need."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -59,7 +58,7 @@ class _Ignored:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """Returns the tensors of a `.safetensors`, `.pth`, `.pth.tar` or `.pt` file, whatever it is called.
+    """Returns the tensors of a safetensors or PyTorch file, whatever its name.
 
     For safetensors in several files, give the index (`model.safetensors.index.json`).
 
@@ -98,7 +97,7 @@ def _read(path: Path) -> WeightsFile:
 
 
 def _read_shards(path: Path) -> WeightsFile:
-    """The tensors of all files that an index such as `model.safetensors.index.json` names, which lie beside it."""
+    """Returns the tensors of all files that an index, such as `model.safetensors.index.json`, names beside it."""
     try:
         places = json.loads(path.read_text())["weight_map"]
         names = sorted(set(places.values()))
@@ -139,10 +138,11 @@ def _read_torch(path: Path) -> WeightsFile:
         ) from None
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
-        with torch.serialization.safe_globals(stand_ins), _quiet():
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how old files were written
             content = _load(torch, path)
     except Exception as error:  # a damaged pickle can make its reader raise anything
-        raise InputError(f"{_reason(error)}") from error
+        raise InputError(_reason(error)) from error
     wrapped = content if isinstance(content, Mapping) else {}
     state_dict = next((wrapped[k] for k in _WRAPPERS if isinstance(wrapped.get(k), Mapping)), wrapped)
     tensors = {}
@@ -160,23 +160,13 @@ def _read_torch(path: Path) -> WeightsFile:
 
 
 def _load(torch: Any, path: Path) -> Any:
-    if path.suffix == ".safetensors":  # torch would believe the name
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    try:  # mapped, so that tensors that are not needed (the optimizer's) are not read at all
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):
-            raise
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warnings about how old files were written."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    with path.open("rb") as file:
+        # Mapped, tensors that are not needed, such as the optimizer's, are not read. torch maps only zip archives, and
+        # believes the name of a file that is called `.safetensors`.
+        if file.read(4) == _ZIP and path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _reason(error: Exception) -> str:
@@ -197,7 +187,7 @@ def _first_sentence(error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What of a value is numbers and text; of other things, None."""
+    """Returns the numbers and texts of a nested value, and None in place of anything else."""
     if isinstance(value, Mapping):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

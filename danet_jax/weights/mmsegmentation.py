@@ -1,4 +1,4 @@
-"""What a checkpoint of mmsegmentation says about itself: the text of its training's config, and its classes."""
+"""What a checkpoint of mmsegmentation says about itself: the config of its training as text, and its classes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from danet_jax.weights.names import PREFIXES
 
 Triple = tuple[float, float, float]
 
+# Strides of the four stages, after a stem that divides by 4 -> output stride -> dilations of the four stages.
 _OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
-"""Of mmsegmentation's `strides` of the four stages, after a stem that divides by 4."""
-
 _DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
-"""Of the four stages, by output stride."""
 
 _THRESHOLD = 0.3
-"""Of a sigmoid channel, where the config says none: mmsegmentation's own."""
+"""mmsegmentation's threshold of a sigmoid channel where the config says none."""
 
 _CLASSIFIERS = (
     "decode_head.conv_seg",
@@ -34,15 +32,15 @@ _CLASSIFIERS = (
 )
 
 
-class Told(NamedTuple):
-    """What the file says.
+class Config(NamedTuple):
+    """What the config of the training says.
 
     Attributes:
       options: arguments of `DANet`.
-      mean, std: of the normalisation, R, G, B in 0 to 1; None where there is no text.
+      mean, std: the normalisation, R, G, B in 0 to 1; None where there is no config.
       bgr: whether the network sees blue first, as Caffe's backbones do.
       caffe: whether bottlenecks have their stride on the first 1x1 convolution, as Caffe's have.
-      threshold: of the one sigmoid channel that stands for two classes; None if it has a channel a class.
+      threshold: the threshold of the one sigmoid channel that stands for two classes; None if each class has a channel.
     """
 
     options: Mapping[str, Any] = {}
@@ -53,13 +51,13 @@ class Told(NamedTuple):
     threshold: float | None = None
 
 
-def told(metadata: Mapping[str, Any]) -> Told:
-    """What the text of the training's config says.
+def read_config(metadata: Mapping[str, Any]) -> Config:
+    """Returns what the text of the training's config says.
 
     Raises:
       InputError: it describes a network that does not exist here, or contradicts itself.
     """
-    text = _config(metadata)
+    text = _text(metadata)
     options: dict[str, Any] = {}
     said = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
     if len(said) == 1:
@@ -72,7 +70,7 @@ def told(metadata: Mapping[str, Any]) -> Told:
         options["output_stride"] = _OUTPUT_STRIDES[strides]
     if multi_grid := _integers("multi_grid", text):
         options["multi_grid"] = multi_grid
-    _refuse_unlike(text, options)
+    _refuse_other_network(text, options)
     mean, std, bgr = _normalisation(text)
     threshold = None
     if re.search(r"\bout_channels\s*=\s*1\b", text):
@@ -83,11 +81,11 @@ def told(metadata: Mapping[str, Any]) -> Told:
                 f"its config has threshold={threshold}, which must be between 0 and 1", value=threshold
             )
     caffe = re.search(r"\bstyle\s*=\s*['\"]caffe['\"]", text) is not None
-    return Told(options, mean, std, bgr, caffe, threshold)
+    return Config(options, mean, std, bgr, caffe, threshold)
 
 
-def _refuse_unlike(text: str, options: Mapping[str, Any]) -> None:
-    """Raises InputError if tensors of these shapes are of another network in a config than here."""
+def _refuse_other_network(text: str, options: Mapping[str, Any]) -> None:
+    """Raises InputError if tensors of these shapes compute something else under a config than here."""
     dilations = _integers("dilations", text)
     expected = _DILATIONS[options.get("output_stride", 8)]
     if dilations and dilations != expected:
@@ -96,7 +94,7 @@ def _refuse_unlike(text: str, options: Mapping[str, Any]) -> None:
             value=dilations,
             allowed=expected,
         )
-    # Stages that the first block's dilation is halved in; a multi-grid has its own.
+    # In these stages the first block's dilation would be halved. A multi-grid has dilations of its own.
     halved = [d for d in dilations[: 3 if "multi_grid" in options else 4] if d > 1]
     contracted = re.search(r"\bcontract_dilation\s*=\s*(True|False)", text)
     if (contracted is None and halved) or (
@@ -111,15 +109,15 @@ def _refuse_unlike(text: str, options: Mapping[str, Any]) -> None:
 
 
 def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether these are named as mmsegmentation names them."""
+    """Returns whether tensors have the names that mmsegmentation gives them."""
     return any(name.startswith(PREFIXES["mmseg"]) for name in tensors)
 
 
 def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
-    """`tensors` with a channel for each of two classes, where the head has one sigmoid channel for both.
+    """Returns `tensors` with a channel for each of two classes, where the head has one sigmoid channel for both.
 
-    Of logits (0, x - log(t / (1 - t))) the second is the larger exactly where sigmoid(x) > t. Over several scales and
-    flips, of which mmsegmentation takes the mean of sigmoid(x), it is so of t = 0.5 alone.
+    The second of the logits (0, x - log(t / (1 - t))) is the larger one exactly where sigmoid(x) > t. Over several
+    scales and flips, where mmsegmentation takes the mean of sigmoid(x), this holds for t = 0.5 only.
 
     Raises:
       InputError: there is one channel, and no config that says what it means.
@@ -142,7 +140,7 @@ def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> M
 
 
 def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
-    """The classes that the file names, if there are as many as the network has."""
+    """Returns the classes that the file names, if there are as many as the network has."""
     meta = _mapping(metadata.get("meta"))
     described = {
         str(key).lower(): value for key, value in (_mapping(meta.get("dataset_meta")) or meta).items()
@@ -154,8 +152,8 @@ def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
     return classes if len(classes) == num_classes else None
 
 
-def _config(metadata: Mapping[str, Any]) -> str:
-    """Version 0.x keeps it as `meta.config`, 1.x as `meta.cfg`, mmengine's hub as `runtime_info.cfg`."""
+def _text(metadata: Mapping[str, Any]) -> str:
+    """Returns the config: `meta.config` of version 0.x, `meta.cfg` of 1.x, or `runtime_info.cfg` of mmengine."""
     hub = _mapping(_mapping(metadata.get("message_hub")).get("runtime_info"))
     for place in (_mapping(metadata.get("meta")), hub):
         for key in ("config", "cfg"):
@@ -187,11 +185,11 @@ def _normalisation(text: str) -> tuple[Triple | None, Triple | None, bool]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """`value`, or nothing where a file holds something else in its place."""
+    """Returns `value`, or nothing where a file contains something else in its place."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:
-    """The numbers of the first `name=(...)` or `name=[...]` in `text`, on however many lines."""
+    """Returns the numbers of the first `name=(...)` or `name=[...]` in `text`, on however many lines."""
     found = re.search(rf"\b{name}\s*=\s*[\[(]([\d,\s]+)[\])]", text)
     return tuple(map(int, re.findall(r"\d+", found[1]))) if found else ()

@@ -1,4 +1,4 @@
-"""What each variable of the network is called in the state dicts that people have.
+"""What the network's variables are called in the state dicts that people have.
 
 authors   `pretrained.*`, `head.*`                           github.com/junfu1115/DANet
 mmseg     `backbone.*`, `decode_head.*`, `auxiliary_head.*`  mmsegmentation 0.x and 1.x
@@ -10,57 +10,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# What each module of the heads is called, and the scalars alpha and beta.
-HEADS = {
-    "authors": {
-        "head/position_in/conv": "head.conv5a.0",
-        "head/position_in/bn": "head.conv5a.1",
-        "head/position_attention/query": "head.sa.query_conv",
-        "head/position_attention/key": "head.sa.key_conv",
-        "head/position_attention/value": "head.sa.value_conv",
-        "head/position_attention/alpha": "head.sa.gamma",
-        "head/position_out/conv": "head.conv51.0",
-        "head/position_out/bn": "head.conv51.1",
-        "head/position_classifier": "head.conv6.1",
-        "head/channel_in/conv": "head.conv5c.0",
-        "head/channel_in/bn": "head.conv5c.1",
-        "head/channel_attention/beta": "head.sc.gamma",
-        "head/channel_out/conv": "head.conv52.0",
-        "head/channel_out/bn": "head.conv52.1",
-        "head/channel_classifier": "head.conv7.1",
-        "head/fusion_classifier": "head.conv8.1",
-        "head/fcn_in/conv": "head.conv5.0",
-        "head/fcn_in/bn": "head.conv5.1",
-        "head/fcn_classifier": "head.conv5.4",
-        "auxiliary/in/conv": "auxlayer.conv5.0",
-        "auxiliary/in/bn": "auxlayer.conv5.1",
-        "auxiliary/classifier": "auxlayer.conv5.4",
-    },
-    "mmseg": {
-        "head/position_in/conv": "decode_head.pam_in_conv.conv",
-        "head/position_in/bn": "decode_head.pam_in_conv.bn",
-        "head/position_attention/query": "decode_head.pam.query_project",
-        "head/position_attention/key": "decode_head.pam.key_project",
-        "head/position_attention/value": "decode_head.pam.value_project",
-        "head/position_attention/alpha": "decode_head.pam.gamma.scale",
-        "head/position_out/conv": "decode_head.pam_out_conv.conv",
-        "head/position_out/bn": "decode_head.pam_out_conv.bn",
-        "head/position_classifier": "decode_head.pam_conv_seg",
-        "head/channel_in/conv": "decode_head.cam_in_conv.conv",
-        "head/channel_in/bn": "decode_head.cam_in_conv.bn",
-        "head/channel_attention/beta": "decode_head.cam.gamma.scale",
-        "head/channel_out/conv": "decode_head.cam_out_conv.conv",
-        "head/channel_out/bn": "decode_head.cam_out_conv.bn",
-        "head/channel_classifier": "decode_head.cam_conv_seg",
-        "head/fusion_classifier": "decode_head.conv_seg",
-        "head/fcn_in/conv": "decode_head.convs.0.conv",
-        "head/fcn_in/bn": "decode_head.convs.0.bn",
-        "head/fcn_classifier": "decode_head.conv_seg",
-        "auxiliary/in/conv": "auxiliary_head.convs.0.conv",
-        "auxiliary/in/bn": "auxiliary_head.convs.0.bn",
-        "auxiliary/classifier": "auxiliary_head.conv_seg",
-    },
+# Each module of the heads, and the scalars alpha and beta: in the authors' code, in mmsegmentation.
+_HEADS = {
+    "head/position_in/conv": ("head.conv5a.0", "decode_head.pam_in_conv.conv"),
+    "head/position_in/bn": ("head.conv5a.1", "decode_head.pam_in_conv.bn"),
+    "head/position_attention/query": ("head.sa.query_conv", "decode_head.pam.query_project"),
+    "head/position_attention/key": ("head.sa.key_conv", "decode_head.pam.key_project"),
+    "head/position_attention/value": ("head.sa.value_conv", "decode_head.pam.value_project"),
+    "head/position_attention/alpha": ("head.sa.gamma", "decode_head.pam.gamma.scale"),
+    "head/position_out/conv": ("head.conv51.0", "decode_head.pam_out_conv.conv"),
+    "head/position_out/bn": ("head.conv51.1", "decode_head.pam_out_conv.bn"),
+    "head/position_classifier": ("head.conv6.1", "decode_head.pam_conv_seg"),
+    "head/channel_in/conv": ("head.conv5c.0", "decode_head.cam_in_conv.conv"),
+    "head/channel_in/bn": ("head.conv5c.1", "decode_head.cam_in_conv.bn"),
+    "head/channel_attention/beta": ("head.sc.gamma", "decode_head.cam.gamma.scale"),
+    "head/channel_out/conv": ("head.conv52.0", "decode_head.cam_out_conv.conv"),
+    "head/channel_out/bn": ("head.conv52.1", "decode_head.cam_out_conv.bn"),
+    "head/channel_classifier": ("head.conv7.1", "decode_head.cam_conv_seg"),
+    "head/fusion_classifier": ("head.conv8.1", "decode_head.conv_seg"),
+    "head/fcn_in/conv": ("head.conv5.0", "decode_head.convs.0.conv"),
+    "head/fcn_in/bn": ("head.conv5.1", "decode_head.convs.0.bn"),
+    "head/fcn_classifier": ("head.conv5.4", "decode_head.conv_seg"),
+    "auxiliary/in/conv": ("auxlayer.conv5.0", "auxiliary_head.convs.0.conv"),
+    "auxiliary/in/bn": ("auxlayer.conv5.1", "auxiliary_head.convs.0.bn"),
+    "auxiliary/classifier": ("auxlayer.conv5.4", "auxiliary_head.conv_seg"),
 }
+HEADS = {
+    layout: {path: names[index] for path, names in _HEADS.items()}
+    for index, layout in enumerate(("authors", "mmseg"))
+}
+"""Layout -> path of a module -> its name."""
+
+LAYOUTS = (*HEADS, "backbone")
+PREFIXES = {"authors": "pretrained.", "mmseg": "backbone.", "backbone": ""}
+
 READ_FROM_TENSORS = (
     "num_classes",
     "backbone",
@@ -71,15 +54,11 @@ READ_FROM_TENSORS = (
 )
 """Options of `DANet` that follow from the names and shapes of its variables."""
 
-LAYOUTS = (*HEADS, "backbone")
-PREFIXES = {"authors": "pretrained.", "mmseg": "backbone.", "backbone": ""}
-
-# Where a deep stem's convolutions and BNs are: inside a Sequential, of which Encoding keeps the last BN apart.
+# The convolutions and BNs of a deep stem are in a Sequential. Encoding keeps the last BN apart.
 DEEP_STEMS = {
     "encoding": (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")),
     "mmseg": (("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")),
 }
-
 
 SCALARS = ("alpha", "beta")
 _LEAVES = {
@@ -96,10 +75,10 @@ def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) 
     """Returns the name of a variable in a state dict.
 
     Args:
-      path: of the variable, such as `params/backbone/layer1_0/conv1/kernel`.
+      path: the path of the variable, such as `params/backbone/layer1_0/conv1/kernel`.
       layout: one of `LAYOUTS`.
       deep_stem: one of `DEEP_STEMS`, in whose style the parts of a stem with three convolutions are named.
-      options: of the network; without attention the fusion's classifier has another name.
+      options: the network's options; without attention the fusion's classifier has another name.
     """
     _, *module, leaf = path.split("/")
     if leaf in SCALARS:
@@ -119,5 +98,5 @@ def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) 
 
 
 def has_attention(options: Mapping[str, Any]) -> bool:
-    """Whether options of `DANet` have at least one of the attention branches."""
+    """Returns whether a network of these options has at least one attention branch."""
     return options["position_attention"] or options["channel_attention"]

@@ -5,8 +5,6 @@ import json
 import warnings
 import zipfile
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,11 +17,11 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.submissions import SERVERS, test_server, write_submission
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
-from danet_jax.models.danet import DANet
 from danet_jax.modes import submit
 from danet_jax.recipe import defaults, read_recipe
 from tests.reference import publishers
 from tests.reference.refusal import refused
+from tests.reference.small_network import small_networks
 
 test_server.__test__ = False  # a function of the package, not a test
 
@@ -95,21 +93,6 @@ def test_datasets_without_a_server():
         test_server("coco_stuff10k")
 
 
-@pytest.fixture
-def model(rng):
-    """A small network with random weights, filled in without compiling its initialisation."""
-    model = DANet(num_classes=19, backbone="resnet18")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-
-    def fill(leaf):
-        if leaf.ndim < 2:
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
-        return rng.normal(0, spread, leaf.shape).astype(np.float32)
-
-    return model, jax.tree.map(fill, shapes)
-
-
 def score_with_cityscapesscripts(zipped, ground_truth, tmp_path):
     """The class mIoU that the publisher's evaluation gives to the files in a zip."""
     with warnings.catch_warnings():
@@ -128,9 +111,9 @@ def score_with_cityscapesscripts(zipped, ground_truth, tmp_path):
     return json.loads((tmp_path / "scores.json").read_text())
 
 
-def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypatch, capsys):
-    """The whole mode on Cityscapes' validation split, scored by the publisher's own scripts."""
-    network, variables = model
+def test_a_submission_scores_what_the_evaluator_says(rng, tmp_path, monkeypatch, capsys):
+    """Runs the mode on Cityscapes' validation split, and scores its files with the publisher's own scripts."""
+    network, variables, _ = small_networks(rng, 19)
     tree, _ = publishers.cityscapes(rng)
     root = publishers.write(tree, tmp_path / "in", "folder")
     config = defaults()
@@ -160,15 +143,14 @@ def test_submit_is_worth_what_the_evaluator_says(rng, tmp_path, model, monkeypat
     )
     examples = evaluation_examples(dataset.source("val"))
     result = Evaluator(network, classes, Protocol.whole())(variables, examples)
-    assert (result.confusion.sum(0) > 0).sum() > 1  # it does tell classes apart
+    assert (result.confusion.sum(0) > 0).sum() > 1  # it distinguishes classes
     assert abs(result.miou - scores["averageScoreClasses"]) < 1e-6
     for name, iou in zip(classes.names, result.iou, strict=True):
         np.testing.assert_allclose(iou, scores["classScores"][name], atol=1e-6)
 
 
-def test_submit_refuses_a_network_of_other_classes():
-    network = DANet(num_classes=19, backbone="resnet18")
-    variables = jax.jit(network.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+def test_submit_refuses_a_network_of_other_classes(rng):
+    network, variables, _ = small_networks(rng, 19)
     segmenter = Segmenter(network, variables, None, Classes.named([f"class {i}" for i in range(19)]))
     with refused("class 0", "class 0", "road"):
         submit.check_classes(segmenter, CITYSCAPES.classes)

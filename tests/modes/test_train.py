@@ -11,12 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from danet_jax.models.variables import variables_of
 from danet_jax.modes import train
 from danet_jax.runs import checkpoints
-from danet_jax.runs.directory import read_run
 from danet_jax.runs.stopping import StopSignals
-from danet_jax.runs.stored import refuse_changed
+from danet_jax.runs.stored import read_run, refuse_changed
 from tests.modes.conftest import STEPS
 from tests.reference.refusal import refused
 
@@ -129,7 +127,7 @@ def test_a_signal_while_a_checkpoint_is_written_loses_nothing(trained, tmp_path,
     step = int(re.search(r"stopped by SIGTERM at step (\d) of 6, saved", capsys.readouterr().out)[1])
     assert step >= 3  # the second checkpoint's
     refuse_changed(tmp_path / "checkpoints" / str(step))
-    assert read_run(tmp_path, variables_of, which="newest").step == step
+    assert read_run(tmp_path, which="newest").step == step
 
 
 def test_another_batch_size_goes_on_with_the_next_example(trained, recipe, tmp_path):
@@ -171,14 +169,14 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_kept(trained, tmp_pa
     with refused(tmp_path / "checkpoints"):
         trained(tmp_path)
     monkeypatch.undo()
-    assert read_run(tmp_path, variables_of, which="newest").step == 3
+    assert read_run(tmp_path, which="newest").step == 3
 
 
 def test_the_best_and_the_newest_are_kept(trained, recipe, tmp_path):
     scores = iter((0.3, 0.9, 0.5))
     final = trained(tmp_path, lambda: next(scores))
     assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()} == {"4", "6"}
-    best, newest = read_run(tmp_path, variables_of), read_run(tmp_path, variables_of, which="newest")
+    best, newest = read_run(tmp_path), read_run(tmp_path, which="newest")
     assert (best.step, newest.step) == (4, 6)
     assert best.model == recipe.network(len(best.classes))
     assert "road (red light)" in best.classes.names
@@ -202,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(trai
     with refused("config.training.learning_rate") as caught:
         trained(tmp_path, changed_step=exploding)
     assert str(caught.value).startswith("step 4: ")
-    run = read_run(tmp_path, variables_of, which="newest")
+    run = read_run(tmp_path, which="newest")
     assert run.step == 3
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables))
 
@@ -220,7 +218,7 @@ def test_gradients_or_parameters_that_are_not_finite_stop_it_too(trained, tmp_pa
     with refused("config.training.learning_rate") as caught:
         trained(tmp_path, changed_step=exploding)
     assert str(caught.value).startswith(f"step 4: the {name.replace('_', ' ')} is inf")
-    assert read_run(tmp_path, variables_of, which="newest").step == 3
+    assert read_run(tmp_path, which="newest").step == 3
 
 
 def test_a_run_that_is_not_whole_or_has_gone_further_is_refused(trained, recipe, tmp_path):

@@ -125,6 +125,45 @@ def test_a_directory_that_is_renamed_during_training_is_reported(rng, tmp_path):
     assert checkpoint_steps(tmp_path / "elsewhere") == [1]
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(rng, tmp_path, capsys):
+    progress = {"step": jnp.int32(1)}
+    with Checkpoints(tmp_path, keep_every=1) as checkpoints:
+        saved = [jax.tree.map(jnp.asarray, arrays(rng)) for _ in range(3)]
+        for step, values in enumerate(saved, start=1):
+            checkpoints.save(step, values, progress, {"examples_taken": step}, DESCRIPTION)
+    file = next(path for path in (tmp_path / "3/variables").rglob("*") if path.parent.name == "d")
+    file.write_bytes(file.read_bytes()[:-1])
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(saved[0], progress, DESCRIPTION)
+        assert (restored.step, restored.position) == (2, {"examples_taken": 2})
+        jax.tree.map(np.testing.assert_array_equal, restored.variables, saved[1])
+        assert str(file) in capsys.readouterr().err
+        assert checkpoint_steps(tmp_path)[-1] == 2
+        checkpoints.save(3, saved[2], progress, {"examples_taken": 3}, DESCRIPTION)
+    assert checkpoint_steps(tmp_path)[-1] == 3
+    for step in checkpoint_steps(tmp_path):
+        (tmp_path / str(step) / "digests.json").unlink()
+    with refused(what=tmp_path / "3"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore(saved[0], progress, DESCRIPTION)
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "name", "description"])
+def test_a_checkpoint_of_another_network_is_not_restored(rng, tmp_path, change):
+    values, progress = jax.tree.map(jnp.asarray, arrays(rng)), {"step": jnp.int32(1)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, values, progress, {}, {"model": {"stem": "v1"}})
+    stem = "v1c" if change == "description" else "v1"
+    if change == "shape":
+        values["bias"] = jnp.zeros(8)
+    elif change == "dtype":
+        values["bias"] = values["bias"].astype(jnp.bfloat16)
+    elif change == "name":
+        values["bias2"] = values.pop("bias")
+    what = "model.stem" if change == "description" else "bias"
+    with Checkpoints(tmp_path) as checkpoints, refused(what=what):
+        checkpoints.restore(values, progress, {"model": {"stem": stem}})
+
+
 def test_damaged_scores_are_reported_and_count_as_none(rng, tmp_path, capsys):
     values, progress = jax.tree.map(jnp.asarray, arrays(rng)), {"step": jnp.int32(1)}
     with Checkpoints(tmp_path) as checkpoints:

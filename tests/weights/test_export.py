@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import jax
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load
 
 from danet_jax.classes import Classes
 from danet_jax.inference.exporting import probabilities
@@ -33,9 +33,11 @@ from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import convert
 from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
-from danet_jax.weights.export_stablehlo import export_stablehlo
+from danet_jax.weights.export_onnx import export_onnx
+from danet_jax.weights.export_stablehlo import export_stablehlo, exported_for_all
 from tests.reference import torch_danet, torch_resnet
 from tests.reference.refusal import refused
+from tests.reference.small_network import small_networks
 
 CLASSES = Classes(("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180)))
 VARIANTS = {
@@ -47,7 +49,7 @@ VARIANTS = {
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    """One block to a layer, so that programs compile quickly."""
+    """One block per layer, so that programs compile quickly."""
     for blocks in (resnet.BLOCKS, torch_resnet.BLOCKS):
         monkeypatch.setitem(blocks, "resnet18", (1, 1, 1, 1))
 
@@ -104,7 +106,6 @@ LOADER = """
 import sys
 import numpy as np
 import jax, zipfile
-from safetensors.numpy import load
 with zipfile.ZipFile("model.stablehlo.zip") as file:
     program = jax.export.deserialize(bytearray(file.read("program")))
     weights = load(file.read("weights.safetensors"))
@@ -143,17 +144,15 @@ def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
         (None, {"base_size": 50}),
     ],
 )
-def test_exported_labels_are_predicted_ones(tmp_path, rng, size, changes):
-    checkpoint, _ = make_checkpoint(rng)
+def test_exported_labels_are_predicted_ones(rng, size, changes):
+    model, variables, _ = small_networks(rng)
     images = rng.integers(0, 256, (1, 41, 57, 3), np.uint8)
-    protocol = Protocol.whole().replace(**changes).for_network(checkpoint.network.align_corners)
-    export_stablehlo(checkpoint, tmp_path / "m.zip", size, functools.partial(probabilities, protocol))
-    with zipfile.ZipFile(tmp_path / "m.zip") as file:
-        program = jax.export.deserialize(bytearray(file.read("program")))
-        weights = load(file.read("weights.safetensors"))
-    found = np.asarray(program.call(weights, images))
+    protocol = Protocol.whole().replace(**changes).for_network(model.align_corners)
+    function = functools.partial(probabilities, protocol, model)
+    program = exported_for_all(function, variables, size, jnp.uint8)
+    found = np.asarray(program.call(variables, images))
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
-    segment = Segmenter(checkpoint.network, checkpoint.variables, protocol)
+    segment = Segmenter(model, variables, protocol)
     scores = segment.scores(images)
     clear = np.sort(scores)[..., -1] > (1 + 1e-4) * np.sort(scores)[..., -2]
     assert clear.mean() > 0.99
@@ -182,14 +181,9 @@ def test_an_exported_file_says_what_it_holds(tmp_path, rng, capsys):
         mode.run(None, tmp_path, [], checkpoint=str(tmp_path / "in.safetensors"), format="stablehlo")
 
 
-def test_stablehlo_in_bfloat16(tmp_path, rng):
+def test_stablehlo_of_one_size_is_bound_to_it_and_in_bfloat16_compared_more_loosely(tmp_path, rng):
     checkpoint, _ = make_checkpoint(rng)
     checkpoint = dataclasses.replace(checkpoint, model=checkpoint.model.clone(dtype=jnp.bfloat16))
-    export_stablehlo(checkpoint, tmp_path / "model.stablehlo.zip")
-
-
-def test_stablehlo_of_one_size_is_bound_to_it(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
     path = tmp_path / "model.stablehlo.zip"
     export_stablehlo(checkpoint, path, (33, 41))
     with zipfile.ZipFile(path) as file:
@@ -293,6 +287,29 @@ def test_a_place_that_cannot_be_written(tmp_path, rng):
         export_safetensors(checkpoint, tmp_path / "file" / "model.safetensors")
 
 
+def test_every_flipped_bit_of_an_exported_file_is_found(rng, tmp_path):
+    checkpoint, _ = make_checkpoint(rng)
+    export_safetensors(checkpoint, tmp_path / "model.safetensors")
+    export_torch(checkpoint, tmp_path / "model.pth")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    with zipfile.ZipFile(tmp_path / "model.pth") as file:
+        largest = max(file.infolist(), key=lambda member: member.file_size)
+    start = largest.header_offset + 4096  # between the members lies padding that is never read
+    for name, places in (
+        ("model.safetensors", rng.integers(8 + header // 2, 8 + header, 6)),
+        ("model.safetensors", rng.integers(8 + header, len(content), 6)),
+        ("model.pth", rng.integers(start, start + largest.file_size - 8192, 6)),
+    ):
+        intact = (tmp_path / name).read_bytes()
+        for place in places:
+            damaged = bytearray(intact)
+            damaged[int(place)] ^= 1 << int(rng.integers(8))
+            (tmp_path / "damaged").write_bytes(damaged)
+            with refused(tmp_path / "damaged"):
+                load_checkpoint(tmp_path / "damaged")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without space")
 @pytest.mark.parametrize("export", [export_safetensors, export_torch, export_stablehlo])
 def test_a_full_disk(tmp_path, rng, export):
@@ -321,3 +338,58 @@ def test_exports_say_nothing_of_the_users_file_system(tmp_path, rng):
         assert b"secret" not in path.read_bytes()
         kept = load_checkpoint(path).config
         assert (kept["dataset"]["name"], kept["evaluation"]) == ("folder", {"protocol": "whole"})
+
+
+def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng):
+    """A network in bfloat16 is computed in float32, as ONNX runtimes do."""
+    for library in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(library, reason=f"needs {library}: pip install {library}")
+    import onnxruntime
+
+    checkpoint, _ = make_checkpoint(rng)
+    path = tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' own
+        export_onnx(
+            dataclasses.replace(checkpoint, model=checkpoint.model.clone(dtype=jnp.bfloat16)), path, (33, 41)
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (image_input,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (image_input.name, image_input.shape) == ("images", ["batch", 33, 41, 3])
+    assert image_input.type == "tensor(uint8)"
+    assert (output.name, output.shape) == ("probabilities", ["batch", 33, 41, 3])
+    apply = jax.jit(checkpoint.model.apply)
+    for batch in (1, 3):
+        images = rng.integers(0, 256, (batch, 33, 41, 3), np.uint8)
+        (found,) = session.run(None, {"images": images})
+        expected = jax.nn.softmax(apply(checkpoint.variables, normalize(jnp.asarray(images))).fusion)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    described = json.loads(session.get_modelmeta().custom_metadata_map["danet_jax"])
+    assert described["classes"]["names"] == ["road", "car", "sky"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(("library", "name"), [("jax2onnx", "to_onnx"), ("onnxruntime", "InferenceSession")])
+def test_what_a_library_raises_is_one_line(tmp_path, rng, monkeypatch, library, name):
+    def fails(*_, **__):
+        raise RuntimeError("Type (tensor(float)) does not match\nand more")
+
+    for needed in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(needed, reason=f"needs {needed}: pip install {needed}")
+    import onnx
+
+    graph = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    monkeypatch.setattr("jax2onnx.to_onnx", lambda *_, **__: graph)
+    monkeypatch.setattr(f"{library}.{name}", fails)
+    checkpoint, _ = make_checkpoint(rng)
+    with refused(tmp_path / "model.onnx") as caught:
+        export_onnx(checkpoint, tmp_path / "model.onnx", (33, 41))
+    assert library in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_libraries_it_says_what_to_install(tmp_path, rng, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
+    checkpoint, _ = make_checkpoint(rng)
+    with refused("--format=onnx"):
+        export_onnx(checkpoint, tmp_path / "model.onnx", (33, 41))
