@@ -108,7 +108,7 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
     """
     if not isinstance(example, Mapping) or not {"name", "image", "label"} <= example.keys():
         raise InputError(
-            f"an example must hold name, image and label, not {type(example).__name__}", what="example"
+            f"an example must contain name, image and label, not {type(example).__name__}", what="example"
         )
     name, image, label = example["name"], np.asarray(example["image"]), example["label"]
 

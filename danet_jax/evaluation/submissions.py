@@ -41,19 +41,19 @@ class Server:
     upload: str
     palette: tuple[int, ...] = ()
 
-    def picture(self, labels: np.ndarray) -> bytes:
+    def png(self, labels: np.ndarray) -> bytes:
         """Returns the PNG of train ids uint8 `[H, W]`.
 
         Raises:
           ValueError: a value is not a class.
         """
         ids = self.mapping.to_ids(labels)
-        picture = Image.fromarray(ids)
+        image = Image.fromarray(ids)
         if self.palette:
-            picture = Image.frombytes("P", picture.size, ids.tobytes())
-            picture.putpalette(self.palette)
+            image = Image.frombytes("P", image.size, ids.tobytes())
+            image.putpalette(self.palette)
         file = io.BytesIO()
-        picture.save(file, "png")
+        image.save(file, "png")
         return file.getvalue()
 
 
@@ -106,6 +106,6 @@ def write_submission(
     # Stored, not compressed: PNG is compressed already.
     with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for name, labels in predictions:
-            archive.writestr(zipfile.ZipInfo(server.path.format(name=name)), server.picture(labels))
+            archive.writestr(zipfile.ZipInfo(server.path.format(name=name)), server.png(labels))
             count += 1
     return count

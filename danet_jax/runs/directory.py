@@ -129,7 +129,7 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def refuse_other_config(
     path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str]
 ) -> None:
-    """Raises InputError, naming the keys, if `path` holds a run of config `old` that differs from `new`.
+    """Raises InputError, naming the keys, if the config `old` of a run differs from `new`.
 
     Args:
       path: the run's directory.
@@ -146,8 +146,8 @@ def refuse_other_config(
     if differing:
         named = "; ".join(f"config.{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
         raise InputError(
-            f"{path}: holds a run of another config ({named}); choose another --workdir, or resume all the same with "
-            "--config.training.resume_anyway=True",
+            f"{path}: contains a run of another config ({named}); choose another --workdir, or resume all the same "
+            "with --config.training.resume_anyway=True",
             what=f"config.{differing[0]}",
             value=now.get(differing[0]),
             allowed=before.get(differing[0]),
@@ -155,7 +155,7 @@ def refuse_other_config(
 
 
 def refuse_half_a_run(path: Path) -> None:
-    """Raises InputError if `path` holds checkpoints, but not what they were trained with, or no place for them."""
+    """Raises InputError if `path` contains checkpoints without a config.json, or has no place for checkpoints."""
     checkpoints = path / "checkpoints"
     if not is_bucket(path) and os.path.lexists(checkpoints) and not checkpoints.is_dir():
         raise InputError(
@@ -171,7 +171,7 @@ def refuse_half_a_run(path: Path) -> None:
 
 
 def refuse_fewer_steps(path: Path, steps: int) -> None:
-    """Raises InputError if the run in `path` has gone further than `steps`."""
+    """Raises InputError if the run in `path` is beyond step `steps`."""
     reached = checkpoint_steps(path / "checkpoints")
     if reached and reached[-1] > steps:
         raise InputError(

@@ -27,7 +27,7 @@ def from_first_host(value: Any) -> Any:
 
 
 def refuse_differing(facts: Mapping[str, Any], what: str) -> None:
-    """Refuses to go on unless `facts` are the same on all hosts. All hosts must call it.
+    """Raises InputError unless `facts` are the same on all hosts, all of which must call it.
 
     Args:
       facts: a flat dictionary that JSON can represent.

@@ -30,7 +30,7 @@ def refuse_locked(path: Path) -> None:
     if _lives(holder, file):
         raise InputError(
             f"{path}: is in use by process {holder.get('process')} on {holder.get('host')} since "
-            f"{holder.get('since')}; wait for it, or choose another --workdir (if it is surely gone, delete {file})",
+            f"{holder.get('since')}; wait for it, or choose another --workdir (if it has ended, delete {file})",
             what=str(path),
             value=holder.get("process"),
         )

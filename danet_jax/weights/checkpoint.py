@@ -31,7 +31,7 @@ from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.mmsegmentation import Triple
 from danet_jax.weights.names import READ_FROM_TENSORS, has_attention
 
-# What tensors do not say. The authors trained and tested every network that they released with multi-grid.
+# Options that tensors do not determine. The authors released only networks with multi-grid.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "authors": {"align_corners": True, "multi_grid": (4, 8, 16)},
     "mmseg": {"align_corners": False},
@@ -247,7 +247,7 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         assumed["normalisation"] = "ImageNet's, RGB"
     if assumed and layout != "backbone":
         pairs = ", ".join(f"{name}={value}" for name, value in assumed.items())
-        lines.append(f"not told by the file, so assumed: {pairs}")
+        lines.append(f"not in the file, so assumed: {pairs}")
     if said.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
         lines.append(f"normalised by mean {_rounded(mean)}, std {_rounded(std)}")
     if said.threshold is not None:
@@ -271,7 +271,7 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
 
 
 def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
-    """Returns the model with other options than those that its tensors say."""
+    """Returns the model with the caller's options; raises InputError if they do not exist or contradict its tensors."""
     free = [name for name in FREE if hasattr(model, name)]
     changes = dict(overrides)
     for name, value in overrides.items():

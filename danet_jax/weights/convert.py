@@ -211,7 +211,9 @@ def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[s
       InputError: there are several networks.
     """
     plain = {".".join(p for p in key.split(".") if p not in _TRANSPARENT): v for key, v in state_dict.items()}
-    if len(plain) < len(state_dict):  # names that differ by a wrapper alone: two networks, told apart below
+    if len(plain) < len(
+        state_dict
+    ):  # two networks whose names differ only by a wrapper; they are reported below
         plain = dict(state_dict)
     roots = sorted({_root(key) for key in plain if key.endswith(_ANCHOR)})
     averaged = [root for root in roots if "ema" in root.lower()]
@@ -219,7 +221,7 @@ def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[s
         roots = [root for root in roots if root not in averaged]
     if len(roots) > 1:
         raise InputError(
-            f"holds several networks ({', '.join(root or 'one without a prefix' for root in roots)}); "
+            f"contains several networks ({', '.join(root or 'one without a prefix' for root in roots)}); "
             "save the state_dict() of one of them",
             value=roots,
         )

@@ -63,7 +63,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     For safetensors in several files, give the index (`model.safetensors.index.json`).
 
     Raises:
-      InputError: it cannot be read, is no file of weights, is truncated, holds other objects than tensors, or
+      InputError: it cannot be read, is no file of weights, is truncated, contains other objects than tensors, or
         is PyTorch's and torch is not installed; one line that names the file.
     """
     path = Path(path)
@@ -126,7 +126,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
                 file.metadata() or {},
             )
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"not a whole safetensors file: {_first_sentence(error)}") from error
+        raise InputError(f"not an intact safetensors file: {_first_sentence(error)}") from error
 
 
 def _read_torch(path: Path) -> WeightsFile:
@@ -155,7 +155,7 @@ def _read_torch(path: Path) -> WeightsFile:
         except (RuntimeError, TypeError) as error:  # sparse, quantised, on no device
             raise InputError(f"{name!r} is no plain tensor: {_first_sentence(error)}") from error
     if not tensors:
-        raise InputError("holds no tensors")
+        raise InputError("contains no tensors")
     return WeightsFile(tensors, _plain({k: v for k, v in wrapped.items() if v is not state_dict}))
 
 
@@ -175,10 +175,10 @@ def _reason(error: Exception) -> str:
     if objects or "weights_only" in text or "Weights only" in text:
         what = f" ({objects[1]})" if objects else ""
         return (
-            f"holds other objects than tensors{what}, which could run code and are not read; "
+            f"contains other objects than tensors{what}, which could run code and are not read; "
             "save its state_dict() alone with torch.save"
         )
-    return f"not a whole PyTorch file: {_first_sentence(error)}"
+    return f"not an intact PyTorch file: {_first_sentence(error)}"
 
 
 def _first_sentence(error: Exception) -> str:
