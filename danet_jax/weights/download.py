@@ -1,4 +1,4 @@
-"""Downloads weights and archives of data sets: resumed where they broke off, checked, and complete or not there."""
+"""Downloads weights and archives of data sets: they are resumed and checked, and a file is complete or not there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from danet_jax.errors import InputError, one_line
 from danet_jax.runs.files import as_path
 
@@ -19,7 +21,7 @@ _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 4  # in a row without progress
 
-# What file systems call the state of a file in `info`. Another state is another file in the cache.
+# What file systems call the state of a file in `info`. Each state of a file has a name of its own in the cache.
 _STATE = ("size", "ETag", "Last-Modified", "generation", "md5Hash", "blob_id", "mtime", "created")
 
 
@@ -63,11 +65,13 @@ def download(address: str, path: Path | None = None, digest: str = "") -> Path:
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        lock = path.with_name(f".{path.name}.lock")
+        with FileLock(lock):
             if not path.exists():
                 _transfer(source, part)
                 _check(part, address, digest)
                 part.replace(path)
+            _delete(lock)  # processes that wait for it find `path`
     except OSError as error:
         _delete(part)
         raise InputError(f"{part}: cannot be written: {error.strerror or error}", what=str(part)) from error
@@ -75,7 +79,7 @@ def download(address: str, path: Path | None = None, digest: str = "") -> Path:
 
 
 class _Source(NamedTuple):
-    """A file in one of fsspec's file systems, and what is known of it."""
+    """A file in one of fsspec's file systems, and what that knows about it."""
 
     address: str
     fs: Any
@@ -103,7 +107,7 @@ class _Source(NamedTuple):
 
     @property
     def protocol(self) -> str:
-        """Of a file system with several names, the first."""
+        """The first name of the file system."""
         return self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
 
     @property
@@ -112,7 +116,7 @@ class _Source(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What the file system itself publishes; empty if it does not."""
+        """The digest that the file system publishes; empty if it does not."""
         if lfs := self.info.get("lfs"):
             return f"sha256:{lfs['sha256']}"
         md5 = self.info.get("md5Hash") or self.info.get("Content-MD5")
@@ -120,7 +124,7 @@ class _Source(NamedTuple):
 
     @property
     def cached(self) -> Path:
-        """A place in the cache for this state of the file."""
+        """The path in the cache of this state of the file."""
         state = [self.address, *(str(self.info.get(name)) for name in _STATE)]
         key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
         name = urlsplit(self.address).path.rsplit("/", 1)[-1][-100:]
@@ -142,26 +146,16 @@ class _BrokenOffError(Exception):
     """The connection ended before the file did; `__cause__` says why."""
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    lock = path.with_name(f".{path.name}.lock")
-    with FileLock(lock):
-        yield
-        _delete(lock)  # those who wait for it find `path`
-
-
 def _delete(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def _transfer(source: _Source, part: Path) -> None:
-    """Appends to `part` what it lacks, and tries again when the connection breaks off."""
+    """Appends the missing bytes to `part`, and tries again when the connection breaks off."""
     import aiohttp
 
-    answers = FileNotFoundError, PermissionError, aiohttp.ClientResponseError  # to ask again is of no use
+    answers = FileNotFoundError, PermissionError, aiohttp.ClientResponseError  # would be repeated
     try:
         with part.open("ab") as file, _progress(source, part.stat().st_size) as progress:
             furthest = failures = 0
@@ -208,7 +202,7 @@ def _append(source: _Source, file: IO[bytes], progress: Callable[[int], None]) -
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    """Tells what a network does from what a disk does, which raises OSErrors as well."""
+    """Distinguishes failures of the network from those of the disk, which are OSErrors as well."""
     try:
         yield
     except Exception as error:

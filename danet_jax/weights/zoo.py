@@ -1,4 +1,4 @@
-"""Published checkpoints, as data: what exists, where it is, how it was trained and what it reached."""
+"""Published checkpoints: where they are, how they were trained and what they reached."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Entry:
     """A published checkpoint.
 
     Attributes:
-      name: by which `load_checkpoint` knows it.
-      url: of the file. Its name ends in the beginning of its SHA-256.
-      dataset: that it was trained on.
+      name: the name that `load_checkpoint` takes.
+      url: the address of the file, which ends in the first digits of its SHA-256.
+      dataset: the data set that it was trained on.
       crop: height and width of the training crops; None for ImageNet classifiers.
-      iterations: of the training, in steps of 8 (Cityscapes) or 16 images.
-      miou, miou_multi_scale: published mean IoU in % on the validation split, at one scale, and at several
-        and flipped.
-      options: arguments of `DANet` that the file's tensors do not say.
+      iterations: the number of training steps of 8 (Cityscapes) or 16 images.
+      miou, miou_multi_scale: published mean IoU in % on the validation split, at one scale, and at several scales with
+        flipping.
+      options: arguments of `DANet` that the tensors do not determine.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """The same, as `download` takes it."""
+        """The same digits, as `download` takes them."""
         return f"sha256:{self.sha256}"
 
 
@@ -49,7 +49,7 @@ _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5/danet"
 _MMPRETRAIN = "https://download.openmmlab.com/pretrain/third_party"
 _TORCHVISION = "https://download.pytorch.org/models"
 
-# Depth, crop, iterations, dataset; date and hash in the file's name; mIoU, with several scales and flipping.
+# Depth, crop, iterations, data set, the end of the file's name, mIoU, mIoU with several scales and flipping.
 # Source: configs/danet/metafile.yaml of mmsegmentation 1.x.
 _DANETS = (
     (50, (512, 1024), "40k", "cityscapes", "20200605_191324-c0dbfa5f", 78.74, None),
@@ -106,10 +106,10 @@ ZOO: tuple[Entry, ...] = (
 
 
 def find(name: str) -> Entry:
-    """The entry called `name`.
+    """Returns the entry called `name`.
 
     Raises:
-      InputError: there is none; the message gives the nearest names.
+      InputError: there is none; the message contains the nearest names.
     """
     for entry in ZOO:
         if entry.name == name:
