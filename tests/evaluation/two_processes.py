@@ -5,8 +5,9 @@ import os
 import pathlib
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-os.environ["JAX_PLATFORMS"] = "cpu"
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
@@ -30,25 +31,26 @@ def examples(rng):
         yield {"name": str(index), "image": image, "label": label}
 
 
-def main(seed: int, address: str, process: int, processes: int, output: str) -> None:
-    if processes > 1:
-        jax.distributed.initialize(address, processes, process)
+def evaluate(seed, process=0, processes=1):
+    """Returns the number of images and the confusion matrix by protocol; each process takes its share of the images."""
     rng = np.random.default_rng(seed)
     model, variables, _ = small_networks(rng)
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()).reshape(-1, 1), ("data", "space"))
-    # As the training loop keeps them: one array over all hosts, the same everywhere.
+    devices = jax.devices()[:2] if processes == 1 else jax.devices()
+    mesh = jax.sharding.Mesh(np.asarray(devices).reshape(-1, 1), ("data", "space"))
+    # As in the training loop: one array over all hosts, the same everywhere.
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     variables = jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(replicated, x, x.shape), variables
     )
-    everything = list(examples(rng))
+    share = list(examples(rng))[process::processes]
     results = {}
     for protocol in PROTOCOLS:
-        evaluate = Evaluator(model, Classes.named(list("abcde")), protocol, mesh)
-        result = evaluate(variables, everything[process::processes])
+        result = Evaluator(model, Classes.named(list("abcde")), protocol, mesh)(variables, share)
         results[protocol.name] = [result.images, result.confusion.tolist()]
-    pathlib.Path(output).write_text(json.dumps(results))
+    return results
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    seed, address, process, output = sys.argv[1:]
+    jax.distributed.initialize(address, 2, int(process))
+    pathlib.Path(output).write_text(json.dumps(evaluate(int(seed), int(process), 2)))
