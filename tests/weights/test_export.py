@@ -106,6 +106,7 @@ LOADER = """
 import sys
 import numpy as np
 import jax, zipfile
+from safetensors.numpy import load
 with zipfile.ZipFile("model.stablehlo.zip") as file:
     program = jax.export.deserialize(bytearray(file.read("program")))
     weights = load(file.read("weights.safetensors"))
