@@ -56,6 +56,8 @@ def bucket(monkeypatch):
     module = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
     # It takes 5 connections at a time and refuses others, but TensorStore writes all arrays of a checkpoint at once.
     monkeypatch.setattr(module.server.HTTPServer, "request_queue_size", 1000)
+    # It lists all objects in a file after each that is written, which takes most of its time.
+    monkeypatch.setattr(module.Storage, "_write_config_to_file", lambda self: None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
