@@ -1,4 +1,4 @@
-"""Trained weights as files for other software: safetensors, and PyTorch's in the layout of the authors' code.
+"""Exports trained weights as safetensors, or as PyTorch's file in the layout of the authors' code.
 
 Both are written under another name, read back and compared, and only then renamed.
 """
@@ -21,7 +21,7 @@ from danet_jax.weights.description import CHECKSUMS, KEY, Description, checksums
 
 
 def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes every variable under its path (`params/head/...`), the description and `metadata` as metadata.
+    """Writes every variable by its path (`params/head/...`), with the description and `metadata` as metadata.
 
     `load_checkpoint` returns exactly the same network.
     """

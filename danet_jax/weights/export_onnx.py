@@ -1,4 +1,4 @@
-"""The inference function as an ONNX graph, by jax2onnx: images of one size, any number of them."""
+"""Exports the inference function as an ONNX graph with jax2onnx, for any number of images of one size."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def export_onnx(
     The file is run in onnxruntime and compared before it is put in place. Its metadata hold the description.
 
     Args:
-      checkpoint: of a whole network.
-      path: of the file.
+      checkpoint: a complete network.
+      path: the file.
       size: height and width of the images.
-      apply: what is exported.
-      metadata: beside the description in the file's.
+      apply: the function that is exported.
+      metadata: further metadata of the file, beside the description.
 
     Raises:
       InputError: jax2onnx or onnxruntime is not installed or fails, or the result differs.
@@ -56,8 +56,8 @@ def export_onnx(
         raise InputError(
             f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime", what="--format=onnx"
         ) from None
-    # Position attention in plain operations; whatever the platform's kernel is, ONNX has none for it. In float32:
-    # onnxruntime has most operations in no other type that JAX and a CPU know.
+    # Position attention consists of plain operations, because ONNX has none of the platforms' kernels. It computes in
+    # float32, because onnxruntime has most operations in no other type that JAX and a CPU know.
     model = checkpoint.network.clone(attention_backend="rows", dtype=jnp.float32)
     in_float32 = dataclasses.replace(checkpoint, model=model)
     weights, function = flat(checkpoint.variables), by_path(apply, model)
@@ -84,7 +84,7 @@ def export_onnx(
 
 @contextlib.contextmanager
 def _in_one_line(library: str, path: Path) -> Iterator[None]:
-    """Raises whatever a library raises as InputError; `replacing` reports a full disk."""
+    """Raises errors of a library as InputError; `replacing` reports a full disk."""
     try:
         yield
     except (InputError, OSError):
@@ -97,10 +97,10 @@ def _in_one_line(library: str, path: Path) -> Iterator[None]:
 
 
 def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[Any]:
-    """Evaluates a jaxpr with its calls opened, and max-pooling as maxima of slices.
+    """Evaluates a jaxpr with its calls inlined, and max-pooling as maxima of slices.
 
-    jax2onnx 0.17 makes of a max-pooling in NHWC one over four dimensions, which onnxruntime does not have, and
-    mixes up layouts when it sees Flax's own functions instead of primitives.
+    jax2onnx 0.17 turns max-pooling in NHWC into one over four dimensions, which onnxruntime does not have, and confuses
+    layouts when it sees Flax's own functions instead of primitives.
     """
     from jax.extend.core import Literal
 
@@ -126,7 +126,7 @@ def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[An
 
 
 def _max_pool(x: jax.Array, params: dict[str, Any]) -> jax.Array:
-    """Axis by axis. Repeating the edge is the same to a maximum as padding it, where a window reaches over it."""
+    """Pools axis by axis. Where a window reaches beyond the edge, repeating the edge does not change its maximum."""
     axes = zip(params["window_dimensions"], params["window_strides"], params["padding"], strict=True)
     for axis, (window, stride, (before, after)) in enumerate(axes):
         if window == 1:

@@ -34,10 +34,10 @@ from danet_jax.weights.export_files import description, flat
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""Of probabilities, between an exported program and the one that it was made of, by what they compute in.
+"""The largest difference of probabilities between an exported program and the network, by the network's dtype.
 
-In bfloat16 they round differently on CPUs: there `ops.convolution` computes in float32, but not where the batch
-is open, as it is in an exported program. Either is as near to the network in float32.
+In bfloat16 they round differently on CPUs: there `ops.convolution` computes in float32, but not where the number of
+images is open, as in an exported program. Both are equally close to the network in float32.
 """
 
 Size = tuple[int, int]
@@ -48,20 +48,20 @@ Apply = Callable[[DANet, Mapping[str, Any], jax.Array], jax.Array]
 
 
 def whole_image(model: DANet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-    """Class probabilities of images as they are."""
+    """Returns class probabilities of images at their own size."""
     logits: Any = model.apply(variables, normalize(images))
     return jax.nn.softmax(logits.fusion, axis=-1)
 
 
 def by_path(apply: Apply, model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
-    """`apply` of the network, from `(weights by path, images)`."""
+    """Returns `apply` of a network as a function of its weights by path and of images."""
     return lambda weights, images: apply(model, unflatten_dict(dict(weights), sep="/"), images)
 
 
 def exported_for_all(
     function: Callable[..., Any], weights: Any, size: Size | None, dtype: Any
 ) -> export.Exported:
-    """`function` of arrays such as `weights`, and of any number of images of `size`, or of any; for all platforms."""
+    """Exports a function of `weights` and any number of images, of `size` or of any size, for all platforms."""
     shape = f"batch, {size[0]}, {size[1]}, 3" if size else "batch, height, width, 3"
     constraints = [] if size else ["height >= 1", "width >= 1"]
     images = jax.ShapeDtypeStruct(export.symbolic_shape(shape, constraints=constraints), dtype)
@@ -79,12 +79,12 @@ def export_stablehlo(
     """Writes the program and the weights, after running them once more as they are read back.
 
     Args:
-      checkpoint: of a whole network.
-      path: of the zip archive.
-      size: height and width of the images. None leaves them open. The number of images is open in both, so
-        attention is in plain operations: the kernels of TPUs and GPUs must know it.
-      apply: what is exported.
-      metadata: beside the description in those of the weights.
+      checkpoint: a complete network.
+      path: the zip archive.
+      size: height and width of the images; None leaves them open. The number of images is always open, so attention
+        consists of plain operations: the kernels of TPUs and GPUs must know it.
+      apply: the function that is exported.
+      metadata: further metadata of the weights, beside the description.
 
     Raises:
       InputError: `flatbuffers`, which serialising needs, is not installed, or the result differs.
