@@ -26,6 +26,7 @@ def get_config(backbone: str = "resnet50"):
         "validation": 0.0,
         "split_seed": 0,
         "masks_dir": "",
+        "unlabelled": "background",
         "uncompressed": False,
     }
     config.dataset.base_size = 520

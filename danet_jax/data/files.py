@@ -6,19 +6,36 @@ import codecs
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from danet_jax.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """Suffixes of the images that are read, in lower case."""
 
+USUAL_SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {name: name for name in USUAL_SPLITS}
+_SPLIT_NAMES |= {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
+
 _LEFT_BEHIND = {"__MACOSX", "@eaDir", "#recycle", "lost+found", "Thumbs.db", "desktop.ini"}
 """What operating systems and storage servers leave beside people's files; `.DS_Store` and the like are hidden."""
+
+
+def wrong_file(
+    path: str | os.PathLike[str], problem: str, *, value: Any = None, allowed: Any = None
+) -> InputError:
+    """Returns the error about a file or folder."""
+    return InputError(f"{path}: {problem}", what=str(path), value=value, allowed=allowed)
 
 
 def is_stray(name: str) -> bool:
     """Returns whether a file or folder of this name is hidden (`.ipynb_checkpoints`) or left behind by a program."""
     return name.startswith((".", "$RECYCLE.BIN")) or name in _LEFT_BEHIND
+
+
+def split_name(name: str) -> str:
+    """Returns the usual name of a split that is called `name`, such as val for `validation`."""
+    return _SPLIT_NAMES.get(name.casefold(), name)
 
 
 def read_text(path: pathlib.Path, what: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from danet_jax.data.dataset import DATASET_NAMES
+from danet_jax.data.files import split_name
 from danet_jax.recipe.kinds import Check, Group, Name, Names, Side, Text, Words
 
 
@@ -27,6 +28,9 @@ _ON_DISK = Check(
     lambda place: "://" not in place,
     "a directory, since archives and prepared data are read from a file system: a local disk or a mounted bucket",
 )
+
+
+_Split = Annotated[Name, AfterValidator(split_name)]
 
 
 class DatasetOptions(Group):
@@ -54,9 +58,9 @@ class DatasetOptions(Group):
         {},
         description="Options of the data set itself, which docs/datasets.md explains. A recipe lists those that exist.",
     )
-    train_split: Name = Field("train", description="The split that the network is trained on.")
-    validation_split: Name = Field("val", description="The split that the network is evaluated on.")
-    test_split: Name = Field("test", description="The split that --mode=submit writes predictions for.")
+    train_split: _Split = Field("train", description="The split that the network is trained on.")
+    validation_split: _Split = Field("val", description="The split that the network is evaluated on.")
+    test_split: _Split = Field("test", description="The split that --mode=submit writes predictions for.")
     base_size: Side = Field(
         1024,
         description="The length in pixels to which the short side of an image is scaled before it is cropped. "

@@ -54,8 +54,8 @@ def test_numbers_that_only_count_the_rows_are_no_ids_in_another_order(drawn):
         ("0,ground,12\n1,road,3\n", "0,ground,12"),
         ("id,name\n1,ground\n2,road\n", "1"),
         ("id,name\n0,ground\n", None),
-        ("Pixel Value, Class\n1,road\n0,ground\n2,tree\n", "pixel value"),
-        ("Class,Pixel Value\nroad,7\nground,11\n", "pixel value"),
+        ("Pixel Value, Class\n1,road\n0,ground\n2,tree\n", "1"),
+        ("Class,Grey Value\nroad,7\nground,11\n", "grey value"),
         ("name;r;g;b;code\nroad;1;1;1;7\nground;2;2;2;11\n", "code"),
         ("id\n0\n1\n2\n", ["id"]),
         ("Label ID,Colour\n0,#ff0000\n1,#00ff00\n", ["Label ID", "Colour"]),
@@ -82,3 +82,10 @@ def test_colours_of_what_is_ignored(drawn):
     Image.fromarray(pixels).save(drawn.root / "labels/train/a.png")
     drawn.labels["a"][:3] = 255
     drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+
+
+def test_colours_in_one_column(drawn):
+    standard(drawn)
+    (drawn.root / "classes.csv").unlink()
+    drawn.write("Classes.CSV", 'id,name,rgb\n0,a,#0A0b0c\n1,b,"1, 2, 3"\n2,c,(4 5 6)\n')
+    assert drawn.open().classes.colours == ((10, 11, 12), (1, 2, 3), (4, 5, 6))

@@ -21,6 +21,7 @@ from danet_jax.data.decode import decode_image, decode_label
 from tests.reference.refusal import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
 CLASSES = "id,name,red,green,blue\n0,sky,1,2,3\n1,road,4,5,6\n2,tree,7,8,9\n"
 
 
@@ -188,6 +189,42 @@ BROKEN = {
     "colour missing": (
         lambda root: (root / "classes.csv").write_text("id,name,red,green,blue\n0,a,0,0\n"),
         "classes.csv",
+    ),
+    "a pipe": (lambda root: os.mkfifo(root / "labels/train/9.png"), "labels/train/9.png"),
+    "a device": (lambda root: (root / "images/train/9.png").symlink_to("/dev/zero"), "images/train/9.png"),
+    "a link to itself": (
+        lambda root: (root / "images/train/9.png").symlink_to("9.png"),
+        "images/train/9.png",
+    ),
+    "a name that is not text": (
+        lambda root: open(os.fsencode(root / "images/train") + b"/\xff.png", "wb").close(),
+        "images/train: '\\udcff.png'",
+    ),
+    "a line break in a name": (
+        lambda root: (root / "images/train/x\ny.png").write_bytes(b""),
+        "images/train/x\\ny.png",
+    ),
+    "an image outside the splits": (
+        lambda root: Image.new("RGB", (3, 3)).save(root / "images/7.png"),
+        "images/7.png",
+    ),
+    "EPS": (lambda root: (root / "images/train/f0.png").write_bytes(EPS), "images/train/f0.png"),
+    "a label of several frames": (
+        lambda root: Image.new("L", (3, 3)).save(
+            root / "labels/train/f0.png", save_all=True, append_images=[Image.new("L", (3, 3), 1)]
+        ),
+        "labels/train/f0.png",
+    ),
+    "two classes of one colour": (
+        lambda root: (
+            (root / "classes.csv").write_text(CLASSES.replace("4,5,6", "1,2,3")),
+            new_label(root, np.full((*like_image(root, 0).shape, 3), (1, 2, 3), np.uint8)),
+        ),
+        "labels/train/f1.png",
+    ),
+    "a list that is not text": (
+        lambda root: ((root / "train.txt").write_text("train/f0"), (root / "val.txt").write_bytes(b"\x81")),
+        "val.txt",
     ),
     "no table": (lambda root: (root / "classes.csv").write_bytes(b"\xff\xfe\x00"), "classes.csv"),
 }

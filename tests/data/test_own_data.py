@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from danet_jax.data.decode import decode_label
+from danet_jax.recipe import read_recipe
 from tests.reference.own_data import CLASSES, COLOURS, standard
 from tests.reference.refusal import refused
+
+BLACK_AND_WHITE = "id,name,red,green,blue\n0,ground,0,0,0\n1,thing,255,255,255\n"
 
 
 def test_rgb_masks_in_the_colours_of_classes_csv(drawn):
@@ -110,13 +114,17 @@ def test_labels_from_one_with_nothing_below(drawn):
     assert "dataset.options.ignore_label" in str(error.value)
 
 
-def test_masks_of_0_and_255_are_named_with_the_class_that_never_occurs(drawn):
+@pytest.mark.parametrize("content", ["id,name\n0,ground\n1,thing\n", BLACK_AND_WHITE])
+def test_masks_of_0_and_255_are_refused_until_an_option_says_what_255_means(drawn, content):
     standard(drawn, values=(0, 255))
-    drawn.write("classes.csv", "id,name,red,green,blue\n0,ground,0,0,0\n1,thing,255,255,255\n")
-    first, second = drawn.open().warnings()
-    assert first.startswith("1 of 2 classes never occur: thing; 255, which is ignored, is in 2 labels")
-    assert "dataset.options.labels=colours" in first
-    assert second.startswith("'ground' is the only class that occurs")
+    drawn.write("classes.csv", content)
+    with refused(what="folder") as error:
+        drawn.open()
+    for option in ("labels=colours", "labels=ids"):
+        assert f"dataset.options.{option}" in str(error.value)
+    ignored = drawn.open(labels="ids")
+    drawn.check(ignored, {"train": ["a"], "val": ["b"]})
+    assert len(ignored.warnings()) == 2
     for label in drawn.labels.values():
         label[label == 255] = 1
     by_colour = drawn.open(labels="colours")
@@ -194,12 +202,14 @@ def test_what_is_prepared_describes_itself(drawn):
     np.testing.assert_array_equal(dataset.summaries["train"].pixels, counts)
 
 
-def test_options_that_make_no_sense(drawn):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("labels", "colour"), ("bits", 4), ("validation", 0.5), ("masks_dir", "gt"), ("unlabelled", "ignore")],
+)
+def test_options_that_make_no_sense(drawn, name, value):
     standard(drawn)
-    for name, value in {"labels": "colour", "bits": 4, "validation": 0.5, "masks_dir": "gt"}.items():
-        with refused() as error:
-            drawn.open(**{name: value})
-        assert f"dataset.options.{name}" in str(error.value)
+    with refused(what=f"dataset.options.{name}", value=value):
+        drawn.open(**{name: value})
 
 
 def test_stored_without_compression(drawn):
@@ -209,3 +219,88 @@ def test_stored_without_compression(drawn):
     assert large.directory != plain.directory
     assert large.source("train")[0]["image"].startswith(b"BM")
     drawn.check(large, {"train": ["a"], "val": ["b"], "test": ["t"]})
+
+
+YAML = "train: images/train\nval: images/val\nmasks_dir: labels\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "names: {0: a, x: b}\n",
+        "names: [no, b, c]\n",
+        "names: [a, b, c]\nnc: 7\n",
+        "names: [a, b, c]\nnames: [x, y, z]\n",
+        "names: " + "[" * 3000,
+        "names: [a, b, c]\ntest: [images/val, images/val]\n",
+        "names: [a, b, c]\ntest: images/none\n",
+        "names: 3\n",
+    ],
+    ids=range(8),
+)
+def test_data_yaml_that_is_refused(drawn, content):
+    standard(drawn)
+    (drawn.root / "classes.csv").unlink()
+    drawn.write("data.yaml", YAML + content)
+    with refused(what=drawn.root / "data.yaml"):
+        drawn.open()
+
+
+def test_folders_of_one_split_in_data_yaml(drawn):
+    """Their images may have the same names."""
+    standard(drawn, names=("a", "b"))
+    (drawn.root / "classes.csv").unlink()
+    drawn.write(
+        "data.yaml",
+        YAML.replace("train: images/train", "train: [images/train, images/val]") + "names: [a, b, c]",
+    )
+    assert [example["name"] for example in drawn.open().source("train")] == ["train/a", "val/b"]
+
+
+@pytest.mark.parametrize(
+    ("place", "what"), [(".", "images"), ("own/classes.csv", "own/classes.csv"), ("zipped", "zipped/images")]
+)
+def test_roots_that_are_not_the_folder(drawn, place, what):
+    standard(drawn)
+    above = drawn.root.parent
+    (above / "zipped").mkdir()
+    (above / "zipped/all.zip").write_bytes(b"PK")
+    with refused(what=above / what):
+        drawn.open(root=above / place)
+
+
+def test_lists_of_other_programs(drawn):
+    """In UTF-16, with absolute paths, and with paths that lead through other folders."""
+    standard(drawn)
+    drawn.write("train.txt", "train/a\n".encode("utf-16"))
+    drawn.write("val.txt", f"{drawn.root}/images/train/a.png\n../own/images/val/b.png\n")
+    dataset = drawn.open()
+    assert {split: [e["name"] for e in dataset.source(split)] for split in dataset.splits} == {
+        "train": ["train/a"],
+        "val": ["train/a", "val/b"],
+    }
+    [line] = dataset.warnings()
+    assert line.startswith("val: 1 of 2 pictures, train/a first, are in train, too")
+    drawn.write("train.txt", "/images/train/a.png /labels/val/b.png\n")
+    label = decode_label(drawn.open().source("train")[0]["label"], "")
+    np.testing.assert_array_equal(label, drawn.labels["b"])
+
+
+def test_images_of_several_frames_are_reported(drawn):
+    standard(drawn)
+    drawn.image("images/val/b.png", save_all=True, append_images=[Image.new("RGB", (12, 8))])
+    [line] = drawn.open().warnings()
+    assert line.startswith("val: 1 of 1 pictures, b first, have several frames")
+
+
+def test_folders_called_training_and_validation(drawn):
+    standard(drawn)
+    for part in ("images", "labels"):
+        (drawn.root / part / "train").rename(drawn.root / part / "training")
+        (drawn.root / part / "val").rename(drawn.root / part / "Validation")
+    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+    recipe = read_recipe({"dataset": {"train_split": "training", "validation_split": "validation"}})
+    assert (recipe.dataset.train_split, recipe.dataset.validation_split) == ("train", "val")
+    drawn.image("images/train/c.png")
+    with refused(what=drawn.root / "images/training"):
+        drawn.open()

@@ -313,10 +313,12 @@ def _unreadable(directory: pathlib.Path, error: Exception) -> InputError:
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
     """Raises InputError if one of the needed splits of a dataset does not exist."""
     existing = tuple(existing)
+    divide = "; set dataset.options.validation=0.2 to validate on a fifth of it, drawn at random"
     for key, split in needed.items():
         if split not in existing:
             raise InputError(
-                f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}",
+                f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}"
+                + (divide if name == "folder" and len(existing) == 1 else ""),
                 what=key,
                 value=split,
                 allowed=existing,

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from danet_jax.data.files import IMAGE_SUFFIXES, is_stray, read_text, walk
-from danet_jax.errors import InputError
+from danet_jax.data.builders.shapes import Drawing, read_labelme, read_yolo
+from danet_jax.data.files import (
+    IMAGE_SUFFIXES,
+    USUAL_SPLITS,
+    is_stray,
+    read_text,
+    split_name,
+    walk,
+    wrong_file,
+)
 
 _OTHER_IMAGES = """.gif .heic .heif .jp2 .ppm .pgm .psd .svg .avif .jfif .jpe .jxl .tga
     .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2"""
-_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 LABELLED = ("train", "val")
 """A split whose name begins with one of these is useless without labels."""
 
 
-class Entry(NamedTuple):
-    """One example: its name, unique in its split, and its files; None stands for a missing file.
+_NO_FILE = "have no label file, which in YOLO's format says that they show none of the classes"
+_SHAPE_READERS = {".txt": read_yolo, ".json": read_labelme}
 
-    `expected` is where the missing file was looked for, without its suffix.
+
+class Entry(NamedTuple):
+    """One example.
+
+    Attributes:
+      name: Its name, unique in its split.
+      image: The file of the image; None if it is missing.
+      label: The file of the label; None if it is missing.
+      expected: Where the missing file was looked for, without its suffix.
+      unlabelled: Whether it is in a split without labels.
+      drawing: Returns the shapes of the label, if they are not pixels.
     """
 
     name: str
@@ -30,21 +48,22 @@ class Entry(NamedTuple):
     label: pathlib.Path | None
     expected: pathlib.Path
     unlabelled: bool = False
+    drawing: Callable[[], Drawing] | None = None
 
 
 Splits = dict[str, list[Entry]]
 
 
 def paired(split: str, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
-    """Returns the images of one split with the labels of the same names.
+    """Returns the images of one split with the labels of the same names, in another folder or in the same.
 
     Raises:
       InputError: There are no images, or files that cannot be used.
     """
     by_name = files_by_name(images, IMAGE_SUFFIXES)
     if not by_name:
-        raise InputError(f"{images}: no images in it; put JPEG or PNG files there", what=str(images))
-    label_by_name = files_by_name(labels, (".png",)) if labels.is_dir() else {}
+        raise wrong_file(images, "no images in it; put JPEG or PNG files there")
+    label_by_name = _labels(labels, by_name, beside=labels == images)
     unlabelled = not label_by_name and not split.startswith(LABELLED)
     return [
         Entry(
@@ -53,9 +72,56 @@ def paired(split: str, images: pathlib.Path, labels: pathlib.Path) -> list[Entry
             label_by_name.get(name),
             (labels if name in by_name else images) / name,
             unlabelled,
+            _drawing(name, label_by_name),
         )
         for name in sorted(by_name.keys() | label_by_name.keys())
     ]
+
+
+def _labels(
+    folder: pathlib.Path, images: dict[str, pathlib.Path], *, beside: bool
+) -> dict[str, pathlib.Path]:
+    """Returns the label files below `folder` by the names of their images: PNG or, if there are none, shapes.
+
+    `photo_mask.png` is the label of `photo`. Where labels are beside the images, such files are removed from `images`.
+    """
+    masks = files_by_name(folder, (".png",)) if folder.is_dir() and not beside else {}
+    pool = images if beside else masks
+    for name in [name for name in pool if name.endswith("_mask")]:
+        photo = name.removesuffix("_mask")
+        if photo in images and photo not in masks and beside == (name in images):
+            masks[photo] = pool.pop(name)
+    if masks or not folder.is_dir():
+        return masks
+    for suffix in _SHAPE_READERS:
+        files = {_name_below(folder, path): path for path in walk(folder) if path.suffix.lower() == suffix}
+        if files.keys() & images.keys():
+            return {
+                name: path
+                for name, path in files.items()
+                if name in images or not (beside or _is_other(name))
+            }
+    return {}
+
+
+def _is_other(name: str) -> bool:
+    """Returns whether tools write a file of this name, which is no label, beside their labels."""
+    return name.casefold() in ("classes", "labels", "notes", "readme")
+
+
+def _drawing(name: str, labels: Mapping[str, pathlib.Path]) -> Callable[[], Drawing] | None:
+    """Returns what reads the shapes of an image, unless labels, which are all of one kind, are PNG."""
+    kind = next(iter(labels.values())).suffix.lower() if labels else ""
+    if name in labels and kind in _SHAPE_READERS:
+        return functools.partial(_SHAPE_READERS[kind], labels[name])
+    # YOLO writes no file for an image that shows nothing.
+    return functools.partial(Drawing, (), remark=_NO_FILE) if kind == ".txt" else None
+
+
+def split_in(text: str) -> str:
+    """Returns the split that a file or folder is named after, such as train in instances_train2017."""
+    words = map(split_name, re.findall("[a-z]+", text.casefold()))
+    return next((word for word in words if word in USUAL_SPLITS), "")
 
 
 def files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
@@ -67,25 +133,22 @@ def files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, 
     files: dict[str, pathlib.Path] = {}
     for path in walk(folder):
         suffix = path.suffix.lower()
-        if suffix not in suffixes:
-            if suffix in IMAGE_SUFFIXES or suffix in _OTHER_IMAGES.split():
-                raise InputError(
-                    f"{path}: only {', '.join(suffixes)} can be used here; convert or remove it",
-                    what=str(path),
-                    value=suffix,
-                    allowed=suffixes,
-                )
-            continue
-        name = composed(path.relative_to(folder).with_suffix("").as_posix())
-        if name in files:
-            raise InputError(
-                f"{path}: has the same name as {files[name]}; rename or remove one of them", what=str(path)
+        if suffix in suffixes:
+            name = _name_below(folder, path)
+            if name in files:
+                raise wrong_file(path, f"has the same name as {files[name]}; rename or remove one of them")
+            files[name] = path
+        elif suffix in IMAGE_SUFFIXES or suffix in _OTHER_IMAGES.split():
+            raise wrong_file(
+                path,
+                f"only {', '.join(suffixes)} can be used here; convert or remove it",
+                value=suffix,
+                allowed=suffixes,
             )
-        files[name] = path
     return files
 
 
-def is_picture(path: pathlib.Path) -> bool:
+def is_image(path: pathlib.Path) -> bool:
     """Returns whether a path is that of an image file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_stray(path.name) and path.is_file()
 
@@ -95,54 +158,60 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def nearest(root: pathlib.Path) -> str:
-    """Returns what is there instead, for a message."""
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and ((path / "images").is_dir() or (path / "JPEGImages").is_dir()):
-            return f"; found {path}: set dataset.root={path}"
-    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and not is_stray(path.name)]
-    folders += [f"{path.name} (extract it)" for path in sorted(root.iterdir()) if path.suffix in _ARCHIVES]
-    return f"; found {', '.join(folders[:5])} in {root}" if folders else ""
+def _name_below(folder: pathlib.Path, path: pathlib.Path) -> str:
+    return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def refuse_name(where: pathlib.Path, split: str) -> None:
+def refuse_split_name(where: pathlib.Path, split: str) -> None:
     """Raises InputError unless `split` can be the name of a split."""
     if not re.fullmatch(r"\w+", split) or split == "all":
-        raise InputError(
-            f"{where}: a split's name is made of letters, digits and _, and is not 'all'",
-            what=str(where),
-            value=split,
+        raise wrong_file(
+            where, "a split's name is made of letters, digits and _, and is not 'all'", value=split
         )
 
 
 def split_lists(root: pathlib.Path) -> list[pathlib.Path]:
     """Returns the lists of splits, from the first folder that has any."""
     for folder in ("ImageSets/Segmentation", "ImageSets", "splits", "."):
-        found = sorted((root / folder).glob("*.txt")) if (root / folder).is_dir() else []
-        found = [path for path in found if not is_stray(path.name)]
-        if folder == ".":
-            found = [path for path in found if path.stem.startswith(("train", "val", "test"))]
-        if found:
+        prefixes = USUAL_SPLITS if folder == "." else ("",)
+        found = [path for path in sorted((root / folder).glob("*.txt")) if not is_stray(path.name)]
+        if found := [path for path in found if path.stem.startswith(prefixes)]:
             return found
     return []
 
 
-def list_lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    """Returns number and content of the lines of a list that are not empty.
+def listed(path: pathlib.Path, root: pathlib.Path, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
+    """Returns the examples that a list names, sorted; a line may name an image's label as well.
 
     Raises:
-      InputError: It is not text, or there are none.
+      InputError: It is not text or empty, or a line names no image or one that was named before.
     """
-    lines = read_text(path, "a list of names").splitlines()
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise InputError(
-            f"{path}: the list is empty; write the name of one image in each line", what=str(path)
-        )
-    return found
+    by_name = files_by_name(images, IMAGE_SUFFIXES)
+    label_by_name = _labels(labels, by_name, beside=labels == images)
+    entries: dict[str, Entry] = {}
+    for number, line in enumerate(read_text(path, "a list of names").splitlines(), 1):
+        if not (line := line.strip()):
+            continue
+        name, label = _image_and_label(line, root, images, by_name)
+        if name in entries:
+            raise wrong_file(path, f"line {number}: lists {line!r} twice; remove one", value=line)
+        if name not in by_name:
+            raise wrong_file(
+                path,
+                f"line {number}: {line!r} names no image in {images} ({_nearest_name(name, by_name)})",
+                value=line,
+            )
+        if label:
+            label_by_name[name] = label
+        drawing = _drawing(name, label_by_name)
+        entries[name] = Entry(name, by_name[name], label_by_name.get(name), labels / name, drawing=drawing)
+    if not entries:
+        raise wrong_file(path, "the list is empty; write the name of one image in each line")
+    unlabelled = not path.stem.startswith(LABELLED) and not any(entry.label for entry in entries.values())
+    return [entries[name]._replace(unlabelled=unlabelled) for name in sorted(entries)]
 
 
-def picture_and_label(
+def _image_and_label(
     line: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]
 ) -> tuple[str, pathlib.Path | None]:
     """Returns the image's name in a line of a list, and its label if the line names that as well."""
@@ -158,19 +227,15 @@ def picture_and_label(
 def _name_of(word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]) -> str:
     word = composed(word.replace("\\", "/").removeprefix("./"))
     if word.startswith(("/", "..")):
-        with contextlib.suppress(ValueError, OSError):  # elsewhere
+        with contextlib.suppress(ValueError, OSError):  # the path leads elsewhere
             word = (root / word).resolve().relative_to(images.resolve()).as_posix()
     word = word.lstrip("/").removeprefix(f"{images.relative_to(root).as_posix()}/")
-    if word in by_name:
-        return word
     suffix = pathlib.PurePosixPath(word).suffix
-    return word[: -len(suffix)] if suffix.lower() in IMAGE_SUFFIXES else word
+    return word[: -len(suffix)] if word not in by_name and suffix.lower() in IMAGE_SUFFIXES else word
 
 
-def nearest_name(name: str, by_name: Mapping[str, pathlib.Path]) -> str:
+def _nearest_name(name: str, by_name: Mapping[str, pathlib.Path]) -> str:
     """Returns which name is nearly the same, for a message."""
-    last = name.rpartition("/")[2]
-    for other in by_name:
-        if other.rpartition("/")[2].casefold() == last.casefold():
-            return f"the nearest is {by_name[other]}"
-    return f"it has {len(by_name)} others"
+    last = name.rpartition("/")[2].casefold()
+    nearest = (path for other, path in by_name.items() if other.rpartition("/")[2].casefold() == last)
+    return next((f"the nearest is {path}" for path in nearest), f"it has {len(by_name)} others")

@@ -1,7 +1,7 @@
-"""A user's own images and label maps below one folder, in the layouts of `own_layouts`.
+"""A user's own images and labels below one folder, in the layouts of `own_layouts`.
 
 Classes are named by `classes.csv` (id,name,red,green,blue), `labelmap.txt`, `class_names.txt`, the `names` of a
-`data.yaml`, or the recipe. Labels are PNG of class ids, or drawn in the classes' colours.
+`data.yaml`, the recipe, or the annotations. Labels are PNG of class ids, PNG in the classes' colours, or shapes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,21 @@ from danet_jax.data.builders.entries import Entry
 from danet_jax.data.builders.pair import (
     LABELS_FOLLOW,
     STORED,
+    UPRIGHT,
     Missing,
     Pair,
     PairReader,
     Reader,
     turned_upright,
 )
+from danet_jax.data.builders.shapes import Drawing, draw
 from danet_jax.data.builders.state import SourceFiles, fingerprint
+from danet_jax.data.files import wrong_file
+from danet_jax.data.summary import Summary
+from danet_jax.data.tiff import is_tiff, tiff_size
 from danet_jax.errors import InputError
 
+BACKGROUND = "background"
 OPTIONS: dict[str, Any] = {
     "labels": label_files.AUTO,
     "others": "refuse",
@@ -41,11 +47,17 @@ OPTIONS: dict[str, Any] = {
     "validation": 0.0,
     "split_seed": 0,
     "masks_dir": "",
+    "unlabelled": BACKGROUND,
     "uncompressed": False,
 }
-_IN_TRAIN = "are in train, too: scores on them say nothing about new images"
-_CHOICES = {"labels": label_files.READ_BY, "others": ("refuse", "ignore"), "exif": LABELS_FOLLOW}
+_CHOICES = {
+    "labels": label_files.READ_BY,
+    "others": ("refuse", "ignore"),
+    "exif": LABELS_FOLLOW,
+    "unlabelled": (BACKGROUND, "ignore"),
+}
 _RANGES = {"ignore_label": (-1, 255), "label_offset": (0, 255), "bits": (8, 16), "validation": (0, 0.99)}
+_IN_TRAIN = "are in train, too: scores on them say nothing about new images"
 
 
 class Folder(base.PairsBuilder):
@@ -74,121 +86,164 @@ class Folder(base.PairsBuilder):
             `label_offset`: the id of the first class; what is below is ignored. `exif`: whether labels were drawn on
             the pixels as `stored`, or on the `upright` image that viewers show. `bits`: how many bits of 16-bit
             images are used. `validation`: the share of the images that becomes the split `val`, drawn at random
-            by `split_seed`. `masks_dir`: the folder of the labels, where it has another name.
+            by `split_seed`. `masks_dir`: the folder of the labels, where it has another name. `unlabelled`: whether
+            pixels that no shape covers are of the class `background`, which is added as class 0, or 255 (`ignore`).
             `uncompressed`: whether images are stored without compression.
 
         Raises:
           InputError: The folder, a split or the classes are missing, or an option makes no sense.
         """
-        self._options = base.checked_options("folder", options, OPTIONS)
-        _check_options(self._options)
+        self._options = options = _checked(options)
         if not root:
             raise InputError(
                 "dataset.root: name the folder that holds images/SPLIT and labels/SPLIT", what="dataset.root"
             )
-        self._root = pathlib.Path(root)
-        splits = own_layouts.find_splits(self._root, self._options["masks_dir"])
-        self._splits = own_layouts.divided(
-            splits, self._options["validation"], self._options["split_seed"], self._root
+        self._root = root = pathlib.Path(root)
+        splits, names = own_layouts.find_splits(root, options["masks_dir"])
+        self._splits = own_layouts.divided(splits, options["validation"], options["split_seed"], root)
+        labelled = [entry for entries in self._splits.values() for entry in entries if not entry.unlabelled]
+        drawn = [entry for entry in labelled if entry.drawing]
+        pixels = [entry.label for entry in labelled if entry.label and not entry.drawing]
+        if drawn and pixels:
+            kinds = f"label maps, as {pixels[0]}, as well as shapes, as {drawn[0].label}"
+            raise wrong_file(root, f"holds {kinds}; remove one of both")
+        if not drawn and options["unlabelled"] != BACKGROUND:
+            problem = "only labels that are shapes leave pixels out"
+            raise own_layouts.wrong_option("unlabelled", options["unlabelled"], problem)
+        listed, indices = _classes(root, tuple(class_names), options, drawn, names)
+        self._table = _table(listed.classes, options)
+        colours, unusable = _colours(root, listed, needed=options["labels"] == label_files.COLOURS)
+        sources = SourceFiles(data_dir, self.name, root)
+        content, former = self._source_states(sources)
+        place = str(root.resolve())
+        of_classes = listed.classes.names, listed.classes.colours, listed.ignored
+        changed = {key: value for key, value in options.items() if value != OPTIONS[key]}
+        images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
+        if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
+            changed["tiff"] = "read by tifffile"  # version 0.2.0 read other pixels from some of them
+        if drawn:
+            changed["shapes"] = 1, indices  # raise the number when they are drawn differently
+        super().__init__(
+            data_dir=data_dir,
+            variant=f"{sources.stem}-{fingerprint(place, content, of_classes, changed)}",
+            former=f"{sources.stem}-{fingerprint(place, former, of_classes, changed)}",
+            sources=sources,
+            classes=listed.classes,
+            uncompressed=options["uncompressed"],
         )
-        self._trained_on = {
+        ids = {name: number for number, name in enumerate(listed.classes.names)}
+        by_index = {index: ids[name] for index, name in enumerate(indices) if name in ids}
+        self._ids: dict[Any, int] = {"__ignore__": IGNORE_LABEL, **ids, **by_index}
+        self._background = next(map(ids.__getitem__, filter(class_list.is_background, ids)), IGNORE_LABEL)
+        self._labels = label_files.LabelFiles(
+            np.flatnonzero(self._table >= 0).tolist(),
+            colours,
+            read_by=options["labels"],
+            ignore_others=options["others"] == "ignore",
+            palettes=self.palettes,
+            without_colours=unusable,
+        )
+
+    def wrong_with(self, split: str, summary: Summary) -> str:
+        """Returns whether masks of 0 and 255 leave open what 255 means."""
+        values = np.flatnonzero(summary.present).tolist()
+        of_shapes = any(entry.drawing for entry in self._splits[split])
+        if of_shapes or values != [0, IGNORE_LABEL] or len(self.classes) != 2:
+            return ""
+        if self._options["labels"] != label_files.AUTO:
+            return ""
+        return (
+            f"{self.name}: the labels of {split} hold only 0 and 255; if 255 is {self.classes.names[1]!r}, set "
+            "dataset.options.labels=colours, and if it is ignored, dataset.options.labels=ids"
+        )
+
+    def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
+        """The content of all files by split and name, and their sizes and times, which version 0.2.0 compared."""
+        entries = [(split, entry) for split, entries in self._splits.items() for entry in entries]
+        paths = [path for _, entry in entries for path in (entry.image, entry.label) if path]
+        digests = sources.digests(dict.fromkeys(paths))
+        content, former = [], []
+        for split, entry in entries:
+            pair = entry.image, entry.label
+            content.append((split, entry.name, *(path and digests[path] for path in pair)))
+            former.append((split, entry.name, *(path and sources.size_and_time(path) for path in pair)))
+        return content, former
+
+    def pairs(self) -> dict[str, list[PairReader]]:
+        """Returns readers of the files found."""
+        trained_on = {
             entry.image
             for split, entries in self._splits.items()
             for entry in entries
             if split.startswith("train")
         }
-        listed = _classes(self._root, tuple(class_names), self._options)
-        self._table = _table(listed.classes, self._options)
-        colours, unusable = _colours(
-            self._root, listed, needed=self._options["labels"] == label_files.COLOURS
-        )
-        sources = SourceFiles(data_dir, self.name, self._root)
-        content, former = self._source_states(sources)
-        place = str(self._root.resolve())
-        changed = {key: value for key, value in self._options.items() if value != OPTIONS[key]}
-        images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
-        if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
-            changed["tiff"] = "read by tifffile"  # version 0.2.0 prepared other pixels of some
-        told = fingerprint_of_classes(listed)
-        super().__init__(
-            data_dir=data_dir,
-            variant=f"{sources.stem}-{fingerprint(place, content, told, changed)}",
-            former=f"{sources.stem}-{fingerprint(place, former, told, changed)}",
-            sources=sources,
-            classes=listed.classes,
-            uncompressed=self._options["uncompressed"],
-        )
-        self._labels = label_files.LabelFiles(
-            np.flatnonzero(self._table >= 0).tolist(),
-            colours,
-            read_by=self._options["labels"],
-            ignore_others=self._options["others"] == "ignore",
-            palettes=self.palettes,
-            without_colours=unusable,
-        )
-
-    def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
-        """The content of all files by split and name, and their sizes and times, which version 0.2.0 compared."""
-        listed = [
-            (split, entry.name, entry.image, entry.label)
-            for split, entries in self._splits.items()
-            for entry in entries
-        ]
-        digests = sources.digests(path for *_, image, label in listed for path in (image, label) if path)
-        content = [(s, name, *(p and digests[p] for p in pair)) for s, name, *pair in listed]
-        return content, [
-            (s, name, *(p and sources.size_and_time(p) for p in pair)) for s, name, *pair in listed
-        ]
-
-    def pairs(self) -> dict[str, list[PairReader]]:
-        """Returns readers of the files found."""
         return {
-            split: [self._reader(split, entry) for entry in entries]
+            split: [self._reader(entry, () if split.startswith("train") else trained_on) for entry in entries]
             for split, entries in self._splits.items()
         }
 
-    def _reader(self, split: str, entry: Entry) -> PairReader:
+    def _reader(self, entry: Entry, trained_on: Collection[pathlib.Path | None]) -> PairReader:
         if entry.image is None:
-            reason = f"label without image; expected {entry.expected}.jpg, .jpeg or .png"
-            return Missing(InputError(f"{entry.label}: {reason}", what=str(entry.label)), of_image=True)
-        if entry.label is None and not entry.unlabelled:
-            reason = f"image without label; expected {entry.expected}.png"
-            return Missing(InputError(f"{entry.image}: {reason}", what=str(entry.image)))
-        size = entry.image.stat().st_size + (entry.label.stat().st_size if entry.label else 0)
-        seen = not split.startswith("train") and entry.image in self._trained_on
-        return Reader(functools.partial(self._read, entry, (_IN_TRAIN,) if seen else ()), size)
+            error = InputError(f"label without image; expected {entry.expected}.jpg, .jpeg or .png")
+            return Missing(error.in_file(str(entry.label)), of_image=True)
+        if entry.label is None and not entry.unlabelled and not entry.drawing:
+            error = InputError(f"image without label; expected {entry.expected}.png")
+            return Missing(error.in_file(entry.image))
+        label = None if entry.drawing else entry.label  # files of shapes are small, or describe many images
+        size = sum(path.stat().st_size for path in (entry.image, label) if path)
+        assumed = (_IN_TRAIN,) if entry.image in trained_on else ()
+        return Reader(functools.partial(self._read, entry, assumed), size)
 
     def _read(self, entry: Entry, assumed: tuple[str, ...]) -> Pair:
-        image, label = entry.image, entry.label
-        assert image is not None  # else there is no reader
-        try:
-            data, label_data = image.read_bytes(), label.read_bytes() if label else None
-        except OSError as error:
-            raise InputError(
-                f"{error.filename}: cannot be read ({error.strerror})", what=str(error.filename)
-            ) from None
-        assumed = (
-            *assumed,
-            *(f"have {remark}" for remark in decode.remarks(data, str(image), self._options["bits"])),
-        )
-        if label_data is not None:
+        assert entry.image is not None  # else there is no reader
+        image, label = str(entry.image), str(entry.label or "")
+        bits, follow = self._options["bits"], self._options["exif"]
+        data, label_data = _content(entry.image), None
+        assumed += tuple(f"have {remark}" for remark in decode.remarks(data, image, bits))
+        if entry.drawing and not entry.unlabelled:
+            label_data, follow, remarks = self._drawn(entry.drawing(), data, image, label)
+            assumed += remarks
+        elif entry.label:
+            label_data = _content(entry.label)
             turned, of_image = decode.orientation(label_data), decode.orientation(data)
             if turned not in (1, of_image):
-                raise InputError(
-                    f"{label}: its EXIF orientation is {turned} and that of its image {of_image}, so how it lies is "
-                    "unknown; save it without EXIF",
-                    what=str(label),
-                    value=turned,
-                    allowed=of_image,
+                problem = (
+                    f"its EXIF orientation is {turned} and that of its image {of_image}, so it is unclear"
                 )
-            label_data = self._train_ids(label_data, str(label))
-        pair = Pair(entry.name, data, label_data, str(image), str(label or ""), assumed)
-        bits = self._options["bits"]
-        pair = turned_upright(pair, self._options["exif"], bits)
-        if bits != 16 and pair.image is data and decode.has_sixteen_bits(data, str(image)):
-            data = decode.encode_image(decode.decode_image(data, str(image), bits=bits))
+                raise wrong_file(
+                    label, f"{problem} how it lies; save it without EXIF", value=turned, allowed=of_image
+                )
+            label_data = self._train_ids(label_data, label)
+        pair = Pair(entry.name, data, label_data, image, label, assumed)
+        pair = turned_upright(pair, follow, bits, certain=entry.drawing is not None)
+        if bits != 16 and pair.image is data and decode.has_sixteen_bits(data, image):
+            data = decode.encode_image(decode.decode_image(data, image, bits=bits))
             pair = dataclasses.replace(pair, image=data)
         return pair
+
+    def _drawn(
+        self, drawing: Drawing, data: bytes, image: str, label: str
+    ) -> tuple[bytes, str, tuple[str, ...]]:
+        """Returns the label map of an image's shapes as PNG, which pixels it follows, and what is to be reported."""
+        stored = tiff_size(data, image) if is_tiff(data) else decode.opened(data, image).size[::-1]
+        upright = stored[::-1] if decode.orientation(data) > 4 else stored  # which annotation tools show
+        size = drawing.size or upright
+        if self._options["unlabelled"] == "ignore":
+            outside, remark = IGNORE_LABEL, "are ignored"
+        else:
+            outside = self._background
+            remark = f"are {self.classes.names[outside]!r} (dataset.options.unlabelled=ignore ignores them)"
+        try:
+            values = draw(drawing, size, self._ids, outside)
+        except InputError as error:
+            problem = f"{image}: {error.args[0]}"
+            raise wrong_file(label, problem, value=error.value, allowed=error.allowed) from None
+        remarks = (f"have shapes as labels, and pixels outside them {remark}", drawing.remark)
+        return (
+            decode.encode_label(values),
+            UPRIGHT if size == upright else STORED,
+            tuple(filter(None, remarks)),
+        )
 
     def _train_ids(self, data: bytes, name: str) -> bytes:
         """A plain 8-bit grey PNG of train ids, which every reader understands; `data` itself if it is one."""
@@ -199,15 +254,16 @@ class Folder(base.PairsBuilder):
             if values.min() < 0:
                 counts = np.bincount(read.values[values < 0])
                 strange = np.flatnonzero(counts)
-                offset, last = self._options["label_offset"], len(self.classes) - 1
-                raise InputError(
-                    f"{name}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
-                    f"({offset} to {offset + last}) nor {self._options['ignore_label']} (ignore)"
+                first = self._options["label_offset"]
+                allowed = range(first, first + len(self.classes))
+                raise wrong_file(
+                    name,
+                    f"label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class ({first} to "
+                    f"{allowed[-1]}) nor {self._options['ignore_label']} (ignore)"
                     + (f"; so are {strange[1:6].tolist()}" if len(strange) > 1 else "")
                     + "; correct the label or the list of classes",
-                    what=name,
                     value=int(strange[0]),
-                    allowed=range(offset, offset + last + 1),
+                    allowed=allowed,
                 )
             values = values.astype(np.uint8)
         if read.as_stored and decode.is_plain_label(data) and np.array_equal(values, read.values):
@@ -215,45 +271,30 @@ class Folder(base.PairsBuilder):
         return decode.encode_label(values)
 
 
-def fingerprint_of_classes(listed: class_list.ClassList) -> Any:
-    """Returns the parts of a list of classes that determine what is prepared."""
-    return listed.classes.names, listed.classes.colours, listed.ignored
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    for key, choices in _CHOICES.items():
-        if options[key] not in choices:
-            raise InputError(
-                f"dataset.options.{key}={options[key]!r} must be one of {', '.join(choices)}",
-                what=f"dataset.options.{key}",
-                value=options[key],
-                allowed=choices,
+def _checked(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns all options, those that were not given with their defaults."""
+    checked = base.checked_options("folder", options, OPTIONS)
+    for key, allowed in {**_CHOICES, **_RANGES}.items():
+        value = checked[key]
+        if not (value in allowed if key in _CHOICES else allowed[0] <= value <= allowed[1]):
+            described = "one of" if key in _CHOICES else "in the range"
+            raise own_layouts.wrong_option(
+                key, value, f"must be {described} {', '.join(map(str, allowed))}", allowed
             )
-    for key, (low, high) in _RANGES.items():
-        if not low <= options[key] <= high:
-            raise InputError(
-                f"dataset.options.{key}={options[key]} must be from {low} to {high}",
-                what=f"dataset.options.{key}",
-                value=options[key],
-                allowed=(low, high),
-            )
+    return checked
 
 
 def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
-    """The train id of every id, int16 `[256]`; -1 for ids that do not exist."""
+    """Returns the train id of every id, int16 `[256]`; -1 for ids that do not exist."""
     offset, ignore = options["label_offset"], options["ignore_label"]
     if offset + len(classes) > 256:
-        raise InputError(
-            f"dataset.options.label_offset={offset}: then {len(classes)} classes end beyond 255",
-            what="dataset.options.label_offset",
-            value=offset,
-        )
+        raise own_layouts.wrong_option("label_offset", offset, f"then {len(classes)} classes end beyond 255")
     if offset <= ignore < offset + len(classes):
-        raise InputError(
-            f"dataset.options.ignore_label={ignore} is the id of the class {classes.names[ignore - offset]!r}; if ids "
-            f"of classes begin behind it, set dataset.options.label_offset={ignore + 1}",
-            what="dataset.options.ignore_label",
-            value=ignore,
+        raise own_layouts.wrong_option(
+            "ignore_label",
+            ignore,
+            f"this is the id of the class {classes.names[ignore - offset]!r}; if ids of classes begin after it, set "
+            f"dataset.options.label_offset={ignore + 1}",
         )
     table = np.full(256, -1, np.int16)
     table[:offset] = IGNORE_LABEL
@@ -264,7 +305,7 @@ def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
 
 
 def _colours(root: pathlib.Path, listed: class_list.ClassList, *, needed: bool) -> tuple[Any, str]:
-    """The labels of the classes' colours, and why there are none."""
+    """Returns the labels of the classes' colours, and why there are none."""
     try:
         colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
     except InputError as error:
@@ -272,32 +313,58 @@ def _colours(root: pathlib.Path, listed: class_list.ClassList, *, needed: bool) 
             raise error.in_file(str(own_layouts.class_file(root))) from None
         return {}, str(error)
     if needed and not colours:
-        raise InputError(
-            "dataset.options.labels=colours: the classes have no colours; give them in classes.csv "
-            "(id,name,red,green,blue)",
-            what="dataset.options.labels",
-            value="colours",
+        if len(listed.classes) == 2:
+            return {(0, 0, 0): 0, (255, 255, 255): 1}, ""
+        raise own_layouts.wrong_option(
+            "labels",
+            label_files.COLOURS,
+            "the classes have no colours; give them in classes.csv (id,name,red,green,blue)",
         )
     return colours, ""
 
 
 def _classes(
-    root: pathlib.Path, class_names: tuple[str, ...], options: Mapping[str, Any]
-) -> class_list.ClassList:
-    """Returns the classes named in the recipe or in a file below `root`."""
-    if class_names:
-        return class_list.named(class_names, "dataset.class_names")
-    if not root.exists():
-        raise InputError(
-            f"{root}: no such folder; set dataset.root to the one that holds images/ and labels/",
-            what=str(root),
-        )
+    root: pathlib.Path,
+    class_names: tuple[str, ...],
+    options: Mapping[str, Any],
+    drawn: Sequence[Entry],
+    annotated: Sequence[str],
+) -> tuple[class_list.ClassList, tuple[str, ...]]:
+    """Returns the classes, and the names by which YOLO's files number them.
+
+    Args:
+      root: The data set.
+      class_names: The classes that the recipe names.
+      options: The options of the data set.
+      drawn: The examples whose labels are shapes.
+      annotated: The classes that the annotations name.
+    """
     path = own_layouts.class_file(root)
-    if path is None:
-        raise InputError(
-            f"{root / 'classes.csv'}: missing; write it (id,name,red,green,blue) or set dataset.class_names",
-            what=str(root / "classes.csv"),
+    where: pathlib.Path | str = "dataset.class_names" if class_names else path or root / "classes.csv"
+    if class_names:
+        listed = class_list.named(class_names, str(where))
+    elif path:
+        first_id, ignore_label = options["label_offset"], options["ignore_label"]
+        listed = class_list.read_classes(path, first_id=first_id, ignore_label=ignore_label)
+    else:
+        used = [entry.drawing().shapes for entry in drawn if entry.drawing and not annotated]
+        names = list(annotated) or sorted(
+            {str(shape.name) for shapes in used for shape in shapes} - {"__ignore__"}
         )
-    return class_list.read_classes(
-        path, first_id=options["label_offset"], ignore_label=options["ignore_label"]
-    )
+        if not names:
+            error = InputError("missing; write it (id,name,red,green,blue) or set dataset.class_names")
+            raise error.in_file(where)
+        listed = class_list.named(names, str(root))
+    numbered = root if root.is_file() else root / "data.yaml"
+    indices = class_list.read_classes(numbered).classes.names if numbered.is_file() else listed.classes.names
+    if drawn and options["unlabelled"] == BACKGROUND:
+        listed = class_list.with_background(listed)
+    class_list.refuse_only_class(where, listed.classes.names)
+    return listed, indices
+
+
+def _content(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise wrong_file(path, f"cannot be read ({error.strerror})") from None

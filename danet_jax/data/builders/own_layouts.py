@@ -1,83 +1,100 @@
 """Finds the images and labels of a user's own data set, in the layouts that people and their tools produce.
 
 images/SPLIT/NAME.jpg, labels/SPLIT/NAME.png                    folders of splits; masks/ for labels/ as well
+SPLIT/images/NAME.jpg, SPLIT/labels/NAME.png                    the same the other way round, as Roboflow writes it
 images/NAME.jpg, labels/NAME.png, train.txt, val.txt            split lists, beside images/ or in splits/
 images/NAME.jpg, labels/NAME.png                                one folder, divided at random
+SPLIT/NAME.jpg, SPLIT/NAME_mask.png                             labels beside their images; also without SPLIT
 JPEGImages/, SegmentationClass/, ImageSets/Segmentation/*.txt   PASCAL VOC's, as CVAT and labelme write it
-data.yaml with images/ and masks/                               as Ultralytics reads it
+data.yaml with images/ and masks/ or labels/                    as Ultralytics reads it
+annotations.xml, or JSON files of COCO                          images anywhere below
+
+In each but the last, NAME.txt of YOLO and NAME.json of labelme may take the place of NAME.png.
 """
 
 from __future__ import annotations
 
+import collections
+import functools
 import hashlib
+import itertools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import yaml
-
+from danet_jax.data.builders.class_list import read_yaml
 from danet_jax.data.builders.entries import (
     LABELLED,
     Entry,
     Splits,
-    files_by_name,
-    is_picture,
-    list_lines,
-    nearest,
-    nearest_name,
+    composed,
+    is_image,
+    listed,
     paired,
-    picture_and_label,
-    refuse_name,
+    refuse_split_name,
+    split_in,
     split_lists,
 )
-from danet_jax.data.files import IMAGE_SUFFIXES, is_stray, read_text, walk
-from danet_jax.errors import InputError, one_line
+from danet_jax.data.builders.shapes import read_coco, read_cvat
+from danet_jax.data.files import USUAL_SPLITS, is_stray, split_name, walk, wrong_file
+from danet_jax.errors import InputError
 
-_LABEL_FOLDERS = ("labels", "masks", "annotations")
-_VOC_LABEL_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
-_MASKS_DIR, _VALIDATION = "dataset.options.masks_dir", "dataset.options.validation"
+_LABEL_FOLDERS = {
+    "JPEGImages": ("SegmentationClass", "SegmentationClassPNG"),
+    "images": ("labels", "masks", "annotations"),
+}
+_CLASS_FILES = (
+    *("classes.csv", "data.yaml", "labelmap.txt", "class_names.txt", "classes.txt"),
+    *("_classes.csv", "labels.txt"),
+)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 
 
-def find_splits(root: pathlib.Path, masks_dir: str = "") -> Splits:
-    """Returns the examples of each split, sorted by name; the split "" holds what nothing divides.
+def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[str]]:
+    """Returns the examples of each split, sorted by name, and the classes that COCO's or CVAT's annotations name.
+
+    The split "" holds what nothing divides.
 
     Args:
-      root: the folder of the data set, or its `data.yaml`.
-      masks_dir: the folder of the labels, if its name is none of the usual ones.
+      root: The folder of the data set, or its `data.yaml`.
+      masks_dir: The folder of the labels, if its name is none of the usual ones.
 
     Raises:
-      InputError: there is no such layout; the message says what was looked for and what was found.
+      InputError: There is no such layout; the message says what was looked for and what was found.
     """
-    if root.is_file() and root.suffix in (".yaml", ".yml"):
-        return _splits_of_yaml(root, masks_dir)
-    if root.is_file():
-        raise InputError(
-            f"{root}: a file; extract it if it is an archive, and set dataset.root to the folder of the data set",
-            what=str(root),
+    if root.is_file() and root.suffix not in (".yaml", ".yml"):
+        raise wrong_file(
+            root, "a file; extract it if it is an archive, and set dataset.root to the data set's folder"
         )
-    if not root.is_dir():
-        raise InputError(
-            f"{root}: no such folder; set dataset.root to the one that holds images/ and labels/",
-            what=str(root),
-        )
-    if (root / "data.yaml").is_file():
-        return _splits_of_yaml(root / "data.yaml", masks_dir)
-    if (root / "JPEGImages").is_dir():
-        labels = _label_folder(root, masks_dir, _VOC_LABEL_FOLDERS)
-        return _listed_or_flat(root, root / "JPEGImages", labels)
-    images = root / "images"
+    if not root.exists():
+        raise wrong_file(root, "no such folder; set dataset.root to the one that holds images/ and labels/")
+    if (data_yaml := root if root.is_file() else root / "data.yaml").is_file():
+        return _splits_of_yaml(data_yaml, masks_dir), []
+    images = root / ("JPEGImages" if (root / "JPEGImages").is_dir() else "images")
+    labels = _label_folder(root, masks_dir, images)
+    if not (labels and any(map(is_image, walk(labels)))) and (annotated := _of_annotations(root)):
+        return annotated
     if not images.is_dir():
-        raise InputError(
-            f"{images}: missing; put the images of each split into {images}/SPLIT/{nearest(root)}",
-            what=str(images),
+        return _of_split_folders(root, masks_dir), []
+    if labels is None:
+        missing = root / _LABEL_FOLDERS[images.name][0]
+        raise wrong_file(
+            missing, f"missing; put the labels of each split into {missing}/SPLIT/{_nearest(root)}"
         )
-    labels = _label_folder(root, masks_dir, _LABEL_FOLDERS)
-    if split_lists(root):
-        return _listed_or_flat(root, images, labels)
-    folders = [path for path in sorted(images.iterdir()) if path.is_dir() and not is_stray(path.name)]
-    if not folders and any(is_picture(path) for path in images.iterdir()):
-        return _listed_or_flat(root, images, labels)
-    return _of_folders(images, labels, [path.name for path in folders])
+    if lists := split_lists(root):
+        splits = {name: listed(path, root, images, labels) for name, path in _by_split(lists).items()}
+        if {"train", "val"} <= splits.keys():
+            splits.pop("trainval", None)  # the union of the two
+        return splits, []
+    folders = _folders(images) if images.name == "images" else []
+    if folders or (images.name == "images" and not any(map(is_image, images.iterdir()))):
+        return _of_folders(images, labels, folders), []
+    return {"": paired("train", images, labels)}, []
+
+
+def wrong_option(option: str, value: object, problem: str, allowed: object = None) -> InputError:
+    """Returns the error about an option of the data set."""
+    option = f"dataset.options.{option}"
+    return InputError(f"{option}={value}: {problem}", what=option, value=value, allowed=allowed)
 
 
 def divided(splits: Splits, share: float, seed: int, root: pathlib.Path) -> Splits:
@@ -86,105 +103,62 @@ def divided(splits: Splits, share: float, seed: int, root: pathlib.Path) -> Spli
     The order of a digest of seed and name decides: it is the same on every machine, and adding images moves few others.
 
     Raises:
-      InputError: there is a split `val` already, or nothing to divide.
+      InputError: There is a split `val` already, or nothing to divide.
     """
-    source = next((name for name in ("", "train", "default") if name in splits), None)
     if not share:
         if "" in splits:
-            raise InputError(
-                f"{root}: nothing says which images are for training and which for validation: put them into folders "
+            raise wrong_file(
+                root,
+                "nothing says which images are for training and which for validation: put them into folders "
                 "images/train and images/val, list their names in train.txt and val.txt, or set "
-                f"{_VALIDATION}=0.2 for a fifth at random",
-                what=str(root),
+                "dataset.options.validation=0.2 for a fifth at random",
             )
         return splits
+    source = next((name for name in ("", "train", "default") if name in splits), None)
     if "val" in splits or source is None:
-        raise InputError(
-            f"{_VALIDATION}={share}: {root} has the splits {', '.join(sorted(splits))} already; leave it 0",
-            what=_VALIDATION,
-            value=share,
-        )
-    entries = splits[source]
+        there = ", ".join(sorted(splits))
+        raise wrong_option("validation", share, f"{root} has the splits {there} already; leave it 0")
+    entries = splits.pop(source)
     count = round(share * len(entries))
     if not 0 < count < len(entries):
-        raise InputError(
-            f"{_VALIDATION}={share}: of {len(entries)} images that is {count}", what=_VALIDATION, value=share
-        )
+        raise wrong_option("validation", share, f"of {len(entries)} images that is {count}")
     order = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}/{entry.name}".encode()).digest())
-    others = {name: found for name, found in splits.items() if name != source}
-    return {
-        **others,
-        "train": sorted(order[count:], key=lambda entry: entry.name),
-        "val": sorted(order[:count], key=lambda entry: entry.name),
-    }
+    return {**splits, "train": sorted(order[count:]), "val": sorted(order[:count])}
 
 
 def class_file(root: pathlib.Path) -> pathlib.Path | None:
     """Returns the file that names the classes, if there is one."""
     if root.is_file():
         return root
-    there = {path.name.casefold(): path for path in root.iterdir() if path.is_file()}
-    names = ("classes.csv", "data.yaml", "labelmap.txt", "class_names.txt", "classes.txt")
-    return next((there[name] for name in names if name in there), None)
-
-
-def read_yaml(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of a `data.yaml`.
-
-    Raises:
-      InputError: it is not a mapping in YAML, or has a key twice.
-    """
-    try:
-        text = read_text(path, "YAML")
-        node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as YAML ({one_line(error)})", what=str(path)) from None
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{path}: must hold path, train, val and names, not {type(values).__name__}", what=str(path)
-        )
-    keys = [key.value for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise InputError(f"{path}: has {key} twice; remove one", what=str(path), value=key)
-    return values
+    there = {path.name.casefold(): path for path in root.iterdir()}
+    places = [there.get(name, root / name) for name in _CLASS_FILES]
+    places += [root / "train/_classes.csv", root / "training/_classes.csv"]
+    return next((path for path in places if path.is_file()), None)
 
 
 def _splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
     """Returns the examples of each split that a `data.yaml` names.
 
-    The labels of `images/...` are in the folder `masks_dir`, or in that which the file names, or in `masks`.
+    The labels of `images/...` are in the folder `masks_dir`, or that which the file names, or `masks`, or `labels`.
     """
     values = read_yaml(path)
-    root = pathlib.Path(str(values.get("path") or "."))
-    root = next((top for top in (path.parent / root, path.parent) if top.is_dir()), path.parent)
-    masks = masks_dir or str(values.get("masks_dir") or "masks")
+    root = path.parent / str(values.get("path") or ".")
+    root = root if root.is_dir() else path.parent
+    masks = masks_dir or str(values.get("masks_dir") or "")
     splits: Splits = {}
-    for split in ("train", "val", "test"):
-        places = values.get(split)
-        if not places:
-            continue
+    for split in USUAL_SPLITS:
+        places = values.get(split) or []
         places = places if isinstance(places, list) else [places]
         for place in places:
             if not isinstance(place, str) or places.count(place) > 1:
-                reason = "twice" if isinstance(place, str) else "which is not the name of a folder"
-                raise InputError(
-                    f"{path}: {split} names {place!r}, {reason}; write images/{split}",
-                    what=str(path),
-                    value=place,
+                problem = "twice" if isinstance(place, str) else "which is not the name of a folder"
+                raise wrong_file(
+                    path, f"{split} names {place!r}, {problem}; write images/{split}", value=place
                 )
-        splits[split] = [
-            entry
-            for place in places
-            for entry in _in_yaml_folder(path, root, split, place, masks, several=len(places) > 1)
-        ]
+            found = _in_yaml_folder(path, root, split, place, masks, several=len(places) > 1)
+            splits.setdefault(split, []).extend(found)
     if not splits:
-        raise InputError(
-            f"{path}: names neither train nor val; write train: images/train and val: images/val",
-            what=str(path),
-        )
+        raise wrong_file(path, "names neither train nor val; write train: images/train and val: images/val")
     return splits
 
 
@@ -192,109 +166,154 @@ def _in_yaml_folder(
     path: pathlib.Path, root: pathlib.Path, split: str, place: str, masks: str, *, several: bool
 ) -> list[Entry]:
     """Returns the examples of one folder of images; of several, the folder is part of an example's name."""
-    images = next((top / place for top in (root, path.parent) if (top / place).is_dir()), None)
+    # Roboflow's data.yaml names ../train/images where it is train/images, and Ultralytics reads it so.
+    places = itertools.product((place, place.removeprefix("../")), (root, path.parent))
+    images = next((top / folder for folder, top in places if (top / folder).is_dir()), None)
     if images is None:
-        raise InputError(
-            f"{path}: {split} is {root / place}, which is not a folder{nearest(root)}; correct it or path",
-            what=str(path),
-            value=place,
-        )
-    parts = images.relative_to(root).parts if images.is_relative_to(root) else images.parts
-    if "images" not in parts:
-        raise InputError(
-            f"{path}: {split} is {place!r}, which is not in a folder images/; move it there",
-            what=str(path),
-            value=place,
-        )
-    index = len(parts) - 1 - parts[::-1].index("images")
+        problem = f"{split} is {root / place}, which is not a folder{_nearest(root)}; correct it or path"
+        raise wrong_file(path, problem, value=place)
     top = root if images.is_relative_to(root) else pathlib.Path()
-    labels = top.joinpath(*parts[:index], masks, *parts[index + 1 :])
-    if not labels.is_dir() and split in LABELLED:
-        raise InputError(
-            f"{labels}: missing, the label maps of {images}; put NAME.png there or name their folder with "
-            f"{_MASKS_DIR}{nearest(root)}",
-            what=str(labels),
-        )
-    found = paired(split, images, labels)
+    parts = images.relative_to(top).parts
+    if "images" not in parts:
+        problem = f"{split} is {place!r}, which is not in a folder images/; move it there"
+        raise wrong_file(path, problem, value=place)
+    index = len(parts) - 1 - parts[::-1].index("images")
     inside = "/".join(parts[index + 1 :])
-    return (
-        [entry._replace(name=f"{inside}/{entry.name}".lstrip("/")) for entry in found] if several else found
-    )
+    folders = [
+        top.joinpath(*parts[:index], name, inside) for name in ([masks] if masks else ["masks", "labels"])
+    ]
+    labels = next((folder for folder in folders if folder.is_dir()), folders[0])
+    if not labels.is_dir() and split in LABELLED:
+        remedy = "put NAME.png there or name their folder with dataset.options.masks_dir"
+        raise wrong_file(labels, f"missing, the labels of {images}; {remedy}{_nearest(root)}")
+    prefix = (inside or "/".join(parts[:index])) + "/" if several and len(parts) > 1 else ""
+    return [entry._replace(name=prefix + entry.name) for entry in paired(split, images, labels)]
 
 
-def _of_folders(images: pathlib.Path, labels: pathlib.Path, splits: Sequence[str]) -> Splits:
-    if not splits:
-        raise InputError(
-            f"{images}: no split in it; put images into {images}/train/ and /val/", what=str(images)
-        )
-    for path in sorted(labels.iterdir()):
-        if path.is_dir() and not is_stray(path.name) and path.name not in splits:
-            raise InputError(
-                f"{path}: labels of a split without images; put them into {images / path.name}/",
-                what=str(path),
-            )
+def _of_folders(images: pathlib.Path, labels: pathlib.Path, folders: Sequence[pathlib.Path]) -> Splits:
+    """Returns the splits of images/SPLIT/ and labels/SPLIT/."""
+    if not folders:
+        raise wrong_file(images, f"no split in it; put images into {images}/train/ and /val/")
+    for path in _folders(labels):
+        if images / path.name not in folders:
+            raise wrong_file(path, f"labels of a split without images; put them into {images / path.name}/")
     for path in [*sorted(images.iterdir()), *sorted(labels.iterdir())]:
-        if is_picture(path):
-            raise InputError(
-                f"{path}: in none of the splits {', '.join(splits)}; move it into one, or remove it",
-                what=str(path),
-            )
-    found = {}
-    for split in splits:
-        refuse_name(images / split, split)
-        found[split] = paired(split, images / split, labels / split)
-    return found
+        if is_image(path):
+            names = ", ".join(folder.name for folder in folders)
+            raise wrong_file(path, f"in none of the splits {names}; move it into one, or remove it")
+    return {split: paired(split, path, labels / path.name) for split, path in _by_split(folders).items()}
 
 
-def _listed_or_flat(root: pathlib.Path, images: pathlib.Path, labels: pathlib.Path) -> Splits:
-    lists = split_lists(root)
-    if not lists:
-        return {"": paired("train", images, labels)}
-    by_name = files_by_name(images, IMAGE_SUFFIXES)
-    label_by_name = files_by_name(labels, (".png",))
-    splits: Splits = {}
-    for path in lists:
-        refuse_name(path, path.stem)
-        entries: dict[str, Entry] = {}
-        for number, line in list_lines(path):
-            name, label = picture_and_label(line, root, images, by_name)
-            if name in entries:
-                raise InputError(
-                    f"{path}, line {number}: lists {line!r} twice; remove one", what=str(path), value=line
-                )
-            if name not in by_name:
-                raise InputError(
-                    f"{path}, line {number}: {line!r} names no image in {images} ({nearest_name(name, by_name)})",
-                    what=str(path),
-                    value=line,
-                )
-            entries[name] = Entry(name, by_name[name], label or label_by_name.get(name), labels / name)
-        unlabelled = not any(e.label for e in entries.values()) and not path.stem.startswith(LABELLED)
-        splits[path.stem] = [entries[name]._replace(unlabelled=unlabelled) for name in sorted(entries)]
-    if {"train", "val"} <= splits.keys():
-        splits.pop("trainval", None)  # the union of the two
+def _of_split_folders(root: pathlib.Path, masks_dir: str) -> Splits:
+    """Returns the splits of SPLIT/images/ and SPLIT/labels/, or of labels beside their images."""
+    splits = {}
+    folders = [path for path in _folders(root) if split_name(path.name) in USUAL_SPLITS]
+    for split, folder in _by_split(folders).items():
+        images = folder / "images"
+        labels = _label_folder(folder, masks_dir, images) or folder / "labels"
+        splits[split] = paired(split, images, labels) if images.is_dir() else paired(split, folder, folder)
+    if not splits and _labelled_beside(root):
+        splits[""] = paired("train", root, root)
+    if not splits:
+        images = root / "images"
+        raise wrong_file(
+            images, f"missing; put the images of each split into {images}/SPLIT/{_nearest(root)}"
+        )
     return splits
 
 
-def _label_folder(root: pathlib.Path, masks_dir: str, names: Sequence[str]) -> pathlib.Path:
+def _of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | None:
+    """Returns the splits and classes of CVAT's `annotations.xml` or of the JSON files of COCO, if there are any."""
+    images: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
+    for path in filter(is_image, walk(root)):
+        images[composed(path.name)].append(path)
+    if (cvat := root / "annotations.xml").is_file():
+        annotated = [(cvat, *read_cvat(cvat))]
+    else:
+        places = [
+            root,
+            *(path for path in _folders(root) if path.name == "annotations" or split_in(path.name)),
+        ]
+        of_images = {pathlib.Path(name).stem for name in images}  # labelme's
+        files = [
+            path for place in places for path in sorted(place.glob("*.json")) if path.stem not in of_images
+        ]
+        files = [path for path in files if path.name.startswith("instances")] or files
+        annotated = [(path, *found) for path in files if (found := read_coco(path))]
+    splits: Splits = collections.defaultdict(list)
+    sources: dict[str, pathlib.Path] = {}
+    for file, _, drawings in annotated:
+        split_of_file = split_in(file.stem) or ("" if file.parent == root else split_in(file.parent.name))
+        for name, drawing in sorted(drawings.items()):
+            split = split_name(drawing.split) or split_of_file
+            if sources.setdefault(split, file) != file:
+                raise wrong_file(file, f"annotates {split or 'images'} as {sources[split]} does; keep one")
+            place = pathlib.PurePosixPath(composed(name.replace("\\", "/")).lstrip("/"))
+            image = _image_at(place, images.get(place.name, ()), split, file)
+            stem = place.with_suffix("").as_posix()
+            read = functools.partial(drawings.__getitem__, name)
+            splits[split].append(Entry(stem, image, file, root / "images" / stem, drawing=read))
+    classes = dict.fromkeys(name for _, names, _ in annotated for name in names)
+    return (dict(splits), list(classes)) if splits else None
+
+
+def _image_at(
+    place: pathlib.PurePosixPath, images: Iterable[pathlib.Path], split: str, file: pathlib.Path
+) -> pathlib.Path | None:
+    """Returns that image, of those of the same file name, whose folders are most like those in the annotations."""
+
+    def likeness(path: pathlib.Path) -> tuple[int, bool]:
+        same = [n for n in range(1, len(place.parts) + 1) if place.parts[-n:] == path.parts[-n:]]
+        return len(same), split in map(split_in, path.parts[:-1])
+
+    ranked = sorted(images, key=likeness, reverse=True)
+    if len(ranked) > 1 and likeness(ranked[0]) == likeness(ranked[1]):
+        raise wrong_file(file, f"{str(place)!r} may be {ranked[0]} or {ranked[1]}; remove one of them")
+    return ranked[0] if ranked else None
+
+
+def _by_split(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Returns folders or lists by the splits that they are named after."""
+    found: dict[str, pathlib.Path] = {}
+    for path in paths:
+        split = split_name(path.name.removesuffix(".txt"))
+        refuse_split_name(path, split)
+        if found.setdefault(split, path) != path:
+            raise wrong_file(path, f"is the split {split}, as {found[split]} is; merge or rename them")
+    return found
+
+
+def _label_folder(root: pathlib.Path, masks_dir: str, images: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of the labels of `images`, which may be `images` itself; None if there is none."""
     if masks_dir:
         if not (root / masks_dir).is_dir():
-            raise InputError(
-                f"{_MASKS_DIR}={masks_dir}: {root / masks_dir} is not a folder{nearest(root)}",
-                what=_MASKS_DIR,
-                value=masks_dir,
-            )
+            raise wrong_option("masks_dir", masks_dir, f"{root / masks_dir} is not a folder{_nearest(root)}")
         return root / masks_dir
-    found = [root / name for name in names if (root / name).is_dir()]
+    found = [root / name for name in _LABEL_FOLDERS[images.name] if (root / name).is_dir()]
     with_png = [folder for folder in found if any(path.suffix.lower() == ".png" for path in walk(folder))]
     if len(with_png) > 1:
-        raise InputError(
-            f"{root}: both {with_png[0].name} and {with_png[1].name} hold PNG files; choose one with {_MASKS_DIR}",
-            what=str(root),
-        )
-    if not found:
-        raise InputError(
-            f"{root / names[0]}: missing; put the labels of each split into {root / names[0]}/SPLIT/{nearest(root)}",
-            what=str(root / names[0]),
-        )
-    return (with_png or found)[0]
+        names = f"{with_png[0].name} and {with_png[1].name}"
+        raise wrong_file(root, f"both {names} hold PNG files; choose one with dataset.options.masks_dir")
+    beside = [images] if not found and images.is_dir() and _labelled_beside(images) else []
+    return next(iter(with_png or found or beside), None)
+
+
+def _labelled_beside(folder: pathlib.Path) -> bool:
+    """Returns whether an image below `folder` has its label beside it."""
+    ends = ("_mask.png", ".json", ".txt")
+    images = filter(is_image, walk(folder))
+    return any(path.with_name(path.stem + end).is_file() for path in images for end in ends)
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_stray(path.name)]
+
+
+def _nearest(root: pathlib.Path) -> str:
+    """Returns what is there instead, for a message."""
+    for path in _folders(root):
+        if (path / "images").is_dir() or (path / "JPEGImages").is_dir():
+            return f"; found {path}: set dataset.root={path}"
+    found = [path.name for path in _folders(root)]
+    found += [f"{path.name} (extract it)" for path in sorted(root.iterdir()) if path.suffix in _ARCHIVES]
+    return f"; found {', '.join(found[:5])} in {root}" if found else ""

@@ -11,6 +11,11 @@ from PIL import Image
 from danet_jax.data import decode
 from danet_jax.errors import InputError
 
+STORED, UPRIGHT = "stored", "upright"
+LABELS_FOLLOW = (STORED, UPRIGHT)
+_LESS_COMPRESSED = 3  # about how much larger PNGs of photos are without compression; JPEGs are ten times
+_TYPICAL_BYTES = 2**19  # of an example whose reader does not know
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
@@ -19,8 +24,8 @@ class Pair:
     Attributes:
       name: The example's name, unique in its split; predictions are saved under it.
       image: The encoded image.
-      label: The encoded label map, 8-bit single-channel or palette PNG of train ids with 255 = ignore; None
-        in a split without labels.
+      label: The encoded label map, 8-bit single-channel or palette PNG of train ids with 255 = ignore; None in a split
+        without labels.
       image_file: Where the image comes from, for error messages.
       label_file: Where the label comes from, for error messages.
       assumed: What was assumed because the files do not say it, a sentence each, the same for all examples.
@@ -33,9 +38,6 @@ class Pair:
     label_file: str = ""
     assumed: tuple[str, ...] = ()
 
-
-_LESS_COMPRESSED = 3  # about how much larger PNGs of photos are without compression; JPEGs are ten times
-_TYPICAL_BYTES = 2**19  # of an example whose reader does not know
 
 PairReader = Callable[[], Pair]
 """Reads one example."""
@@ -53,23 +55,6 @@ class Reader:
         return self.read()
 
 
-def without_compression(reader: PairReader) -> Reader:
-    """Returns a reader of the same example that stores it without compression."""
-
-    def read() -> Pair:
-        pair = reader()
-        image = decode.encode_uncompressed(decode.decode_image(pair.image, pair.image_file))
-        label = pair.label and decode.encode_uncompressed(decode.decode_label(pair.label, pair.label_file))
-        return dataclasses.replace(pair, image=image, label=label)
-
-    return Reader(read, _LESS_COMPRESSED * size_of(reader))
-
-
-def size_of(reader: PairReader) -> int:
-    """Returns about how many bytes an example will have."""
-    return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
-
-
 @dataclasses.dataclass(frozen=True)
 class Missing:
     """Stands for the reader of an example that lacks a file: refused before any is read, listed by `--mode=check`."""
@@ -83,23 +68,37 @@ class Missing:
         raise self.error
 
 
-STORED, UPRIGHT = "stored", "upright"
-LABELS_FOLLOW = (STORED, UPRIGHT)
+def size_of(reader: PairReader) -> int:
+    """Returns about how many bytes an example will have."""
+    return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
 
 
-def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16) -> Pair:
+def without_compression(reader: PairReader) -> Reader:
+    """Returns a reader of the same example that stores it without compression."""
+
+    def read() -> Pair:
+        pair = reader()
+        image = decode.encode_uncompressed(decode.decode_image(pair.image, pair.image_file))
+        label = pair.label and decode.encode_uncompressed(decode.decode_label(pair.label, pair.label_file))
+        return dataclasses.replace(pair, image=image, label=label)
+
+    return Reader(read, _LESS_COMPRESSED * size_of(reader))
+
+
+def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16, *, certain: bool = False) -> Pair:
     """Returns `pair` with image and label as the image's EXIF orientation shows them, which is how `predict` reads it.
 
     A label is turned with its image if it was drawn on the pixels as they are stored, which no file records.
 
     Args:
-      pair: As read.
-      labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" image that viewers
-        show. None, where that is unknown, is "stored" unless only "upright" has the label's size.
+      pair: The example as read.
+      labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" image that viewers show.
+        None, where that is unknown, is "stored" unless only "upright" has the label's size.
       bits: How many bits of 16-bit images are used, see `decode.decode_picture`.
+      certain: Whether `labels_follow` is known, so that there is nothing to report.
 
     Returns:
-      `pair` itself if there is nothing to turn; else both as PNG, the image's pixels exactly as decoded.
+      `pair` itself if there is nothing to turn; otherwise both as PNG, the image's pixels exactly as decoded.
 
     Raises:
       InputError: Image or label cannot be decoded, or the label has another size.
@@ -109,13 +108,14 @@ def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16) -> Pai
         return pair
     stored = Image.fromarray(decode.decode_image(pair.image, pair.image_file, bits=bits))
     shown = stored.transpose(turn)
+    image = decode.encode_image(np.asarray(shown))
     if pair.label is None:
-        return dataclasses.replace(pair, image=decode.encode_image(np.asarray(shown)))
+        return dataclasses.replace(pair, image=image)
     label = Image.fromarray(decode.decode_label(pair.label, pair.label_file))
     fits = {STORED: label.size == stored.size, UPRIGHT: label.size == shown.size}
     follow = labels_follow or (UPRIGHT if fits[UPRIGHT] and not fits[STORED] else STORED)
+    other = UPRIGHT if follow == STORED else STORED
     if not fits[follow]:
-        other = UPRIGHT if follow == STORED else STORED
         remedy = f"set dataset.options.exif={other}" if fits[other] else "make them the same size"
         raise InputError(
             f"{pair.label_file}: the label is {label.width}x{label.height} but its image {pair.image_file} is "
@@ -124,13 +124,10 @@ def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16) -> Pai
             what=pair.label_file,
             value=label.size,
         )
-    as_if = f"drawn on the {'picture as viewers show it' if follow == UPRIGHT else 'pixels as stored'}"
+    label_data = decode.encode_label(np.asarray(label.transpose(turn) if follow == STORED else label))
+    assumed = "turned upright as EXIF says, with labels as if they were drawn on the "
+    assumed += "image as viewers show it" if follow == UPRIGHT else "pixels as stored"
     if labels_follow:
-        other = UPRIGHT if follow == STORED else STORED
-        as_if += f" (if they were not, set dataset.options.exif={other})"
-    return dataclasses.replace(
-        pair,
-        image=decode.encode_image(np.asarray(shown)),
-        label=decode.encode_label(np.asarray(label.transpose(turn) if follow == STORED else label)),
-        assumed=(*pair.assumed, f"turned upright as EXIF says, with labels as if they were {as_if}"),
-    )
+        assumed += f" (if they were not, set dataset.options.exif={other})"
+    assumptions = pair.assumed if certain else (*pair.assumed, assumed)
+    return dataclasses.replace(pair, image=image, label=label_data, assumed=assumptions)

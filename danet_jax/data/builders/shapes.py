@@ -1,0 +1,305 @@
+"""Labels that annotation tools store as shapes: read from their files, and drawn as each format defines.
+
+A reader turns a file into `Drawing`s, lists of (class, shape), and `draw` draws one. A shape is rasterised by the
+library that its format is defined by, so that label maps equal those of the format's own tool: OpenCV's `fillPoly` for
+YOLO, Pillow for labelme, and pycocotools for COCO and CVAT.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from danet_jax.data.files import read_text, wrong_file
+from danet_jax.errors import InputError, one_line
+
+_UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, RecursionError)
+_LABELME_POINTS = {
+    "polygon": 3,
+    "linestrip": 2,
+    "rectangle": 2,
+    "circle": 2,
+    "line": 2,
+    "point": 1,
+    "mask": 2,
+}
+_CVAT_LABELS = ("meta/task/labels/label", "meta/project/labels/label", "meta/job/labels/label")
+
+
+class Shape(NamedTuple):
+    """One labelled region of an image.
+
+    Attributes:
+      name: Its class; YOLO numbers the classes.
+      mask: Returns the region, given height and width: uint8 `[H, W]`, 0 outside.
+    """
+
+    name: str | int
+    mask: Callable[[int, int], np.ndarray]
+
+
+class Drawing(NamedTuple):
+    """The shapes of one image.
+
+    Attributes:
+      shapes: The shapes; of two that overlap, the later one is on top.
+      larger_first: Whether the smaller of two shapes is on top instead, wherever they stand.
+      size: Height and width of the image for which they were drawn; None if the file does not say.
+      split: The split that the file names, if any.
+      remark: What is to be reported, if anything.
+    """
+
+    shapes: Sequence[Shape]
+    larger_first: bool = False
+    size: tuple[int, int] | None = None
+    split: str = ""
+    remark: str = ""
+
+
+def draw(drawing: Drawing, size: tuple[int, int], ids: Mapping[Any, int], outside: int) -> np.ndarray:
+    """Returns the label map of a drawing.
+
+    Args:
+      drawing: The shapes.
+      size: Height and width.
+      ids: The label of each class.
+      outside: The label of the pixels that no shape covers.
+
+    Returns:
+      uint8 `[H, W]`.
+
+    Raises:
+      InputError: A shape is of an unknown class or cannot be drawn.
+    """
+    label = np.full(size, outside, np.uint8)
+    on_top = np.full(size, np.iinfo(np.int32).max, np.int32)  # the area of the shape that is on top
+    for number, shape in enumerate(drawing.shapes, 1):
+        if shape.name not in ids:
+            names = [name for name in ids if isinstance(name, type(shape.name))]
+            known = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
+            raise InputError(
+                f"shape {number} is of the class {shape.name!r}; the classes are {known}",
+                value=shape.name,
+                allowed=names,
+            )
+        try:
+            mask = shape.mask(*size)
+        except _UNREADABLE as error:
+            raise InputError(f"shape {number} cannot be drawn ({one_line(error)})") from None
+        area = cv2.countNonZero(mask) if drawing.larger_first else 0
+        left, top, width, height = cv2.boundingRect(mask)
+        box = np.s_[top : top + height, left : left + width]
+        covers = (mask[box] != 0) & (on_top[box] >= area)
+        label[box][covers] = ids[shape.name]
+        on_top[box][covers] = area
+    return label
+
+
+def read_yolo(path: pathlib.Path) -> Drawing:
+    """Reads a text file of Ultralytics' YOLO: a class and the points of a polygon, in shares of the image's size.
+
+    As in Ultralytics' training, larger polygons are drawn first.
+
+    Raises:
+      InputError: It is not such a file, or holds boxes.
+    """
+    shapes = []
+    for number, line in enumerate(read_text(path, "YOLO's labels").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            index, points = int(float(line.split()[0])), np.array(line.split()[1:], np.float32)
+            if len(points) == 4:
+                raise ValueError("a box; polygons are needed")
+            if len(points) < 6 or len(points) % 2:
+                raise ValueError(
+                    f"{len(points)} numbers after the class; x y of three or more points are needed"
+                )
+            if not (points.min() >= -0.01 and points.max() <= 1.01):
+                raise ValueError("points outside 0 to 1; divide them by the image's width and height")
+        except ValueError as error:
+            raise wrong_file(path, f"line {number}: {error}", value=line.strip()) from None
+        shapes.append(Shape(index, functools.partial(_yolo_mask, points.reshape(-1, 2))))
+    return Drawing(shapes, larger_first=True)
+
+
+def _yolo_mask(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    return cv2.fillPoly(mask, [(points * np.array([width, height], np.float32)).astype(np.int32)], 1)
+
+
+def read_labelme(path: pathlib.Path) -> Drawing:
+    """Reads a JSON file of labelme, in which later shapes are on top.
+
+    Raises:
+      InputError: It is not such a file, or holds a shape of another kind.
+    """
+    values = _read_json(path)
+    shapes = []
+    try:
+        for shape in values["shapes"]:
+            kind, points = shape.get("shape_type") or "polygon", shape["points"]
+            points = [(float(x), float(y)) for x, y in points]
+            if (least := _LABELME_POINTS.get(kind)) is None:
+                raise ValueError(f"shapes of the type {kind} have no area")
+            if len(points) < least or (len(points) > least and kind not in ("polygon", "linestrip")):
+                raise ValueError(f"a {kind} of {len(points)} points")
+            mask = functools.partial(_labelme_mask, kind, points)
+            if kind == "mask":
+                pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])))) != 0
+                mask = functools.partial(_placed_mask, pixels, *map(int, points[0]))
+            shapes.append(Shape(str(shape["label"]), mask))
+        height, width = values.get("imageHeight"), values.get("imageWidth")
+    except _UNREADABLE as error:
+        raise wrong_file(path, f"cannot be read as labelme's JSON ({one_line(error)})") from None
+    return Drawing(shapes, size=(height, width) if height and width else None)
+
+
+def _labelme_mask(kind: str, points: list[tuple[float, float]], height: int, width: int) -> np.ndarray:
+    canvas = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    (x, y), (other_x, other_y) = points[0], points[-1]
+    if kind == "polygon":
+        pen.polygon(points, outline=1, fill=1)
+    elif kind == "rectangle":
+        pen.rectangle([min(x, other_x), min(y, other_y), max(x, other_x), max(y, other_y)], outline=1, fill=1)
+    elif kind in ("line", "linestrip"):
+        pen.line(points, fill=1, width=10)
+    else:
+        radius = 5 if kind == "point" else math.sqrt((x - other_x) ** 2 + (y - other_y) ** 2)
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], outline=1, fill=1)
+    return np.array(canvas)
+
+
+def _placed_mask(pixels: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return mask
+
+
+def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None:
+    """Reads a JSON file in COCO's format, which has no rule for overlaps: larger shapes are drawn first.
+
+    Returns:
+      The names of the categories in the order of their ids, and the drawing of each image by its file name; None if
+      the file is in another format.
+
+    Raises:
+      InputError: It is damaged, or holds objects without a segmentation.
+    """
+    values = _read_json(path)
+    if not isinstance(values, dict) or not {"images", "annotations", "categories"} <= values.keys():
+        return None
+    try:
+        names = {int(category["id"]): str(category["name"]) for category in values["categories"]}
+        shapes: dict[Any, list[Shape]] = {image["id"]: [] for image in values["images"]}
+        for annotation in values["annotations"]:
+            segmentation, name = annotation.get("segmentation"), names[annotation["category_id"]]
+            if not segmentation:
+                raise ValueError(f"the annotation {annotation.get('id')} has no segmentation")
+            for points in segmentation if isinstance(segmentation, list) else []:
+                if len(points) < 6 or len(points) % 2:
+                    raise ValueError(f"the annotation {annotation.get('id')} has fewer than three points")
+            shapes[annotation["image_id"]].append(Shape(name, functools.partial(_coco_mask, segmentation)))
+        drawings = {
+            image["file_name"]: Drawing(shapes[image["id"]], True, (image["height"], image["width"]))
+            for image in values["images"]
+        }
+        # Roboflow adds a category that is no class: the group of the others.
+        groups = {category.get("supercategory") for category in values["categories"]}
+        used = {annotation["category_id"] for annotation in values["annotations"]}
+    except _UNREADABLE as error:
+        raise wrong_file(path, f"cannot be read as COCO's JSON ({one_line(error)})") from None
+    return [names[i] for i in sorted(names) if i in used or names[i] not in groups], drawings
+
+
+def _coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise InputError("COCO's shapes are drawn by pycocotools: pip install pycocotools") from None
+    if isinstance(segmentation, list):
+        return mask.decode(mask.merge(mask.frPyObjects(segmentation, height, width)))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its RLE is of the size {segmentation['size']}, its image {[height, width]}")
+    if isinstance(segmentation["counts"], list):
+        if sum(segmentation["counts"]) != height * width:
+            raise ValueError(f"its RLE has {sum(segmentation['counts'])} pixels, its image {height * width}")
+        segmentation = mask.frPyObjects(segmentation, height, width)
+    return mask.decode(segmentation)
+
+
+def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:
+    """Reads `annotations.xml` of "CVAT for images 1.1", in which shapes of a greater `z_order` are on top.
+
+    Returns:
+      The names of the labels in their order, and the drawing of each image by its file name.
+
+    Raises:
+      InputError: It is not such a file, or holds a shape of another kind.
+    """
+    try:
+        top = ElementTree.parse(path).getroot()
+        labels = [label for place in _CVAT_LABELS for label in top.findall(place)]
+        names = [label.findtext("name", "") for label in labels if label.find("parent") is None]
+        drawings = {}
+        for image in top.findall("image"):
+            tagged = [element for element in image if element.tag != "tag"]
+            tagged.sort(key=lambda element: int(element.get("z_order", 0)))
+            shapes = [Shape(element.attrib["label"], _cvat_mask(element)) for element in tagged]
+            size = int(image.attrib["height"]), int(image.attrib["width"])
+            drawings[image.attrib["name"]] = Drawing(shapes, False, size, image.get("subset", ""))
+    except (*_UNREADABLE, ElementTree.ParseError) as error:
+        raise wrong_file(path, f"cannot be read as CVAT's XML ({one_line(error)})") from None
+    return names, drawings
+
+
+def _cvat_mask(shape: ElementTree.Element) -> Callable[[int, int], np.ndarray]:
+    """Returns what draws an element of CVAT's XML as CVAT's export of masks does."""
+    if shape.tag == "polygon":
+        pairs = [pair.split(",") for pair in shape.attrib["points"].split(";")]
+        return functools.partial(_coco_mask, [[float(value) for pair in pairs for value in pair]])
+    rotation = float(shape.get("rotation", 0))
+    if shape.tag == "box":
+        left, top, right, bottom = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        if rotation:
+            x, y = left + (right - left) / 2, top + (bottom - top) / 2
+            cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
+            corners = [
+                (x + cos * (a - x) - sin * (b - y), y + sin * (a - x) + cos * (b - y)) for a, b in corners
+            ]
+        return functools.partial(_coco_mask, [[value for corner in corners for value in corner]])
+    if shape.tag == "ellipse":
+        values = [round(float(shape.attrib[key])) for key in ("cx", "cy", "rx", "ry")]
+        return functools.partial(_ellipse_mask, values, rotation)
+    if shape.tag == "mask":
+        left, top, width, height = (int(shape.attrib[key]) for key in ("left", "top", "width", "height"))
+        counts = [int(count) for count in shape.attrib["rle"].split(",")]
+        pixels = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width)
+        return functools.partial(_placed_mask, pixels, left, top)
+    raise ValueError(f"shapes of the type {shape.tag} have no area")
+
+
+def _ellipse_mask(values: list[int], rotation: float, height: int, width: int) -> np.ndarray:
+    x, y, x_radius, y_radius = values
+    mask = np.zeros((height, width), np.uint8)
+    return cv2.ellipse(mask, (x, y), (x_radius, y_radius), rotation, 0, 360, 1, thickness=-1)
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise wrong_file(path, f"cannot be read as JSON ({one_line(error)})") from None

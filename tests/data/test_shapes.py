@@ -1,0 +1,411 @@
+"""Labels that annotation tools store as shapes: the same pixels as the format's own tool makes of them."""
+
+import base64
+import io
+import json
+import math
+import shutil
+import sys
+import xml.etree.ElementTree as ET
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_masks
+
+from danet_jax.data.dataset import open_dataset
+from danet_jax.data.decode import decode_label
+from tests.reference.refusal import refused
+
+NAMES = ["cat", "dog"]
+SIZE = (37, 53)  # height and width
+# Class and corners in pixels, with fractions, beyond the border, one inside another.
+SHAPES = [
+    ("cat", [[20.4, 10.2], [30.7, 12.9], [27.3, 22.6], [18.1, 18.5]]),
+    ("dog", [[3.5, 2.25], [48.75, 4.5], [44.2, 33.9], [6.8, 30.1]]),
+    ("cat", [[40.0, 25.0], [60.0, 28.0], [50.0, 45.0]]),
+    ("dog", [[0.3, 0.4], [9.9, 0.4], [9.9, 8.8], [5.0, 3.0], [0.3, 8.8]]),
+]
+
+
+def yolo_masks(height, width):
+    """`polygon2mask` of ultralytics.data.utils, of segments that `Instances.denormalize` scaled."""
+    masks = []
+    for _, points in SHAPES:
+        segment = np.array([[f"{x / width:.6f}", f"{y / height:.6f}"] for x, y in points], np.float32)
+        segment = np.clip(segment, 0, 1)
+        segment[..., 0] *= width
+        segment[..., 1] *= height
+        mask = np.zeros((height, width), np.uint8)
+        polygons = np.asarray([segment.reshape(-1)], dtype=np.int32)
+        cv2.fillPoly(mask, polygons.reshape((1, -1, 2)), color=1)
+        masks.append(mask)
+    return masks
+
+
+def labelme_masks(height, width):
+    """`shape_to_mask` of labelme.utils.shape."""
+    masks = []
+    for _, points in SHAPES:
+        canvas = Image.fromarray(np.zeros((height, width), np.uint8))
+        ImageDraw.Draw(canvas).polygon(xy=[tuple(point) for point in points], outline=1, fill=1)
+        masks.append(np.array(canvas))
+    return masks
+
+
+def polygon_by_coco(points, height, width):
+    """`COCO.annToMask` of pycocotools.coco."""
+    encoded = coco_masks.frPyObjects([np.ravel(points).tolist()], height, width)
+    return coco_masks.decode(coco_masks.merge(encoded))
+
+
+def overlaid(masks, order, outside=0):
+    label = np.full(SIZE, outside, np.uint8)
+    for index in order:
+        label[masks[index] == 1] = 1 + NAMES.index(SHAPES[index][0])
+    return label
+
+
+def larger_first(masks):
+    return np.argsort([-int(mask.sum()) for mask in masks], kind="stable")
+
+
+def write_yolo(drawn, folder, name):
+    height, width = SIZE
+    lines = []
+    for label, points in SHAPES:
+        shares = np.clip([[x / width, y / height] for x, y in points], 0, 1)
+        lines.append(f"{NAMES.index(label)} " + " ".join(f"{value:.6f}" for value in shares.ravel()))
+    drawn.write(f"{folder}/{name}.txt", "\n".join(lines) + "\n")
+
+
+def write_labelme(drawn, folder, name, shapes=(), suffix=".png"):
+    shapes = shapes or [
+        {"label": label, "points": points, "shape_type": "polygon"} for label, points in SHAPES
+    ]
+    values = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": f"{name}.png",
+        "imageData": None,
+    }
+    drawn.write(
+        f"{folder}/{name}.json", json.dumps({**values, "imageHeight": SIZE[0], "imageWidth": SIZE[1]})
+    )
+
+
+def coco(names, segmentations=None, **changes):
+    segmentations = segmentations or [(label, [np.ravel(points).tolist()]) for label, points in SHAPES]
+    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat", "supercategory": "animals"}]
+    values = {
+        "images": [
+            {"id": 10 + index, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+            for index, name in enumerate(names)
+        ],
+        "categories": [{"id": 0, "name": "animals", "supercategory": "none"}, *categories],
+        "annotations": [
+            {
+                "id": index,
+                "image_id": 10 + image,
+                "category_id": {"cat": 3, "dog": 7}[label],
+                "segmentation": segmentation,
+                "iscrowd": 0,
+            }
+            for image in range(len(names))
+            for index, (label, segmentation) in enumerate(segmentations)
+        ],
+    }
+    return json.dumps({**values, **changes})
+
+
+def cvat(names, shapes=(), subsets=("Train", "Validation")):
+    top = ET.Element("annotations")
+    labels = ET.SubElement(ET.SubElement(ET.SubElement(top, "meta"), "job"), "labels")
+    for name in NAMES:
+        ET.SubElement(ET.SubElement(labels, "label"), "name").text = name
+    for index, name in enumerate(names):
+        attributes = {"id": str(index), "name": name, "width": str(SIZE[1]), "height": str(SIZE[0])}
+        image = ET.SubElement(
+            top, "image", {**attributes, "subset": subsets[index % 2]} if subsets else attributes
+        )
+        for order, (label, points) in zip((2, 0, 1, 1), SHAPES, strict=True):
+            text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
+            ET.SubElement(image, "polygon", {"label": label, "points": text, "z_order": str(order)})
+        for tag, attributes in shapes:
+            ET.SubElement(image, tag, {"label": "dog", "z_order": "9", **attributes})
+    return ET.tostring(top)
+
+
+def labels_of(drawn, expected, splits=("train", "val"), **options):
+    dataset = drawn.open(**options)
+    assert tuple(sorted(dataset.splits)) == tuple(sorted(splits))
+    for split in splits:
+        for example in dataset.source(split):
+            np.testing.assert_array_equal(decode_label(example["label"], ""), expected)
+    return dataset
+
+
+def test_yolo_of_ultralytics_and_of_roboflow(drawn):
+    for split, name in (("train", "a"), ("val", "b")):
+        drawn.image(f"images/{split}/{name}.png", SIZE)
+        write_yolo(drawn, f"labels/{split}", name)
+    drawn.write("data.yaml", "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    masks = yolo_masks(*SIZE)
+    label = overlaid(masks, larger_first(masks))
+    dataset = labels_of(drawn, label)
+    assert dataset.classes.names == ("background", "cat", "dog")
+    assert any("unlabelled=ignore" in line for line in dataset.warnings())
+    drawn.image("images/train/nothing.png", SIZE)  # YOLO writes no file for it
+    by_name = {example["name"]: example for example in drawn.open().source("train")}
+    assert not decode_label(by_name["nothing"]["label"], "").any()
+    (drawn.root / "images/train/nothing.png").unlink()
+    drawn.image("images/test/unlabelled.png", SIZE)
+    drawn.write(
+        "data.yaml", "train: images/train\nval: images/val\ntest: images/test\nnames: {0: cat, 1: dog}\n"
+    )
+    assert drawn.open().source("test")[0]["label"] is None
+    # Roboflow's layout of the same files, whose data.yaml is one folder off, and none.
+    for split, folder in (("train", "train"), ("val", "valid")):
+        (drawn.root / folder).mkdir()
+        for part in ("images", "labels"):
+            (drawn.root / part / split).rename(drawn.root / folder / part)
+    for part in ("images", "labels"):
+        shutil.rmtree(drawn.root / part, ignore_errors=True)
+    drawn.write("data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n")
+    labels_of(drawn, label)
+    (drawn.root / "data.yaml").unlink()
+    labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore", class_names=NAMES)
+
+
+def test_labelme_beside_the_images(drawn):
+    for split, name in (("training", "a"), ("validation", "b")):
+        drawn.image(f"{split}/{name}.png", SIZE)
+        write_labelme(drawn, split, name)
+    label = overlaid(labelme_masks(*SIZE), range(4))
+    assert labels_of(drawn, label).classes.names == ("background", "cat", "dog")
+    labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore")
+    drawn.write("labels.txt", "__ignore__\n_background_\ndog\ncat\n")
+    assert labels_of(drawn, np.array([0, 2, 1])[label]).classes.names == ("_background_", "dog", "cat")
+
+
+def test_all_shapes_of_labelme(drawn):
+    pixels = np.random.default_rng(0).integers(0, 2, (5, 7), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels * 255).save(file, "PNG")
+    shapes = [
+        ("rectangle", [[30.5, 20.5], [10.2, 5.1]]),
+        ("circle", [[20.0, 20.0], [26.5, 24.0]]),
+        ("line", [[1.0, 30.0], [50.0, 20.0]]),
+        ("linestrip", [[1.0, 1.0], [30.0, 3.0], [50.0, 30.0]]),
+        ("point", [[45.0, 8.0]]),
+        ("mask", [[40.0, 30.0], [46.0, 34.0]]),
+    ]
+    canvas = Image.new("L", SIZE[::-1])
+    pen = ImageDraw.Draw(canvas)
+    pen.rectangle([10.2, 5.1, 30.5, 20.5], outline=1, fill=1)
+    radius = math.sqrt(6.5**2 + 4.0**2)
+    pen.ellipse([20 - radius, 20 - radius, 20 + radius, 20 + radius], outline=2, fill=2)
+    pen.line([(1.0, 30.0), (50.0, 20.0)], fill=1, width=10)
+    pen.line([(1.0, 1.0), (30.0, 3.0), (50.0, 30.0)], fill=2, width=10)
+    pen.ellipse([40, 3, 50, 13], outline=1, fill=1)
+    expected = np.array(canvas)
+    expected[30:35, 40:47][pixels == 1] = 2
+    values = [
+        {"label": NAMES[index % 2], "shape_type": kind, "points": points}
+        for index, (kind, points) in enumerate(shapes)
+    ]
+    values[-1]["mask"] = base64.b64encode(file.getvalue()).decode()
+    drawn.image("a.png", SIZE)
+    drawn.image("b.png", SIZE)
+    for name in "ab":
+        write_labelme(drawn, ".", name, values)
+    labels_of(drawn, expected, validation=0.5)
+
+
+def test_coco_of_polygons_and_rle(drawn):
+    masks = [polygon_by_coco(points, *SIZE) for _, points in SHAPES]
+    label = overlaid(masks, larger_first(masks))
+    encoded = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
+    compressed = [{"size": list(SIZE), "counts": rle["counts"].decode()} for rle in encoded]
+    plain = []
+    for mask in masks:
+        runs = np.flatnonzero(np.diff(np.r_[0, mask.ravel("F"), 0])).tolist()
+        plain.append({"size": list(SIZE), "counts": np.diff([0, *runs, mask.size]).tolist()})
+    segmentations = {
+        "train": None,
+        "valid": [(name, rle) for (name, _), rle in zip(SHAPES, compressed, strict=True)],
+        "test": [(name, rle) for (name, _), rle in zip(SHAPES, plain, strict=True)],
+    }
+    for folder, segmentation in segmentations.items():
+        drawn.image(f"{folder}/a.png", SIZE)
+        drawn.write(f"{folder}/_annotations.coco.json", coco(["a.png"], segmentation))
+    dataset = labels_of(drawn, label, ("train", "val", "test"))
+    assert dataset.classes.names == ("background", "cat", "dog")
+
+
+@pytest.mark.parametrize("names", [("a.png", "sub/b.png"), ("C:\\photos\\a.png", "/elsewhere/sub/b.png")])
+def test_coco_with_one_file_and_the_images_elsewhere(drawn, names):
+    drawn.image("photos/a.png", SIZE)
+    drawn.image("photos/sub/b.png", SIZE)
+    drawn.image("photos/other/b.png", SIZE)
+    drawn.write("annotations/instances_default.json", coco(names))
+    drawn.write("annotations/person_keypoints_default.json", coco(names))
+    masks = [polygon_by_coco(points, *SIZE) for _, points in SHAPES]
+    labels_of(drawn, overlaid(masks, larger_first(masks)), validation=0.5)
+
+
+def test_cvat_for_images(drawn):
+    pixels = np.random.default_rng(0).integers(0, 2, (4, 6), np.uint8)
+    changes = np.flatnonzero(np.diff(np.r_[0, pixels.ravel()]))
+    runs = np.diff([0, *changes, pixels.size]).tolist()
+    shapes = [
+        ("box", {"xtl": "2.5", "ytl": "1.5", "xbr": "8.2", "ybr": "6.1"}),
+        ("box", {"xtl": "30.0", "ytl": "5.0", "xbr": "45.0", "ybr": "11.0", "rotation": "30.0"}),
+        ("ellipse", {"cx": "20.4", "cy": "28.6", "rx": "7.7", "ry": "3.2", "rotation": "20.0"}),
+        ("mask", {"rle": ", ".join(map(str, runs)), "left": "40", "top": "20", "width": "6", "height": "4"}),
+        ("tag", {}),
+    ]
+    for name in "ab":
+        drawn.image(f"images/{name}.png", SIZE)
+    drawn.write("annotations.xml", cvat(["a.png", "b.png"], shapes))
+    masks = [polygon_by_coco(np.round(points, 2), *SIZE) for _, points in SHAPES]
+    expected = overlaid(masks, (1, 2, 3, 0))
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    corners = [
+        (37.5 + cos * x - sin * y, 8 + sin * x + cos * y)
+        for x, y in ((-7.5, -3), (7.5, -3), (7.5, 3), (-7.5, 3))
+    ]
+    for points in ([(2.5, 1.5), (8.2, 1.5), (8.2, 6.1), (2.5, 6.1)], corners):
+        expected[polygon_by_coco(points, *SIZE) == 1] = 2
+    ellipse = cv2.ellipse(np.zeros(SIZE, np.uint8), (20, 29), (8, 3), 20.0, 0, 360, 255, thickness=-1)
+    expected[ellipse > 0] = 2
+    expected[20:24, 40:46][pixels == 1] = 2
+    assert labels_of(drawn, expected).classes.names == ("background", "cat", "dog")
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(6, SIZE[::-1]), (3, SIZE)])
+def test_shapes_are_drawn_on_the_image_as_viewers_show_it(drawn, orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in "ab":
+        drawn.image(f"{name}.png", size, exif=exif)
+        write_labelme(drawn, ".", name)
+    dataset = labels_of(drawn, overlaid(labelme_masks(*SIZE), range(4)), validation=0.5)
+    assert not any("exif" in line for line in dataset.warnings())
+
+
+def broken_yolo(text):
+    return lambda drawn: drawn.write("labels/train/a.txt", text)
+
+
+def broken_labelme(shape):
+    def spoil(drawn):
+        (drawn.root / "labels/train/a.txt").unlink()
+        (drawn.root / "labels/val/b.txt").unlink()
+        for split, name in (("train", "a"), ("val", "b")):
+            write_labelme(drawn, f"labels/{split}", name, [shape] if name == "a" else ())
+
+    return spoil
+
+
+REFUSED = {
+    "a box": (broken_yolo("0 0.5 0.5 0.2 0.2\n"), "labels/train/a.txt"),
+    "pixels instead of shares": (broken_yolo("0 5 5 20 5 20 20\n"), "labels/train/a.txt"),
+    "an odd number": (broken_yolo("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4\n"), "labels/train/a.txt"),
+    "no number": (broken_yolo("cat 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
+    "an unknown class": (broken_yolo("5 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
+    "two kinds of labels": (lambda drawn: drawn.label("labels/val/b.png", SIZE), ""),
+    "a label without image": (
+        lambda drawn: drawn.write("labels/train/c.txt", "0 0.1 0.1 0.2 0.2 0.3 0.3\n"),
+        "labels/train/c.txt",
+    ),
+    "labelme: two points": (
+        broken_labelme({"label": "cat", "points": [[1, 2], [3, 4]], "shape_type": "polygon"}),
+        "labels/train/a.json",
+    ),
+    "labelme: an unknown class": (
+        broken_labelme({"label": "cow", "points": [[1, 2], [3, 4], [5, 1]]}),
+        "labels/train/a.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_files_of_one_image_that_are_refused(drawn, case):
+    spoil, what = REFUSED[case]
+    for split, name in (("train", "a"), ("val", "b")):
+        drawn.image(f"images/{split}/{name}.png", SIZE)
+        write_yolo(drawn, f"labels/{split}", name)
+    drawn.write("classes.csv", "id,name\n0,cat\n1,dog\n")
+    spoil(drawn)
+    with refused(what=drawn.root / what):
+        drawn.open()
+
+
+BROKEN = {
+    "no JSON": "{",
+    "an unknown category": coco(["a.png", "b.png"], categories=[]),
+    "a box": coco(["a.png", "b.png"], [("cat", [])]),
+    "two points": coco(["a.png", "b.png"], [("cat", [[1, 2, 3, 4]])]),
+    "RLE of another size": coco(["a.png", "b.png"], [("cat", {"size": [2, 2], "counts": [0, 4]})]),
+    "RLE that is too short": coco(["a.png", "b.png"], [("cat", {"size": list(SIZE), "counts": [0, 4]})]),
+    "cvat": cvat(["a.png", "b.png"], [("polyline", {"points": "1,1;2,2"})]),
+    "no XML": b"<annotations>",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_annotations_that_are_refused(drawn, case):
+    for name in "ab":
+        drawn.image(f"images/{name}.png", SIZE)
+    file = "annotations.json" if isinstance(BROKEN[case], str) else "annotations.xml"
+    drawn.write(file, BROKEN[case])
+    with refused(what=drawn.root / file):
+        drawn.open(validation=0.5)
+
+
+def test_images_that_annotations_name_must_be_there(drawn):
+    drawn.image("images/a.png", SIZE)
+    drawn.write("annotations.json", coco(["a.png", "b.png"]))
+    with refused(what=drawn.root / "annotations.json"):
+        drawn.open(validation=0.5)
+    drawn.image("images/x/b.png", SIZE)
+    drawn.image("images/y/b.png", SIZE)
+    with refused(what=drawn.root / "annotations.json"):
+        drawn.open(validation=0.5)
+
+
+def test_without_pycocotools(drawn, monkeypatch):
+    drawn.image("a.png", SIZE)
+    drawn.image("b.png", SIZE)
+    drawn.write("annotations.json", coco(["a.png", "b.png"]))
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with refused(what=drawn.root / "annotations.json") as error:
+        drawn.open(validation=0.5)
+    assert "pip install pycocotools" in str(error.value)
+
+
+def test_masks_beside_photos(drawn):
+    """Roboflow's "semantic segmentation masks"."""
+    for folder, name in (("train", "a"), ("valid", "b")):
+        drawn.image(f"{folder}/{name}_jpg.rf.1.jpg", SIZE, quality=100)
+        drawn.labels[name] = drawn.label(f"{folder}/{name}_jpg.rf.1_mask.png", SIZE)
+        drawn.write(f"{folder}/_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n2, dog\n")
+    dataset = drawn.open()
+    assert dataset.classes.names == ("background", "cat", "dog")
+    for split, name in (("train", "a"), ("val", "b")):
+        [example] = dataset.source(split)
+        assert example["name"] == f"{name}_jpg.rf.1"
+        np.testing.assert_array_equal(decode_label(example["label"], ""), drawn.labels[name])
+
+
+def test_only_one_split(drawn):
+    drawn.image("images/train/a.png", SIZE)
+    drawn.label("labels/train/a.png", SIZE)
+    drawn.write("classes.csv", "id,name\n0,a\n1,b\n2,c\n")
+    needed = {"dataset.train_split": "train", "dataset.validation_split": "val"}
+    with refused(what="dataset.validation_split", value="val", allowed=("train",)) as error:
+        open_dataset("folder", root=drawn.root, data_dir=drawn.root.parent / "data", needed=needed)
+    assert "dataset.options.validation=0.2" in str(error.value)
