@@ -168,6 +168,14 @@ def test_hidden_folders_are_skipped_and_links_followed(drawn):
     assert "images/val/gone.png: " in str(error.value)
 
 
+def test_labels_called_mask(drawn):
+    standard(drawn)
+    (drawn.root / "labels").rename(drawn.root / "masks")
+    for path in ("train/a", "val/b"):
+        (drawn.root / f"masks/{path}.png").rename(drawn.root / f"masks/{path}_mask.png")
+    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+
+
 def test_pictures_without_labels_only_for_tests(drawn):
     standard(drawn)
     drawn.image("images/test/t.png")
@@ -231,7 +239,7 @@ YAML = "train: images/train\nval: images/val\nmasks_dir: labels\n"
         "names: [no, b, c]\n",
         "names: [a, b, c]\nnc: 7\n",
         "names: [a, b, c]\nnames: [x, y, z]\n",
-        "names: " + "[" * 3000,
+        "names: " + "[" * 600,
         "names: [a, b, c]\ntest: [images/val, images/val]\n",
         "names: [a, b, c]\ntest: images/none\n",
         "names: 3\n",

@@ -105,8 +105,8 @@ class Folder(base.PairsBuilder):
         drawn = [entry for entry in labelled if entry.drawing]
         pixels = [entry.label for entry in labelled if entry.label and not entry.drawing]
         if drawn and pixels:
-            kinds = f"label maps, as {pixels[0]}, as well as shapes, as {drawn[0].label}"
-            raise wrong_file(root, f"holds {kinds}; remove one of both")
+            kinds = f"label maps such as {pixels[0]} and shapes such as {drawn[0].label}"
+            raise wrong_file(root, f"holds {kinds}; remove one of the two kinds")
         if not drawn and options["unlabelled"] != BACKGROUND:
             problem = "only labels that are shapes leave pixels out"
             raise own_layouts.wrong_option("unlabelled", options["unlabelled"], problem)

@@ -63,7 +63,7 @@ def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[s
     """
     if root.is_file() and root.suffix not in (".yaml", ".yml"):
         raise wrong_file(
-            root, "a file; extract it if it is an archive, and set dataset.root to the data set's folder"
+            root, "is a file; extract it if it is an archive, and set dataset.root to the data set's folder"
         )
     if not root.exists():
         raise wrong_file(root, "no such folder; set dataset.root to the one that holds images/ and labels/")
@@ -132,7 +132,7 @@ def class_file(root: pathlib.Path) -> pathlib.Path | None:
         return root
     there = {path.name.casefold(): path for path in root.iterdir()}
     places = [there.get(name, root / name) for name in _CLASS_FILES]
-    places += [root / "train/_classes.csv", root / "training/_classes.csv"]
+    places += [root / "train/_classes.csv", root / "training/_classes.csv", root / "labels/classes.txt"]
     return next((path for path in places if path.is_file()), None)
 
 
@@ -247,7 +247,9 @@ def _of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | None:
         for name, drawing in sorted(drawings.items()):
             split = split_name(drawing.split) or split_of_file
             if sources.setdefault(split, file) != file:
-                raise wrong_file(file, f"annotates {split or 'images'} as {sources[split]} does; keep one")
+                raise wrong_file(
+                    file, f"annotates {split or 'images'}, as does {sources[split]}; keep one of them"
+                )
             place = pathlib.PurePosixPath(composed(name.replace("\\", "/")).lstrip("/"))
             image = _image_at(place, images.get(place.name, ()), split, file)
             stem = place.with_suffix("").as_posix()
@@ -268,7 +270,7 @@ def _image_at(
 
     ranked = sorted(images, key=likeness, reverse=True)
     if len(ranked) > 1 and likeness(ranked[0]) == likeness(ranked[1]):
-        raise wrong_file(file, f"{str(place)!r} may be {ranked[0]} or {ranked[1]}; remove one of them")
+        raise wrong_file(file, f"{str(place)!r} could be {ranked[0]} or {ranked[1]}; remove one of them")
     return ranked[0] if ranked else None
 
 
@@ -279,7 +281,7 @@ def _by_split(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
         split = split_name(path.name.removesuffix(".txt"))
         refuse_split_name(path, split)
         if found.setdefault(split, path) != path:
-            raise wrong_file(path, f"is the split {split}, as {found[split]} is; merge or rename them")
+            raise wrong_file(path, f"the split {split} is also in {found[split]}; merge or rename them")
     return found
 
 

@@ -86,13 +86,8 @@ def draw(drawing: Drawing, size: tuple[int, int], ids: Mapping[Any, int], outsid
     on_top = np.full(size, np.iinfo(np.int32).max, np.int32)  # the area of the shape that is on top
     for number, shape in enumerate(drawing.shapes, 1):
         if shape.name not in ids:
-            names = [name for name in ids if isinstance(name, type(shape.name))]
-            known = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
-            raise InputError(
-                f"shape {number} is of the class {shape.name!r}; the classes are {known}",
-                value=shape.name,
-                allowed=names,
-            )
+            problem = f"shape {number} is of the class {shape.name!r}, which is not in the list of classes"
+            raise InputError(problem, value=shape.name, allowed=tuple(ids))
         try:
             mask = shape.mask(*size)
         except _UNREADABLE as error:
