@@ -177,6 +177,8 @@ def test_yolo_of_ultralytics_and_of_roboflow(drawn):
     labels_of(drawn, label)
     (drawn.root / "data.yaml").unlink()
     labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore", class_names=NAMES)
+    with refused(what=drawn.root / "classes.csv"):  # nothing names the classes
+        drawn.open()
 
 
 def test_labelme_beside_the_images(drawn):
@@ -347,6 +349,7 @@ def test_files_of_one_image_that_are_refused(drawn, case):
 BROKEN = {
     "no JSON": "{",
     "an unknown category": coco(["a.png", "b.png"], categories=[]),
+    "an image that is not listed": coco(["a.png", "b.png"], images=[]),
     "a box": coco(["a.png", "b.png"], [("cat", [])]),
     "two points": coco(["a.png", "b.png"], [("cat", [[1, 2, 3, 4]])]),
     "RLE of another size": coco(["a.png", "b.png"], [("cat", {"size": [2, 2], "counts": [0, 4]})]),

@@ -187,7 +187,7 @@ class Folder(base.PairsBuilder):
             error = InputError(f"label without image; expected {entry.expected}.jpg, .jpeg or .png")
             return Missing(error.in_file(str(entry.label)), of_image=True)
         if entry.label is None and not entry.unlabelled and not entry.drawing:
-            error = InputError(f"image without label; expected {entry.expected}.png")
+            error = InputError(f"image without label; expected {entry.expected}.png, .txt or .json")
             return Missing(error.in_file(entry.image))
         label = None if entry.drawing else entry.label  # files of shapes are small, or describe many images
         size = sum(path.stat().st_size for path in (entry.image, label) if path)
@@ -347,10 +347,9 @@ def _classes(
         first_id, ignore_label = options["label_offset"], options["ignore_label"]
         listed = class_list.read_classes(path, first_id=first_id, ignore_label=ignore_label)
     else:
-        used = [entry.drawing().shapes for entry in drawn if entry.drawing and not annotated]
-        names = list(annotated) or sorted(
-            {str(shape.name) for shapes in used for shape in shapes} - {"__ignore__"}
-        )
+        drawings = [entry.drawing() for entry in drawn if entry.drawing and not annotated]
+        used = {shape.name for drawing in drawings for shape in drawing.shapes if isinstance(shape.name, str)}
+        names = list(annotated) or sorted(used - {"__ignore__"})
         if not names:
             error = InputError("missing; write it (id,name,red,green,blue) or set dataset.class_names")
             raise error.in_file(where)

@@ -200,12 +200,15 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
         names = {int(category["id"]): str(category["name"]) for category in values["categories"]}
         shapes: dict[Any, list[Shape]] = {image["id"]: [] for image in values["images"]}
         for annotation in values["annotations"]:
-            segmentation, name = annotation.get("segmentation"), names[annotation["category_id"]]
+            where, segmentation = f"the annotation {annotation.get('id')}", annotation.get("segmentation")
+            if annotation["image_id"] not in shapes or annotation["category_id"] not in names:
+                raise ValueError(f"{where} is of an image or of a category that is not listed")
             if not segmentation:
-                raise ValueError(f"the annotation {annotation.get('id')} has no segmentation")
+                raise ValueError(f"{where} has no segmentation")
             for points in segmentation if isinstance(segmentation, list) else []:
                 if len(points) < 6 or len(points) % 2:
-                    raise ValueError(f"the annotation {annotation.get('id')} has fewer than three points")
+                    raise ValueError(f"{where} has fewer than three points")
+            name = names[annotation["category_id"]]
             shapes[annotation["image_id"]].append(Shape(name, functools.partial(_coco_mask, segmentation)))
         drawings = {
             image["file_name"]: Drawing(shapes[image["id"]], True, (image["height"], image["width"]))
