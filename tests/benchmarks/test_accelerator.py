@@ -42,7 +42,7 @@ def test_every_part_runs_on_a_cpu_and_holds_its_numbers_against_float32(tmp_path
 
 @pytest.mark.slow
 def test_a_training_run_is_measured_and_evaluated_once_more_in_float32(tmp_path):
-    result, rows = run(tmp_path, "--parts=camvid", "--part-seconds=200")
+    result, rows = run(tmp_path, "--parts=camvid", "--part-seconds=400")
     assert result.returncode == 0, result.stdout + result.stderr
     [row] = rows
     assert 0 <= row["miou"] <= 1
