@@ -42,8 +42,8 @@ test: $(VENV)/installed-test
 test-all: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2
 
-# Away from the sources, so that only what the wheel holds can be imported: every module, and what needs data of the package.
-OF_THE_WHEEL := tests/test_house.py tests/recipe tests/visual tests/modes tests/inference tests/end_to_end/test_run.py
+# Away from the sources, so that only what the wheel holds can be imported, and compiled with all optimisations, as users do.
+OF_THE_WHEEL := tests/test_house.py tests/ops tests/models tests/training tests/inference tests/visual tests/end_to_end/test_run.py
 test-wheel: $(VENV)/installed-test
 	rm -rf build/wheel && mkdir -p build/wheel/away
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
@@ -51,7 +51,7 @@ test-wheel: $(VENV)/installed-test
 	cp -r tests benchmarks configs docs run.py README.md pyproject.toml build/wheel/away/
 	cd build/wheel/away && export PYTHONPATH="$(CURDIR)/build/wheel/site" DANET_SHARED="$(abspath ../shared)" \
 	  && "$(abspath $(BIN))/python" -c "import danet_jax; print('testing', danet_jax.__file__)" \
-	  && "$(abspath $(BIN))/python" -m pytest -n 2 -m "not slow" -p no:cacheprovider $(OF_THE_WHEEL)
+	  && JAX_DISABLE_MOST_OPTIMIZATIONS=false "$(abspath $(BIN))/python" -m pytest -n 2 -m "not slow" -p no:cacheprovider $(OF_THE_WHEEL)
 
 # In an environment of its own: JAX with CUDA would look for a GPU in every other run.
 $(VENV)-cuda/installed: requirements.txt pyproject.toml
