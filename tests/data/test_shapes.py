@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sys
-import xml.etree.ElementTree as ET
 
 import cv2
 import numpy as np
@@ -29,113 +28,89 @@ SHAPES = [
 ]
 
 
-def yolo_masks(height, width):
-    """`polygon2mask` of ultralytics.data.utils, of segments that `Instances.denormalize` scaled."""
-    masks = []
-    for _, points in SHAPES:
-        segment = np.array([[f"{x / width:.6f}", f"{y / height:.6f}"] for x, y in points], np.float32)
-        segment = np.clip(segment, 0, 1)
-        segment[..., 0] *= width
-        segment[..., 1] *= height
-        mask = np.zeros((height, width), np.uint8)
-        polygons = np.asarray([segment.reshape(-1)], dtype=np.int32)
-        cv2.fillPoly(mask, polygons.reshape((1, -1, 2)), color=1)
-        masks.append(mask)
-    return masks
+def by_yolo(points):
+    """`polygon2mask` of ultralytics.data.utils, of a segment that `Instances.denormalize` scaled."""
+    segment = np.array(shares(points), np.float32)
+    segment[..., 0] *= SIZE[1]
+    segment[..., 1] *= SIZE[0]
+    polygons = np.asarray([segment.reshape(-1)], dtype=np.int32)
+    return cv2.fillPoly(np.zeros(SIZE, np.uint8), polygons.reshape((1, -1, 2)), color=1)
 
 
-def labelme_masks(height, width):
+def by_labelme(points):
     """`shape_to_mask` of labelme.utils.shape."""
-    masks = []
-    for _, points in SHAPES:
-        canvas = Image.fromarray(np.zeros((height, width), np.uint8))
-        ImageDraw.Draw(canvas).polygon(xy=[tuple(point) for point in points], outline=1, fill=1)
-        masks.append(np.array(canvas))
-    return masks
+    canvas = Image.fromarray(np.zeros(SIZE, np.uint8))
+    ImageDraw.Draw(canvas).polygon(xy=[tuple(point) for point in points], outline=1, fill=1)
+    return np.array(canvas)
 
 
-def polygon_by_coco(points, height, width):
+def by_coco(points):
     """`COCO.annToMask` of pycocotools.coco."""
-    encoded = coco_masks.frPyObjects([np.ravel(points).tolist()], height, width)
-    return coco_masks.decode(coco_masks.merge(encoded))
+    return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects([np.ravel(points).tolist()], *SIZE)))
 
 
-def overlaid(masks, order, outside=0):
-    label = np.full(SIZE, outside, np.uint8)
-    for index in order:
+def overlaid(masks, order=None):
+    """The label map of `SHAPES` by their masks, drawn in this order; without one, larger shapes first."""
+    label = np.zeros(SIZE, np.uint8)
+    for index in np.argsort([-int(mask.sum()) for mask in masks]) if order is None else order:
         label[masks[index] == 1] = 1 + NAMES.index(SHAPES[index][0])
     return label
 
 
-def larger_first(masks):
-    return np.argsort([-int(mask.sum()) for mask in masks], kind="stable")
+def shares(points):
+    return np.clip(np.divide(points, SIZE[::-1]), 0, 1).round(6)
 
 
 def write_yolo(drawn, folder, name):
-    height, width = SIZE
-    lines = []
-    for label, points in SHAPES:
-        shares = np.clip([[x / width, y / height] for x, y in points], 0, 1)
-        lines.append(f"{NAMES.index(label)} " + " ".join(f"{value:.6f}" for value in shares.ravel()))
-    drawn.write(f"{folder}/{name}.txt", "\n".join(lines) + "\n")
-
-
-def write_labelme(drawn, folder, name, shapes=(), suffix=".png"):
-    shapes = shapes or [
-        {"label": label, "points": points, "shape_type": "polygon"} for label, points in SHAPES
+    lines = [
+        f"{NAMES.index(label)} {' '.join(map(str, shares(points).ravel()))}\n" for label, points in SHAPES
     ]
-    values = {
-        "version": "5.5.0",
-        "flags": {},
-        "shapes": shapes,
-        "imagePath": f"{name}.png",
-        "imageData": None,
-    }
-    drawn.write(
-        f"{folder}/{name}.json", json.dumps({**values, "imageHeight": SIZE[0], "imageWidth": SIZE[1]})
-    )
+    drawn.write(f"{folder}/{name}.txt", "".join(lines))
+
+
+def write_labelme(drawn, folder, name, shapes=()):
+    polygons = [{"label": label, "points": points, "shape_type": "polygon"} for label, points in SHAPES]
+    values = {"imagePath": f"{name}.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
+    drawn.write(f"{folder}/{name}.json", json.dumps({**values, "shapes": shapes or polygons}))
 
 
 def coco(names, segmentations=None, **changes):
+    """A file whose annotations are the same for all images; the categories are not sorted, and one is a group."""
     segmentations = segmentations or [(label, [np.ravel(points).tolist()]) for label, points in SHAPES]
-    categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat", "supercategory": "animals"}]
-    values = {
-        "images": [
-            {"id": 10 + index, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
-            for index, name in enumerate(names)
-        ],
-        "categories": [{"id": 0, "name": "animals", "supercategory": "none"}, *categories],
-        "annotations": [
-            {
-                "id": index,
-                "image_id": 10 + image,
-                "category_id": {"cat": 3, "dog": 7}[label],
-                "segmentation": segmentation,
-                "iscrowd": 0,
-            }
-            for image in range(len(names))
-            for index, (label, segmentation) in enumerate(segmentations)
-        ],
-    }
-    return json.dumps({**values, **changes})
+    images = [
+        {"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(names, 10)
+    ]
+    categories = [
+        {"id": 0, "name": "animals", "supercategory": "none"},
+        {"id": 7, "name": "dog", "supercategory": "animals"},
+        {"id": 3, "name": "cat", "supercategory": "animals"},
+    ]
+    annotations = [
+        {
+            "id": 1,
+            "image_id": image["id"],
+            "category_id": {"cat": 3, "dog": 7}[label],
+            "segmentation": segmentation,
+        }
+        for image in images
+        for label, segmentation in segmentations
+    ]
+    return json.dumps({"images": images, "categories": categories, "annotations": annotations, **changes})
 
 
-def cvat(names, shapes=(), subsets=("Train", "Validation")):
-    top = ET.Element("annotations")
-    labels = ET.SubElement(ET.SubElement(ET.SubElement(top, "meta"), "job"), "labels")
-    for name in NAMES:
-        ET.SubElement(ET.SubElement(labels, "label"), "name").text = name
-    for index, name in enumerate(names):
-        attributes = {"id": str(index), "name": name, "width": str(SIZE[1]), "height": str(SIZE[0])}
-        image = ET.SubElement(
-            top, "image", {**attributes, "subset": subsets[index % 2]} if subsets else attributes
-        )
-        for order, (label, points) in zip((2, 0, 1, 1), SHAPES, strict=True):
-            text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
-            ET.SubElement(image, "polygon", {"label": label, "points": text, "z_order": str(order)})
-        for tag, attributes in shapes:
-            ET.SubElement(image, tag, {"label": "dog", "z_order": "9", **attributes})
-    return ET.tostring(top)
+def cvat(names, further=""):
+    """A file of two subsets, in which all images have the same shapes."""
+    shapes = ""
+    for order, (label, points) in zip((2, 0, 1, 1), SHAPES, strict=True):
+        text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
+        shapes += f'<polygon label="{label}" z_order="{order}" points="{text}"/>'
+    labels = "".join(f"<label><name>{name}</name></label>" for name in NAMES)
+    images = "".join(
+        f'<image id="{i}" name="{name}" subset="{("Train", "Validation")[i]}" height="{SIZE[0]}" width="{SIZE[1]}">'
+        f"{shapes}{further}</image>"
+        for i, name in enumerate(names)
+    )
+    return f"<annotations><meta><job><labels>{labels}</labels></job></meta>{images}</annotations>".encode()
 
 
 def labels_of(drawn, expected, splits=("train", "val"), **options):
@@ -152,8 +127,7 @@ def test_yolo_of_ultralytics_and_of_roboflow(drawn):
         drawn.image(f"images/{split}/{name}.png", SIZE)
         write_yolo(drawn, f"labels/{split}", name)
     drawn.write("data.yaml", "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
-    masks = yolo_masks(*SIZE)
-    label = overlaid(masks, larger_first(masks))
+    label = overlaid([by_yolo(points) for _, points in SHAPES])
     dataset = labels_of(drawn, label)
     assert dataset.classes.names == ("background", "cat", "dog")
     assert any("unlabelled=ignore" in line for line in dataset.warnings())
@@ -185,7 +159,7 @@ def test_labelme_beside_the_images(drawn):
     for split, name in (("training", "a"), ("validation", "b")):
         drawn.image(f"{split}/{name}.png", SIZE)
         write_labelme(drawn, split, name)
-    label = overlaid(labelme_masks(*SIZE), range(4))
+    label = overlaid([by_labelme(points) for _, points in SHAPES], range(4))
     assert labels_of(drawn, label).classes.names == ("background", "cat", "dog")
     labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore")
     drawn.write("labels.txt", "__ignore__\n_background_\ndog\ncat\n")
@@ -227,8 +201,8 @@ def test_all_shapes_of_labelme(drawn):
 
 
 def test_coco_of_polygons_and_rle(drawn):
-    masks = [polygon_by_coco(points, *SIZE) for _, points in SHAPES]
-    label = overlaid(masks, larger_first(masks))
+    masks = [by_coco(points) for _, points in SHAPES]
+    label = overlaid(masks)
     encoded = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
     compressed = [{"size": list(SIZE), "counts": rle["counts"].decode()} for rle in encoded]
     plain = []
@@ -254,33 +228,32 @@ def test_coco_with_one_file_and_the_images_elsewhere(drawn, names):
     drawn.image("photos/other/b.png", SIZE)
     drawn.write("annotations/instances_default.json", coco(names))
     drawn.write("annotations/person_keypoints_default.json", coco(names))
-    masks = [polygon_by_coco(points, *SIZE) for _, points in SHAPES]
-    labels_of(drawn, overlaid(masks, larger_first(masks)), validation=0.5)
+    labels_of(drawn, overlaid([by_coco(points) for _, points in SHAPES]), validation=0.5)
 
 
 def test_cvat_for_images(drawn):
     pixels = np.random.default_rng(0).integers(0, 2, (4, 6), np.uint8)
     changes = np.flatnonzero(np.diff(np.r_[0, pixels.ravel()]))
     runs = np.diff([0, *changes, pixels.size]).tolist()
-    shapes = [
-        ("box", {"xtl": "2.5", "ytl": "1.5", "xbr": "8.2", "ybr": "6.1"}),
-        ("box", {"xtl": "30.0", "ytl": "5.0", "xbr": "45.0", "ybr": "11.0", "rotation": "30.0"}),
-        ("ellipse", {"cx": "20.4", "cy": "28.6", "rx": "7.7", "ry": "3.2", "rotation": "20.0"}),
-        ("mask", {"rle": ", ".join(map(str, runs)), "left": "40", "top": "20", "width": "6", "height": "4"}),
-        ("tag", {}),
-    ]
+    mask = f'rle="{", ".join(map(str, runs))}" left="40" top="20" width="6" height="4"'
+    further = f"""
+        <box label="dog" z_order="9" xtl="2.5" ytl="1.5" xbr="8.2" ybr="6.1"/>
+        <box label="dog" z_order="9" xtl="30.0" ytl="5.0" xbr="45.0" ybr="11.0" rotation="30.0"/>
+        <ellipse label="dog" z_order="9" cx="20.4" cy="28.6" rx="7.7" ry="3.2" rotation="20.0"/>
+        <mask label="dog" z_order="9" {mask}/>
+        <tag label="dog"/>
+    """
     for name in "ab":
         drawn.image(f"images/{name}.png", SIZE)
-    drawn.write("annotations.xml", cvat(["a.png", "b.png"], shapes))
-    masks = [polygon_by_coco(np.round(points, 2), *SIZE) for _, points in SHAPES]
-    expected = overlaid(masks, (1, 2, 3, 0))
+    drawn.write("annotations.xml", cvat(["a.png", "b.png"], further))
+    expected = overlaid([by_coco(points) for _, points in SHAPES], (1, 2, 3, 0))
     cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
     corners = [
         (37.5 + cos * x - sin * y, 8 + sin * x + cos * y)
         for x, y in ((-7.5, -3), (7.5, -3), (7.5, 3), (-7.5, 3))
     ]
     for points in ([(2.5, 1.5), (8.2, 1.5), (8.2, 6.1), (2.5, 6.1)], corners):
-        expected[polygon_by_coco(points, *SIZE) == 1] = 2
+        expected[by_coco(points) == 1] = 2
     ellipse = cv2.ellipse(np.zeros(SIZE, np.uint8), (20, 29), (8, 3), 20.0, 0, 360, 255, thickness=-1)
     expected[ellipse > 0] = 2
     expected[20:24, 40:46][pixels == 1] = 2
@@ -294,7 +267,9 @@ def test_shapes_are_drawn_on_the_image_as_viewers_show_it(drawn, orientation, si
     for name in "ab":
         drawn.image(f"{name}.png", size, exif=exif)
         write_labelme(drawn, ".", name)
-    dataset = labels_of(drawn, overlaid(labelme_masks(*SIZE), range(4)), validation=0.5)
+    dataset = labels_of(
+        drawn, overlaid([by_labelme(points) for _, points in SHAPES], range(4)), validation=0.5
+    )
     assert not any("exif" in line for line in dataset.warnings())
 
 
@@ -354,7 +329,7 @@ BROKEN = {
     "two points": coco(["a.png", "b.png"], [("cat", [[1, 2, 3, 4]])]),
     "RLE of another size": coco(["a.png", "b.png"], [("cat", {"size": [2, 2], "counts": [0, 4]})]),
     "RLE that is too short": coco(["a.png", "b.png"], [("cat", {"size": list(SIZE), "counts": [0, 4]})]),
-    "cvat": cvat(["a.png", "b.png"], [("polyline", {"points": "1,1;2,2"})]),
+    "cvat": cvat(["a.png", "b.png"], '<polyline label="cat" points="1,1;2,2"/>'),
     "no XML": b"<annotations>",
 }
 

@@ -26,7 +26,6 @@ _OTHER_IMAGES = """.gif .heic .heif .jp2 .ppm .pgm .psd .svg .avif .jfif .jpe .j
 LABELLED = ("train", "val")
 """A split whose name begins with one of these is useless without labels."""
 
-
 _NO_FILE = "have no label file, which in YOLO's format says that they show none of the classes"
 _SHAPE_READERS = {".txt": read_yolo, ".json": read_labelme}
 
