@@ -331,6 +331,7 @@ BROKEN = {
     "RLE that is too short": coco(["a.png", "b.png"], [("cat", {"size": list(SIZE), "counts": [0, 4]})]),
     "cvat": cvat(["a.png", "b.png"], '<polyline label="cat" points="1,1;2,2"/>'),
     "no XML": b"<annotations>",
+    "another size": coco(["a.png", "b.png"]).replace(f'"height": {SIZE[0]}', '"height": 99999'),
 }
 
 

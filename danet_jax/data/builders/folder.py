@@ -170,7 +170,7 @@ class Folder(base.PairsBuilder):
         return content, former
 
     def pairs(self) -> dict[str, list[PairReader]]:
-        """Returns readers of the files found."""
+        """Returns readers of the files that were found."""
         trained_on = {
             entry.image
             for split, entries in self._splits.items()
@@ -207,12 +207,8 @@ class Folder(base.PairsBuilder):
             label_data = _content(entry.label)
             turned, of_image = decode.orientation(label_data), decode.orientation(data)
             if turned not in (1, of_image):
-                problem = (
-                    f"its EXIF orientation is {turned} and that of its image {of_image}, so it is unclear"
-                )
-                raise wrong_file(
-                    label, f"{problem} how it lies; save it without EXIF", value=turned, allowed=of_image
-                )
+                problem = f"its EXIF orientation is {turned}, but that of its image is {of_image}; save it without EXIF"
+                raise wrong_file(label, problem, value=turned, allowed=of_image)
             label_data = self._train_ids(label_data, label)
         pair = Pair(entry.name, data, label_data, image, label, assumed)
         pair = turned_upright(pair, follow, bits, certain=entry.drawing is not None)
@@ -228,6 +224,9 @@ class Folder(base.PairsBuilder):
         stored = tiff_size(data, image) if is_tiff(data) else decode.opened(data, image).size[::-1]
         upright = stored[::-1] if decode.orientation(data) > 4 else stored  # which annotation tools show
         size = drawing.size or upright
+        if size not in (stored, upright):
+            problem = f"describes {image} as {size[1]}x{size[0]}, but it is {upright[1]}x{upright[0]}"
+            raise wrong_file(label, problem, value=size, allowed=upright)
         if self._options["unlabelled"] == "ignore":
             outside, remark = IGNORE_LABEL, "are ignored"
         else:
@@ -238,12 +237,9 @@ class Folder(base.PairsBuilder):
         except InputError as error:
             problem = f"{image}: {error.args[0]}"
             raise wrong_file(label, problem, value=error.value, allowed=error.allowed) from None
-        remarks = (f"have shapes as labels, and pixels outside them {remark}", drawing.remark)
-        return (
-            decode.encode_label(values),
-            UPRIGHT if size == upright else STORED,
-            tuple(filter(None, remarks)),
-        )
+        remark = f"have shapes as labels, and pixels outside them {remark}"
+        remarks = (remark, drawing.remark) if drawing.remark else (remark,)
+        return decode.encode_label(values), UPRIGHT if size == upright else STORED, remarks
 
     def _train_ids(self, data: bytes, name: str) -> bytes:
         """A plain 8-bit grey PNG of train ids, which every reader understands; `data` itself if it is one."""
