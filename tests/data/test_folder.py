@@ -312,8 +312,13 @@ def test_two_processes_prepare_at_once(folder):
 
 
 def test_camvid(camvid, tmp_path):
-    dataset = open_dataset("folder", root=camvid, data_dir=tmp_path)
-    assert dict(dataset.splits) == {"train": 367, "val": 101}
+    root = tmp_path / "camvid"
+    for part in ("images", "labels"):  # the smaller split, which takes a quarter of the time
+        (root / part).mkdir(parents=True)
+        (root / part / "val").symlink_to(camvid / part / "val")
+    shutil.copy(camvid / "classes.csv", root)
+    dataset = open_dataset("folder", root=root, data_dir=tmp_path / "data")
+    assert dict(dataset.splits) == {"val": 101}
     assert dataset.classes.names[:2] == ("sky", "building")
     assert len(dataset.classes) == 11
     example = dataset.source("val")[50]

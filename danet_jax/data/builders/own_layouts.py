@@ -251,7 +251,7 @@ def _of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | None:
                     file, f"annotates {split or 'images'}, as does {sources[split]}; keep one of them"
                 )
             place = pathlib.PurePosixPath(composed(name.replace("\\", "/")).lstrip("/"))
-            image = _image_at(place, images.get(place.name, ()), split, file)
+            image = _image_at(place, images.get(place.name, ()), split, file, root)
             stem = place.with_suffix("").as_posix()
             read = functools.partial(drawings.__getitem__, name)
             splits[split].append(Entry(stem, image, file, root / "images" / stem, drawing=read))
@@ -260,13 +260,17 @@ def _of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | None:
 
 
 def _image_at(
-    place: pathlib.PurePosixPath, images: Iterable[pathlib.Path], split: str, file: pathlib.Path
+    place: pathlib.PurePosixPath,
+    images: Iterable[pathlib.Path],
+    split: str,
+    file: pathlib.Path,
+    root: pathlib.Path,
 ) -> pathlib.Path | None:
     """Returns that image, of those of the same file name, whose folders are most like those in the annotations."""
 
     def likeness(path: pathlib.Path) -> tuple[int, bool]:
         same = [n for n in range(1, len(place.parts) + 1) if place.parts[-n:] == path.parts[-n:]]
-        return len(same), split in map(split_in, path.parts[:-1])
+        return len(same), split in map(split_in, path.relative_to(root).parts[:-1])
 
     ranked = sorted(images, key=likeness, reverse=True)
     if len(ranked) > 1 and likeness(ranked[0]) == likeness(ranked[1]):
