@@ -1,4 +1,4 @@
-"""Which files of a folder count: links are followed; what is hidden or left behind by programs is skipped."""
+"""Which files of a folder count: links are followed; hidden files and those that programs leave behind are skipped."""
 
 from __future__ import annotations
 
@@ -56,13 +56,11 @@ def read_text(path: pathlib.Path, what: str) -> str:
             except UnicodeDecodeError:
                 text = data.decode("cp1252")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})", what=str(path)) from None
+        raise wrong_file(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: cannot be read as {what} ({error}); save it as UTF-8", what=str(path)
-        ) from None
+        raise wrong_file(path, f"cannot be read as {what} ({error}); save it as UTF-8") from None
     if any(ord(character) < 32 and character not in "\t\r\n" for character in text):
-        raise InputError(f"{path}: cannot be read as {what} (it holds control characters)", what=str(path))
+        raise wrong_file(path, f"cannot be read as {what} (it holds control characters)")
     return text
 
 
@@ -70,8 +68,8 @@ def walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields all files below `folder`, sorted by name in each folder, including those of linked folders.
 
     Raises:
-      InputError: A link leads back to a folder that it is in, or to nothing, a folder cannot be read, something is
-        neither a file nor a folder, or a name is not UTF-8.
+      InputError: A link leads back to a folder that contains it, or to nothing; a folder cannot be read; something is
+        neither a file nor a folder; or a name is not UTF-8.
     """
     yield from _walk(folder, (os.path.realpath(folder),))
 
@@ -81,33 +79,24 @@ def _walk(folder: pathlib.Path, above: tuple[str, ...]) -> Iterator[pathlib.Path
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not is_stray(entry.name)), key=lambda e: e.name)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})", what=str(folder)) from None
+        raise wrong_file(folder, f"cannot be read ({error.strerror})") from None
     for entry in entries:
         path = folder / entry.name
         if entry.name.encode(errors="surrogateescape") != entry.name.encode(errors="replace"):
-            raise InputError(f"{folder}: {entry.name!a} is no name in UTF-8; rename it", what=str(folder))
+            raise wrong_file(folder, f"{entry.name!a} is not a name in UTF-8; rename it")
         try:
-            folder_there, file_there = entry.is_dir(), entry.is_file()
+            is_file, is_folder = entry.is_file(), entry.is_dir()
         except OSError as error:  # links in a circle
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}); remove it", what=str(path)
-            ) from None
-        if folder_there:
-            real = os.path.realpath(path)
-            if real in above:
-                raise InputError(
-                    f"{path}: a link to a folder that it is in ({real}); remove it", what=str(path)
-                )
-            yield from _walk(path, (*above, real))
-        elif file_there:
+            raise wrong_file(path, f"cannot be read ({error.strerror}); remove it") from None
+        real = os.path.realpath(path) if is_folder else ""
+        if is_file:
             yield path
+        elif is_folder and real not in above:
+            yield from _walk(path, (*above, real))
+        elif is_folder:
+            raise wrong_file(path, f"a link to a folder that contains it ({real}); remove it")
         elif entry.is_symlink() and not path.exists():
-            raise InputError(
-                f"{path}: a link to {os.readlink(path)}, which does not exist; mend or remove it",
-                what=str(path),
-            )
+            target = os.readlink(path)
+            raise wrong_file(path, f"a link to {target}, which does not exist; correct or remove it")
         else:
-            raise InputError(
-                f"{path}: neither a file nor a folder (a pipe, a socket or a device); remove it",
-                what=str(path),
-            )
+            raise wrong_file(path, "neither a file nor a folder (a pipe, a socket or a device); remove it")

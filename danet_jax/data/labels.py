@@ -10,7 +10,8 @@ import csv
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,47 +35,38 @@ class LabelMapping:
     others: frozenset[int]
     others_become: int = IGNORE_LABEL
 
-    def __post_init__(self) -> None:
-        if len(self.ids) != len(self.classes):
-            raise ValueError(f"{len(self.ids)} ids for {len(self.classes)} classes")
-        known = [*self.ids, *self.others]
-        if len(set(known)) != len(known):
-            raise ValueError("an id stands for two things")
-        if min(known) < 0:
-            raise ValueError("an id is negative")
-
     @functools.cached_property
     def _table(self) -> np.ndarray:
-        """The train id of every id up to the largest, int16; -1 for ids that do not exist."""
-        table = np.full(max(*self.ids, *self.others) + 1, -1, np.int16)
+        """The train id of every id up to the largest, int16; -1 for ids that do not exist, and at the end."""
+        table = np.full(max(*self.ids, *self.others) + 2, -1, np.int16)
         table[sorted(self.others)] = self.others_become
-        table[list(self.ids)] = np.arange(len(self.ids))
+        table[list(self.ids)] = np.arange(len(self.classes))
         return table
 
     def to_train_ids(self, ids: np.ndarray, name: str) -> np.ndarray:
         """Returns the train ids of a label map of the publisher's ids.
 
         Args:
-          ids: integers `[H, W]`.
-          name: the file's name, for the error message.
+          ids: Integers `[H, W]`.
+          name: The file's name, for error messages.
 
         Returns:
           uint8 `[H, W]`: train ids, and `others_become` for the others.
 
         Raises:
-          InputError: an id does not exist in this data set.
+          InputError: An id does not exist in this data set.
         """
-        if ids.min(initial=0) >= 0 and ids.max(initial=0) < len(self._table):
-            train_ids = self._table[ids]
-            if train_ids.min(initial=0) >= 0:
-                return train_ids.astype(np.uint8)
-        strange = int(ids[~np.isin(ids, [*self.ids, *self.others])][0])
-        raise InputError(
-            f"{name}: label id {strange} does not exist in this data set; the file is damaged, or belongs to another "
-            "data set or version",
-            what=name,
-            value=strange,
-        )
+        train_ids = self._table.take(ids, mode="clip")
+        wrong = (train_ids < 0) | (ids < 0)
+        if wrong.any():
+            strange = int(ids[wrong][0])
+            raise InputError(
+                f"{name}: label id {strange} does not exist in this data set; the file is damaged, or belongs to "
+                "another data set or version",
+                what=name,
+                value=strange,
+            )
+        return train_ids.astype(np.uint8)
 
     def in_order_of_ids(self) -> LabelMapping:
         """Returns the same mapping with classes numbered by the publisher's ids, lowest first."""
@@ -92,7 +84,7 @@ class LabelMapping:
           uint8 `[H, W]`.
 
         Raises:
-          ValueError: a value is no class, or an id does not fit 8 bits.
+          ValueError: A value is not a class, or an id does not fit into 8 bits.
         """
         if train_ids.max(initial=0) >= len(self.ids):
             raise ValueError(f"{int(train_ids.max())} is not one of {len(self.ids)} classes")
@@ -121,16 +113,14 @@ def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _ids(rows: Sequence[dict[str, str]]) -> tuple[int, ...]:
-    return tuple(int(row["id"]) for row in rows)
-
-
-def _names(rows: Sequence[dict[str, str]]) -> tuple[str, ...]:
-    return tuple(row["name"] for row in rows)
-
-
-def _colours(rows: Sequence[dict[str, str]]) -> tuple[tuple[int, int, int], ...]:
-    return tuple((int(row["red"]), int(row["green"]), int(row["blue"])) for row in rows)
+def _mapping(
+    rows: Sequence[dict[str, str]], others: Iterable[int], colours: Sequence[Any] = ()
+) -> LabelMapping:
+    """Returns the mapping of the classes in `rows`; the colours are in the rows unless they are given."""
+    if not colours:
+        colours = [[int(row[channel]) for channel in ("red", "green", "blue")] for row in rows]
+    names, ids = tuple(row["name"] for row in rows), tuple(int(row["id"]) for row in rows)
+    return LabelMapping(Classes(names, tuple(colours)), ids, frozenset(others))
 
 
 # Cityscapes (Cordts et al., CVPR 2016): of 35 labels, the 19 that have a train id are evaluated.
@@ -138,41 +128,25 @@ _labels = table("cityscapes")
 _evaluated = sorted((row for row in _labels if row["train_id"]), key=lambda row: int(row["train_id"]))
 assert len(_labels) == 35
 assert [int(row["train_id"]) for row in _evaluated] == list(range(19))
-CITYSCAPES = LabelMapping(
-    classes=Classes(_names(_evaluated), _colours(_evaluated)),
-    ids=_ids(_evaluated),
-    # The id -1 is 255 in the 8-bit files.
-    others=frozenset(int(row["id"]) % 256 for row in _labels if not row["train_id"]),
-)
+# The id -1 is 255 in the 8-bit files.
+CITYSCAPES = _mapping(_evaluated, {int(row["id"]) % 256 for row in _labels if not row["train_id"]})
 
 # PASCAL VOC 2012 (Everingham et al., IJCV 2010): the files hold train ids, and 255 for the void border.
-_voc = table("pascal_voc")
-assert _ids(_voc) == tuple(range(21))
-PASCAL_VOC = LabelMapping(
-    classes=Classes(_names(_voc), bit_colours(_ids(_voc))), ids=_ids(_voc), others=frozenset({IGNORE_LABEL})
-)
+PASCAL_VOC = _mapping(table("pascal_voc"), {IGNORE_LABEL}, bit_colours(range(21)))
+assert PASCAL_VOC.ids == tuple(range(21))
 
 # ADE20K scene parsing (Zhou et al., CVPR 2017): ids 1 to 150, 0 for other objects. Each class has one of the names
 # that the publisher's `objectInfo150` gives it.
-_ade20k = table("ade20k")
-assert _ids(_ade20k) == tuple(range(1, 151))
-ADE20K = LabelMapping(
-    classes=Classes(_names(_ade20k), _colours(_ade20k)), ids=_ids(_ade20k), others=frozenset({0})
-)
+ADE20K = _mapping(table("ade20k"), {0})
+assert ADE20K.ids == tuple(range(1, 151))
 
 # COCO Stuff (Caesar et al., CVPR 2018): 80 things and 91 stuff classes; COCO reserved 11 of the ids 1 to 182 and never
 # drew them; 0 is unlabelled. The publisher's colours are a random permutation made by MATLAB; ours are all different.
-_coco = table("coco_stuff")
-_drawn = [row for row in _coco if row["drawn"] == "yes"]
-assert _ids(_coco) == tuple(range(1, 183))
-assert len(_drawn) == 171
-COCO_STUFF = LabelMapping(
-    classes=Classes(_names(_drawn), bit_colours(_ids(_drawn))), ids=_ids(_drawn), others=frozenset({0})
-)
+_drawn = [row for row in table("coco_stuff") if row["drawn"] == "yes"]
+COCO_STUFF = _mapping(_drawn, {0}, bit_colours([int(row["id"]) for row in _drawn]))
+assert len(COCO_STUFF.ids) == 171
 COCO_STUFF_PNG = LabelMapping(
-    classes=COCO_STUFF.classes,
-    ids=tuple(index - 1 for index in COCO_STUFF.ids),
-    others=frozenset({IGNORE_LABEL}),
+    COCO_STUFF.classes, tuple(i - 1 for i in COCO_STUFF.ids), frozenset({IGNORE_LABEL})
 )
 """The PNGs of COCO Stuff 164k count from 0 and hold 255 where nothing is labelled."""
 
@@ -180,21 +154,17 @@ COCO_STUFF_PNG = LabelMapping(
 # list of 59; the ids are those of the `.mat` files. The publisher chose no colours; mmsegmentation draws background and
 # the 59 in the first 60 of ADE20K's.
 PASCAL_CONTEXT_TABLE = table("pascal_context")
-_context = _ids(PASCAL_CONTEXT_TABLE)
-_context_colours = ADE20K.classes.colours[:60]
-_categories = frozenset(range(460))
-assert len(_context) == len(set(_context)) == 59
-assert set(_context) < _categories
-PASCAL_CONTEXT_59 = LabelMapping(
-    classes=Classes(_names(PASCAL_CONTEXT_TABLE), _context_colours[1:]),
-    ids=_context,
-    others=_categories - set(_context),
-)
+_context = tuple(int(row["id"]) for row in PASCAL_CONTEXT_TABLE)
+_rest = frozenset(range(460)) - set(_context)
+_colours = ADE20K.classes.colours[:60]
+assert len(set(_context)) == 59
+assert len(_rest) == 401
+PASCAL_CONTEXT_59 = _mapping(PASCAL_CONTEXT_TABLE, _rest, _colours[1:])
 """Everything else, including unlabelled pixels, is ignored."""
 PASCAL_CONTEXT_60 = LabelMapping(
-    classes=Classes(("background", *PASCAL_CONTEXT_59.classes.names), _context_colours),
+    classes=Classes(("background", *PASCAL_CONTEXT_59.classes.names), _colours),
     ids=(0, *_context),
-    others=_categories - {0, *_context},
+    others=_rest - {0},
     others_become=0,
 )
 """The same with everything else as a class of its own, background."""

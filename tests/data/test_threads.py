@@ -1,4 +1,4 @@
-"""Work in order on all cores."""
+"""Functions applied on all cores, with results in order."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ def test_results_come_in_order(rng):
     assert list(in_order(work, range(50))) == list(range(50))
 
 
-def test_it_works_ahead_but_not_without_bound():
+def test_it_works_ahead_within_bounds():
     begun = []
     results = in_order(begun.append, range(10**6))
     next(results)
@@ -26,7 +26,7 @@ def test_it_works_ahead_but_not_without_bound():
     assert 1 < len(begun) < 100
 
 
-def test_an_exception_comes_when_its_turn_does():
+def test_an_exception_is_raised_when_its_turn_comes():
     def work(index):
         if index == 3:
             raise KeyError(index)
