@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _BUILDERS = {
     "ade20k": ("ade20k", "Ade20k"),
     "cityscapes": ("cityscapes", "Cityscapes"),
-    "coco_stuff10k": ("coco_stuff10k", "CocoStuff10k"),
-    "coco_stuff164k": ("coco_stuff164k", "CocoStuff164k"),
+    "coco_stuff10k": ("coco_stuff", "CocoStuff10k"),
+    "coco_stuff164k": ("coco_stuff", "CocoStuff164k"),
     "folder": ("folder", "Folder"),
     "pascal_context": ("pascal_context", "PascalContext"),
     "pascal_voc_aug": ("pascal_voc_aug", "PascalVocAug"),

@@ -26,7 +26,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     refuse_arguments(arguments, "prepare")
     builder = recipe_builder(recipe)
     if not builder.is_prepared() and isinstance(builder, PublishedBuilder):
-        print(f"{builder.TITLE}: {builder.LICENCE}.")
+        print(f"{builder.texts['title']}: {builder.texts['license']}.")
         for line in builder.source_report():
             print(f"  {line}")
     recipe_dataset(recipe)

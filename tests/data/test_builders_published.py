@@ -1,17 +1,17 @@
-"""Published datasets from small archives in the publisher's layout: every example against the original."""
+"""Published data sets from small archives in the publisher's layout: every example against the original."""
 
-import io
 import pathlib
 import unicodedata
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
+from danet_jax.data.builders import published
 from danet_jax.data.dataset import open_dataset
 from tests.reference import publishers
-
-FORMS = pytest.mark.parametrize("form", ["archive", "folder"])
+from tests.reference.publishers import contents, prepare
 
 # Written from the publisher's pages, independently of danet_jax.data.labels.
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -26,222 +26,178 @@ CONTEXT_IDS = {  # of the names in alphabetical order of labels.txt
     **{"sofa": 368, "table": 397, "track": 415, "train": 416, "tree": 420, "truck": 424, "tvmonitor": 427},
     **{"wall": 440, "water": 445, "window": 454, "wood": 458},
 }
-COCO_ABSENT = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
+CONTEXT_NAMES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
+COCO_IDS = [i for i in range(1, 183) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)]
 
 
-def stored(dataset, split):
-    """Name -> (image bytes, label map or None), in stored order."""
-    examples = {}
-    for example in dataset.source(split):
-        label = example["label"]
-        examples[example["name"]] = (
-            example["image"],
-            None if label is None else np.array(Image.open(io.BytesIO(label))),
-        )
-    return examples
+def lookup(ids, classes, default=255):
+    """The position of every pixel's id in `classes`."""
+    by_id = {label_id: train_id for train_id, label_id in enumerate(classes)}
+    return np.vectorize(lambda value: by_id.get(int(value), default))(ids).tolist()
 
 
-def lookup(ids, by_id, default=255):
-    """The label map by a dictionary, pixel by pixel."""
-    return np.vectorize(lambda value: by_id.get(int(value), default))(ids)
+def cityscapes(rng, options):
+    tree, truth = publishers.cityscapes(rng, options.get("coarse", False))
+    paths = [path for files in tree.values() for path in files if path.endswith("_leftImg8bit.png")]
+    splits = {path.rpartition("/")[2].removesuffix("_leftImg8bit.png"): path.split("/")[1] for path in paths}
+    return tree, {
+        (split, name): None if split == "test" else lookup(truth[name], CITYSCAPES_IDS)
+        for name, split in splits.items()
+    }
 
 
-def prepare(name, root, tmp_path, **options):
-    options = {"allow_partial": True, **options}
-    return open_dataset(name, root=root, data_dir=tmp_path / "data", options=options)
+def pascal_voc_aug(rng, options):
+    """VOC's own labels, with their void border, where there are any."""
+    tree, lists, truth = publishers.pascal_voc_aug(rng)
+    listed = {*lists["voc_train"], *lists["sbd_train"], *lists["sbd_val"]} - {*lists["voc_val"]}
+    splits = {"train": listed, "val": lists["voc_val"], "test": lists["test"] if options else []}
+    return tree, {
+        (split, name): None if split == "test" else truth[name].tolist()
+        for split, names in splits.items()
+        for name in names
+    }
 
 
-@FORMS
-@pytest.mark.parametrize("coarse", [False, True])
-def test_cityscapes(rng, tmp_path, form, coarse):
-    tree, truth = publishers.cityscapes(rng, coarse)
-    dataset = prepare("cityscapes", publishers.write(tree, tmp_path / "in", form), tmp_path, coarse=coarse)
-    by_id = {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_IDS)}
-    assert dict(dataset.splits) == {"train": 6, "val": 4, "test": 2, **({"train_extra": 2} if coarse else {})}
+def pascal_context(rng, options):
+    """With by_category, the ranks of the sorted ids, as the authors' code and mmsegmentation number them."""
+    tree, splits, truth = publishers.pascal_context(rng)
+    background = options.get("background", False)
+    names = (
+        sorted(CONTEXT_IDS, key=CONTEXT_IDS.get)
+        if options.get("by_category")
+        else [CONTEXT_NAMES.get(name, name) for name in published.labels.PASCAL_CONTEXT_59.classes.names]
+    )
+    ids = [*([-1] if background else []), *(CONTEXT_IDS[name] for name in names)]
+    default = 0 if background else 255
+    return tree, {
+        (s, name): lookup(truth[name], ids, default) for s, names in splits.items() for name in names
+    }
+
+
+def coco_stuff10k(rng, options):
+    tree, lists, truth = publishers.coco_stuff10k(rng)
+    splits = {"train": lists["train"], "val": lists["test"]}
+    return tree, {(s, name): lookup(truth[name], COCO_IDS) for s, names in splits.items() for name in names}
+
+
+def coco_stuff164k(rng, options):
+    tree, splits, truth = publishers.coco_stuff164k(rng)
+    ids = [label_id - 1 for label_id in COCO_IDS]
+    return tree, {(s, name): lookup(truth[name], ids) for s, names in splits.items() for name in names}
+
+
+def ade20k(rng, options):
+    tree, truth = publishers.ade20k(rng)
+    test = {("test", f"ADE_test_{index:08d}"): None for index in (1, 2)} if options else {}
+    return tree, {
+        **{(name.split("_")[1], name): lookup(truth[name], range(1, 151)) for name in truth},
+        **test,
+    }
+
+
+BOTH = {"background": True, "by_category": True}
+
+
+@pytest.mark.parametrize("form", ["archive", "folder"])
+@pytest.mark.parametrize(
+    ("examples", "options"),
+    [
+        *((cityscapes, {}), (cityscapes, {"coarse": True})),
+        *((pascal_voc_aug, {}), (pascal_voc_aug, {"test": True})),
+        *((pascal_context, {}), (pascal_context, {"background": True})),
+        *((pascal_context, {"by_category": True}), (pascal_context, BOTH)),
+        *((coco_stuff10k, {}), (coco_stuff164k, {}), (ade20k, {}), (ade20k, {"test": True})),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "_".join(value) or "default",
+)
+def test_every_example_is_the_publishers(rng, tmp_path, form, examples, options):
+    tree, expected = examples(rng, options)
+    if examples is coco_stuff164k and form == "folder":
+        root = publishers.mmsegmentation_coco(tree, tmp_path / "in")
+    else:
+        root = publishers.write(tree, tmp_path / "in", form)
+    dataset = prepare(examples.__name__, root, tmp_path, **options)
+    found = contents(dataset)
+    assert {key: label for key, (_, label) in found.items()} == expected
+    for split in dataset.splits:
+        names = [name for part, name in found if part == split]
+        assert names == sorted(names)
     images = {
-        path.rpartition("/")[2].removesuffix("_leftImg8bit.png"): content
+        path.rpartition("/")[2].removesuffix("_leftImg8bit.png").removesuffix(".jpg"): content
         for files in tree.values()
         for path, content in files.items()
-        if path.endswith("_leftImg8bit.png")
+        if path.endswith(("_leftImg8bit.png", ".jpg")) and "/img/" not in path
     }
-    for split in dataset.splits:
-        examples = stored(dataset, split)
-        assert len(examples) == dataset.splits[split]
-        for name, (image, label) in examples.items():
-            assert image == images[name]
-            if split == "test":
-                assert label is None
-            else:
-                np.testing.assert_array_equal(label, lookup(truth[name], by_id))
+    assert all(image == images[name] for (_, name), (image, _) in found.items())
 
 
-@FORMS
-@pytest.mark.parametrize("test", [False, True])
-def test_pascal_voc_aug(rng, tmp_path, form, test):
-    tree, lists, truth = publishers.pascal_voc_aug(rng)
-    dataset = prepare("pascal_voc_aug", publishers.write(tree, tmp_path / "in", form), tmp_path, test=test)
-    train = (set(lists["voc_train"]) | set(lists["sbd_train"]) | set(lists["sbd_val"])) - set(
-        lists["voc_val"]
-    )
-    expected = {"train": sorted(train), "val": sorted(lists["voc_val"])}
-    if test:
-        expected["test"] = sorted(lists["test"])
-    assert set(dataset.splits) == set(expected)
-    files = {path: content for archive in tree.values() for path, content in archive.items()}
-    for split, names in expected.items():
-        examples = stored(dataset, split)
-        assert list(examples) == names
-        for name, (image, label) in examples.items():
-            assert image == files[f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg"]
-            if split == "test":
-                assert label is None
-            else:  # VOC's own labels, with their void border, where there are any
-                np.testing.assert_array_equal(label, truth[name])
-    for example in dataset.source("val"):  # passed through, palette and all
+def test_classes_are_numbered_as_published(rng, tmp_path):
+    tree, _, _ = publishers.pascal_context(rng)
+    root = publishers.write(tree, tmp_path / "in", "archive")
+    names = prepare("pascal_context", root, tmp_path, **BOTH).classes.names
+    assert names[:7] == ("background", "aeroplane", "bag", "bed", "bedcloth", "bench", "bicycle")
+    assert len(names) == 60
+
+
+def test_labels_of_voc_keep_their_bytes(rng, tmp_path):
+    tree, _, _ = publishers.pascal_voc_aug(rng)
+    files = tree["VOCtrainval_11-May-2012.tar"]
+    dataset = prepare("pascal_voc_aug", publishers.write(tree, tmp_path / "in", "archive"), tmp_path)
+    for example in dataset.source("val"):
         assert example["label"] == files[f"VOCdevkit/VOC2012/SegmentationClass/{example['name']}.png"]
 
 
-@FORMS
-@pytest.mark.parametrize("background", [False, True])
-def test_pascal_context(rng, tmp_path, form, background):
-    tree, splits, truth = publishers.pascal_context(rng)
-    root = publishers.write(tree, tmp_path / "in", form)
-    dataset = prepare("pascal_context", root, tmp_path, background=background)
-    names = list(dataset.classes.names)
-    assert len(names) == 59 + background
-    other = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
-    by_id = {
-        CONTEXT_IDS[other.get(name, name)]: index for index, name in enumerate(names) if name != "background"
-    }
-    assert len(by_id) == 59
-    for split, expected in splits.items():
-        examples = stored(dataset, split)
-        assert list(examples) == sorted(expected)
-        for name, (image, label) in examples.items():
-            assert image == tree["VOCtrainval_03-May-2010.tar"][f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg"]
-            np.testing.assert_array_equal(label, lookup(truth[name], by_id, 0 if background else 255))
-
-
-@pytest.mark.parametrize("background", [False, True])
-def test_pascal_context_by_category(rng, tmp_path, background):
-    """As the authors' code and mmsegmentation number it: ranks among the sorted ids, background 0, less one without."""
-    tree, splits, truth = publishers.pascal_context(rng)
-    root = publishers.write(tree, tmp_path / "in", "archive")
-    dataset = prepare("pascal_context", root, tmp_path, background=background, by_category=True)
-    sorted_ids = sorted([0, *CONTEXT_IDS.values()])
-    for split in splits:
-        for name, (_, label) in stored(dataset, split).items():
-            known = np.isin(truth[name], sorted_ids)
-            rank = np.where(known, np.searchsorted(sorted_ids, truth[name]), 0)
-            expected = rank if background else np.where(rank == 0, 255, rank - 1)
-            np.testing.assert_array_equal(label, expected)
-    first = dataset.classes.names[background : background + 6]
-    assert first == ("aeroplane", "bag", "bed", "bedcloth", "bench", "bicycle")
-
-
-@FORMS
-def test_coco_stuff10k(rng, tmp_path, form):
-    tree, lists, truth = publishers.coco_stuff10k(rng)
-    dataset = prepare("coco_stuff10k", publishers.write(tree, tmp_path / "in", form), tmp_path)
-    by_id, next_id = {}, 0
-    for label_id in range(1, 183):
-        if label_id not in COCO_ABSENT:
-            by_id[label_id] = next_id
-            next_id += 1
-    assert len(dataset.classes) == next_id == 171
-    for split, published in {"train": "train", "val": "test"}.items():
-        examples = stored(dataset, split)
-        assert list(examples) == sorted(lists[published])
-        for name, (image, label) in examples.items():
-            assert image == tree["cocostuff-10k-v1.1.zip"][f"images/{name}.jpg"]
-            np.testing.assert_array_equal(label, lookup(truth[name], by_id))
-
-
-@FORMS
-@pytest.mark.parametrize("test", [False, True])
-def test_ade20k(rng, tmp_path, form, test):
-    tree, truth = publishers.ade20k(rng)
-    dataset = prepare("ade20k", publishers.write(tree, tmp_path / "in", form), tmp_path, test=test)
-    assert dict(dataset.splits) == {"train": 4, "val": 2, **({"test": 2} if test else {})}
-    files = {
-        path.rpartition("/")[2]: content for archive in tree.values() for path, content in archive.items()
-    }
-    for split in dataset.splits:
-        for name, (image, label) in stored(dataset, split).items():
-            assert image == files[f"{name}.jpg"]
-            if split == "test":
-                assert label is None
-            else:
-                expected = truth[name].astype(int) - 1
-                np.testing.assert_array_equal(label, np.where(expected < 0, 255, expected))
-
-
-@pytest.mark.parametrize("way", ["not declared", "decomposed"])
-def test_names_as_macos_writes_them(rng, tmp_path, way):
+@pytest.mark.parametrize("form", ["not declared", "decomposed"])
+def test_names_as_macos_writes_them(rng, tmp_path, form):
     """Zips made there hold UTF-8 without saying so, or letters and their accents apart."""
     tree, truth = publishers.cityscapes(rng)
-    if way == "decomposed":
+    if form == "decomposed":
         fine = tree["gtFine_trainvaltest.zip"]
         tree["gtFine_trainvaltest.zip"] = {
             unicodedata.normalize("NFD", path): content for path, content in fine.items()
         }
     root = publishers.write(tree, tmp_path / "in", "archive")
     path = root / "leftImg8bit_trainvaltest.zip"
-    if way == "not declared":
+    if form == "not declared":
         content = path.read_bytes()
-        declared = content.count(b"PK\x01\x02\x14\x03\x14\x00\x00\x08")
-        assert declared
+        assert b"PK\x01\x02\x14\x03\x14\x00\x00\x08" in content
         for start in (b"PK\x03\x04\x14\x00", b"PK\x01\x02\x14\x03\x14\x00"):
             content = content.replace(start + b"\x00\x08", start + b"\x00\x00")
         path.write_bytes(content)
-    dataset = prepare("cityscapes", root, tmp_path)
-    names = {example["name"] for split in dataset.splits for example in dataset.source(split)}
+    names = {name for _, name in contents(prepare("cityscapes", root, tmp_path))}
     assert names == set(truth)
     assert any("zürich (alt)" in name for name in names)
 
 
 def test_ade20k_real_pairs(ade20k_sample, tmp_path):
-    top = tmp_path / "in" / "ADEChallengeData2016"
     for folder in ("training", "validation"):
         for kind in ("images", "annotations"):
-            (top / kind / folder).mkdir(parents=True)
+            place = tmp_path / "in" / "ADEChallengeData2016" / kind / folder
+            place.mkdir(parents=True)
             for path in (ade20k_sample / kind).iterdir():
-                (top / kind / folder / path.name).write_bytes(path.read_bytes())
-    dataset = prepare("ade20k", tmp_path / "in", tmp_path)
-    examples = stored(dataset, "val")
-    assert len(examples) == 3
-    for name, (_, label) in examples.items():
+                (place / path.name).write_bytes(path.read_bytes())
+    found = contents(prepare("ade20k", tmp_path / "in", tmp_path))
+    assert len(found) == 6
+    for (_, name), (_, label) in found.items():
         original = np.array(Image.open(ade20k_sample / "annotations" / f"{name}.png")).astype(int)
         np.testing.assert_array_equal(label, np.where(original == 0, 255, original - 1))
 
 
-def test_the_same_from_archives_and_folders(rng, tmp_path):
-    tree, _, _ = publishers.pascal_voc_aug(rng)
-    one = prepare("pascal_voc_aug", publishers.write(tree, tmp_path / "a", "archive"), tmp_path)
-    two = prepare("pascal_voc_aug", publishers.write(tree, tmp_path / "b", "folder"), tmp_path)
-    for split in ("train", "val"):
-        assert list(one.source(split)) == list(two.source(split))
-
-
 def test_prepared_data_need_no_sources(rng, tmp_path, monkeypatch):
-    from danet_jax.data.builders.coco_stuff10k import CocoStuff10k
-
-    monkeypatch.setattr(CocoStuff10k, "COUNTS", {"train": 3, "val": 2})
-    tree, _, _ = publishers.coco_stuff10k(rng)
-    root = publishers.write(tree, tmp_path / "data" / "downloads" / "manual", "archive")
+    monkeypatch.setitem(published.PUBLISHED["coco_stuff10k"], "counts", {"train": 3, "val": 2})
+    root = tmp_path / "data" / "downloads" / "manual"
+    publishers.write(publishers.coco_stuff10k(rng)[0], root, "archive")
     first = open_dataset("coco_stuff10k", data_dir=tmp_path / "data")
     (root / "cocostuff-10k-v1.1.zip").unlink()
     again = open_dataset("coco_stuff10k", data_dir=tmp_path / "data")
     assert list(first.source("val")) == list(again.source("val"))
 
 
-def test_dataset_info_names_licence_and_citation(rng, tmp_path):
-    import tensorflow_datasets as tfds
-
-    tree, _ = publishers.ade20k(rng)
-    prepare("ade20k", publishers.write(tree, tmp_path / "in", "archive"), tmp_path)
-    [directory] = pathlib.Path(tmp_path / "data" / "ade20k").glob("*/*")
-    info = tfds.builder_from_directory(directory).info
+def test_the_description_names_licence_and_citation(rng, tmp_path):
+    dataset = prepare(
+        "ade20k", publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive"), tmp_path
+    )
+    info = tfds.builder_from_directory(pathlib.Path(dataset.directory)).info
     assert "Zhou" in info.citation
     assert info.homepage == "http://sceneparsing.csail.mit.edu"
     assert "BSD" in info.redistribution_info.license

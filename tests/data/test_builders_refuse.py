@@ -1,4 +1,4 @@
-"""Published datasets that are damaged or incomplete: one clear line, and nothing left behind."""
+"""Published data sets that are damaged or incomplete: one clear line, and nothing left behind."""
 
 import re
 import zipfile
@@ -6,35 +6,42 @@ import zipfile
 import numpy as np
 import pytest
 
+from danet_jax.data.builders import published
 from danet_jax.data.dataset import dataset_builder, open_dataset
 from tests.reference import publishers
 from tests.reference.refusal import refused
 
+VOC, SBD, COCO = "VOCtrainval_11-May-2012.tar", "benchmark.tgz", "cocostuff-10k-v1.1.zip"
+ADE, FINE = "ADEChallengeData2016.zip", "gtFine_trainvaltest.zip"
+
 
 def refuse(name, root, tmp_path, **options):
     """The error of a refused preparation, which has left nothing behind."""
-    options = {"allow_partial": True, **options}
     with refused() as caught:
-        open_dataset(name, root=root, data_dir=tmp_path / "data", options=options)
+        publishers.prepare(name, root, tmp_path, **options)
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     return caught.value
 
 
 def test_missing_archives_are_named_with_where_to_get_them(rng, tmp_path):
     tree, _ = publishers.cityscapes(rng)
-    del tree["gtFine_trainvaltest.zip"]
+    del tree[FINE]
     root = publishers.write(tree, tmp_path / "in", "archive")
     error = refuse("cityscapes", root, tmp_path)
     assert error.what == str(root)
-    for name, missing in {"gtFine_trainvaltest.zip": True, "leftImg8bit_trainvaltest.zip": False}.items():
-        assert (name in str(error)) is missing
+    assert FINE in str(error)
+    assert f"lacks {FINE}" in str(error)
     assert "https://www.cityscapes-dataset.com/downloads" in str(error)
+    assert f"{root}/leftImg8bit_trainvaltest.zip" not in str(error)
+    report = dataset_builder("cityscapes", root=root, data_dir=tmp_path / "data").source_report()
+    assert f"found {root / 'leftImg8bit_trainvaltest.zip'}" in report[0]
+    assert "missing; from https://" in report[1]
 
 
 def test_a_missing_root_is_an_empty_one(tmp_path):
     error = refuse("pascal_voc_aug", tmp_path / "nowhere", tmp_path)
     assert error.what == str(tmp_path / "nowhere")
-    for name in ("VOCtrainval_11-May-2012.tar", "benchmark.tgz", "dataset.options.download=True"):
+    for name in (VOC, SBD, "dataset.options.download=True"):
         assert name in str(error)
 
 
@@ -42,8 +49,8 @@ def test_a_missing_root_is_an_empty_one(tmp_path):
     ("name", "archive"),
     [
         ("cityscapes", "leftImg8bit_trainvaltest.zip"),
-        ("pascal_voc_aug", "VOCtrainval_11-May-2012.tar"),
-        ("pascal_voc_aug", "benchmark.tgz"),
+        ("pascal_voc_aug", VOC),
+        ("pascal_voc_aug", SBD),
         ("pascal_context", "trainval.tar.gz"),
     ],
 )
@@ -58,19 +65,17 @@ def test_truncated_archive(rng, tmp_path, name, archive, share):
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><title>Login</title>", b"\x00" * 2000])
 def test_what_is_no_archive(rng, tmp_path, content):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
-    (root / "ADEChallengeData2016.zip").write_bytes(content)
-    assert refuse("ade20k", root, tmp_path).what == str(root / "ADEChallengeData2016.zip")
+    (root / ADE).write_bytes(content)
+    assert refuse("ade20k", root, tmp_path).what == str(root / ADE)
 
 
 def test_flipped_bits_in_a_zip(rng, tmp_path):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
-    path = root / "ADEChallengeData2016.zip"
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(root / ADE) as archive:
         info = archive.getinfo("ADEChallengeData2016/images/training/ADE_train_00000002.jpg")
-    content = bytearray(path.read_bytes())
-    middle = info.header_offset + 30 + len(info.filename) + info.compress_size // 2
-    content[middle] ^= 0xFF
-    path.write_bytes(content)
+    content = bytearray((root / ADE).read_bytes())
+    content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 0xFF
+    (root / ADE).write_bytes(content)
     assert refuse("ade20k", root, tmp_path).what.endswith("ADE_train_00000002.jpg")
 
 
@@ -78,43 +83,34 @@ def test_flipped_bits_in_a_zip(rng, tmp_path):
 @pytest.mark.parametrize(
     ("name", "archive", "path", "missing"),
     [
-        (
-            "cityscapes",
-            "gtFine_trainvaltest.zip",
-            r"gtFine/train/.*_gtFine_labelIds.png",
-            "_gtFine_labelIds.png",
-        ),
-        # A label without its image:
-        (
-            "cityscapes",
-            "leftImg8bit_trainvaltest.zip",
-            r"leftImg8bit/val/.*_leftImg8bit.png",
-            "_labelIds.png",
-        ),
-        ("pascal_voc_aug", "VOCtrainval_11-May-2012.tar", r".*/SegmentationClass/.*", ".png"),
-        ("pascal_voc_aug", "benchmark.tgz", r".*/cls/.*6.mat", ".mat"),
-        ("pascal_voc_aug", "benchmark.tgz", r".*/dataset/val.txt", "val.txt"),
-        (
-            "pascal_context",
-            "VOCtrainval_03-May-2010.tar",
-            r".*/JPEGImages/2008_000003.jpg",
-            "2008_000003.jpg",
-        ),
-        ("coco_stuff10k", "cocostuff-10k-v1.1.zip", r"annotations/.*", ".mat"),
-        ("ade20k", "ADEChallengeData2016.zip", r".*/annotations/validation/.*1.png", "ADE_val_00000001.png"),
+        ("cityscapes", FINE, r"gtFine/train/.*_gtFine_labelIds.png", "_gtFine_labelIds.png"),
+        ("pascal_voc_aug", VOC, r".*/SegmentationClass/.*", ".png"),
+        ("pascal_voc_aug", SBD, r".*/cls/.*6.mat", ".mat"),
+        ("pascal_voc_aug", SBD, r".*/dataset/val.txt", "val.txt"),
+        ("pascal_context", "trainval.tar.gz", r"trainval/2008_000003.mat", "2008_000003.mat"),
+        ("coco_stuff10k", COCO, r"annotations/.*", ".mat"),
+        ("ade20k", ADE, r".*/annotations/validation/.*1.png", "ADE_val_00000001.png"),
     ],
 )
 def test_missing_file(rng, tmp_path, form, name, archive, path, missing):
     tree = getattr(publishers, name)(rng)[0]
-    gone = next(file for file in tree[archive] if re.fullmatch(path, file))
-    del tree[archive][gone]
+    del tree[archive][next(file for file in tree[archive] if re.fullmatch(path, file))]
     assert refuse(name, publishers.write(tree, tmp_path / "in", form), tmp_path).what.endswith(missing)
+
+
+def test_a_missing_image_is_named_with_its_label(rng, tmp_path, monkeypatch):
+    monkeypatch.setitem(published.PUBLISHED["ade20k"], "counts", {"train": 4, "val": 2})
+    tree, _ = publishers.ade20k(rng)
+    del tree[ADE]["ADEChallengeData2016/images/training/ADE_train_00000003.jpg"]
+    root = publishers.write(tree, tmp_path / "in", "folder")
+    error = refuse("ade20k", root, tmp_path, allow_partial=False)
+    assert error.what == str(root / "ADEChallengeData2016/images/training/ADE_train_00000003.jpg")
+    assert str(root / "ADEChallengeData2016/annotations/training/ADE_train_00000003.png") in str(error)
 
 
 def test_a_list_that_names_an_example_twice(rng, tmp_path):
     tree, lists, _ = publishers.coco_stuff10k(rng)
-    files = tree["cocostuff-10k-v1.1.zip"]
-    files["imageLists/train.txt"] += lists["train"][1].encode() + b"\n"
+    tree[COCO]["imageLists/train.txt"] += lists["train"][1].encode() + b"\n"
     error = refuse("coco_stuff10k", publishers.write(tree, tmp_path / "in", "archive"), tmp_path)
     assert error.what.endswith("imageLists/train.txt")
     assert lists["train"][1] in str(error)
@@ -123,65 +119,34 @@ def test_a_list_that_names_an_example_twice(rng, tmp_path):
 def test_an_archive_that_holds_a_file_twice(rng, tmp_path):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     name = "ADEChallengeData2016/annotations/training/ADE_train_00000001.png"
-    with zipfile.ZipFile(root / "ADEChallengeData2016.zip", "a") as archive, pytest.warns(match="Duplicate"):
+    with zipfile.ZipFile(root / ADE, "a") as archive, pytest.warns(match="Duplicate"):
         archive.writestr(name, b"another")
     error = refuse("ade20k", root, tmp_path)
-    assert error.what == str(root / "ADEChallengeData2016.zip")
+    assert error.what == str(root / ADE)
     assert name in str(error)
 
 
-VOC, SBD = "VOCtrainval_11-May-2012.tar", "benchmark.tgz"
-FULL = {
-    size: np.full(size, 1, np.uint8) for size in ((12, 24), (12, 23), (10, 14), (14, 10), (16, 24), (9, 9))
-}
+def full(value, height, width, kind=np.uint8):
+    return np.full((height, width), value, kind)
+
+
+LABEL_IDS = "gtFine/train/.*labelIds.png"
+CONTEXT = ("pascal_context", "trainval.tar.gz", ".*2008_000002.mat")
 
 
 @pytest.mark.parametrize(
     ("name", "archive", "pattern", "content", "value"),
     [
-        (
-            *("cityscapes", "gtFine_trainvaltest.zip", "gtFine/train/.*labelIds.png"),
-            *(publishers.encoded(34 * FULL[12, 24]), 34),
-        ),
-        (
-            *("cityscapes", "gtFine_trainvaltest.zip", "gtFine/train/.*labelIds.png"),
-            *(publishers.encoded(0 * FULL[12, 23]), (12, 23)),
-        ),
-        ("pascal_voc_aug", VOC, ".*SegmentationClass/.*1.png", publishers.palette_png(21 * FULL[10, 14]), 21),
-        (
-            "pascal_voc_aug",
-            SBD,
-            ".*/cls/.*6.mat",
-            publishers.mat(GTcls={"Segmentation": 254 * FULL[14, 10]}),
-            254,
-        ),
-        (
-            "pascal_voc_aug",
-            SBD,
-            ".*/cls/.*6.mat",
-            publishers.mat(GTinst={"Segmentation": FULL[14, 10]}),
-            None,
-        ),
-        (
-            *("pascal_context", "trainval.tar.gz", ".*2008_000002.mat"),
-            *(publishers.mat(LabelMap=np.full((20, 30), 460, np.uint16)), 460),
-        ),
-        (
-            *("pascal_context", "trainval.tar.gz", ".*2008_000002.mat"),
-            *(publishers.mat(LabelMap=np.zeros((20, 30), np.uint16))[:150], None),
-        ),
-        (
-            "coco_stuff10k",
-            "cocostuff-10k-v1.1.zip",
-            "annotations/.*",
-            publishers.mat(S=91 * FULL[16, 24]),
-            91,
-        ),
-        ("coco_stuff10k", "cocostuff-10k-v1.1.zip", "images/.*", b"\xff\xd8\xff\xe0 no image", None),
-        (
-            *("ade20k", "ADEChallengeData2016.zip", ".*/annotations/training/.*"),
-            *(publishers.encoded(151 * FULL[9, 9]), 151),
-        ),
+        ("cityscapes", FINE, LABEL_IDS, publishers.encoded(full(34, 12, 24)), 34),
+        ("cityscapes", FINE, LABEL_IDS, publishers.encoded(full(0, 12, 23)), (12, 23)),
+        ("pascal_voc_aug", VOC, ".*SegmentationClass/.*1.png", publishers.palette_png(full(21, 10, 14)), 21),
+        ("pascal_voc_aug", SBD, ".*6.mat", publishers.mat(GTcls={"Segmentation": full(254, 14, 10)}), 254),
+        ("pascal_voc_aug", SBD, ".*6.mat", publishers.mat(GTinst={"Segmentation": full(1, 14, 10)}), None),
+        (*CONTEXT, publishers.mat(LabelMap=full(460, 20, 30, np.uint16)), 460),
+        (*CONTEXT, publishers.mat(LabelMap=full(0, 20, 30, np.uint16))[:150], None),
+        ("coco_stuff10k", COCO, "annotations/.*", publishers.mat(S=full(91, 16, 24)), 91),
+        ("coco_stuff10k", COCO, "images/.*", b"\xff\xd8\xff\xe0 no image", None),
+        ("ade20k", ADE, ".*/annotations/training/.*", publishers.encoded(full(151, 9, 9)), 151),
     ],
 )
 def test_bad_file(rng, tmp_path, name, archive, pattern, content, value):
@@ -217,12 +182,3 @@ def test_unknown_options_and_class_names(tmp_path):
         open_dataset("cityscapes", data_dir=tmp_path, options={"coarse": 1})
     with refused(what="dataset.class_names"):
         open_dataset("ade20k", data_dir=tmp_path, class_names=("a",))
-
-
-def test_source_report_says_what_is_there(rng, tmp_path):
-    tree, _ = publishers.cityscapes(rng)
-    del tree["leftImg8bit_trainvaltest.zip"]
-    root = publishers.write(tree, tmp_path / "in", "folder")
-    report = dataset_builder("cityscapes", root=root, data_dir=tmp_path / "data").source_report()
-    assert "missing; from https://" in report[0]
-    assert f"found {root / 'gtFine'}" in report[1]

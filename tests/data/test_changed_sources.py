@@ -95,11 +95,12 @@ def test_nothing_is_remembered_of_data_that_are_refused(folder):
 
 
 def as_version_0_2_0(folder, dataset, former):
-    """Turns prepared data into what version 0.2.0 left: another name, and no digests."""
+    """Turns prepared data into what version 0.2.0 left: another name, palettes, and no digests."""
     directory = pathlib.Path(dataset.directory)
     (directory / "digests.json").unlink()
     values = json.loads((directory / "metadata.json").read_text())
     for shard in values["shards"].values():
+        shard["palettes"] = {"first": "", "colours": []}
         del shard["summary"]["images_digest"], shard["summary"]["labels_digest"]
     (directory / "metadata.json").write_text(json.dumps(values))
     [memory] = directory.parent.parent.glob("*.json")
@@ -113,14 +114,20 @@ def test_data_prepared_by_version_0_2_0_are_used_until_a_source_changes(folder):
         for split in ("train", "val")
         for name in "abc"
     ]
-    told = [["a", "b"], prepare(folder).classes.colours, []]
     dataset = prepare(folder)
-    former = f"street-{state.fingerprint(str(folder.resolve()), files, told, {})}"
+    listed = [["a", "b"], dataset.classes.colours, []]
+    examples = {split: list(dataset.source(split)) for split in dataset.splits}
+    former = f"street-{state.fingerprint(str(folder.resolve()), files, listed, {})}"
     as_version_0_2_0(folder, dataset, former)
     for _ in range(2):
         used = prepare(folder)
         assert pathlib.Path(used.directory).parent.name == former
-        assert labels(used) == labels(used)
+        assert {split: list(used.source(split)) for split in used.splits} == examples
+        assert used.class_pixels("train") == dataset.class_pixels("train")
+        digest = used.digest("train")["train"]
+        assert digest["images"] is digest["labels"] is None
+        assert digest["examples"] == 3
+        assert len(digest["shards"]) == 32
     before = labels(used)
     path = folder / "labels/train/b.png"
     status = path.stat()
@@ -137,8 +144,7 @@ def stat(path):
 
 def test_parts_of_published_data_whose_files_change_within_the_same_size_and_time(rng, tmp_path):
     def prepared():
-        options = {"allow_partial": True}
-        return open_dataset("ade20k", root=tmp_path / "in", data_dir=tmp_path / "data", options=options)
+        return publishers.prepare("ade20k", tmp_path / "in", tmp_path)
 
     tree, _ = publishers.ade20k(rng)
     publishers.write(tree, tmp_path / "in", "folder")

@@ -1,7 +1,6 @@
 """The digest of a data set: the same however it is stored, and what a change of it is called."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -92,18 +91,3 @@ def test_data_prepared_by_version_0_2_0_are_compared_by_their_files(street):
     assert line.startswith("val: ")
     without = {split: {**values, "shards": None} for split, values in former.items()}
     assert data_changes(without, street.digest()) == []
-
-
-def test_prepared_data_without_digests(street):
-    directory = pathlib.Path(
-        open_dataset("folder", root=street.root, data_dir=street.root.parent / "data").directory
-    )
-    (directory / "digests.json").unlink()
-    values = json.loads((directory / "metadata.json").read_text())
-    for shard in values["shards"].values():
-        del shard["summary"]["images_digest"], shard["summary"]["labels_digest"]
-    (directory / "metadata.json").write_text(json.dumps(values))
-    digest = street.digest()["train"]
-    assert digest["images"] is digest["labels"] is None
-    assert digest["examples"] == 3
-    assert len(digest["shards"]) == 32

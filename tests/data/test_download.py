@@ -1,13 +1,12 @@
 """Archives that are fetched before they are read."""
 
+import hashlib
 import http.server
 import threading
 
 import pytest
 
-from danet_jax.data.builders.ade20k import Ade20k
-from danet_jax.data.builders.archives import Source
-from danet_jax.data.dataset import open_dataset
+from danet_jax.data.builders import published
 from tests.reference import publishers
 from tests.reference.refusal import refused
 
@@ -35,33 +34,21 @@ def server(tmp_path):
 
 @pytest.mark.parametrize("digest", ["right", "wrong", "none", "no such file"])
 def test_download(rng, tmp_path, server, monkeypatch, digest):
-    import hashlib
-
     archive = "ADEChallengeData2016.zip"
     tree, truth = publishers.ade20k(rng)
     content = (publishers.write(tree, tmp_path / "site", "archive") / archive).read_bytes()
     value = "md5:" + hashlib.md5(content if digest == "right" else b"").hexdigest()
-    url = f"{server}/{archive if digest != 'no such file' else 'gone.zip'}"
-    source = Source(
-        archive,
-        "ADEChallengeData2016",
-        ("annotations", "images"),
-        0.001,
-        url,
-        True,
-        value if digest != "none" else "",
-    )
-    monkeypatch.setattr(Ade20k, "sources", lambda self: (source,))
+    url = f"{server}/{'' if digest != 'no such file' else 'gone/'}{archive}"
+    [listed, _] = published.PUBLISHED["ade20k"]["archives"]
+    changed = {"url": url, "digest": value if digest != "none" else ""}
+    monkeypatch.setitem(published.PUBLISHED["ade20k"], "archives", [{**listed, **changed}])
     root = tmp_path / "in"
     if digest in ("right", "none"):
-        dataset = open_dataset(
-            "ade20k", root=root, data_dir=tmp_path / "data", options={"allow_partial": True, "download": True}
-        )
+        dataset = publishers.prepare("ade20k", root, tmp_path, download=True)
         assert sum(dataset.splits.values()) == len(truth)
         assert [path.name for path in root.iterdir()] == [archive]
     else:
-        options = {"allow_partial": True, "download": True}
         with refused(what=url):
-            open_dataset("ade20k", root=root, data_dir=tmp_path / "data", options=options)
+            publishers.prepare("ade20k", root, tmp_path, download=True)
         assert not (root / archive).exists()
         assert not list((tmp_path / "data").rglob("*.array_record*"))

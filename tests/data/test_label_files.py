@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from danet_jax.classes import Classes
-from danet_jax.data.builders.label_files import LabelFiles, class_colours, published_labels
+from danet_jax.data.builders.label_files import LabelFiles, PublishedLabels, class_colours
 from danet_jax.data.labels import ADE20K, CITYSCAPES, PASCAL_VOC
 from tests.reference import publishers
 from tests.reference.refusal import refused
@@ -40,7 +40,7 @@ def png16(pixels):
 
 
 def shrunk(rng, colours):
-    """What an optimiser makes of a picture, uint8 `[H, W, 3]`: the same colours, in a palette in any order."""
+    """An image, uint8 `[H, W, 3]`, as programs compress it: the same colours, in a palette in any order."""
     found, where = np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True)
     order = rng.permutation(len(found))
     bits = next(bits for bits in (1, 2, 4, 8) if len(found) <= 2**bits)
@@ -53,14 +53,14 @@ def test_grey_that_became_a_palette_is_read_by_its_colours(rng, mapping):
     for count in (2, 3, 9, len(known)):
         ids = rng.choice(rng.choice(known, count, replace=False), (16, 16)).astype(np.uint8)
         data = shrunk(rng, np.repeat(ids[..., None], 3, axis=2))
-        np.testing.assert_array_equal(published_labels(mapping).read(data, "x").values, ids)
+        np.testing.assert_array_equal(PublishedLabels(mapping).read(data, "x").values, ids)
 
 
 def test_grey_of_fewer_bits_of_a_publisher_is_read_by_its_colours(rng):
     for bits in (1, 2, 4):
         step = 255 // (2**bits - 1)
         samples = rng.integers(0, 2**bits, (8, 8))
-        read = published_labels(PASCAL_VOC).read(png(samples, bits, 0), "x")
+        read = PublishedLabels(PASCAL_VOC).read(png(samples, bits, 0), "x")
         np.testing.assert_array_equal(read.values, samples * step)
 
 
@@ -68,18 +68,18 @@ def test_a_renumbered_palette_of_known_colours_is_read_by_colour(rng):
     palette = np.array([*PASCAL_VOC.classes.colours, (224, 224, 192)], np.uint8)
     for count in (2, 5, 22):
         rows = rng.choice(rng.choice(22, count, replace=False), (16, 16))
-        read = published_labels(PASCAL_VOC, in_colours=True).read(shrunk(rng, palette[rows]), "x")
+        read = PublishedLabels(PASCAL_VOC, in_colours=True).read(shrunk(rng, palette[rows]), "x")
         np.testing.assert_array_equal(read.values, np.where(rows == 21, 255, rows))
 
 
-def test_a_publisher_s_own_palette_is_left_as_it_is(rng):
+def test_a_publishers_own_palette_is_kept(rng):
     label = rng.choice(np.array([*range(21), 255], np.uint8), (10, 14))
     voc = png(label, 8, 3, [*publishers.voc_palette()])
     strange = publishers.palette_png(label)  # grey, every level twice
     for data in (voc, strange):
-        read = published_labels(PASCAL_VOC, in_colours=True).read(data, "x")
-        assert read.as_stored
-        np.testing.assert_array_equal(read.values, label)
+        files = PublishedLabels(PASCAL_VOC, in_colours=True)
+        np.testing.assert_array_equal(files.read(data, "x").values, label)
+        assert files.train_ids(data, "x") is data
 
 
 def test_rgb_in_the_colours_of_the_classes(rng):
@@ -116,7 +116,7 @@ def test_palettes_without_known_colours_must_be_one_for_all(rng):
         np.testing.assert_array_equal(by_ids.read(png(labels[0], 8, 3, palette), "x").values, labels[0])
 
 
-def test_what_may_mean_two_things_is_refused_unless_told(rng):
+def test_what_may_mean_two_things_is_refused_unless_an_option_decides(rng):
     label = rng.permutation(np.arange(64) % 2).reshape(8, 8)
     one_bit, two_greys = png(label, 1, 0), png(label, 8, 3, [(0, 0, 0), (255, 255, 255)])
     for data in (one_bit, two_greys):

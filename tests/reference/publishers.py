@@ -13,8 +13,14 @@ import scipy.io
 import scipy.sparse
 from PIL import Image
 
+from danet_jax.data.dataset import Dataset, open_dataset
+from danet_jax.data.decode import decode_label
+
 Tree = dict[str, dict[str, bytes]]
 """Archive -> path in it -> content."""
+
+Contents = dict[tuple[str, str], tuple[bytes, list[list[int]] | None]]
+"""Split and name of an example -> its image as stored, and its label; in the stored order."""
 
 STRAY = {".DS_Store": b"\x00\x01", "Thumbs.db": b"\x00"}
 
@@ -131,6 +137,23 @@ def _write_tar(path: pathlib.Path, files: dict[str, bytes]) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+
+
+def prepare(name: str, root: pathlib.Path, tmp_path: pathlib.Path, **options: object) -> Dataset:
+    """Open what is below `root`, which need not be complete."""
+    return open_dataset(
+        name, root=root, data_dir=tmp_path / "data", options={"allow_partial": True, **options}
+    )
+
+
+def contents(dataset: Dataset) -> Contents:
+    found: Contents = {}
+    for split in dataset.splits:
+        for example in dataset.source(split):
+            label = None if example["label"] is None else decode_label(example["label"], "").tolist()
+            assert (split, example["name"]) not in found
+            found[split, example["name"]] = example["image"], label
+    return found
 
 
 def cityscapes(rng: np.random.Generator, coarse: bool = False) -> tuple[Tree, dict[str, np.ndarray]]:
@@ -275,6 +298,13 @@ def coco_stuff164k(rng: np.random.Generator) -> tuple[Tree, dict[str, list[str]]
             truth[name] = rng.choice(ids, (16, 24)).astype(np.uint8)
             labels[f"{split}2017/{name}.png"] = encoded(truth[name])
     return tree, splits, truth
+
+
+def mmsegmentation_coco(tree: Tree, root: pathlib.Path) -> pathlib.Path:
+    """Extract COCO Stuff 164k into the folders that mmsegmentation expects."""
+    for archive, files in tree.items():
+        write({archive: files}, root / ("annotations" if "stuff" in archive else "images"), "folder")
+    return root
 
 
 def ade20k(rng: np.random.Generator) -> tuple[Tree, dict[str, np.ndarray]]:

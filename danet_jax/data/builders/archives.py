@@ -1,8 +1,7 @@
 """Published files, read the same way from a zip, a tar, a tgz or the folder that was extracted from it.
 
-Nothing is extracted: a zip and a tar are read in place; the needed part of a tgz, which can only be read from
-its beginning, is unpacked once into a temporary file that the system deletes by itself. Files may be read from
-several threads at a time.
+A zip and a tar are read in place. A tgz can only be read from its beginning, so the needed part of it is kept in
+memory; it is small in all data sets that have one. Files may be read from several threads at a time.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import gzip
 import os
 import pathlib
 import tarfile
-import tempfile
 import threading
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from danet_jax.data.files import is_stray, walk
 from danet_jax.errors import InputError, one_line
@@ -47,74 +45,76 @@ class Source:
       folder: The folder in the archive that holds `parts`, without the folders above it; may be empty.
       parts: The files and folders in `folder` that are needed. A folder that holds the first one is this source.
       gigabytes: Size of the archive.
-      url: The file itself if `direct`, else the page to get it from.
-      direct: Whether anybody may download `url`.
+      url: The archive itself if anybody may download it, else the page to get it from.
       digest: `ALGORITHM:HEX` of the published archive, if known.
       also: Other names of `folder`, as other tools or people call it.
       any_part: Whether a folder that holds any of `parts` is this source.
       contents: Paths that together identify the folder where it has another name.
+      option: The option that needs it, if not all do.
+      replaces: The archives that it replaces if they are not all there, such as a folder of converted labels.
     """
 
     archive: str
     folder: str
-    parts: tuple[str, ...]
+    parts: Sequence[str]
     gigabytes: float
     url: str
-    direct: bool = False
     digest: str = ""
-    also: tuple[str, ...] = ()
+    also: Sequence[str] = ()
     any_part: bool = False
-    contents: tuple[str, ...] = ()
+    contents: Sequence[str] = ()
+    option: str = ""
+    replaces: Sequence[str] = ()
 
     def __str__(self) -> str:
         return f"{self.archive} ({self.gigabytes:g} GB)"
 
+    @property
+    def direct(self) -> bool:
+        """Whether anybody may download it."""
+        return self.url.endswith(f"/{self.archive}")
+
+    def paths(self, place: pathlib.Path) -> Iterator[pathlib.Path]:
+        """Yields the archive or, of an extracted one, its needed files, including those of linked folders."""
+        for path in (place / part for part in self.parts) if place.is_dir() else (place,):
+            if path.is_dir():
+                yield from walk(path)
+            elif path.exists():
+                yield path
+
 
 class _Member(NamedTuple):
-    name: str  # below the source's folder
     path: str  # as in the archive, or on disk
     size: int
     read: Callable[[], bytes]
 
 
 class Files:
-    """The needed files of one source by their path below `Source.folder`; to be closed after use.
+    """The needed files of one source by their path below `Source.folder`.
+
+    Args:
+      place: Where `find_all` found the source.
+      source: What it should hold.
+      opened: Closes the archive, after which nothing can be read any more.
 
     Attributes:
-      place: The archive or folder that they are in.
       names: All paths, sorted.
+
+    Raises:
+      InputError: The archive is damaged, cut short, not an archive, or holds a file twice.
     """
 
-    def __init__(self, place: pathlib.Path, source: Source, scratch: pathlib.Path):
-        """Lists the files.
-
-        Args:
-          place: Where `find` found the source.
-          source: What it should hold.
-          scratch: A directory for temporary files.
-
-        Raises:
-          InputError: The archive is damaged, cut short, not an archive, or holds a file twice.
-        """
-        self.place = place
+    def __init__(self, place: pathlib.Path, source: Source, opened: contextlib.ExitStack):
+        self._place = place
         self._members: dict[str, _Member] = {}
-        self._open = contextlib.ExitStack()
         try:
-            for member in _members(place, source, scratch, self._open):
-                if member.name in self._members:
+            for name, member in _members(place, source, opened):
+                if name in self._members:
                     raise _refused(place, f"holds {member.path} twice")
-                self._members[member.name] = member
+                self._members[name] = member
         except _DAMAGE as error:
-            self.close()
             raise _refused(place, _reason(error)) from None
-        except InputError:
-            self.close()
-            raise
         self.names = tuple(sorted(self._members))
-
-    def close(self) -> None:
-        """Closes the archive; nothing can be read any more."""
-        self._open.close()
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
@@ -125,9 +125,10 @@ class Files:
 
     def where(self, name: str) -> str:
         """Returns how an error message should name a file, which need not exist."""
-        if self.place.is_dir():
-            return self._members[name].path if name in self else f"{self.place}/{name}"
-        return f"{self.place}: {self._members[name].path if name in self else name}"
+        if name not in self:
+            return f"{self._place}/{name}" if self._place.is_dir() else f"{self._place}: {name}"
+        path = self._members[name].path
+        return path if self._place.is_dir() else f"{self._place}: {path}"
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file.
@@ -165,12 +166,12 @@ class Files:
     def refused(self, name: str, reason: str) -> InputError:
         """Returns the error for a file that is missing or not as published."""
         where = self.where(name)
-        return InputError(f"{where}: {reason}; {_remedy(self.place)}", what=where)
+        return InputError(f"{where}: {reason}; {_remedy(self._place)}", what=where)
 
 
 def _members(
-    place: pathlib.Path, source: Source, scratch: pathlib.Path, opened: contextlib.ExitStack
-) -> Iterator[_Member]:
+    place: pathlib.Path, source: Source, opened: contextlib.ExitStack
+) -> Iterator[tuple[str, _Member]]:
     if place.is_dir():
         return _of_folder(place, source)
     with place.open("rb") as file:
@@ -178,24 +179,22 @@ def _members(
     if start[:2] == b"PK":
         return _of_zip(place, source, opened)
     if start[:2] == b"\x1f\x8b":
-        return _of_tgz(place, source, opened.enter_context(tempfile.TemporaryFile(dir=scratch)))
+        return _of_tgz(place, source)
     if start[257:262] == b"ustar":
         return _of_tar(place, source)
     kind = "a web page" if start.lstrip()[:1] == b"<" else "empty" if not start else "not a zip, tar or tgz"
     raise _refused(place, kind)
 
 
-def _of_folder(folder: pathlib.Path, source: Source) -> Iterator[_Member]:
-    for part in source.parts:
-        paths = [folder / part] if (folder / part).is_file() else []
-        if (folder / part).is_dir():
-            paths += walk(folder / part)
-        for path in paths:
-            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
-            yield _Member(name, str(path), path.stat().st_size, path.read_bytes)
+def _of_folder(folder: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
+    for path in source.paths(folder):
+        name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
+        yield name, _Member(str(path), path.stat().st_size, path.read_bytes)
 
 
-def _of_zip(place: pathlib.Path, source: Source, opened: contextlib.ExitStack) -> Iterator[_Member]:
+def _of_zip(
+    place: pathlib.Path, source: Source, opened: contextlib.ExitStack
+) -> Iterator[tuple[str, _Member]]:
     try:
         archive = zipfile.ZipFile(place, metadata_encoding="utf-8")
     except UnicodeDecodeError:  # names in an old code page
@@ -203,16 +202,15 @@ def _of_zip(place: pathlib.Path, source: Source, opened: contextlib.ExitStack) -
     opened.enter_context(archive)
     lock = threading.Lock()
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    names = [info.filename.replace("\\", "/") for info in infos]  # some programs of Windows' write those
+    names = [info.filename.replace("\\", "/") for info in infos]  # as some programs for Windows write them
     below = [_name_below(name, source) for name in names]
-    if source.folder and not any(below):  # packed without the folder around it
+    if not any(below):  # packed without the folder around it
         bare = dataclasses.replace(source, folder="")
         below = [_name_below(name, bare) for name in names]
     for info, name in zip(infos, below, strict=True):
         if name:
-            yield _Member(
-                name, info.filename, info.file_size, functools.partial(_read_zip, archive, info, lock)
-            )
+            read = functools.partial(_read_zip, archive, info, lock)
+            yield name, _Member(info.filename, info.file_size, read)
 
 
 def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock) -> bytes:
@@ -225,66 +223,46 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.L
             member.close()
 
 
-def _of_tar(place: pathlib.Path, source: Source) -> Iterator[_Member]:
+def _of_tar(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
     end = 0
     places: dict[str, tuple[int, int]] = {}  # offset and size of every file, for hard links to it
     with tarfile.open(place, "r:") as archive:
         for info in archive:
-            end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
-            name = _name_below(info.name, source)
             if info.isreg():
-                places[info.name] = (info.offset_data, info.size)
-            if name and (info.isreg() or (info.islnk() and info.linkname in places)):
-                offset, size = places[info.linkname if info.islnk() else info.name]
-                read = functools.partial(_read_range_of, place, offset, size)
-                yield _Member(name, info.name, size, read)
-    if any(
-        _read_range_of(place, end, 512)
-    ):  # tarfile does not check that the empty block at the end is there
+                places[info.name] = info.offset_data, info.size
+            end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
+            name, target = _name_below(info.name, source), info.linkname if info.islnk() else info.name
+            if name and target in places:
+                offset, size = places[target]
+                yield name, _Member(info.name, size, functools.partial(_read_range, place, offset, size))
+    if any(_read_range(place, end, 512)):  # tarfile does not check that the empty block at the end is there
         raise tarfile.ReadError("unexpected end of data")
 
 
-def _of_tgz(place: pathlib.Path, source: Source, spool: IO[bytes]) -> Iterator[_Member]:
-    with gzip.open(place) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
-        for info in archive:
-            name = _name_below(info.name, source)
-            if not name or not info.isreg():
-                continue
-            content = archive.extractfile(info)
-            assert content is not None  # it is a regular file
-            offset = spool.tell()
-            spool.write(content.read())
-            yield _Member(
-                name, info.name, info.size, functools.partial(_read_range, spool, offset, info.size)
-            )
-        while unpacked.read(2**20):  # to its end, where the checksum is
-            pass
-    spool.flush()
-
-
-def _read_range_of(path: pathlib.Path, offset: int, size: int) -> bytes:
+def _read_range(path: pathlib.Path, offset: int, size: int) -> bytes:
     with path.open("rb") as file:
-        return _read_range(file, offset, size)
-
-
-def _read_range(file: IO[bytes], offset: int, size: int) -> bytes:
-    data = os.pread(file.fileno(), size, offset)
+        data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise EOFError("it ends early")
     return data
 
 
-def _stray(path: str) -> bool:
-    """Whether a file is an operating system's and not the publisher's."""
-    return any(is_stray(part) for part in path.removeprefix("./").split("/"))
+def _of_tgz(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
+    with gzip.open(place) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
+        for info in archive:
+            content = archive.extractfile(info) if info.isreg() else None
+            if content and (name := _name_below(info.name, source)):
+                yield name, _Member(info.name, info.size, functools.partial(bytes, content.read()))
+        while unpacked.read(2**20):  # the checksum is at the end
+            pass
 
 
 def _name_below(path: str, source: Source) -> str | None:
     """Returns the part of `path` below `source.folder` if it is in one of `source.parts`, else None."""
-    if _stray(path):
+    path = unicodedata.normalize("NFC", path).removeprefix("./")
+    if any(map(is_stray, path.split("/"))):
         return None
-    path = "/" + unicodedata.normalize("NFC", path).removeprefix("./")
-    folder = f"/{source.folder}/" if source.folder else "/"
+    path, folder = f"/{path}", f"/{source.folder}/" if source.folder else "/"
     start = path.find(folder)
     while start >= 0:
         name = path[start + len(folder) :]

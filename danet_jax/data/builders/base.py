@@ -1,9 +1,9 @@
 """What every dataset of image and label pairs shares: preparing it once with TFDS, checked, as ArrayRecord.
 
-A dataset's own builder says where its pairs are. This base reads each one once, checks it completely, on all
-cores, and writes it, still encoded, into ArrayRecord shards. TFDS writes into a directory of another name and
-renames it when everything is there, so a preparation that fails or is killed leaves nothing that looks complete; the
-next one starts over. TensorFlow is never imported.
+A data set's own builder says where its pairs are. This base reads each one once, checks it completely, on all cores,
+and writes it, still encoded, into ArrayRecord shards. TFDS writes into a directory of another name and renames it when
+everything is there, so a preparation that fails or is killed leaves nothing that looks complete; the next one starts
+over. TensorFlow is never imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import filelock
 import tensorflow_datasets as tfds
@@ -29,42 +30,35 @@ from absl import logging
 from danet_jax.classes import Classes
 from danet_jax.data.builders import shards
 from danet_jax.data.builders.class_list import refuse_only_class
-from danet_jax.data.builders.label_files import Palettes
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, size_of, without_compression
-from danet_jax.data.builders.shards import Info, ReadOnce, ShardMetadata, ShardWriter, WithoutDownloads, quiet
+from danet_jax.data.builders.shards import Info, ReadOnce, ShardWriter, quiet
 from danet_jax.data.builders.state import SourceFiles
 from danet_jax.data.inspection import Examined, check_pair, in_order
 from danet_jax.data.summary import Summary
-from danet_jax.errors import InputError, first_line
+from danet_jax.errors import InputError
 
 _WAITS_QUIETLY = 5.0
 """Seconds to wait for another preparation without a line."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What file systems without locks answer, such as some network mounts."""
+"""Errors of file systems without locks, such as some network mounts."""
 
 _LEFT_BEHIND = ("*/*/incomplete.*", "*/*/unfinished-*")
-"""What a killed preparation leaves: of TFDS, and of version 0.2.0."""
+"""Folders that a killed preparation leaves: those of TFDS, and those of version 0.2.0."""
 
 
-class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base class of the builders: pairs of an image and a label map, prepared on first use.
 
-    A subclass sets `VERSION` (raised when what it writes changes), calls `super().__init__` and defines
-    `pairs`. Its constructor takes `data_dir`, `root`, `class_names` and `options`, as
-    `danet_jax.data.dataset.open_dataset` does, and checks them, but decodes no image.
+    A subclass sets `VERSION` (raised when what it writes changes), calls `super().__init__` and defines `pairs`. Its
+    constructor takes and checks `data_dir`, `root`, `class_names` and `options`, as
+    `danet_jax.data.dataset.open_dataset` does, but decodes no image.
 
     Attributes:
       classes: The classes that label values stand for.
-      palettes: The palettes of the label files read so far, which must agree with each other.
-      DESCRIPTION, HOMEPAGE, LICENCE, CITATION: What the dataset's info says about it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    DESCRIPTION: ClassVar[str] = ""
-    HOMEPAGE: ClassVar[str] = ""
-    LICENCE: ClassVar[str] = ""
-    CITATION: ClassVar[str] = ""
     classes: Classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -85,67 +79,66 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
 
         Args:
           data_dir: The directory of all prepared data.
-          variant: Tells this preparation from others of the same builder: it must change whenever what
-            would be written changes. Becomes a directory name.
+          variant: Name of the directory of this preparation; it must change whenever what would be written does.
           classes: The classes that label values stand for.
           sources: The files whose digests are part of `variant`.
-          former: What version 0.2.0 called this variant, if it did not compare the content of `sources`.
+          former: Name of this variant in version 0.2.0, if it did not compare the content of `sources`.
           uncompressed: Whether images are stored without compression, in a preparation of its own: several times
             larger, and decoded in a tenth of the time.
 
         Raises:
-          InputError: The description of prepared data is damaged.
+          InputError: There is a single class, or the description of prepared data is damaged.
         """
         self.classes = classes
         self._uncompressed = uncompressed
         self._sources = sources
+        self._writer = ShardWriter()
         suffix = "_uncompressed" if uncompressed else ""
         variant, former = variant + suffix, former + suffix
         if sources and self._directory(data_dir, former).is_dir() and sources.adopts(former, variant):
             variant = variant if self._directory(data_dir, variant).is_dir() else former
-        self.palettes = Palettes()
-        self._writer = ShardWriter()
         refuse_only_class(self.name, classes.names)
         directory = self._directory(data_dir, variant)
         shards.refuse_damaged_descriptions(directory)
         try:
             with quiet():
-                super().__init__(
-                    data_dir=data_dir,
-                    config=tfds.core.BuilderConfig(name=variant),
-                    file_format="array_record",
-                )
-            for split in self.info.splits.values():
-                wrong = [path.name for path in split.filepaths if not path.name.startswith(f"{self.name}-")]
-                if wrong:
-                    raise ValueError(f"it names the file {wrong[0]}, which is not of this data set")
+                config = tfds.core.BuilderConfig(name=variant)
+                super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+            for path in itertools.chain.from_iterable(split.filepaths for split in self.info.splits.values()):
+                if not path.name.startswith(f"{self.name}-"):
+                    raise ValueError(f"it names the file {path.name}, which is not of this data set")
         except Exception as error:  # whatever a damaged description makes TFDS raise
-            raise _unreadable(directory, error) from None
+            raise shards.damaged_description(directory / "dataset_info.json", error) from None
 
     def _directory(self, data_dir: str | pathlib.Path, variant: str) -> pathlib.Path:
         return pathlib.Path(data_dir, self.name, variant, str(self.VERSION))
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """What the description says about the data set: `description`, `homepage`, `license` and `citation`."""
+        return {}
 
     @abc.abstractmethod
     def pairs(self) -> Mapping[str, Sequence[PairReader]]:
         """Returns, for each split, one function per example that reads it from disk.
 
-        Called once, when the data are prepared. The functions are called from several threads; the examples
-        are stored in the order of the functions. A `Reader` also gives its example's size; a `Missing` is refused.
+        Called once, when the data are prepared. The functions are called from several threads; the examples are stored
+        in their order. A `Reader` also gives its example's size; a `Missing` is refused.
         """
 
     def close(self) -> None:
         """Closes what `pairs` opened; its functions cannot be called any more."""
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Returns what is wrong with a split though each example may be right; empty if nothing is."""
+        """Returns what is wrong with a split although each example may be right; empty if nothing is."""
         del split, summary
         return ""
 
     def prepare(self, needed: Mapping[str, str] | None = None) -> None:
         """Prepares the data unless they are prepared already.
 
-        Processes that prepare data in the same directory at the same time wait for each other; one that waited for
-        the same data takes what the other has made. A preparation that was interrupted starts over.
+        Processes that prepare data in the same directory at the same time wait for each other; one that waited for the
+        same data uses them. A preparation that was interrupted starts over.
 
         Args:
           needed: Splits that must exist, by the names of the options that choose them.
@@ -164,10 +157,7 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         top, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
         with _locked(top, self.name), quiet():
             if (directory / "dataset_info.json").exists():  # another process may have prepared it meanwhile
-                try:
-                    self.info.read_from_directory(self.data_dir)
-                except Exception as error:  # whatever a damaged description makes TFDS raise
-                    raise _unreadable(directory, error) from None
+                self.info.read_from_directory(self.data_dir)
             if self.is_prepared():
                 return
             for stale in itertools.chain.from_iterable(map(top.glob, _LEFT_BEHIND)):
@@ -202,13 +192,13 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         """
         return shards.described_shards(pathlib.Path(self.data_dir))
 
-    def summaries(self) -> dict[str, Summary]:
-        """Returns what each prepared split holds; nothing for data prepared by versions that did not count."""
-        return self._summaries(self.described_shards())
-
     def damaged_shards(self) -> list[str]:
-        """Reads all shards' files and returns a line for each that is not as it was written."""
-        return shards.damaged(pathlib.Path(self.data_dir), self.described_shards())
+        """Reads all shards and returns a line for each that is not as it was written."""
+        return shards.damaged_shards(pathlib.Path(self.data_dir))
+
+    def summaries(self) -> dict[str, Summary]:
+        """Returns the summary of each prepared split; nothing for data prepared by versions that did not count."""
+        return self._summaries(self.described_shards())
 
     def _summaries(self, described: Mapping[str, Mapping[str, Any]]) -> dict[str, Summary]:
         return {
@@ -217,16 +207,16 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
             if all(name in described for name in info.filenames)
         }
 
-    def _refuse_wrong_splits(self) -> None:
-        """Raises InputError if a split, completely read, is wrong; called before the data get their name."""
+    def _describe_shards(self) -> dict[str, dict[str, Any]]:
+        """Returns the description of all shards just written; raises InputError if a split is wrong."""
         for split, summary in self._summaries(self._writer.described).items():
             if wrong := self.wrong_with(split, summary):
                 raise InputError(wrong, what=self.name)
+        return self._writer.described
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names, colours = list(self.classes.names), list(self.classes.colours)
         return Info(
-            self._refuse_wrong_splits,
+            self._describe_shards,
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
@@ -235,12 +225,22 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                     "label": tfds.features.Image(shape=(None, None, 1)),
                 }
             ),
-            metadata=ShardMetadata(self._writer, names=names, colours=colours),
-            description=self.DESCRIPTION,
-            homepage=self.HOMEPAGE,
-            license=self.LICENCE,
-            citation=self.CITATION,
+            metadata=tfds.core.MetadataDict(
+                names=list(self.classes.names), colours=list(self.classes.colours)
+            ),
+            **{key: text for key, text in self.texts.items() if key != "title"},
         )
+
+    def _make_download_manager(self, **kwargs: Any) -> Any:
+        """Returns nothing that downloads: TFDS would create folders."""
+        del kwargs
+        return SimpleNamespace(downloaded_size=0)
+
+    def _log_download_bytes(self) -> None:
+        """Prints nothing."""
+
+    def _log_download_done(self) -> None:
+        """Prints nothing."""
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
@@ -250,11 +250,9 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
         refuse_absent_splits(self.name, self._needed, pairs)
         for reader in itertools.chain(*pairs.values()):
             if isinstance(reader, Missing):
-                reader()
+                raise reader.error
         if self._uncompressed:
-            pairs = {
-                split: [without_compression(reader) for reader in readers] for split, readers in pairs.items()
-            }
+            pairs = {split: list(map(without_compression, readers)) for split, readers in pairs.items()}
         sizes = {split: [size_of(reader) for reader in readers] for split, readers in pairs.items()}
         self._check_disk(sum(map(sum, sizes.values())))
         generators: dict[str, list[Callable[[], Iterator[Any]]]] = {}
@@ -262,30 +260,23 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
             if not readers:
                 raise InputError(f"{self.name}: the split {split!r} has no images", what=self.name)
             ranges = shards.shard_ranges(sizes[split])
-            template = self._get_filename_template(split)
             generators[split] = [
                 functools.partial(
-                    self._examples,
-                    f"{split} {index + 1}/{len(ranges)}",
-                    [readers[i] for i in examples],
-                    template.sharded_filepath(shard_index=index, num_shards=len(ranges)).name,
+                    self._examples, f"{split} {number}/{len(ranges)}", [readers[i] for i in examples]
                 )
-                for index, examples in enumerate(ranges)
+                for number, examples in enumerate(ranges, start=1)
             ]
         return generators
 
-    def _examples(
-        self, title: str, readers: Sequence[PairReader], shard: str
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _examples(self, title: str, readers: Sequence[PairReader]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the examples of a shard and counts them in its summary."""
         pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
-        summary = self._writer.summaries[shard] = Summary()
+        summary = self._writer.summary = Summary()
         progress = {"desc": f"Preparing {self.name}, {title}", "unit": " images", "leave": False}
         for pair, examined in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
             summary.add(pair.name, examined, pair.assumed)
-            yield (
-                pair.name,
-                {"name": pair.name, "image": ReadOnce(pair.image), "label": ReadOnce(pair.label or b"")},
-            )
+            image, label = ReadOnce(pair.image), ReadOnce(pair.label or b"")
+            yield pair.name, {"name": pair.name, "image": image, "label": label}
 
     def _example_writer(self) -> tfds.core.ExampleWriter:
         return self._writer
@@ -300,14 +291,6 @@ class PairsBuilder(WithoutDownloads, tfds.core.ShardBasedBuilder, skip_registrat
                 value=free,
                 allowed=needed,
             )
-
-
-def _unreadable(directory: pathlib.Path, error: Exception) -> InputError:
-    return InputError(
-        f"{directory}: its dataset_info.json cannot be read ({first_line(error)}); "
-        f"{shards.prepare_again('the folder')}",
-        what=str(directory),
-    )
 
 
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
@@ -328,7 +311,7 @@ def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterabl
 def checked_options(
     name: str, options: Mapping[str, Any] | None, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns `defaults` updated with the options of a dataset.
+    """Returns `defaults` updated with the options of a data set.
 
     Raises:
       InputError: A name that is not in `defaults`, or a value of another type than the default.
@@ -364,14 +347,9 @@ def _checked(class_count: int, read: PairReader) -> tuple[Pair, Examined]:
 
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
-    """Holds `directory` for one preparation, and waits while another process holds it.
+    """Holds `directory`, which is made, for the preparation of `what`; waits while another process holds it.
 
-    The lock ends with the process. Where nothing was prepared, neither the lock's file nor a directory that was made
-    for it is left.
-
-    Args:
-      directory: Made if it does not exist.
-      what: What is prepared, for those who wait.
+    The lock ends with the process. If nothing was prepared, neither its file nor a directory that was made is left.
 
     Raises:
       InputError: The directory cannot be written to.
@@ -380,7 +358,7 @@ def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = _acquired(directory)
-    except FileNotFoundError:  # another process prepared nothing, and removed what it had made
+    except FileNotFoundError:  # another process prepared nothing, and removed the directory
         with _locked(directory, what):
             yield
         return
@@ -406,10 +384,11 @@ def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
 
 
 def _acquired(directory: pathlib.Path) -> filelock.BaseFileLock:
-    """The lock of a directory, held: the system's, or a file that names its holder where there are no locks."""
+    """Returns the lock of a directory, held: the system's or, where it has none, a file that names its holder."""
     lock: filelock.BaseFileLock = filelock.FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
+        return lock
     except filelock.Timeout:
         pass
     except OSError as error:

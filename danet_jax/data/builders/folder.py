@@ -140,7 +140,6 @@ class Folder(base.PairsBuilder):
             colours,
             read_by=options["labels"],
             ignore_others=options["others"] == "ignore",
-            palettes=self.palettes,
             without_colours=unusable,
         )
 

@@ -14,120 +14,61 @@ figures that the paper reports; without, they are ignored. With `by_category` cl
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
 
-from danet_jax.classes import Classes
 from danet_jax.data import labels
-from danet_jax.data.builders import published
-from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.finding import find
-from danet_jax.data.builders.label_files import mapped_mat, mapped_png, published_labels
+from danet_jax.data.builders.archives import Files
+from danet_jax.data.builders.label_files import PublishedLabels, mat_train_ids
 from danet_jax.data.builders.pair import PairReader
-
-_VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar"
-_CONTEXT = "https://www.cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz"
+from danet_jax.data.builders.published import Part, PublishedBuilder
 
 _CONVERTED = "SegmentationClassContext"
 
 
-class PascalContext(published.PublishedBuilder):
+class PascalContext(PublishedBuilder):
     """PASCAL Context, with the options `background` and `by_category`."""
 
     name = "pascal_context"
-    TITLE = "PASCAL Context"
-    DESCRIPTION = (
-        "The images of PASCAL VOC 2010 train and val, every pixel annotated; the 59 most frequent categories."
-    )
-    HOMEPAGE = "https://www.cs.stanford.edu/~roozbeh/pascal-context/"
-    LICENCE = "Images from Flickr under Flickr's terms of use; annotations free for research"
-    CITATION = """@inproceedings{mottaghi_cvpr14,
-  author = {Mottaghi, Roozbeh and Chen, Xianjie and Liu, Xiaobai and Cho, Nam-Gyu and Lee, Seong-Whan and
-            Fidler, Sanja and Urtasun, Raquel and Yuille, Alan},
-  title = {The Role of Context for Object Detection and Semantic Segmentation in the Wild},
-  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year = {2014}
-}"""
-    OPTIONS: ClassVar[dict[str, Any]] = {"background": False, "by_category": False}
-    COUNTS: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
+    OPTIONS = ("background", "by_category")
 
-    def _mapping(self, *, converted: bool = False) -> labels.LabelMapping:
-        """The mapping of the publisher's categories, or of mmsegmentation's PNGs."""
-        if self.options["background"]:
-            mapping = labels.PASCAL_CONTEXT_PNG_60 if converted else labels.PASCAL_CONTEXT_60
-        else:
-            mapping = labels.PASCAL_CONTEXT_PNG_59 if converted else labels.PASCAL_CONTEXT_59
+    @property
+    def variant(self) -> str:
+        """The number of classes, and their order if it is not the list's."""
+        return f"classes{len(self.mapping.classes)}{'_by_category' if self.options['by_category'] else ''}"
+
+    @property
+    def mapping(self) -> labels.LabelMapping:
+        """From the publisher's categories to 59 classes, or 60 with `background`."""
+        return self._ordered(labels.PASCAL_CONTEXT_59, labels.PASCAL_CONTEXT_60)
+
+    def _ordered(self, without: labels.LabelMapping, background: labels.LabelMapping) -> labels.LabelMapping:
+        mapping = background if self.options["background"] else without
         return mapping.in_order_of_ids() if self.options["by_category"] else mapping
 
-    def variant(self) -> str:
-        """Returns the number of classes, and their order if it is not the list's."""
-        order = "_by_category" if self.options["by_category"] else ""
-        return f"classes{len(self.label_classes())}{order}"
-
-    def label_classes(self) -> Classes:
-        """Returns 59 classes, or 60 with `background`."""
-        return self._mapping().classes
-
-    def sources(self) -> tuple[Source, ...]:
-        """Returns the two archives, or the one folder that holds the converted labels as well."""
-        voc = Source(
-            "VOCtrainval_03-May-2010.tar",
-            "VOC2010",
-            ("JPEGImages", "ImageSets/Main"),
-            1.3,
-            _VOC,
-            direct=True,
-            digest="md5:da459979d0c395079b5c75ee67908abb",
-        )
-        context = Source(
-            "trainval.tar.gz",
-            "",
-            ("trainval", "labels.txt"),
-            0.03,
-            _CONTEXT,
-            direct=True,
-            digest="md5:df034edb2c12aa7d33b42b20bb1796e3",
-        )
-        parts = (_CONVERTED, "JPEGImages", "ImageSets/SegmentationContext")
-        converted = dataclasses.replace(voc, archive=_CONVERTED, parts=parts)
-        if find(self.root, context) is None and find(self.root, converted) is not None:
-            return (converted,)
-        return voc, context
-
-    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
+    def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
         """Returns the readers of both splits."""
-        if len(files) == 1:
-            return self._read_converted(files[0])
-        voc, context = files
-        if "labels.txt" in context:
-            _check_categories(context)
-        convert = functools.partial(mapped_mat, self._mapping(), ("LabelMap",))
-        return _listed(voc, "Main", context, "trainval/{}.mat", convert)
-
-    def _read_converted(self, voc: Files) -> Mapping[str, list[PairReader]]:
-        mapping = self._mapping(converted=True)
-        convert = functools.partial(mapped_png, mapping, published_labels(mapping, self.palettes))
-        return _listed(voc, "SegmentationContext", voc, f"{_CONVERTED}/{{}}.png", convert)
-
-
-def _listed(
-    voc: Files, lists: str, labels: Files, label: str, convert: Callable[..., bytes]
-) -> Mapping[str, list[PairReader]]:
-    """Readers of VOC's images in its lists for a task, with what is called `label` of the same name."""
-    return {
-        split: [
-            published.pair_reader(name, voc, f"JPEGImages/{name}.jpg", labels, label.format(name), convert)
-            for name in sorted(voc.lines(f"ImageSets/{lists}/{split}.txt"))
-        ]
-        for split in ("train", "val")
-    }
+        if _CONVERTED in files:
+            voc, lists = files[_CONVERTED], "SegmentationContext"
+            mapping = self._ordered(labels.PASCAL_CONTEXT_PNG_59, labels.PASCAL_CONTEXT_PNG_60)
+            categories = Part(voc, f"{_CONVERTED}/{{}}.png", PublishedLabels(mapping).train_ids)
+        else:
+            voc, lists = files["VOCtrainval_03-May-2010.tar"], "Main"
+            context = files["trainval.tar.gz"]
+            if "labels.txt" in context:
+                _check_categories(context)
+            convert = functools.partial(mat_train_ids, self.mapping, ("LabelMap",))
+            categories = Part(context, "trainval/{}.mat", convert)
+        images = Part(voc, "JPEGImages/{}.jpg")
+        return {
+            split: self.readers(images, categories, voc.lines(f"ImageSets/{lists}/{split}.txt"))
+            for split in ("train", "val")
+        }
 
 
 def _check_categories(context: Files) -> None:
-    """Check that the publisher's list numbers the 59 categories as our table does."""
+    """Checks that the publisher's list numbers the 59 categories as our table does."""
     names = {}
     for line in context.lines("labels.txt"):
         match = re.fullmatch(r"(\d+)\s*:\s*(.+)", line)

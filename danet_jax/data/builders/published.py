@@ -1,51 +1,84 @@
-"""What the builders of published datasets share: finding the publisher's files, and refusing incomplete ones."""
+"""What the builders of published data sets share: finding the publisher's files, and refusing incomplete ones."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
-from danet_jax.classes import Classes
+from danet_jax.data import labels
 from danet_jax.data.builders import base
 from danet_jax.data.builders.archives import Files, Source
-from danet_jax.data.builders.finding import find_all, hint
+from danet_jax.data.builders.finding import find, find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
 from danet_jax.data.builders.state import SourceFiles, fingerprint
-from danet_jax.data.files import walk
 from danet_jax.errors import InputError
 from danet_jax.weights.download import download
 
 _COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
 """What browsers and file managers append to the name of a second copy."""
 
-_COMMON_OPTIONS = {"download": False, "allow_partial": False, "uncompressed": False}
+_OPTIONS = ("download", "allow_partial", "uncompressed")
+
+PUBLISHED = tomllib.loads(
+    (pathlib.Path(labels.__file__).parent / "tables" / "published.toml").read_text(encoding="utf-8")
+)
+"""Texts, counts of examples and archives of each data set, as its publisher gives them."""
+
+
+class Part(NamedTuple):
+    """The images or the labels of a split.
+
+    Attributes:
+      files: The files that hold them.
+      pattern: The path of an example's file there, with `{}` in place of the example's name.
+      convert: Returns a PNG of train ids, given the content and the name of a label file; None for images.
+    """
+
+    files: Files
+    pattern: str
+    convert: Callable[[bytes, str], bytes] | None = None
+
+    def path(self, name: str) -> str:
+        """Returns the path of an example's file."""
+        return self.pattern.replace("{}", name)
+
+    def where(self, name: str) -> str:
+        """Returns how an error message should name it."""
+        return self.files.where(self.path(name))
+
+    def names(self) -> set[str]:
+        """Returns the names of all examples that have a file."""
+        before, after = self.pattern.split("{}")
+        paths = (path for path in self.files.names if path.startswith(before) and path.endswith(after))
+        return {path[len(before) : -len(after)] for path in paths}
 
 
 class PublishedBuilder(base.PairsBuilder):
-    """Base class of the builders of published datasets, which are the same for everybody.
+    """Base class of the builders of published data sets, which are the same for everybody.
 
-    What is prepared depends only on the options, so the sources can be deleted afterwards. Every dataset has
-    the options `download` (fetch what anybody may download and `root` does not hold), `allow_partial` (accept fewer
-    examples than were published) and `uncompressed` (store images without compression).
+    What is prepared depends only on the options, so the sources can be deleted afterwards. Every data set has the
+    options `download` (download what anybody may and `root` does not hold), `allow_partial` (accept fewer examples than
+    were published) and `uncompressed` (store images without compression).
 
-    A subclass sets the class variables and defines `sources` and `read`.
+    A subclass sets the class variables and defines `read`.
 
     Attributes:
       root: Where the archives, or the folders extracted from them, are.
-      options: The dataset's options, complete.
+      options: The data set's options, complete.
     """
 
-    TITLE: ClassVar[str]
-    OPTIONS: ClassVar[Mapping[str, Any]] = {}
-    COUNTS: ClassVar[Mapping[str, int]]
-    """Number of examples of each split as published; a split that is not listed may have any number."""
-    LEAVES_OUT: ClassVar[bool] = False
-    """Whether `allow_partial` leaves out examples whose image is missing."""
+    VARIANT: ClassVar[str]
+    """Name of what is prepared without any of `OPTIONS`."""
+    MAPPING: ClassVar[labels.LabelMapping]
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    """Names of its own switches, which are off by default."""
 
     def __init__(
         self,
@@ -62,7 +95,7 @@ class PublishedBuilder(base.PairsBuilder):
           root: Where the publisher's archives are, or the folders extracted from them; by default
             `data_dir/downloads/manual`, as with TFDS.
           class_names: Must be empty: the publisher names the classes.
-          options: See the dataset's `OPTIONS`, and those that all have.
+          options: See the data set's `OPTIONS`, and those that all have.
 
         Raises:
           InputError: An option does not exist, or class names are given.
@@ -73,10 +106,11 @@ class PublishedBuilder(base.PairsBuilder):
                 what="dataset.class_names",
                 value=class_names,
             )
-        self.options = base.checked_options(self.name, options, {**self.OPTIONS, **_COMMON_OPTIONS})
+        defaults = dict.fromkeys((*self.OPTIONS, *_OPTIONS), False)
+        self.options = base.checked_options(self.name, options, defaults)
         self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
         self._opened = contextlib.ExitStack()
-        variant, former, sources = self.variant(), "", None
+        variant, former, sources = self.variant, "", None
         if self.options["allow_partial"]:
             sources = SourceFiles(data_dir, self.name, self.root)
             content, sizes_and_times = self._source_states(sources)
@@ -87,43 +121,105 @@ class PublishedBuilder(base.PairsBuilder):
             variant=variant,
             former=former,
             sources=sources,
-            classes=self.label_classes(),
+            classes=self.mapping.classes,
             uncompressed=self.options["uncompressed"],
         )
 
+    @property
     def variant(self) -> str:
-        """Returns a name for what the options choose to prepare."""
-        raise NotImplementedError
+        """A name for what the options choose to prepare."""
+        return "_and_".join([self.VARIANT, *(option for option in self.OPTIONS if self.options[option])])
 
-    def label_classes(self) -> Classes:
-        """Returns the classes that the options choose."""
-        raise NotImplementedError
+    @property
+    def mapping(self) -> labels.LabelMapping:
+        """From the publisher's ids to the train ids that the options choose."""
+        return self.MAPPING
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """Title, description, homepage, licence and citation."""
+        return {key: value for key, value in PUBLISHED[self.name].items() if isinstance(value, str)}
 
     def sources(self) -> tuple[Source, ...]:
-        """Returns the archives that the options need."""
+        """Returns the archives that the options need, or what is there in place of them."""
+        listed = [Source(**values) for values in PUBLISHED[self.name]["archives"]]
+        sources = {s.archive: s for s in listed if not s.option or self.options[s.option]}
+        for source in [source for source in listed if source.replaces]:
+            others = [sources[archive] for archive in source.replaces]
+            used = find(self.root, source) and not all(find(self.root, other) for other in others)
+            for unused in others if used else [source]:
+                del sources[unused.archive]
+        return tuple(sources.values())
+
+    def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
+        """Returns the readers of each split from the files of each archive in `sources`."""
         raise NotImplementedError
 
-    def read(self, *files: Files) -> Mapping[str, list[PairReader]]:
-        """Returns the readers of each split from the opened `sources`."""
-        raise NotImplementedError
+    def finished(self, pair: Pair) -> Pair:
+        """Returns an example as it should be stored; a subclass may change its name or note what was assumed."""
+        return pair
+
+    def readers(
+        self, images: Part, labels: Part | None = None, names: Iterable[str] | None = None
+    ) -> list[PairReader]:
+        """Returns the readers of a split's examples, sorted by name.
+
+        Args:
+          images: The images.
+          labels: The labels; None if there are none.
+          names: The names of the examples; by default, those of all images and labels.
+
+        Raises:
+          InputError: There are none, unless `allow_partial`.
+        """
+        if names is None:
+            names = images.names() | (labels.names() if labels else set())
+        if not names and not self.options["allow_partial"]:
+            where = images.where("*")
+            raise InputError(
+                f"{where}: missing; get the data set's files again, or set dataset.options.allow_partial=True to "
+                "prepare without them",
+                what=where,
+            )
+        return [self.reader(name, images, labels) for name in sorted(names)]
+
+    def reader(self, name: str, images: Part, labels: Part | None = None) -> PairReader:
+        """Returns the reader of one example, or what stands for it if a file is missing."""
+        for kind, part, other in (("image", images, labels), ("label", labels, images)):
+            if part is None or part.path(name) in part.files:
+                continue
+            where = part.where(name)
+            found = other.where(name) if other and other.path(name) in other.files else name
+            reason = f"missing, the {kind} of {found}; get the data set's files again"
+            if kind == "image":
+                reason += ", or set dataset.options.allow_partial=True to leave out such examples"
+            elif _COPY.search(name):
+                where, reason = found, "a copy of another file by its name; remove it"
+            return Missing(InputError(f"{where}: {reason}", what=where), of_image=kind == "image")
+        size = sum(part.files.size(part.path(name)) for part in (images, labels) if part)
+        return Reader(functools.partial(self._read, name, images, labels), size)
+
+    def _read(self, name: str, images: Part, labels: Part | None) -> Pair:
+        pair = Pair(name, images.files.read(images.path(name)), None, images.where(name))
+        if labels and labels.convert:
+            where = labels.where(name)
+            label = labels.convert(labels.files.read(labels.path(name)), where)
+            # A test server compares with the pixels as stored, so an image without a label is not turned.
+            pair = turned_upright(dataclasses.replace(pair, label=label, label_file=where), None)
+        return self.finished(pair)
 
     def pairs(self) -> Mapping[str, list[PairReader]]:
         """Finds the sources and returns the readers of each split."""
-        scratch = pathlib.Path(self.data_dir_root)
-        if not scratch.exists():
-            scratch.mkdir(parents=True)
-            self._opened.callback(_remove_if_empty, scratch)
-        files = []
-        for source, place in zip(self.sources(), self._places(), strict=True):
-            files.append(Files(place, source, scratch))
-            self._opened.callback(files[-1].close)
-        splits = self.read(*files)
+        sources = self.sources()
+        places = self._places(sources)
+        found = zip(places, sources, strict=True)
+        splits = self.read({source.archive: Files(place, source, self._opened) for place, source in found})
         if not self.options["allow_partial"]:
-            return {split: [*self._lacking(split, readers), *readers] for split, readers in splits.items()}
-        if self.LEAVES_OUT:
-            splits = {split: self._with_images(split, readers) for split, readers in splits.items()}
-            splits = {split: readers for split, readers in splits.items() if readers} or splits
-        return splits
+            for split, readers in splits.items():
+                readers[:0] = self._lacking(split, len(readers))
+            return splits
+        splits = {split: self._with_images(split, readers) for split, readers in splits.items()}
+        return {split: readers for split, readers in splits.items() if readers} or splits
 
     def close(self) -> None:
         """Closes the archives."""
@@ -135,71 +231,64 @@ class PublishedBuilder(base.PairsBuilder):
         for place, source in zip(find_all(self.root, self.sources()), self.sources(), strict=True):
             if place is None:
                 continue
-            paths = _paths(place, source)
-            digests = sources.digests(paths)
-            names = {path: str(path.relative_to(place)) for path in paths}
-            content.append((str(place.resolve()), [(names[path], digests[path]) for path in paths]))
-            states = [(names[path], sources.size_and_time(path)) for path in paths]
+            names = {path: str(path.relative_to(place)) for path in source.paths(place)}
+            digests = sources.digests(names)
+            content.append((str(place.resolve()), [(names[path], digests[path]) for path in names]))
+            states = [(names[path], sources.size_and_time(path)) for path in names]
             former.append((str(place.resolve()), states[0][1] if place.is_file() else fingerprint(states)))
         return content, former
 
     def source_report(self) -> list[str]:
         """Returns a line about each source: where it was found, or where to get it."""
-        report = []
         sources = self.sources()
-        for source, place in zip(sources, find_all(self.root, sources), strict=True):
-            state = f"found {place}" if place else f"missing; from {source.url}"
-            report.append(f"{source}: {state}")
-        return report
+        return [
+            f"{source}: " + (f"found {place}" if place else f"missing; from {source.url}")
+            for source, place in zip(sources, find_all(self.root, sources), strict=True)
+        ]
 
-    def _places(self) -> list[pathlib.Path]:
-        sources, missing = self.sources(), []
-        for source, place in zip(sources, find_all(self.root, sources), strict=True):
-            if place is None and self.options["download"] and source.direct:
-                download(source.url, self.root / source.archive, source.digest)
-            elif place is None:
-                missing.append(source)
-        if missing:
-            raise InputError(self._missing(missing), what=str(self.root))
+    def _places(self, sources: Sequence[Source]) -> list[pathlib.Path]:
+        """Returns where the sources are, and downloads what may be; raises InputError if one is missing."""
+        absent = [s for s, place in zip(sources, find_all(self.root, sources), strict=True) if place is None]
+        loaded = [source for source in absent if source.direct] if self.options["download"] else []
+        for source in loaded:
+            download(source.url, self.root / source.archive, source.digest)
+        if missing := [source for source in absent if source not in loaded]:
+            raise InputError(self._missing(sources, missing), what=str(self.root))
         return [place for place in find_all(self.root, sources) if place]
 
-    def _missing(self, missing: Sequence[Source]) -> str:
+    def _missing(self, sources: Sequence[Source], missing: Sequence[Source]) -> str:
         urls = dict.fromkeys(source.url for source in missing)
         lacking = "; ".join(
             f"{' and '.join(str(source) for source in missing if source.url == url)} from {url}"
             for url in urls
         )
-        total = sum(source.gigabytes for source in self.sources())
-        near = hint(self.root, missing, none_found=len(missing) == len(self.sources()))
-        fetch = (
-            ", or set dataset.options.download=True"
-            if all(source.direct for source in missing) and not self.options["download"]
-            else ""
-        )
+        loadable = all(source.direct for source in missing) and not self.options["download"]
         return (
             f"{self.name}: {self.root} lacks {lacking}; put the archives there or the folders extracted from them "
-            f"(or set dataset.root to where they are){fetch}{near}; preparing takes about {total:.2g} GB more in "
+            "(or set dataset.root to where they are)"
+            + (", or set dataset.options.download=True" if loadable else "")
+            + hint(self.root, missing)
+            + f"; preparing takes about {sum(source.gigabytes for source in sources):.2g} GB more in "
             f"{self.data_dir_root}"
         )
 
-    def _lacking(self, split: str, readers: Sequence[PairReader]) -> Iterator[Missing]:
-        """Reports that there are not as many examples as were published."""
-        count = len(readers)
-        published = self.COUNTS.get(split, count)
-        if count != published:
-            remedy = "complete the files" if count < published else "remove the additional ones"
-            yield Missing(
-                InputError(
-                    f"{self.name}: {count} examples in {split} where {published} were published; {remedy} in "
-                    f"{self.root}, or set dataset.options.allow_partial=True to prepare these",
-                    what=str(self.root),
-                    value=count,
-                    allowed=published,
-                )
-            )
+    def _lacking(self, split: str, count: int) -> list[Missing]:
+        """Returns what refuses a split that has not as many examples as were published."""
+        published = PUBLISHED[self.name]["counts"].get(split, count)
+        if count == published:
+            return []
+        remedy = "complete the files" if count < published else "remove the additional ones"
+        error = InputError(
+            f"{self.name}: {count} examples in {split} where {published} were published; {remedy} in {self.root}, or "
+            "set dataset.options.allow_partial=True to prepare these",
+            what=str(self.root),
+            value=count,
+            allowed=published,
+        )
+        return [Missing(error)]
 
     def _with_images(self, split: str, readers: Sequence[PairReader]) -> list[PairReader]:
-        """The readers of examples whose image is there; the number of the others is reported."""
+        """Returns the readers of the examples that have an image, and reports the number of the others."""
         there = [reader for reader in readers if not (isinstance(reader, Missing) and reader.of_image)]
         if left_out := len(readers) - len(there):
             print(
@@ -207,127 +296,3 @@ class PublishedBuilder(base.PairsBuilder):
                 file=sys.stderr,
             )
         return there
-
-
-def _paths(place: pathlib.Path, source: Source) -> list[pathlib.Path]:
-    """An archive, or all files of an extracted one, including those of linked folders."""
-    if place.is_file():
-        return [place]
-    parts = [place / part for part in source.parts if (place / part).exists()]
-    return [path for part in parts for path in (walk(part) if part.is_dir() else [part])]
-
-
-def pair_reader(
-    name: str,
-    images: Files,
-    image: str,
-    labels: Files | None = None,
-    label: str = "",
-    convert: Callable[[bytes, str], bytes] | None = None,
-) -> PairReader:
-    """Returns the reader of one example, or what stands for a missing file of it.
-
-    Args:
-      name: The example's name.
-      images: Where the image is.
-      image: Its path there.
-      labels: Where the label is; None if there is none.
-      label: Its path there.
-      convert: Returns an 8-bit PNG of train ids, given the label file's content and name; None if it is one already.
-    """
-    for files, path, kind in ((images, image, "image"), (labels, label, "label")):
-        if kind == "label" and files is not None and path not in files and _COPY.search(name):
-            return _missing(images.where(image), "a copy of another file by its name; remove it")
-        if files is not None and path not in files:
-            reason = f"missing, the {kind} of {name}; get the dataset's files again"
-            return _missing(files.where(path), reason, of_image=kind == "image")
-    size = images.size(image) + (labels.size(label) if labels else 0)
-    return Reader(functools.partial(_read, name, images, image, labels, label, convert), size)
-
-
-def _read(
-    name: str,
-    images: Files,
-    image: str,
-    labels: Files | None,
-    label: str,
-    convert: Callable[[bytes, str], bytes] | None,
-) -> Pair:
-    where = labels.where(label) if labels else ""
-    data = labels.read(label) if labels else None
-    if data is not None and convert is not None:
-        data = convert(data, where)
-    pair = Pair(name, images.read(image), data, images.where(image), where)
-    # A test server compares with the pixels as they are stored, so an image without a label is not turned.
-    return pair if data is None else turned_upright(pair, None)
-
-
-def below(files: Files, folder: str, suffix: str, *, partial: bool = False) -> dict[str, str]:
-    """Returns the files in a folder that end with `suffix`, as name -> path, sorted.
-
-    The name is the path below `folder` without the suffix.
-
-    Raises:
-      InputError: There are none, unless `partial`.
-    """
-    found = {
-        path[len(folder) + 1 : -len(suffix)]: path
-        for path in files.names
-        if path.startswith(folder + "/") and path.endswith(suffix)
-    }
-    if not found and not partial:
-        where = files.where(folder)
-        raise InputError(f"{where}: no {suffix} files in it; get the dataset's files again", what=where)
-    return found
-
-
-def paired(
-    images: tuple[Files, str],
-    labels: tuple[Files, str],
-    convert: Callable[[bytes, str], bytes],
-    *,
-    suffix: str = ".png",
-    others: str = "",
-    partial: bool = False,
-) -> list[PairReader]:
-    """Returns the readers of all `.jpg` images in a folder and the labels of the same names in another.
-
-    Args:
-      images: Where the images are: the source's files, and the folder in it.
-      labels: Where the labels are.
-      convert: See `pair_reader`.
-      suffix: What follows the image's name in the label's.
-      others: The names of other files in the folder of labels end with this, if not empty.
-      partial: Whether the folders may be empty.
-
-    Raises:
-      InputError: A folder is empty, unless `partial`.
-    """
-    found = below(*images, ".jpg", partial=partial)
-    drawn = below(*labels, suffix, partial=partial)
-    drawn = {name: path for name, path in drawn.items() if not (others and name.endswith(others))}
-    return [
-        *orphans(found, drawn, labels[0]),
-        *(
-            pair_reader(name, images[0], path, labels[0], f"{labels[1]}/{name}{suffix}", convert)
-            for name, path in found.items()
-        ),
-    ]
-
-
-def orphans(images: Iterable[str], labels: Mapping[str, str], files: Files) -> list[Missing]:
-    """Returns what stands for the missing image of every label in `labels` (name -> path in `files`)."""
-    reason = "a label without its image; get the images again, or remove it"
-    return [
-        _missing(files.where(labels[name]), reason, of_image=True)
-        for name in sorted(set(labels) - set(images))
-    ]
-
-
-def _missing(where: str, reason: str, *, of_image: bool = False) -> Missing:
-    return Missing(InputError(f"{where}: {reason}", what=where), of_image)
-
-
-def _remove_if_empty(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()

@@ -1,7 +1,7 @@
 """The built-in data set: procedurally drawn street scenes, in which traffic lights far away determine a label.
 
 Labels are those of `danet_jax.data.scenes.labels`. A network can tell `road (green light)` from `road (red
-light)` only by relating the road to a lamp at the top of the picture; where there are several, to that whose
+light)` only by relating the road to a lamp at the top of the image; where there are several, to the one whose
 backboard has the lane's colour.
 """
 
@@ -25,15 +25,13 @@ from danet_jax.data.scenes import CLASSES
 from danet_jax.data.scenes.drawing import MOST_SIGNALS, draw_scene
 from danet_jax.errors import InputError
 
-_DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0, "signals": 1}
-_SMALLEST = {"height": 32, "width": 32, "train": 1, "val": 1, "seed": 0, "signals": 1}
-_LARGEST = {
-    "height": 4096,
-    "width": 4096,
-    "train": 10**7,
-    "val": 10**7,
-    "seed": 2**32 - 1,
-    "signals": MOST_SIGNALS,
+_OPTIONS = {  # default, least and most
+    "height": (96, 32, 4096),
+    "width": (128, 32, 4096),
+    "train": (400, 1, 10**7),
+    "val": (80, 1, 10**7),
+    "seed": (0, 0, 2**32 - 1),
+    "signals": (1, 1, MOST_SIGNALS),
 }
 
 
@@ -57,9 +55,9 @@ class Scenes(base.PairsBuilder):
           data_dir: The directory of all prepared data.
           root: Must be empty: scenes are drawn, not read.
           class_names: Must be empty: scenes have their own classes.
-          options: `height` and `width` of the pictures in pixels, the number of pictures in the splits
-            `train` and `val`, `seed`, and how many traffic lights a picture has, `signals`: 1 decides the label of
-            the whole road, of 2 and more each lane obeys the one of its colour.
+          options: `height` and `width` of the images in pixels, the number of images in the splits `train` and `val`,
+            `seed`, and the number of traffic lights in an image, `signals`: a single one decides the label of the whole
+            road; of several, each lane obeys the one of its colour.
 
         Raises:
           InputError: An option does not exist or is out of range.
@@ -76,15 +74,16 @@ class Scenes(base.PairsBuilder):
                 what="dataset.class_names",
                 value=class_names,
             )
-        self._options = base.checked_options("scenes", options, _DEFAULTS)
-        for key, smallest in _SMALLEST.items():
-            if not smallest <= (value := self._options[key]) <= _LARGEST[key]:
-                bound = f"least {smallest}" if value < smallest else f"most {_LARGEST[key]}"
+        defaults = {key: default for key, (default, _, _) in _OPTIONS.items()}
+        self._options = base.checked_options(self.name, options, defaults)
+        for key, value in self._options.items():
+            _, least, most = _OPTIONS[key]
+            if not least <= value <= most:
                 raise InputError(
-                    f"dataset.options.{key}: must be at {bound}, not {value}",
+                    f"dataset.options.{key}: must be from {least} to {most}, not {value}",
                     what=f"dataset.options.{key}",
                     value=value,
-                    allowed=(smallest, _LARGEST[key]),
+                    allowed=(least, most),
                 )
         variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self._options)
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)

@@ -1,4 +1,4 @@
-"""How prepared data are written: shards of about equal size, digests of all files, and what TFDS should not do.
+"""How prepared data are written: shards of about equal size, and digests of all files.
 
 *.array_record*                     shards
 dataset_info.json, features.json    TFDS's description
@@ -14,8 +14,7 @@ import itertools
 import json
 import pathlib
 import sys
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,13 +44,13 @@ class ShardWriter(tfds.core.ExampleWriter):
     """Writes shards and describes them.
 
     Attributes:
-      summaries: Summary of each shard that is being written, by file name; whoever yields its examples fills it.
+      summary: Summary of the shard that is being written, which whoever yields its examples fills.
       described: `bytes`, `digest` and `summary` of each finished shard by file name, as JSON values.
     """
 
     def __init__(self) -> None:
         super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
-        self.summaries: dict[str, Summary] = {}
+        self.summary = Summary()
         self.described: dict[str, dict[str, Any]] = {}
 
     def write(self, path: Any, examples: Any) -> None:
@@ -60,63 +59,49 @@ class ShardWriter(tfds.core.ExampleWriter):
         written = pathlib.Path(path)
         self.described[written.name] = {
             "bytes": written.stat().st_size,
-            "digest": file_digest(written),
-            "summary": self.summaries.pop(written.name).as_json(),
+            "digest": _digest(written),
+            "summary": self.summary.as_json(),
         }
-
-
-class ShardMetadata(tfds.core.MetadataDict):
-    """What `metadata.json` holds: the values given, and `shards` as `ShardWriter.described`."""
-
-    def __init__(self, writer: ShardWriter, **values: Any):
-        super().__init__(**values)
-        self._writer = writer
-
-    def save_metadata(self, data_dir: Any) -> None:
-        """Writes everything into `data_dir`."""
-        self["shards"] = self._writer.described
-        super().save_metadata(data_dir)
 
 
 class Info(tfds.core.DatasetInfo):
     """The description of a data set, which is in its own directory only, with digests.
 
     Args:
-      check: Called before anything is written; raises if the data are wrong.
+      describe_shards: Called before anything is written; returns `ShardWriter.described`, or raises if the data are
+        wrong.
       values: See `tfds.core.DatasetInfo`.
     """
 
-    def __init__(self, check: Callable[[], None], **values: Any):
+    def __init__(self, describe_shards: Callable[[], dict[str, dict[str, Any]]], **values: Any):
         super().__init__(**values)
-        self._check = check
+        self._describe_shards = describe_shards
 
     def initialize_from_bucket(self) -> None:
         """Does nothing: TFDS would leave an empty folder among the temporary files."""
 
     def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
         """Writes the description and its digests."""
-        self._check()
+        self.metadata["shards"] = self._describe_shards()
         super().write_to_directory(dataset_info_dir, all_metadata)
         directory = pathlib.Path(dataset_info_dir)
-        digests = {name: file_digest(directory / name) for name in _DESCRIPTIONS}
+        digests = {name: _digest(directory / name) for name in _DESCRIPTIONS}
         (directory / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
 
 
 def refuse_damaged_descriptions(directory: pathlib.Path) -> None:
     """Raises InputError if a description of prepared data is not as it was written."""
     path = directory / _DIGESTS
-    if not path.exists():
-        return
     try:
         digests = json.loads(path.read_bytes())
         if digests.keys() != set(_DESCRIPTIONS):
             raise ValueError("it is not as it was written")
-        for name, digest in digests.items():
-            path = directory / name
-            if file_digest(path) != digest:
+        for path, digest in ((directory / name, digest) for name, digest in digests.items()):
+            if _digest(path) != digest:
                 raise ValueError("it is not as it was written")
     except (OSError, ValueError, AttributeError) as error:
-        raise _damaged_description(path, error) from None
+        if path.name != _DIGESTS or path.exists():  # version 0.2.0 wrote no digests
+            raise damaged_description(path, error) from None
 
 
 def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -133,54 +118,37 @@ def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _damaged_description(path, error) from None
+        raise damaged_description(path, error) from None
     return dict(shards)
 
 
-def _damaged_description(path: pathlib.Path, error: Exception) -> InputError:
+def damaged_description(path: pathlib.Path, error: Exception) -> InputError:
+    """Returns the error for a description of prepared data that cannot be read."""
     reason = getattr(error, "strerror", None) or first_line(error)
-    return InputError(f"{path}: damaged ({reason}); {prepare_again(path.parent)}", what=str(path))
+    return InputError(f"{path}: damaged ({reason}); {_prepare_again(path.parent)}", what=str(path))
 
 
-def damaged(directory: pathlib.Path, described: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def damaged_shards(directory: pathlib.Path) -> list[str]:
     """Reads all shards and returns a line for each that is not as it was written."""
     lines = []
-    for name, shard in described.items():
-        path = directory / name
+    for path, shard in ((directory / name, shard) for name, shard in described_shards(directory).items()):
         if not path.exists():
-            lines.append(f"{path}: missing; {prepare_again(directory)}")
-        elif path.stat().st_size != shard["bytes"] or file_digest(path) != shard["digest"]:
+            lines.append(f"{path}: missing; {_prepare_again(directory)}")
+        elif path.stat().st_size != shard["bytes"] or _digest(path) != shard["digest"]:
             lines.append(
                 f"{path}: not as it was written ({path.stat().st_size} bytes, {shard['bytes']} were written); "
-                f"{prepare_again(directory)}"
+                f"{_prepare_again(directory)}"
             )
     return lines
 
 
-def file_digest(path: pathlib.Path) -> str:
-    """Returns the digest of a file, as stored beside shards."""
+def _digest(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return "blake2b:" + hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
-def prepare_again(directory: pathlib.Path | str) -> str:
-    """Returns what to do about damaged prepared data, for a message."""
+def _prepare_again(directory: pathlib.Path) -> str:
     return f"delete {directory} and run --mode=prepare"
-
-
-class WithoutDownloads:
-    """Methods of a TFDS builder that has its own access to files: TFDS would create folders and print."""
-
-    def _make_download_manager(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns nothing that downloads."""
-        del args, kwargs
-        return types.SimpleNamespace(downloaded_size=0)
-
-    def _log_download_bytes(self) -> None:
-        """Prints nothing."""
-
-    def _log_download_done(self) -> None:
-        """Prints nothing."""
 
 
 class ReadOnce:

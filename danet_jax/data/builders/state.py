@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from danet_jax.data.inspection import in_order
 from danet_jax.errors import InputError
 from danet_jax.runs.files import write_json
+
+_in_this_process: dict[str, str] = {}
+"""What was read but is not stored yet: a program makes more than one builder before data are prepared."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -27,7 +30,7 @@ class SourceFiles:
     A file that was rewritten with the size and time it had (`cp -p`, `rsync -t`) still has another ctime, and is read
     again; so is a copy with other times, which has the same digest.
 
-    Digests are remembered in a JSON file beside the prepared data, which may be missing or damaged.
+    Digests are stored in a JSON file beside the prepared data, which may be missing or damaged.
 
     Args:
       data_dir: The directory of all prepared data.
@@ -42,10 +45,9 @@ class SourceFiles:
         place = root.resolve()
         self.stem = re.sub(r"\W+", "_", place.parent.name if place.is_file() else place.name)[:40]
         self._path = pathlib.Path(data_dir, name, f"{self.stem}-{fingerprint(str(place))}.json")
-        self._sizes_and_times: dict[pathlib.Path, tuple[int, int]] = {}
         self._stored = self._read()
-        self._files: dict[str, str] = {}
-        self._adopted: dict[str, str] = dict(self._stored["adopted"])
+        self._values: dict[str, dict[str, str]] = {"files": {}, "adopted": dict(self._stored["adopted"])}
+        self._sizes_and_times: dict[pathlib.Path, tuple[int, int]] = {}
 
     def digests(self, paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
         """Returns the digest of each file, and reads those that changed on all cores.
@@ -56,10 +58,8 @@ class SourceFiles:
         remembered = {**self._stored["files"], **_in_this_process}
         digests, unknown, states = {}, [], {}
         for path in paths:
-            try:
+            with _naming(path):
                 found = path.stat()
-            except OSError as error:
-                raise _unreadable(path, error) from None
             self._sizes_and_times[path] = found.st_size, found.st_mtime_ns
             states[path] = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
             state, _, digest = remembered.get(str(path), "").rpartition(" ")
@@ -69,7 +69,7 @@ class SourceFiles:
                 unknown.append(path)
         digests.update(zip(unknown, in_order(_content_digest, unknown), strict=True))
         entries = {str(path): f"{states[path]} {digest}" for path, digest in digests.items()}
-        self._files.update(entries)
+        self._values["files"].update(entries)
         _in_this_process.update((str(path), entries[str(path)]) for path in unknown)
         return digests
 
@@ -82,17 +82,16 @@ class SourceFiles:
 
         Their content is unknown the first time, when it is taken for unchanged, and remembered from then on.
         """
-        return self._adopted.setdefault(former, variant) == variant
+        return self._values["adopted"].setdefault(former, variant) == variant
 
     def remember(self) -> None:
-        """Writes what is known, if that is new and the folder can be written to; call it once data are prepared."""
-        values = {"files": self._files, "adopted": self._adopted}
-        if self._path.parent.is_dir() and values != self._stored:
+        """Stores what is known, if that is new and the folder can be written to; call it once data are prepared."""
+        if self._path.parent.is_dir() and self._values != self._stored:
             try:
-                write_json(self._path, values)
+                write_json(self._path, self._values)
             except (OSError, InputError):  # read-only: files are read again next time
                 return
-        for path in self._files:
+        for path in self._values["files"]:
             _in_this_process.pop(path, None)
 
     def _read(self) -> dict[str, dict[str, str]]:
@@ -106,17 +105,14 @@ class SourceFiles:
             return {"files": {}, "adopted": {}}
 
 
-_in_this_process: dict[str, str] = {}
-"""What was read but is not remembered yet: a program makes more than one builder before data are prepared."""
-
-
 def _content_digest(path: pathlib.Path) -> str:
+    with _naming(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        yield
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: pathlib.Path, error: OSError) -> InputError:
-    return InputError(f"{path}: cannot be read ({error.strerror})", what=os.fspath(path))
+        raise InputError(f"{path}: cannot be read ({error.strerror})", what=str(path)) from None
