@@ -8,6 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from danet_jax.data import labels
 from danet_jax.data.builders import published
 from danet_jax.data.dataset import open_dataset
 from tests.reference import publishers
@@ -65,7 +66,7 @@ def pascal_context(rng, options):
     names = (
         sorted(CONTEXT_IDS, key=CONTEXT_IDS.get)
         if options.get("by_category")
-        else [CONTEXT_NAMES.get(name, name) for name in published.labels.PASCAL_CONTEXT_59.classes.names]
+        else [CONTEXT_NAMES.get(name, name) for name in labels.PASCAL_CONTEXT_59.classes.names]
     )
     ids = [*([-1] if background else []), *(CONTEXT_IDS[name] for name in names)]
     default = 0 if background else 255

@@ -42,14 +42,13 @@ class PascalVocAug(PublishedBuilder):
     def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
         """Returns the readers of the splits."""
         voc = files.get(_CONVERTED) or files["VOCtrainval_11-May-2012.tar"]
-        images, convert = (
-            Part(voc, "JPEGImages/{}.jpg"),
-            PublishedLabels(PASCAL_VOC, in_colours=True).train_ids,
-        )
+        images = Part(voc, "JPEGImages/{}.jpg")
+        convert = PublishedLabels(PASCAL_VOC, in_colours=True).train_ids
         own_labels = Part(voc, "SegmentationClass/{}.png", convert)
         own, held_out = (set(voc.lines(f"{_LISTS}/{split}.txt")) for split in ("train", "val"))
         if _CONVERTED in files:
-            more, more_labels = _converted_list(voc, held_out), Part(voc, f"{_CONVERTED}/{{}}.png", convert)
+            more = _converted_list(voc, held_out)
+            more_labels = Part(voc, f"{_CONVERTED}/{{}}.png", convert)
         else:
             sbd = files["benchmark.tgz"]
             more = {*sbd.lines("train.txt"), *sbd.lines("val.txt")}

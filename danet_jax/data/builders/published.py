@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.resources
 import pathlib
 import re
 import sys
@@ -12,12 +13,12 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from danet_jax.data import labels
 from danet_jax.data.builders import base
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find, find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
 from danet_jax.data.builders.state import SourceFiles, fingerprint
+from danet_jax.data.labels import LabelMapping
 from danet_jax.errors import InputError
 from danet_jax.weights.download import download
 
@@ -26,9 +27,8 @@ _COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
 
 _OPTIONS = ("download", "allow_partial", "uncompressed")
 
-PUBLISHED = tomllib.loads(
-    (pathlib.Path(labels.__file__).parent / "tables" / "published.toml").read_text(encoding="utf-8")
-)
+_TABLE = importlib.resources.files("danet_jax.data").joinpath("tables/published.toml")
+PUBLISHED = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
 """Texts, counts of examples and archives of each data set, as its publisher gives them."""
 
 
@@ -76,7 +76,7 @@ class PublishedBuilder(base.PairsBuilder):
 
     VARIANT: ClassVar[str]
     """Name of what is prepared without any of `OPTIONS`."""
-    MAPPING: ClassVar[labels.LabelMapping]
+    MAPPING: ClassVar[LabelMapping]
     OPTIONS: ClassVar[tuple[str, ...]] = ()
     """Names of its own switches, which are off by default."""
 
@@ -131,7 +131,7 @@ class PublishedBuilder(base.PairsBuilder):
         return "_and_".join([self.VARIANT, *(option for option in self.OPTIONS if self.options[option])])
 
     @property
-    def mapping(self) -> labels.LabelMapping:
+    def mapping(self) -> LabelMapping:
         """From the publisher's ids to the train ids that the options choose."""
         return self.MAPPING
 
