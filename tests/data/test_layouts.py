@@ -56,6 +56,9 @@ def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
     for path in (root / "benchmark_RELEASE/dataset/cls").glob("2*.mat"):
         ids = scipy.io.loadmat(path)["GTcls"][0]["Segmentation"][0]
         Image.fromarray(ids).save(voc / "SegmentationClassAug" / f"{path.stem}.png")
+    assert (
+        contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
+    )  # of SBD itself, as long as it is there
     shutil.rmtree(root / "benchmark_RELEASE")
     names = {name for _, name in expected if (("train", name) in expected)}
     if listed == "aug":
