@@ -318,21 +318,20 @@ def checked_options(
     """
     given = dict(options or {})
     for key, value in given.items():
-        what = f"dataset.options.{key}"
+        what, default = f"dataset.options.{key}", defaults.get(key)
         if key not in defaults:
-            known = ", ".join(defaults) or "none"
             raise InputError(
-                f"{what}: {name} has no such option; its options are: {known}",
+                f"{what}: {name} has no such option; its options are: {', '.join(defaults)}",
                 what=what,
                 value=value,
                 allowed=tuple(defaults),
             )
-        if type(value) is int and type(defaults[key]) is float:
+        if type(value) is int and type(default) is float:
             given[key] = float(value)
-        elif type(value) is not type(defaults[key]):
-            kind = type(defaults[key]).__name__
+        elif type(value) is not type(default):
+            kind = type(default).__name__
             raise InputError(
-                f"{what}: must be of type {kind}, like {defaults[key]!r}, not {value!r}",
+                f"{what}: must be of type {kind}, like {default!r}, not {value!r}",
                 what=what,
                 value=value,
                 allowed=kind,
