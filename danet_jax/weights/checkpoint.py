@@ -144,10 +144,10 @@ def find(name: str) -> Path | str | zoo.Entry:
         raise InputError(f"{short!r}: no such file", what=repr(short))
     if name.startswith("file://"):
         name = urllib.request.url2pathname(name.removeprefix("file://"))
-    if is_bucket(name) and not (name.startswith("gs://") and is_run(name)):
-        return name
+    if is_bucket(name):
+        return as_path(name) if name.startswith("gs://") and is_run(name) else name
+    path = Path(name)
     try:
-        path = as_path(name)
         if not path.exists():
             return zoo.find(name)
     except OSError as error:
