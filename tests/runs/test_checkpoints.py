@@ -125,6 +125,14 @@ def test_a_directory_that_is_renamed_during_training_is_reported(rng, tmp_path):
     assert checkpoint_steps(tmp_path / "elsewhere") == [1]
 
 
+def test_the_best_the_newest_and_every_fifth_are_kept(tmp_path):
+    with Checkpoints(tmp_path, keep_every=5) as checkpoints:
+        for step, miou in enumerate([0.3, 0.9, 0.9, float("nan"), 0.1, 0.2], start=1):
+            checkpoints.save(step, {"a": np.zeros(3)}, {"step": np.int32(step)}, {}, DESCRIPTION)
+            checkpoints.score(step, {"miou": miou})
+    assert checkpoint_steps(tmp_path) == [3, 5, 6]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(rng, tmp_path, capsys):
     progress = {"step": jnp.int32(1)}
     with Checkpoints(tmp_path, keep_every=1) as checkpoints:

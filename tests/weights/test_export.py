@@ -34,7 +34,7 @@ from danet_jax.weights.convert import convert
 from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
-from danet_jax.weights.export_stablehlo import export_stablehlo, exported_for_all
+from danet_jax.weights.export_stablehlo import check, export_stablehlo, exported_for_all, whole_image
 from tests.reference import torch_danet, torch_resnet
 from tests.reference.refusal import refused
 from tests.reference.small_network import small_networks
@@ -200,6 +200,12 @@ def test_a_file_that_does_not_read_back_equal_is_not_kept(tmp_path, rng, monkeyp
     with refused(path):
         export_safetensors(checkpoint, path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_computes_something_else_is_not_kept(tmp_path, rng):
+    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+    with refused(tmp_path / "model"):
+        check(checkpoint, lambda images: np.zeros(images.shape), [(33, 41)], tmp_path / "model", whole_image)
 
 
 def load_with(path, variables):
