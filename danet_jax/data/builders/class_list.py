@@ -287,12 +287,11 @@ def _header(rows: Rows) -> list[str]:
 def _columns_of_data(rows: Rows) -> list[str]:
     """Returns the columns of a table without a header, judging by their content."""
     number, cells = rows[0]
-    kinds = ["number" if re.fullmatch(r"-?\d+", cell) else "text" for cell in cells]
-    for columns in (["id", "name", "red", "green", "blue"], ["id", "name"], ["name", "red", "green", "blue"]):
-        if kinds == ["text" if column == "name" else "number" for column in columns]:
-            return columns
-    if kinds == ["text"] and all(len(row) == 1 for _, row in rows):
-        return ["name"]
+    numeric = [re.fullmatch(r"-?\d+", cell) is not None for cell in cells]
+    for columns in ("id name red green blue", "id name", "name red green blue", "name"):
+        single = columns != "name" or all(len(row) == 1 for _, row in rows)
+        if single and numeric == [column != "name" for column in columns.split()]:
+            return columns.split()
     row = ",".join(cells)
     raise InputError(f"line {number}: {row!r} is neither a class nor a header; {_UNDERSTOOD}", value=row)
 

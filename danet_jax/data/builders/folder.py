@@ -183,11 +183,11 @@ class Folder(base.PairsBuilder):
 
     def _reader(self, entry: Entry, trained_on: Collection[pathlib.Path | None]) -> PairReader:
         if entry.image is None:
-            error = InputError(f"label without image; expected {entry.expected}.jpg, .jpeg or .png")
-            return Missing(error.in_file(str(entry.label)), of_image=True)
+            problem = f"label without image; expected {entry.expected}.jpg, .jpeg or .png"
+            return Missing(wrong_file(str(entry.label), problem), of_image=True)
         if entry.label is None and not entry.unlabelled and not entry.drawing:
-            error = InputError(f"image without label; expected {entry.expected}.png, .txt or .json")
-            return Missing(error.in_file(entry.image))
+            problem = f"image without label; expected {entry.expected}.png, .txt or .json"
+            return Missing(wrong_file(entry.image, problem))
         label = None if entry.drawing else entry.label  # files of shapes are small, or describe many images
         size = sum(path.stat().st_size for path in (entry.image, label) if path)
         assumed = (_IN_TRAIN,) if entry.image in trained_on else ()
@@ -327,12 +327,7 @@ def _classes(
 ) -> tuple[class_list.ClassList, tuple[str, ...]]:
     """Returns the classes, and the names by which YOLO's files number them.
 
-    Args:
-      root: The data set.
-      class_names: The classes that the recipe names.
-      options: The options of the data set.
-      drawn: The examples whose labels are shapes.
-      annotated: The classes that the annotations name.
+    The recipe (`class_names`), a file, the annotations (`annotated`) or else the shapes (`drawn`) name the classes.
     """
     path = own_layouts.class_file(root)
     where: pathlib.Path | str = "dataset.class_names" if class_names else path or root / "classes.csv"
@@ -346,8 +341,7 @@ def _classes(
         used = {shape.name for drawing in drawings for shape in drawing.shapes if isinstance(shape.name, str)}
         names = list(annotated) or sorted(used - {"__ignore__"})
         if not names:
-            error = InputError("missing; write it (id,name,red,green,blue) or set dataset.class_names")
-            raise error.in_file(where)
+            raise wrong_file(where, "missing; write it (id,name,red,green,blue) or set dataset.class_names")
         listed = class_list.named(names, str(root))
     numbered = root if root.is_file() else root / "data.yaml"
     indices = class_list.read_classes(numbered).classes.names if numbered.is_file() else listed.classes.names
