@@ -12,7 +12,6 @@ from pathlib import Path
 
 import rich.console
 import rich.table
-from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.builders.base import PairsBuilder
@@ -22,11 +21,10 @@ from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
-from danet_jax.inference.pictures import overlay
 from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.prepare import describe, quiet_dataset, recipe_builder
 from danet_jax.recipe import Recipe
-from danet_jax.visual.data_page import Table, write_data_page
+from danet_jax.visual.data_page import Example, Table, write_data_page
 
 _EXAMPLES = 8
 
@@ -59,30 +57,30 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         write_data_page(
             workdir / "check.html",
             f"{builder.name}: {sum(found.images for found in findings.values())} images",
-            wrong=wrong,
+            errors=wrong,
             warnings=warned,
             tables=_page_tables(findings, builder.classes),
             examples=_examples(splits, builder.classes),
+            classes=builder.classes,
         )
     print(f"{workdir / 'check.html'}: examples to look at")
     return 1 if wrong else 0
 
 
-def _examples(
-    splits: Mapping[str, Sequence[Callable[[], Pair]]], classes: Classes
-) -> Iterator[tuple[str, Image.Image]]:
-    """Yields examples from everywhere in the splits with their labels as an overlay; wrong ones are skipped."""
-    for split, readers in splits.items():
-        count = min(len(readers), max(1, _EXAMPLES // len(splits)))
+def _examples(splits: Mapping[str, Sequence[Callable[[], Pair]]], classes: Classes) -> Iterator[Example]:
+    """Yields eight examples from everywhere in the splits, fewer if there are not so many; wrong ones are skipped."""
+    left = _EXAMPLES
+    # The smallest split comes first, so that others can take the places that it leaves.
+    for position, split in enumerate(sorted(splits, key=lambda split: len(splits[split]))):
+        readers = splits[split]
+        count = min(len(readers), -(-left // (len(splits) - position)))
+        left -= count
         for index in range(count):
             with contextlib.suppress(InputError):
                 pair = readers[index * len(readers) // count]()
                 check_pair(pair, len(classes))
-                image = decode_image(pair.image, pair.image_file)
-                picture = Image.fromarray(image)
-                if pair.label is not None:
-                    picture = overlay(image, decode_label(pair.label, pair.label_file), classes)
-                yield f"{split}/{pair.name}", picture
+                label = None if pair.label is None else decode_label(pair.label, pair.label_file)
+                yield Example(f"{split}/{pair.name}", decode_image(pair.image, pair.image_file), label)
 
 
 def _split_rows(findings: Mapping[str, Findings]) -> list[tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""`--mode=explore`: pages that show what every place of the user's images attends to."""
+"""`--mode=explore`: pages that show what each position of the user's images attends to."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def run(
 ) -> int:
     """Writes `explore/NAME.html` into `workdir` for the files and folders in `arguments`.
 
-    Without arguments it shows the first validation examples of the recipe. A file that is not an image, or takes more
-    memory than there is, is reported, the others are shown, and the status is 1.
+    Without arguments it shows the first validation examples of the recipe. A file that is not an image, or that needs
+    more memory than is free, is reported; the others are shown, and the status is 1.
     """
     if not arguments and recipe is None:
         raise InputError("--mode=explore needs image files or folders after the flags", what="--mode=explore")
@@ -62,7 +62,7 @@ def run(
 def _images(
     recipe: Recipe | None, arguments: list[str]
 ) -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
-    """Yields for each image what identifies it, the name of its page, a title and what reads the pixels."""
+    """Yields for each image its source, the name of its page, a title and a function that reads its pixels."""
     if recipe is not None and not arguments:
         for name, example in validation_examples(recipe, _EXAMPLES):
             title = example["name"]

@@ -1,4 +1,4 @@
-"""`--mode=report`: a run as one page, or several runs side by side."""
+"""`--mode=report`: one run as a page, or several runs side by side."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from danet_jax.recipe import Recipe, defaults, recipe_of_run
 from danet_jax.runs.directory import flat_config, is_run
 from danet_jax.runs.files import as_path, shared_folder
 from danet_jax.visual.report.contents import Contents, read_contents
-from danet_jax.visual.report.examined import examine
+from danet_jax.visual.report.examples import evaluate_examples
 from danet_jax.visual.report.page import write_report
 
 MOST_IMAGES = 200
-"""The most images of the validation split, evenly spaced; more would take as long as another evaluation."""
+"""The most validation images, evenly spaced. More would take as long as another evaluation."""
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
-    """Writes `report.html` into the run's directory; for several runs in `arguments`, into the folder they share.
+    """Writes `report.html` into the run's directory or, for several runs in `arguments`, into the folder they share.
 
-    The best checkpoint labels validation images again. Where that is impossible, because data or checkpoints are gone,
-    the report says so and shows the rest.
+    The best checkpoint labels validation images again. Where that is impossible, because data or checkpoints are
+    missing, the report says so and shows the rest.
     """
-    del recipe  # each run was made with one of its own
+    del recipe  # each run has its own
     folders = [as_path(argument) for argument in arguments] or [workdir]
     for folder in folders:
         if not is_run(folder):
@@ -40,21 +40,15 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
 
 def contents(folder: Path) -> Contents:
     """Returns what the report shows of a run, with results of its best checkpoint on validation images if possible."""
-    notes = []
-    examined = None
     try:
         recipe = recipe_of_run(folder)
         segmenter = load_segmenter(folder, recipe.protocol())
         dataset = recipe_dataset(recipe, "validation_split")
         source = dataset.source(recipe.dataset.validation_split)
         every = max(1, -(-len(source) // MOST_IMAGES))
-        if every > 1:
-            shown = -(-len(source) // every)
-            notes.append(
-                f"Numbers by class and images are of {shown} of the {len(source)} validation images."
-            )
         examples = evaluation_examples(source, shard_count=every)
-        examined = examine(segmenter, examples, dataset.classes)
+        result, pictures = evaluate_examples(segmenter, examples, dataset.classes)
     except InputError as error:
-        notes.append(f"No validation images and no numbers by class: {error}.")
-    return read_contents(folder, examined, notes)
+        return read_contents(folder, None, (), [f"No validation images and no numbers by class: {error}."])
+    part = f"Numbers by class and images are from {result.images} of the {len(source)} validation images."
+    return read_contents(folder, result, pictures, [part] if every > 1 else [])

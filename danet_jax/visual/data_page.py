@@ -1,4 +1,4 @@
-"""One HTML page about a data set: warnings first, then tables, then examples with their labels laid over them."""
+"""The page of `--mode=check`: problems and warnings of a data set, then tables, then examples with their labels."""
 
 from __future__ import annotations
 
@@ -6,46 +6,75 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from danet_jax.visual.packing import data_link, write_page
+from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.inference.pictures import overlay
+from danet_jax.runs.files import write_text
+from danet_jax.visual.packing import png_link, render_page
 
-_LARGEST = 960
+_LONGEST = 960
 """Pixels of the longer side of an example on the page."""
 
 
 class Table(NamedTuple):
-    """A table: its title, the words above its columns, and its rows, of which a colour `(r, g, b)` is shown as one."""
+    """A table: its title, the names of its columns, and its rows; a cell `(r, g, b)` is shown as that colour."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
 
 
+class Example(NamedTuple):
+    """An example: its name, its image, uint8 `[H, W, 3]`, and its label, uint8 `[H, W]`, or None."""
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray | None
+
+
 def write_data_page(
     path: Path,
     title: str,
     *,
-    wrong: Sequence[str],
+    errors: Sequence[str],
     warnings: Sequence[str],
     tables: Iterable[Table],
-    examples: Iterable[tuple[str, Image.Image]],
+    examples: Iterable[Example],
+    classes: Classes,
 ) -> None:
-    """Writes the page, which needs no other file.
+    """Writes the page, which is one file.
 
     Args:
-      path: Of the file.
-      title: Of the page.
-      wrong: Lines about what is wrong.
-      warnings: Lines about what may not be meant so.
-      tables: In the order that they are shown in.
-      examples: A caption and a picture each.
+      path: the file.
+      title: the page's title.
+      errors: lines about what is wrong.
+      warnings: lines about what may be a mistake.
+      tables: shown in this order.
+      examples: shown with their labels drawn over them and a legend.
+      classes: names and colours for the labels.
     """
-    links = []
-    for caption, picture in examples:
-        small = picture.copy()
-        small.thumbnail((_LARGEST, _LARGEST))
-        links.append((caption, data_link(small)))
-    write_page(
-        path, "data.html", (), {}, title=title, wrong=wrong, warnings=warnings, tables=tables, examples=links
+    figures = []
+    for name, image, label in examples:
+        drawn = Image.fromarray(image) if label is None else overlay(image, label, classes, legend=False)
+        drawn.thumbnail((_LONGEST, _LONGEST))
+        figures.append((name, png_link(np.asarray(drawn)), [] if label is None else _legend(label, classes)))
+    page = render_page(
+        "data.html", title=title, errors=errors, warnings=warnings, tables=tables, figures=figures
     )
+    write_text(path, page)
+
+
+def _legend(label: np.ndarray, classes: Classes) -> list[tuple[str, tuple[int, int, int] | None, str]]:
+    """Returns name, colour (None for ignored pixels) and share of the classes in a label, most frequent first."""
+    counts = np.bincount(label.ravel(), minlength=256)
+    return [
+        (
+            "ignored" if index == IGNORE_LABEL else classes.names[index],
+            None if index == IGNORE_LABEL else classes.colours[index],
+            f"{counts[index] / label.size:.1%}",
+        )
+        for index in map(int, np.argsort(-counts, kind="stable"))
+        if counts[index]
+    ]

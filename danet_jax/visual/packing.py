@@ -1,4 +1,4 @@
-"""Pages in one file: data, scripts and styles are inside, and nothing is fetched."""
+"""Pages that are one file: data, scripts and styles are inside, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import gzip
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,50 +18,52 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from danet_jax.runs.files import replacing
+import danet_jax
 
 _SMALL = 1 << 15
-"""Pixels up to which an image is stored exactly."""
+"""Number of pixels up to which an image is stored without loss."""
 
 
-def write_page(
-    path: Path,
+def render_page(
     template: str,
-    scripts: Sequence[str],
-    facts: Mapping[str, Any],
+    *,
+    title: str,
+    scripts: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
     **values: Any,
-) -> int:
-    """Writes a page completely or not at all, and returns its size in bytes.
+) -> str:
+    """Returns a page.
 
     Args:
-      path: the file.
-      template: a file in assets/.
+      template: a file in assets/ that extends page.html.
+      title: the title of the browser's window.
       scripts: files in assets/, in the order in which they run.
       facts: JSON for the scripts.
       arrays: arrays for the scripts, of uint8, int16, uint16 or float32.
       **values: values for the template. Text is shown as it is and is never markup.
     """
     script = "\n".join(_asset(name) for name in scripts)
-    described, data = packed(arrays or {})
-    page = _environment().get_template(template)
-    text = page.render(
-        facts_json=_json({**facts, "arrays": described}),
-        data=data,
-        script=markupsafe.Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **values,
+    described, data = pack(arrays or {})
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            title=title,
+            facts_json=_json({**(facts or {}), "arrays": described}),
+            data=data,
+            script=markupsafe.Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=danet_jax.__version__,
+            **values,
+        )
     )
-    content = text.encode()
-    with replacing(path) as partial:
-        partial.write_bytes(content)
-    return len(content)
 
 
-def packed(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]:
-    """Returns where each array lies, and all of them compressed and in base64.
+def pack(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]:
+    """Returns a description of each array, and all of them compressed and in base64.
 
-    An array's bytes of equal significance are stored together, which compresses better.
+    Bytes of equal significance are stored together, which compresses better.
     """
     described, planes, offset = [], [], 0
     for name, array in arrays.items():
@@ -73,30 +75,40 @@ def packed(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]
     return described, base64.b64encode(gzip.compress(b"".join(planes), 6, mtime=0)).decode()
 
 
-def picture_link(image: np.ndarray | Image.Image, longest: int = 2048, quality: int = 88) -> str:
-    """Returns a photo as a `data:` link: PNG if it is small, else JPEG, with no side longer than `longest`."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    if max(picture.size) > longest:
-        picture = picture.copy()
-        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    if picture.width * picture.height <= _SMALL:
-        return data_link(picture)
+def photo_link(image: np.ndarray, longest: int = 2048, quality: int = 88) -> str:
+    """Returns a photo as a `data:` link: a PNG if it is small, else a JPEG with no side longer than `longest`."""
+    photo = Image.fromarray(image)
+    photo.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    if photo.width * photo.height <= _SMALL:
+        return png_link(np.asarray(photo))
     file = io.BytesIO()
-    # Without `optimize`, which fails where the file takes more bytes than the image has pixels, as with noise.
-    picture.save(file, "JPEG", quality=quality, subsampling=0)
+    # `optimize` fails if the file has more bytes than the image has pixels, which happens with noise.
+    photo.save(file, "JPEG", quality=quality, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def data_link(image: np.ndarray | Image.Image) -> str:
-    """Returns an image, exactly, as a `data:` link of a PNG."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+def png_link(image: np.ndarray) -> str:
+    """Returns an image, without loss, as a `data:` link."""
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    Image.fromarray(image).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def network_words(position_attention: Any, channel_attention: Any, backbone: Any, output_stride: Any) -> str:
+    """Returns a network's description in words."""
+    kinds = {(True, True): "DANet", (True, False): "Position attention", (False, True): "Channel attention"}
+    kind = kinds.get((bool(position_attention), bool(channel_attention)), "Dilated FCN without attention")
+    return f"{kind} on {str(backbone).replace('resnet', 'ResNet-')}, output stride {output_stride}"
+
+
+def breakable(text: object) -> markupsafe.Markup:
+    """Returns text that a browser may also break within names and paths, after punctuation but not within numbers."""
+    parts = re.split(r"(?<=[_/])|(?<=[.:=-])(?=[A-Za-z])", str(text))
+    return markupsafe.Markup("<wbr>").join(parts)
+
+
 def _json(facts: Mapping[str, Any]) -> markupsafe.Markup:
-    # In a script element, only these characters could be taken for markup.
+    # Only these characters could be taken for markup in a script element.
     text = json.dumps(facts, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -113,5 +125,6 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals["style"] = lambda *names: markupsafe.Markup("\n".join(map(_asset, names)))
+    environment.globals["asset"] = lambda name: markupsafe.Markup(_asset(name))
+    environment.filters["breakable"] = breakable
     return environment

@@ -1,4 +1,4 @@
-"""A few validation images, predicted again and again while a network is trained."""
+"""A few validation images, predicted repeatedly while a network is trained."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _LONGEST = 512
 
 
 class ValidationPictures:
-    """`pictures(variables)` returns the examples beside truth and prediction, uint8 `[H, 3 W, 3]` by name.
+    """`pictures(variables)` returns each example beside its truth and the prediction, uint8 `[H, 3 W, 3]`, by name.
 
     Args:
       model: the network.
-      protocol: how it is applied.
+      protocol: how it is applied to an image.
       classes: their colours are used.
-      examples: `{"name", "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; without any nothing is computed.
+      examples: `{"name", "image": uint8 [H, W, 3], "label": uint8 [H, W]}`.
     """
 
     def __init__(
         self, model: DANet, protocol: Protocol, classes: Classes, examples: Sequence[Mapping[str, Any]]
     ) -> None:
-        self._model, self._protocol, self._classes, self._examples = model, protocol, classes, examples
+        self._model, self._protocol, self._examples = model, protocol, examples
+        self._palette = classes.palette()
         self._segmenter: Segmenter | None = None
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Returns the images for the network's variables, which are on any devices, the same on every host."""
+        """Returns the images for these variables, which may be on any devices, the same on every host."""
         if not self._examples:
             return {}
         if self._segmenter is None:
             self._segmenter = Segmenter(self._model, variables, self._protocol)
         segmenter = self._segmenter.with_variables(variables)
-        palette = self._classes.palette()
-        found = {}
+        images = {}
         for index, example in enumerate(self._examples):
-            labels = segmenter(example["image"][None])[0]
+            labels = segmenter(example["image"])
             step = -(-max(labels.shape) // _LONGEST)
-            parts = (example["image"], palette[example["label"]], palette[labels])
-            found[f"validation/picture_{index}"] = np.concatenate([part[::step, ::step] for part in parts], 1)
-        return found
+            parts = (example["image"], self._palette[example["label"]], self._palette[labels])
+            images[f"validation/picture_{index}"] = np.concatenate([x[::step, ::step] for x in parts], 1)
+        return images

@@ -57,7 +57,7 @@ def test_train_evaluate_predict(trained):
     assert config["dataset"]["crop_size"] == 32
     assert "jax" in json.loads((workdir / "versions.json").read_text())
     assert "head/position_attention/alpha" in (workdir / "parameters.txt").read_text()
-    assert "Validation pictures" in (workdir / "report.html").read_text()
+    assert 'class="example"' in (workdir / "report.html").read_text()
     [events] = (workdir / "tensorboard").iterdir()
     assert b"validation/picture_0" in events.read_bytes()
     logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

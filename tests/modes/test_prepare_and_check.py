@@ -162,12 +162,12 @@ def test_check_shows_what_a_person_looks_at(rng, tmp_path, capsys):
     assert check.run(recipe, tmp_path / "run", []) == 1
     assert capsys.readouterr().out.index("warning: 1 of 3 classes never occur") < 120  # first
     page = (tmp_path / "run/check.html").read_text()
-    assert page.index("class=warning") < page.index("class=wrong") < page.index("<table>")
+    assert page.index('class="sentence"') < page.index('class="sentence error"') < page.index("<table>")
     assert "labels/train/5.png: label value 9 (120 pixels)" in page
     assert "&lt;cloud&gt;" in page
-    assert page.count('<img src="data:image/png;base64,') == 6  # four of train, two of val
+    assert page.count('<img src="data:image/png;base64,') == 7  # eight, without the one that is wrong
     things = 7 * 12 * 4 + 22 * 9 - 12 * 4  # but those of the wrong label
-    assert f"<td>{things}</td>" in page
+    assert f">{things}</td>" in page
 
 
 def test_digests_find_every_flip_and_every_cut(rng, tmp_path, capsys):

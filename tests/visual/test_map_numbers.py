@@ -1,4 +1,4 @@
-"""What the explorer's page holds of the position attention map, beside the whole map in float64."""
+"""The numbers of the position attention map in the explorer's page, beside the whole map in float64."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from danet_jax.visual.explorer.numbers import cell_means, centred, map_numbers, 
 
 
 def vectors(rng, places, channels, spread):
-    """Queries and keys with logits of about `spread`, around means that are not zero."""
+    """Returns queries and keys with logits of about `spread`, around means that are not zero."""
     queries = rng.normal(1.0, spread**0.5, (places, channels)) / channels**0.25
     keys = rng.normal(-2.0, spread**0.5, (places, channels)) / channels**0.25
     return queries.astype(np.float32), keys.astype(np.float32)
@@ -36,7 +36,7 @@ def test_channels_of_nothing_but_zeros(rng):
     np.testing.assert_allclose(whole_map(*stored), whole_map(queries, keys), atol=1e-3)
 
 
-@pytest.mark.parametrize("grid", [(7, 9), (1, 30), (64, 80)])
+@pytest.mark.parametrize("grid", [(7, 9), (1, 30), (64, 66)])
 def test_numbers_of_rows_and_columns(rng, grid):
     h, w = grid
     queries, keys = vectors(rng, h * w, 16, 4.0)
@@ -61,7 +61,7 @@ def test_pooling_adds_weights_up(rng, grid, cell):
     weights = whole_map(queries, keys)
     across = -(-w // cell)
     home = np.array([(p // w) // cell * across + (p % w) // cell for p in range(h * w)])
-    cells = numbers.cells[0] * numbers.cells[1]
+    cells = home.max() + 1
     expected = np.zeros((cells, cells))
     for j in range(cells):
         for i in range(cells):

@@ -12,12 +12,8 @@ import danet_jax
 ASSETS = pathlib.Path(danet_jax.__file__).parent / "visual/assets"
 
 
-@pytest.fixture
-def node():
-    return shutil.which("node") or pytest.skip("needs node")
-
-
-def test_functions(node):
+def test_functions():
+    node = shutil.which("node") or pytest.skip("needs node")
     tests = sorted((pathlib.Path(__file__).parent / "scripts").glob("*.test.js"))
     result = subprocess.run(
         [node, "--test", *map(str, tests)],
@@ -29,10 +25,6 @@ def test_functions(node):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in ASSETS.glob("*.js")))
-def test_syntax(node, script):
-    result = subprocess.run(
-        [node, "--check", str(ASSETS / script)], capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 0, result.stderr
-    assert "</script" not in (ASSETS / script).read_text()  # would end the page's script
+def test_no_script_ends_the_element_that_holds_it():
+    for script in ASSETS.glob("*.js"):
+        assert "</script" not in script.read_text()

@@ -1,6 +1,6 @@
 "use strict";
 
-/** The position attention map, a row or a column at a time, from queries and keys in 16 bits. */
+/** The position attention map, computed a row or a column at a time from queries and keys in 16 bits. */
 const Attention = (() => {
   const TYPES = {
     uint8: Uint8Array,
@@ -9,29 +9,29 @@ const Attention = (() => {
     float32: Float32Array,
   };
 
-  /** Arrays by name, from bytes in which those of equal significance of each array stand together. */
+  /** Returns arrays by name from bytes in which those of equal significance of each array are together. */
   function unpack(described, bytes) {
     const arrays = {};
     for (const { name, type, offset, length } of described) {
       const size = TYPES[type].BYTES_PER_ELEMENT;
-      const whole = new Uint8Array(length * size);
+      const joined = new Uint8Array(length * size);
       for (let byte = 0; byte < size; byte++) {
         const plane = offset + byte * length;
-        for (let i = 0, at = byte; i < length; i++, at += size) whole[at] = bytes[plane + i];
+        for (let i = 0, at = byte; i < length; i++, at += size) joined[at] = bytes[plane + i];
       }
-      arrays[name] = new TYPES[type](whole.buffer);
+      arrays[name] = new TYPES[type](joined.buffer);
     }
     return arrays;
   }
 
-  /** Bytes of a base64 text that holds a gzip file. */
+  /** Returns the content of a gzip file in base64. */
   async function inflate(text) {
     const packed = Uint8Array.from(atob(text.trim()), (character) => character.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  /** logits[i] = chosen . vectors[i] over all places. */
+  /** Computes logits[i] = chosen . vectors[i] for all places, and returns the largest. */
   function products(chosen, vectors, logits) {
     const channels = chosen.length;
     const even = channels - (channels % 4);
@@ -61,51 +61,48 @@ const Attention = (() => {
     constructor(arrays, places) {
       this.places = places;
       this.arrays = arrays;
-      this.pooled = Boolean(arrays.pooled);
-      this.channels = this.pooled ? 0 : arrays.queryScales.length;
       this.logits = new Float64Array(places);
     }
 
-    /** What a place attends to: weights that sum to 1. */
+    /** Fills `logits` with the products of a place's vector and all others, and returns the largest. */
+    multiply(place, vectors, others) {
+      const { queryScales, keyScales } = this.arrays;
+      const channels = queryScales.length;
+      const scaled = Float64Array.from(queryScales, (scale, k) => vectors[place * channels + k] * scale * keyScales[k]);
+      return products(scaled, others, this.logits);
+    }
+
+    /** Returns what a place attends to: weights that sum to 1. */
     row(place, weights = new Float32Array(this.places)) {
-      const { pooled, pooledScales, queries, queryScales, keys, keyScales } = this.arrays;
-      if (this.pooled) {
+      const { pooled, pooledScales, queries, keys } = this.arrays;
+      if (pooled) {
         for (let i = 0; i < this.places; i++) weights[i] = pooled[place * this.places + i] * pooledScales[place];
         return weights;
       }
-      const chosen = new Float64Array(this.channels);
-      for (let k = 0; k < this.channels; k++) {
-        chosen[k] = queries[place * this.channels + k] * queryScales[k] * keyScales[k];
-      }
-      const largest = products(chosen, keys, this.logits);
+      const largest = this.multiply(place, queries, keys);
       let sum = 0;
       for (let i = 0; i < this.places; i++) {
-        const weight = Math.exp(this.logits[i] - largest);
-        weights[i] = weight;
-        sum += weight;
+        weights[i] = Math.exp(this.logits[i] - largest);
+        sum += weights[i];
       }
       for (let i = 0; i < this.places; i++) weights[i] /= sum;
       return weights;
     }
 
-    /** Who attends to a place: its weight in the row of every other. */
+    /** Returns who attends to a place: its weight in the row of every other. */
     column(place, weights = new Float32Array(this.places)) {
-      const { pooled, pooledScales, queries, queryScales, keys, keyScales, logsumexp } = this.arrays;
-      if (this.pooled) {
+      const { pooled, pooledScales, queries, keys, logsumexp } = this.arrays;
+      if (pooled) {
         for (let i = 0; i < this.places; i++) weights[i] = pooled[i * this.places + place] * pooledScales[i];
         return weights;
       }
-      const chosen = new Float64Array(this.channels);
-      for (let k = 0; k < this.channels; k++) {
-        chosen[k] = keys[place * this.channels + k] * keyScales[k] * queryScales[k];
-      }
-      products(chosen, queries, this.logits);
+      this.multiply(place, keys, queries);
       for (let i = 0; i < this.places; i++) weights[i] = Math.exp(this.logits[i] - logsumexp[i]);
       return weights;
     }
   }
 
-  /** The places of the largest weights, the largest first. */
+  /** Returns the places of the largest weights, the largest first. */
   function strongest(weights, count) {
     const found = [];
     for (let i = 0; i < weights.length; i++) {
@@ -118,7 +115,7 @@ const Attention = (() => {
     return found;
   }
 
-  /** Weights added up by class, the largest first: [class, sum]. `classes` is what each place was labelled. */
+  /** Returns the sums of weights by class, the largest first: [class, sum]. `classes` is the class of each place. */
   function byClass(weights, classes, count) {
     const sums = new Float64Array(256);
     for (let i = 0; i < weights.length; i++) sums[classes[i]] += weights[i];

@@ -1,12 +1,12 @@
 "use strict";
 
-/** Curves that one can hover, drawn as SVG. */
+/** Curves that are read by pointing, drawn as SVG. */
 const Charts = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const [WIDTH, HEIGHT] = [460, 230];
   const EDGE = { left: 54, right: 12, top: 12, bottom: 26 };
 
-  /** About `count` round numbers from low to high. */
+  /** Returns about `count` round numbers from low to high. */
   function ticks(low, high, count) {
     if (!(high > low)) return [low];
     const rough = (high - low) / count;
@@ -17,7 +17,7 @@ const Charts = (() => {
     return found;
   }
 
-  /** A number in a few characters. */
+  /** Returns a number in a few characters. */
   function short(value) {
     const size = Math.abs(value);
     if (size === 0) return "0";
@@ -26,7 +26,7 @@ const Charts = (() => {
     return String(Number(value.toPrecision(3)));
   }
 
-  /** The point of a line that lies nearest to x: its number. */
+  /** Returns the index of the point of a line that is nearest to x. */
   function nearest(xs, x) {
     let [low, high] = [0, xs.length - 1];
     while (low < high) {
@@ -55,7 +55,7 @@ const Charts = (() => {
     return made;
   }
 
-  /** A figure of `{title, unit, lines: [{name, colour, dashed, x, y}]}`; null without a line. */
+  /** Returns a figure of `{title, unit, lines: [{name, colour, dashed, x, y}]}`. */
   function chart({ title, unit, lines }) {
     const figure = document.createElement("figure");
     figure.className = "chart";
@@ -104,7 +104,7 @@ const Charts = (() => {
     legend.append(step);
 
     function show(x) {
-      // The step that any of the lines has nearest to x; each line then tells its own value there.
+      // The step nearest to x that any of the lines has; each line then shows its own value there.
       let best = null;
       for (const line of lines) {
         const found = line.x[nearest(line.x, x)];

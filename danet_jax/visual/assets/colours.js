@@ -1,18 +1,18 @@
 "use strict";
 
-/** Scales that people of any colour vision can read, and values painted by them. */
+/** Colour scales that people with any colour vision can read, and values painted with them. */
 const Colours = (() => {
-  // matplotlib's maps (CC0), ten stops each: lightness rises evenly from dark to light.
+  // Ten stops of each of matplotlib's maps (CC0), whose lightness rises evenly.
   const STOPS = {
     magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
     viridis: "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
     cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
   };
-  // Okabe and Ito's colours, for marks that must be told apart.
+  // Okabe and Ito's colours, for marks that must be distinguished.
   const MARKS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#ffffff"];
   const tables = new Map();
 
-  /** 256 colours of a scale, RGB. */
+  /** Returns the 256 colours of a scale, RGB. */
   function table(name) {
     if (!tables.has(name)) {
       const stops = STOPS[name].split(" ").map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
@@ -29,7 +29,7 @@ const Colours = (() => {
     return tables.get(name);
   }
 
-  /** Where a value lies between low and high, 0 to 1. */
+  /** Returns where a value lies between low and high, 0 to 1. */
   function position(value, low, high, logarithmic) {
     if (!(high > low)) return 0;
     const t = logarithmic
@@ -40,7 +40,7 @@ const Colours = (() => {
 
   /**
    * Paints values into RGBA pixels.
-   * @param options low, high, logarithmic, palette, opacity, and fading: whether what is low lets the picture through.
+   * @param options low, high, logarithmic, palette, opacity, and fading: whether low values are transparent.
    */
   function paint(values, pixels, options) {
     const { low, high, logarithmic, palette, opacity, fading } = options;
@@ -55,16 +55,31 @@ const Colours = (() => {
     }
   }
 
-  /** Black or white, whichever is read better on a colour. */
-  function ink([red, green, blue]) {
-    return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000" : "#fff";
+  /** Paints a grid of values, [rows, columns], on a canvas of that size. */
+  function paintCanvas(canvas, values, [rows, columns], options) {
+    Object.assign(canvas, { width: columns, height: rows });
+    const context = canvas.getContext("2d");
+    const pixels = context.createImageData(columns, rows);
+    paint(values, pixels.data, options);
+    context.putImageData(pixels, 0, 0);
+    return canvas;
+  }
+
+  /** Returns the row and the column of a canvas, a pixel per cell, that are under the mouse. */
+  function cellUnder(event, canvas) {
+    const box = canvas.getBoundingClientRect();
+    const at = (t, count) => Math.min(count - 1, Math.max(0, Math.floor(t * count)));
+    return [
+      at((event.clientY - box.top) / box.height, canvas.height),
+      at((event.clientX - box.left) / box.width, canvas.width),
+    ];
   }
 
   function css([red, green, blue]) {
     return `rgb(${red}, ${green}, ${blue})`;
   }
 
-  return { MARKS, names: Object.keys(STOPS), table, position, paint, ink, css };
+  return { MARKS, names: Object.keys(STOPS), table, position, paint, paintCanvas, cellUnder, css };
 })();
 
 if (typeof module !== "undefined") module.exports = Colours;

@@ -1,6 +1,6 @@
 "use strict";
 
-/** The page: what is looked at, kept in the link, drawn, and changed by mouse, keys and touch. */
+/** The page: its state is kept in the link, drawn, and changed by mouse, keys and touch. */
 (async () => {
   const byId = (id) => document.getElementById(id);
   const { make } = Panels;
@@ -12,81 +12,80 @@
   const painter = new Stage.Painter(photo, facts, arrays);
   const places = facts.grid.rows * facts.grid.columns;
   const map = facts.channelsPerPlace ? new Attention.AttentionMap(arrays, places) : null;
-  const firstClass = Uint8Array.from({ length: places }, (_, i) => arrays.likely[3 * i]);
+  const likeliest = Uint8Array.from({ length: places }, (_, i) => arrays.likely[3 * i]);
   const stage = byId("stage");
   const weights = new Float32Array(places);
   const state = State.decode(location.hash, facts);
-  const page = { facts, arrays, state, weights, map, milliseconds: 0, ready: false };
-  globalThis.explorer = page; // for the console, and for whoever wants the numbers
+  const page = { facts, arrays, state, weights, map, milliseconds: 0 };
+  globalThis.explorer = page; // for the console, and for tests
 
+  const CHECKBOXES = ["lines", "logarithmic", "grey", "differences"];
   const TITLES = {
-    row: "What this place attends to",
-    column: "Who attends to this place",
+    row: "What this position attends to",
+    column: "What attends to this position",
     entropy: "Where attention is sharp",
     distance: "How far attention reaches",
     received: "Where attention goes",
     labels: "Labels",
-    photo: "The picture",
+    photo: "The image",
+  };
+  const SUBTITLES = {
+    row: "each position's weight in this position's row of the map",
+    column: "the weight of this position in every other position's row",
+    entropy: "dark: attends to few positions; light: to many alike",
+    distance: "mean distance of what each position attends to",
+    received: "the sum of each position's column; 1 is the average",
+    photo: "",
   };
   const UNITS = {
-    entropy: (value) => `${Panels.number(Math.pow(2, value))} places`,
+    entropy: (value) => `${Panels.number(Math.pow(2, value))} positions`,
     distance: (value) => `${Panels.number((value * facts.picture.width) / facts.grid.placeColumns)} pixels`,
     received: (value) => `${Panels.number(value)} × average`,
   };
+  const isOfPlace = (view) => view === "row" || view === "column";
 
-  function looksAtMap() {
-    return state.view === "row" || state.view === "column";
+  /** Returns how values of a view are painted: their range, and the options of the page. */
+  function painting(view, values) {
+    const ofPlace = isOfPlace(view);
+    const logarithmic = state.logarithmic && (ofPlace || view === "received");
+    const high = Attention.maximum(values);
+    let low = Attention.minimum(values);
+    if (ofPlace) low = logarithmic ? Math.min(0.1 / places, high / 10) : 0;
+    else if (view === "received") low = logarithmic ? Math.max(low, high / 1e4) : 0;
+    return { low, high, fading: ofPlace, logarithmic, palette: state.palette, opacity: state.opacity / 100 };
   }
 
-  /** Weights of a place in the view's direction. */
-  function look(place, into) {
-    return state.view === "column" ? map.column(place, into) : map.row(place, into);
-  }
-
-  function scaleOf(values) {
-    if (looksAtMap()) {
-      const high = Attention.maximum(values);
-      return { low: state.logarithmic ? Math.min(0.1 / places, high / 10) : 0, high, fading: true };
-    }
-    const [low, high] = [Attention.minimum(values), Attention.maximum(values)];
-    if (state.view !== "received") return { low, high, fading: false };
-    return { low: state.logarithmic ? Math.max(low, high / 1e4) : 0, high, fading: false };
-  }
-
-  function painting(values) {
-    const logarithmic = state.logarithmic && (looksAtMap() || state.view === "received");
-    return { ...scaleOf(values), logarithmic, palette: state.palette, opacity: state.opacity / 100 };
-  }
-
-  /** What is drawn for one place, or of the whole map. */
-  function viewOf(place, values, shown) {
-    const view = { base: state.grey ? "grey" : "photo", marks: shown };
-    if (state.view === "photo") return { ...view, base: "photo" };
-    if (state.view === "labels") {
+  /** Returns what is drawn: a view of the whole map, or of the row or column of a place. */
+  function drawing(view, place, values, marks) {
+    if (view === "photo") return { base: "photo", marks };
+    if (view === "labels") {
       const { labels: kind, differences, chosen } = state;
-      view.base = differences || chosen >= 0 ? "grey" : "photo";
-      const opacity = differences || chosen >= 0 ? 255 : Math.round((255 * state.opacity * 0.75) / 100);
-      return { ...view, labels: { kind, differences, chosen, opacity } };
+      const part = differences || chosen >= 0;
+      const opacity = part ? 255 : Math.round((255 * state.opacity * 0.75) / 100);
+      return { base: part ? "grey" : "photo", marks, labels: { kind, differences, chosen, opacity } };
     }
-    view.values = looksAtMap() ? values : arrays[state.view];
-    view.paint = painting(view.values);
-    if (looksAtMap() && state.lines && place !== null) {
-      const colour = shown.find((mark) => mark.place === place)?.colour || "#fff";
-      view.lines = [{ from: place, to: Attention.strongest(values, 10), weights: values, colour }];
+    const shown = isOfPlace(view) ? values : arrays[view];
+    const drawn = { base: state.grey ? "grey" : "photo", marks, values: shown, paint: painting(view, shown) };
+    if (isOfPlace(view) && state.lines) {
+      const colour = marks.find((mark) => mark.place === place)?.colour || "#fff";
+      drawn.lines = { from: place, to: Attention.strongest(values, 10), weights: values, colour };
     }
-    return view;
+    return drawn;
   }
 
-  function marks() {
-    return state.pins.map((place, i) => ({ place, colour: Colours.MARKS[i], text: String(i + 1) }));
+  function pinMark(place) {
+    const index = state.pins.indexOf(place);
+    return { place, colour: Colours.MARKS[index], text: String(index + 1) };
   }
 
-  function stageMarks() {
-    const ring = state.pins.includes(state.at) || state.view === "photo" ? [] : [{ place: state.at, colour: "#fff" }];
-    return [...marks(), ...ring];
+  /** Returns what the stage shows. */
+  function stageDrawing() {
+    const marks = state.pins.map(pinMark);
+    if (!state.pins.includes(state.at) && state.view !== "photo") marks.push({ place: state.at, colour: "#fff" });
+    return drawing(state.view, state.at, weights, marks);
   }
 
-  function fitted() {
+  function fitStage() {
     const box = stage.getBoundingClientRect();
     const factor = Math.min(window.devicePixelRatio || 1, 2);
     const width = Math.max(1, Math.round(box.width * factor));
@@ -94,131 +93,103 @@
     if (stage.width !== width || stage.height !== height) Object.assign(stage, { width, height });
   }
 
-  /** The row or column of the place under the mouse, on the picture and in its card. */
+  /** Draws the stage and the card of the place under the mouse. */
   function show() {
     const started = performance.now();
-    if (map && looksAtMap()) look(state.at, weights);
-    fitted();
-    const view = viewOf(state.at, weights, stageMarks());
-    painter.draw(stage.getContext("2d"), stage.width, stage.height, view);
+    const ofPlace = isOfPlace(state.view);
+    if (map) map[ofPlace ? state.view : "row"](state.at, weights);
+    fitStage();
+    const drawn = stageDrawing();
+    painter.draw(stage.getContext("2d"), stage.width, stage.height, drawn);
     page.milliseconds = performance.now() - started;
     stage.setAttribute("aria-label", describe());
-    legendOfScale(view.paint);
+    showScale(drawn.paint);
+    // The weights of a column sum to what the place receives; shares of it are shown.
+    const sum = weights.reduce((total, value) => total + value, 0) || 1;
     const looked = map && {
       column: state.view === "column",
-      strongest: looksAtMap() ? Attention.maximum(weights) : Attention.maximum(map.row(state.at)),
-      classes: looksAtMap() ? shares(weights) : Attention.byClass(map.row(state.at), firstClass, 5),
+      strongest: Attention.maximum(weights),
+      classes: Attention.byClass(weights, likeliest, 5).map(([index, value]) => [index, value / sum]),
     };
     byId("place").replaceChildren(...Panels.card(facts, arrays, painter, state.at, looked));
-    byId("timing").textContent = map && looksAtMap() ? `computed and drawn in ${page.milliseconds.toFixed(1)} ms` : "";
+    byId("timing").textContent = ofPlace ? `computed and drawn in ${page.milliseconds.toFixed(1)} ms` : "";
   }
 
-  /** A row's weights by class; of a column, whose weights sum to what the place receives, the shares. */
-  function shares(values) {
-    const sum = values.reduce((total, value) => total + value, 0) || 1;
-    return Attention.byClass(values, firstClass, 5).map(([index, value]) => [index, value / sum]);
+  /** Returns the most probable class of a place in words. */
+  function classAt(place) {
+    const [index, share] = Panels.topThree(facts, arrays, place)[0];
+    return `${Panels.className(facts, index)} ${Panels.percent(share)}`;
   }
 
   function describe() {
-    const [[index, share] = [255, 0]] = Panels.topThree(facts, arrays, state.at);
-    const name = Panels.className(facts, index);
-    return `${TITLES[state.view]}: ${Panels.where(facts, painter, state.at)}, ${name} ${Panels.percent(share)}`;
+    return `${TITLES[state.view]}: ${Panels.where(facts, painter, state.at)}, ${classAt(state.at)}`;
   }
 
-  function legendOfScale(paint) {
-    const legend = byId("scale");
-    legend.hidden = !paint;
+  function showScale(paint) {
+    byId("scale").hidden = !paint;
     if (!paint) return;
-    const bar = byId("ramp");
-    const context = bar.getContext("2d");
-    const ramp = Float32Array.from({ length: bar.width }, (_, i) => i / (bar.width - 1));
-    const pixels = context.createImageData(bar.width, 1);
-    Colours.paint(ramp, pixels.data, { ...paint, low: 0, high: 1, logarithmic: false });
-    context.putImageData(pixels, 0, 0);
+    const ramp = Float32Array.from({ length: 256 }, (_, i) => i / 255);
+    Colours.paintCanvas(byId("ramp"), ramp, [1, 256], { ...paint, low: 0, high: 1, logarithmic: false });
     const unit = UNITS[state.view] || Panels.percent;
     byId("low").textContent = unit(paint.low);
     byId("high").textContent = unit(paint.high);
     byId("kind").textContent = paint.logarithmic ? "logarithmic" : "";
   }
 
-  function showPins() {
-    const cards = state.pins.map((place, i) => {
-      const width = 320;
-      const height = Math.max(1, Math.round((width * facts.picture.height) / facts.picture.width));
-      const picture = Stage.canvas(width, height);
-      const own = new Float32Array(places);
-      const direction = state.view === "column" ? "column" : "row";
-      const kept = state.view;
-      if (map) {
-        state.view = direction;
-        look(place, own);
-        const mark = { place, colour: Colours.MARKS[i], text: String(i + 1) };
-        painter.draw(picture.getContext("2d"), width, height, viewOf(place, own, [mark]));
-        state.view = kept;
-      } else {
-        painter.draw(picture.getContext("2d"), width, height, viewOf(place, null, [marks()[i]]));
-      }
-      const [[index, share] = [255, 0]] = Panels.topThree(facts, arrays, place);
-      const remove = make("button.remove", { type: "button", "aria-label": `remove pin ${i + 1}` }, "×");
-      remove.addEventListener("click", () => change({ pins: state.pins.filter((other) => other !== place) }));
-      const title = make("span.pinname", {}, `${Panels.className(facts, index)} ${Panels.percent(share)}`);
-      const badge = make("span.badge", { style: { background: Colours.MARKS[i] } }, String(i + 1));
-      const rows = map ? [Panels.bars(facts, Attention.byClass(own, firstClass, 3))] : [];
-      const note = map
-        ? `about ${Panels.number(Math.pow(2, arrays.entropy[place]))} places, strongest ${Panels.percent(Attention.maximum(own))}`
-        : Panels.where(facts, painter, place);
-      if (map && direction === "column") rows.length = 0;
-      return make("div.pin", {}, make("header", {}, badge, title, remove), picture, make("p.note", {}, note), ...rows);
-    });
-    byId("pins").replaceChildren(...cards);
-    byId("nopins").hidden = cards.length > 0;
-    byId("unpin").hidden = cards.length === 0;
+  function pinCard(place) {
+    const { colour, text } = pinMark(place);
+    const width = 320;
+    const height = Math.max(1, Math.round((width * facts.picture.height) / facts.picture.width));
+    const canvas = Stage.canvas(width, height);
+    const view = map && state.view !== "column" ? "row" : state.view;
+    const own = map ? map[view](place) : null;
+    painter.draw(canvas.getContext("2d"), width, height, drawing(view, place, own, [pinMark(place)]));
+    const remove = make("button.remove", { type: "button", "aria-label": `remove pin ${text}` }, "×");
+    remove.addEventListener("click", () => pin(place));
+    const badge = make("span.badge", { style: { background: colour } }, text);
+    const note = map
+      ? `about ${Panels.number(Math.pow(2, arrays.entropy[place]))} positions, strongest ${Panels.percent(Attention.maximum(own))}`
+      : Panels.where(facts, painter, place);
+    const bars = view === "row" ? [Panels.bars(facts, Attention.byClass(own, likeliest, 3))] : [];
+    const header = make("header", {}, badge, make("span.pinname", {}, classAt(place)), remove);
+    return make("div.pin", {}, header, canvas, make("p.note", {}, note), ...bars);
   }
+
+  function showPins() {
+    byId("pins").replaceChildren(...state.pins.map(pinCard));
+    byId("nopins").hidden = state.pins.length > 0;
+    byId("unpin").hidden = state.pins.length === 0;
+  }
+
+  // Classes in any of the label maps, the most frequent in the result first.
+  const counts = new Float64Array(256);
+  for (const label of arrays["labels.fusion"]) counts[label] += 1;
+  const inResult = Float64Array.from(counts);
+  for (const { kind } of facts.labels) for (const label of arrays[`labels.${kind}`]) counts[label] += 1e-9;
+  const classes = [...counts.keys()].filter((i) => counts[i] > 0).sort((a, b) => counts[b] - counts[a]);
 
   function showChannels() {
     if (!facts.channels) return;
-    const shown = Object.keys(facts.channels.ofClass);
-    const counted = shown.includes(String(state.chosen)) ? String(state.chosen) : classesFound().find((i) => shown.includes(String(i)));
-    const parts = Panels.channels(facts, arrays, state.palette, String(counted));
-    byId("channelmap").replaceChildren(parts.map);
-    byId("attended").replaceChildren(parts.attended);
-    byId("after").replaceChildren(parts.after);
-    byId("ofclass").replaceChildren(parts.ofClass);
+    const shown = classes.filter((index) => facts.channels.ofClass[index]);
+    const chosen = shown.includes(state.chosen) ? state.chosen : shown[0];
+    const parts = Panels.channels(facts, arrays, state.palette, chosen);
+    for (const [name, part] of Object.entries(parts)) byId(`channels-${name}`).replaceChildren(part);
     const select = byId("classchannels");
-    if (!select.options.length) {
-      for (const index of classesFound().filter((i) => shown.includes(String(i)))) {
-        select.append(make("option", { value: index }, Panels.className(facts, index)));
-      }
-    }
-    select.value = String(counted);
-  }
-
-  let found = null;
-  /** Classes in any of the label maps, the largest in the result first. */
-  function classesFound() {
-    if (!found) {
-      const counts = new Float64Array(256);
-      for (const label of arrays["labels.fusion"]) counts[label] += 1;
-      for (const { kind } of facts.labels) for (const label of arrays[`labels.${kind}`]) counts[label] += 1e-9;
-      found = [...counts.keys()].filter((i) => counts[i] > 0).sort((a, b) => counts[b] - counts[a]);
-      found.counts = counts;
-    }
-    return found;
+    select.replaceChildren(...shown.map((index) => make("option", { value: index }, Panels.className(facts, index))));
+    select.value = chosen;
   }
 
   function showLegend() {
-    const total = arrays["labels.fusion"].length;
-    const entries = classesFound().map((index) => {
-      const share = Math.floor(found.counts[index]) / total;
+    const entries = classes.map((index) => {
       const pressed = state.chosen === index;
       const button = make(
         "button.class",
         { type: "button", "aria-pressed": pressed, title: "show this class alone" },
         Panels.swatch(facts, index),
         make("span.name", {}, Panels.className(facts, index)),
-        make("span.share", {}, Panels.percent(share)),
+        make("span.share", {}, Panels.percent(inResult[index] / arrays["labels.fusion"].length)),
       );
-      button.addEventListener("click", () => change({ chosen: pressed ? -1 : index, view: pressed ? state.view : "labels" }));
+      button.addEventListener("click", () => change(pressed ? { chosen: -1 } : { chosen: index, view: "labels" }));
       return button;
     });
     byId("legend").replaceChildren(...entries);
@@ -234,42 +205,40 @@
     byId("title").textContent = TITLES[state.view];
     byId("labelbar").hidden = state.view !== "labels";
     byId("mapbar").hidden = ["labels", "photo"].includes(state.view);
-    const label = facts.labels.find(({ kind }) => kind === state.labels);
-    const changes = label.kind === "fusion" ? "" : `, ${Panels.percent(label.changed)} of the picture differs from the result`;
-    byId("subtitle").textContent = state.view === "labels" ? `${label.title}: ${label.note}${changes}` : SUBTITLES[state.view];
-    for (const name of ["lines", "logarithmic", "grey", "differences"]) byId(name).checked = state[name];
+    const { kind, title, note, changed } = facts.labels.find((label) => label.kind === state.labels);
+    const changes = kind === "fusion" ? "" : `, ${Panels.percent(changed)} of the image differs from the result`;
+    byId("subtitle").textContent = state.view === "labels" ? `${title}: ${note}${changes}` : SUBTITLES[state.view];
+    for (const name of CHECKBOXES) byId(name).checked = state[name];
     byId("opacity").value = state.opacity;
     byId("palette").value = state.palette;
     document.documentElement.dataset.theme = state.theme;
-    byId("theme").textContent = { auto: "Theme: system", light: "Theme: light", dark: "Theme: dark" }[state.theme];
+    byId("theme").textContent = `Theme: ${state.theme === "auto" ? "system" : state.theme}`;
   }
 
-  const SUBTITLES = {
-    row: "each place's weight in the row of the map, over the picture",
-    column: "the weight of this place in every other place's row",
-    entropy: "dark: attends to few places; light: to many alike",
-    distance: "mean distance of what each place attends to",
-    received: "the sum of each place's column; 1 is the average",
-    photo: "",
-  };
+  const hasLink = location.protocol !== "about:"; // a page shown inside a notebook has none
+  byId("copy").hidden = !hasLink;
+
+  function updateLink() {
+    if (!hasLink) return;
+    const text = State.encode(state, facts);
+    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+  }
 
   let linkTimer = 0;
-  function keepInLink() {
+  function updateLinkSoon() {
     clearTimeout(linkTimer);
-    linkTimer = setTimeout(() => {
-      const text = State.encode(state, facts);
-      history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
-    }, 150);
+    linkTimer = setTimeout(updateLink, 150);
   }
 
-  /** Moves the mouse's place only. */
+  /** Moves to another place. */
   function moveTo(place) {
     if (place === state.at) return;
     state.at = place;
     show();
-    keepInLink();
+    updateLinkSoon();
   }
 
+  /** Changes the state, and everything on the page that depends on it. */
   function change(changes) {
     Object.assign(state, changes);
     if (!map && !["labels", "photo"].includes(state.view)) state.view = "labels";
@@ -278,34 +247,34 @@
     showPins();
     showLegend();
     if ("chosen" in changes || "palette" in changes) showChannels();
-    keepInLink();
+    updateLinkSoon();
   }
 
+  /** Adds a pin, or removes the one that is there. */
   function pin(place) {
-    const pins = state.pins.includes(place)
-      ? state.pins.filter((other) => other !== place)
-      : [...state.pins, place].slice(-State.MOST_PINS);
+    const others = state.pins.filter((other) => other !== place);
+    const pins = others.length < state.pins.length ? others : [...others, place].slice(-State.MOST_PINS);
     change({ pins, at: place });
   }
 
-  function placeOf(event) {
+  function placeUnder(event) {
     const box = stage.getBoundingClientRect();
     return painter.place((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
   }
 
-  /** A pin that a click is close enough to, else the place itself. */
-  function pinOrPlace(event) {
+  /** Returns a pin that a click is close to, otherwise the place under it. */
+  function pinOrPlaceUnder(event) {
     const box = stage.getBoundingClientRect();
     const near = state.pins.find((place) => {
       const [x, y] = painter.middle(place);
       return Math.hypot(box.left + x * box.width - event.clientX, box.top + y * box.height - event.clientY) < 9;
     });
-    return near === undefined ? placeOf(event) : near;
+    return near === undefined ? placeUnder(event) : near;
   }
 
-  stage.addEventListener("pointermove", (event) => moveTo(placeOf(event)));
-  stage.addEventListener("pointerdown", (event) => moveTo(placeOf(event)));
-  stage.addEventListener("click", (event) => pin(pinOrPlace(event)));
+  stage.addEventListener("pointermove", (event) => moveTo(placeUnder(event)));
+  stage.addEventListener("pointerdown", (event) => moveTo(placeUnder(event)));
+  stage.addEventListener("click", (event) => pin(pinOrPlaceUnder(event)));
 
   function step(rows, columns) {
     const { rows: height, columns: width } = facts.grid;
@@ -313,10 +282,14 @@
     moveTo(clamp(Math.floor(state.at / width) + rows, height) * width + clamp((state.at % width) + columns, width));
   }
 
-  const KINDS = facts.labels.map(({ kind }) => kind);
   function nextLabels(by) {
-    const at = (KINDS.indexOf(state.labels) + by + KINDS.length) % KINDS.length;
-    change({ labels: KINDS[at], view: "labels" });
+    const kinds = facts.labels.map(({ kind }) => kind);
+    const at = (kinds.indexOf(state.labels) + by + kinds.length) % kinds.length;
+    change({ labels: kinds[at], view: "labels" });
+  }
+
+  function nextTheme() {
+    change({ theme: { auto: "dark", dark: "light", light: "auto" }[state.theme] });
   }
 
   document.addEventListener("keydown", (event) => {
@@ -356,25 +329,16 @@
   for (const button of document.querySelectorAll("[data-labels]")) {
     button.addEventListener("click", () => change({ labels: button.dataset.labels, view: "labels" }));
   }
-  for (const name of ["lines", "logarithmic", "grey", "differences"]) {
+  for (const name of CHECKBOXES) {
     byId(name).addEventListener("change", (event) => change({ [name]: event.target.checked }));
   }
   byId("opacity").addEventListener("input", (event) => change({ opacity: Number(event.target.value) }));
   byId("palette").addEventListener("change", (event) => change({ palette: event.target.value }));
-  byId("classchannels")?.addEventListener("change", (event) => {
-    state.chosen = Number(event.target.value);
-    change({ chosen: state.chosen });
-  });
+  byId("classchannels")?.addEventListener("change", (event) => change({ chosen: Number(event.target.value) }));
   byId("unpin").addEventListener("click", () => change({ pins: [] }));
-
-  function nextTheme() {
-    change({ theme: { auto: "dark", dark: "light", light: "auto" }[state.theme] });
-  }
   byId("theme").addEventListener("click", nextTheme);
-
   byId("copy").addEventListener("click", async () => {
-    const text = State.encode(state, facts);
-    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    updateLink();
     try {
       await navigator.clipboard.writeText(location.href);
       byId("copy").textContent = "Copied";
@@ -384,28 +348,27 @@
     setTimeout(() => (byId("copy").textContent = "Copy link"), 1500);
   });
 
-  /** The view as a picture of its own, with a caption. */
+  /** Returns the view as an image with a caption. */
   function saved() {
     const { shownWidth, shownHeight } = facts.picture;
     const factor = Math.max(1, 1200 / Math.max(shownWidth, shownHeight));
     const [width, height] = [Math.round(shownWidth * factor), Math.round(shownHeight * factor)];
     const line = Math.max(22, Math.round(width / 42));
-    const picture = Stage.canvas(width, height + 2 * line);
-    const context = picture.getContext("2d");
+    const canvas = Stage.canvas(width, height + 2 * line);
+    const context = canvas.getContext("2d");
     context.fillStyle = "#fff";
-    context.fillRect(0, 0, picture.width, picture.height);
-    painter.draw(context, width, height, viewOf(state.at, weights, stageMarks()));
-    context.fillStyle = "#000";
-    context.textAlign = "left";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    painter.draw(context, width, height, stageDrawing());
     context.textBaseline = "middle";
     context.font = `${Math.round(line * 0.62)}px system-ui, sans-serif`;
     const scale = byId("scale").hidden ? "" : `  (${byId("low").textContent} to ${byId("high").textContent})`;
+    context.fillStyle = "#000";
     context.fillText(`${facts.name}: ${describe()}`, line / 2, height + line * 0.62, width - line);
     context.fillStyle = "#555";
     context.fillText(`${byId("subtitle").textContent}${scale}`, line / 2, height + line * 1.42, width - line);
-    return picture;
+    return canvas;
   }
-  page.saved = saved;
+  Object.assign(page, { saved, moveTo });
 
   function save() {
     saved().toBlob((blob) => {
@@ -416,12 +379,8 @@
   }
   byId("save").addEventListener("click", save);
 
-  window.addEventListener("hashchange", () => {
-    Object.assign(state, State.decode(location.hash, facts));
-    change({ chosen: state.chosen });
-  });
+  window.addEventListener("hashchange", () => change(State.decode(location.hash, facts)));
   new ResizeObserver(show).observe(stage);
   change({ chosen: state.chosen });
-  page.ready = true;
   document.documentElement.dataset.ready = "1";
 })();

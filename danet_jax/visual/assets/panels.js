@@ -1,22 +1,21 @@
 "use strict";
 
-/** What stands beside the picture: numbers of a place, pins, classes, channels. All text goes in as text. */
+/** What is beside the image: numbers of a place, pins, classes, channels. All text is inserted as text, never as markup. */
 const Panels = (() => {
-  /** An element: `make("p.note", {title: "..."}, "text", child)`. */
+  /** Returns an element: `make("p.note", {title: "..."}, "text", child)`. */
   function make(kind, attributes, ...children) {
     const [tag, ...names] = kind.split(".");
     const element = document.createElement(tag);
     if (names.length) element.className = names.join(" ");
     for (const [name, value] of Object.entries(attributes || {})) {
-      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else if (name === "style") Object.assign(element.style, value);
+      if (name === "style") Object.assign(element.style, value);
       else element.setAttribute(name, value);
     }
     element.append(...children);
     return element;
   }
 
-  /** A share in per cent, with two digits that count. */
+  /** Returns a share in per cent, with two significant digits. */
   function percent(share) {
     const value = 100 * share;
     if (value === 0) return "0 %";
@@ -29,15 +28,14 @@ const Panels = (() => {
   }
 
   function swatch(facts, index) {
-    const known = facts.classes[index];
-    return make("span.swatch", { style: { background: known ? Colours.css(known.colour) : "#000" } });
+    return make("span.swatch", { style: { background: Colours.css(facts.classes[index].colour) } });
   }
 
   function className(facts, index) {
-    return facts.classes[index] ? facts.classes[index].name : "no class";
+    return facts.classes[index].name;
   }
 
-  /** Rows of a class's colour and name, a bar and a share. */
+  /** Returns rows of a class's colour and name, a share and a bar. */
   function bars(facts, entries) {
     const list = make("div.bars");
     for (const [index, share] of entries) {
@@ -47,120 +45,88 @@ const Panels = (() => {
           {},
           swatch(facts, index),
           make("span.name", {}, className(facts, index)),
-          make("span.track", {}, make("span.fill", { style: { width: `${100 * Math.min(1, share)}%` } })),
           make("span.share", {}, percent(share)),
+          make("span.track", {}, make("span.fill", { style: { width: `${100 * Math.min(1, share)}%` } })),
         ),
       );
     }
     return list;
   }
 
+  /** Returns the most probable classes of a place, up to three: [class, probability]. */
   function topThree(facts, arrays, place) {
     return [0, 1, 2]
       .map((k) => [arrays.likely[3 * place + k], arrays.likelihood[3 * place + k] / 65535])
       .filter(([index]) => index < facts.classes.length);
   }
 
-  /** Pixels of the picture at a place: "x 120, y 64". */
+  /** Returns the pixel of the image at the centre of a place: "x 120, y 64". */
   function where(facts, painter, place) {
     const [x, y] = painter.middle(place);
     return `x ${Math.round(x * (facts.picture.width - 1))}, y ${Math.round(y * (facts.picture.height - 1))}`;
   }
 
-  /** What a place's row comes to, as short texts. */
+  /** Returns names and values of the numbers of a place's row. */
   function rowFacts(facts, arrays, place, strongestWeight) {
-    const pixels = facts.picture.width / (facts.grid.placeColumns || 1);
+    const pixels = facts.picture.width / facts.grid.placeColumns;
     const spread = Math.pow(2, arrays.entropy[place]);
     const count = facts.grid.placeRows * facts.grid.placeColumns;
     const cells = facts.grid.rows * facts.grid.columns;
     return [
-      ["attends to about", `${number(spread)} of ${count.toLocaleString("en")} places`],
+      ["attends to about", `${number(spread)} of ${count.toLocaleString("en")} positions`],
       ["mean distance", `${number(arrays.distance[place] * pixels)} pixels`],
       ["strongest weight", `${percent(strongestWeight)}, ${number(strongestWeight * cells)} times even`],
       ["receives", `${number(arrays.received[place])} times the average`],
     ];
   }
 
-  function definitions(pairs) {
-    return make(
-      "dl.facts",
-      {},
-      ...pairs.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)]),
-    );
-  }
-
-  /** The card of a place. */
+  /** Returns the content of a place's card; without a map, `looked` is null. */
   function card(facts, arrays, painter, at, looked) {
-    const content = [
-      make("p.where", {}, where(facts, painter, at)),
-      bars(facts, topThree(facts, arrays, at)),
-    ];
+    const content = [make("p.where", {}, where(facts, painter, at)), bars(facts, topThree(facts, arrays, at))];
     if (looked) {
-      content.push(definitions(rowFacts(facts, arrays, at, looked.strongest)));
-      content.push(make("h3", {}, looked.column ? "Attended by, by class" : "Attends to, by class"));
-      content.push(bars(facts, looked.classes));
+      const pairs = rowFacts(facts, arrays, at, looked.strongest);
+      content.push(
+        make("dl.facts", {}, ...pairs.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)])),
+        make("h3", {}, looked.column ? "Attended by, by class" : "Attends to, by class"),
+        bars(facts, looked.classes),
+      );
     }
     return content;
   }
 
-  /** One small picture: values of 0 to 255 in a grid. */
-  function small(values, [rows, columns], palette) {
-    const made = Stage.canvas(columns, rows);
-    const context = made.getContext("2d");
-    const pixels = context.createImageData(columns, rows);
-    Colours.paint(values, pixels.data, { low: 0, high: 255, palette, opacity: 1 });
-    context.putImageData(pixels, 0, 0);
-    return made;
-  }
-
-  function figure(picture, title, note) {
-    return make("figure", {}, picture, make("figcaption", {}, make("b", {}, title), " ", note));
-  }
-
-  /** The channel attention: its map with values under the mouse, and channels. */
+  /** Returns the parts of the channel attention: its map, which is read by pointing, and images of channels. */
   function channels(facts, arrays, palette, chosen) {
-    const { count, decades, grid, attended, weighed, ofClass } = facts.channels;
+    const { count, decades, grid, attended, weighed, ofClass, ranges } = facts.channels;
     const size = grid[0] * grid[1];
-    const picture = (index) => {
-      const made = small(arrays.channelPictures.subarray(index * size, (index + 1) * size), grid, palette);
-      const [low, high] = facts.channels.ranges[index];
-      made.title = `from ${number2(low)} (dark) to ${number2(high)} (light)`;
-      return made;
+    const paint = { low: 0, high: 255, palette, opacity: 1 };
+    const figure = (index, channel, note) => {
+      const values = arrays.channelPictures.subarray(index * size, (index + 1) * size);
+      const canvas = Colours.paintCanvas(make("canvas"), values, grid, paint);
+      canvas.title = `from ${digits(ranges[index][0])} (dark) to ${digits(ranges[index][1])} (light)`;
+      return make("figure", {}, canvas, make("figcaption", {}, make("b", {}, `channel ${channel}`), " ", note));
     };
-    const value = make("span", { role: "status" }, "point at the map to read it");
-    const map = small(arrays.channelMap, [count, count], palette);
+    const value = make("span", { role: "status" }, "Point at the map to read it.");
+    const map = Colours.paintCanvas(make("canvas"), arrays.channelMap, [count, count], paint);
     map.addEventListener("pointermove", (event) => {
-      const box = map.getBoundingClientRect();
-      const at = (t) => Math.min(count - 1, Math.max(0, Math.floor(t * count)));
-      const [row, column] = [at((event.clientY - box.top) / box.height), at((event.clientX - box.left) / box.width)];
-      const weight = Math.pow(10, (arrays.channelMap[row * count + column] / 255 - 1) * decades);
-      const about = arrays.channelMap[row * count + column] ? percent(weight) : "next to nothing";
-      value.textContent = `channel ${row} takes ${about} from channel ${column}`;
+      const [row, column] = Colours.cellUnder(event, map);
+      const stored = arrays.channelMap[row * count + column];
+      const weight = stored ? percent(Math.pow(10, (stored / 255 - 1) * decades)) : "next to nothing";
+      value.textContent = `channel ${row} takes ${weight} from channel ${column}`;
     });
-    const parts = {
+    const images = (figures) => make("div.pictures", {}, ...figures);
+    return {
       map: make("figure.map", {}, map, make("figcaption", {}, value)),
-      attended: make(
-        "div.pictures",
-        {},
-        ...attended.flatMap(({ channel, received }, i) => [
-          figure(picture(i), `channel ${channel}`, `${number(received)} times the average`),
-        ]),
+      attended: images(attended.map((each, i) => figure(i, each.channel, `${number(each.received)} times the average`))),
+      after: images(attended.map(({ channel }, i) => figure(attended.length + i, channel, "afterwards"))),
+      ofClass: images(
+        ofClass[chosen].map(({ channel, weight }) =>
+          figure(2 * attended.length + weighed.indexOf(channel), channel, `weight ${digits(weight)}`),
+        ),
       ),
-      after: make(
-        "div.pictures",
-        {},
-        ...attended.map(({ channel }, i) => figure(picture(attended.length + i), `channel ${channel}`, "afterwards")),
-      ),
-      ofClass: make("div.pictures"),
     };
-    for (const { channel, weight } of ofClass[chosen] || []) {
-      const index = 2 * attended.length + weighed.indexOf(channel);
-      parts.ofClass.append(figure(picture(index), `channel ${channel}`, `weight ${number2(weight)}`));
-    }
-    return parts;
   }
 
-  function number2(value) {
+  function digits(value) {
     return value === 0 ? "0" : value.toPrecision(2);
   }
 

@@ -1,6 +1,6 @@
 "use strict";
 
-/** The picture and what is laid over it, drawn at any size. */
+/** Draws the image and what lies over it, at any size. */
 const Stage = (() => {
   function canvas(width, height) {
     const made = document.createElement("canvas");
@@ -24,12 +24,12 @@ const Stage = (() => {
         pixels.data.fill(0.62 * (0.299 * r + 0.587 * g + 0.114 * b), i, i + 3);
       }
       context.putImageData(pixels, 0, 0);
-      this.heat = canvas(facts.grid.columns, facts.grid.rows);
+      this.heat = canvas(1, 1);
       this.labels = canvas(shownWidth, shownHeight);
       this.labelsDrawn = "";
     }
 
-    /** The place at a point of the picture, given in 0 to 1 of its width and height. */
+    /** Returns the place at a point of the image, given in 0 to 1 of its width and height. */
     place(x, y) {
       const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
       const along = (t, count, places) => {
@@ -39,7 +39,7 @@ const Stage = (() => {
       return along(y, rows, placeRows) * columns + along(x, columns, placeColumns);
     }
 
-    /** The middle of a place, in 0 to 1 of the picture's width and height. */
+    /** Returns the centre of a place, in 0 to 1 of the image's width and height. */
     middle(place) {
       const { columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
       const along = (at, places) => {
@@ -50,7 +50,7 @@ const Stage = (() => {
       return [along(place % columns, placeColumns), along(Math.floor(place / columns), placeRows)];
     }
 
-    /** Draws a view over all of a context: {base, values, paint, labels, lines, marks}. */
+    /** Fills a context with a drawing: {base, values, paint, labels, lines, marks}. */
     draw(context, width, height, view) {
       context.imageSmoothingEnabled = true;
       context.imageSmoothingQuality = "high";
@@ -62,20 +62,15 @@ const Stage = (() => {
         context.drawImage(this.labels, 0, 0, width, height);
       }
       const unit = Math.max(1, Math.min(width, height) / 420);
-      for (const { from, to, weights, colour } of view.lines || []) {
-        this.drawLines(context, width, height, unit, from, to, weights, colour);
-      }
-      for (const mark of view.marks || []) this.drawMark(context, width, height, unit, mark);
+      if (view.lines) this.drawLines(context, width, height, unit, view.lines);
+      for (const mark of view.marks) this.drawMark(context, width, height, unit, mark);
     }
 
     drawValues(context, width, height, values, paint) {
       const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
-      const small = this.heat.getContext("2d");
-      const pixels = small.createImageData(columns, rows);
-      Colours.paint(values, pixels.data, paint);
-      small.putImageData(pixels, 0, 0);
+      Colours.paintCanvas(this.heat, values, [rows, columns], paint);
       if (alignCorners && rows > 1 && columns > 1) {
-        // The middles of the corner places lie on the corners of the picture.
+        // The centres of the corner places lie on the corners of the image.
         context.drawImage(this.heat, 0.5, 0.5, columns - 1, rows - 1, 0, 0, width, height);
       } else {
         context.imageSmoothingEnabled = cell === 1;
@@ -84,29 +79,30 @@ const Stage = (() => {
       }
     }
 
-    /** {kind, differences, chosen, opacity} */
-    paintLabels(wanted) {
-      const name = JSON.stringify(wanted);
+    /** Paints a label map, unless it is the one that was painted last. */
+    paintLabels(options) {
+      const name = JSON.stringify(options);
       if (name === this.labelsDrawn) return;
       this.labelsDrawn = name;
-      const labels = this.arrays[`labels.${wanted.kind}`];
+      const { kind, differences, chosen, opacity } = options;
+      const labels = this.arrays[`labels.${kind}`];
       const fusion = this.arrays["labels.fusion"];
       const context = this.labels.getContext("2d");
       const pixels = context.createImageData(this.labels.width, this.labels.height);
       const colours = new Uint32Array(256);
       this.facts.classes.forEach(({ colour: [r, g, b] }, i) => {
-        colours[i] = ((wanted.opacity << 24) | (b << 16) | (g << 8) | r) >>> 0;
+        colours[i] = ((opacity << 24) | (b << 16) | (g << 8) | r) >>> 0;
       });
       const target = new Uint32Array(pixels.data.buffer);
       for (let i = 0; i < target.length; i++) {
-        if (wanted.differences && labels[i] === fusion[i]) continue;
-        if (wanted.chosen >= 0 && labels[i] !== wanted.chosen) continue;
+        if (differences && labels[i] === fusion[i]) continue;
+        if (chosen >= 0 && labels[i] !== chosen) continue;
         target[i] = colours[labels[i]];
       }
       context.putImageData(pixels, 0, 0);
     }
 
-    drawLines(context, width, height, unit, from, to, weights, colour) {
+    drawLines(context, width, height, unit, { from, to, weights, colour }) {
       const [x0, y0] = this.middle(from);
       const largest = weights[to[0]];
       context.lineCap = "round";
@@ -128,7 +124,7 @@ const Stage = (() => {
       }
     }
 
-    /** {place, colour, text}; without a text a ring. */
+    /** Draws a disc with a text, or a ring without one. */
     drawMark(context, width, height, unit, { place, colour, text }) {
       const [x, y] = this.middle(place);
       const radius = unit * (text ? 7.5 : 5.5);

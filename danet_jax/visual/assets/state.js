@@ -1,11 +1,11 @@
 "use strict";
 
-/** What is looked at, and how, as the part of a link after the #. */
+/** What the page shows, as the part of a link after the #. */
 const State = (() => {
   const VIEWS = ["row", "column", "entropy", "distance", "received", "labels", "photo"];
   const MOST_PINS = 8;
 
-  /** The state in the beginning of a page with these facts. */
+  /** Returns the initial state of a page with these facts. */
   function initial(facts) {
     const { rows, columns } = facts.grid;
     return {
@@ -24,7 +24,7 @@ const State = (() => {
     };
   }
 
-  /** `key=value&...` of what differs from the beginning. */
+  /** Returns `key=value&...` of what differs from the initial state. */
   function encode(state, facts) {
     const start = initial(facts);
     return Object.keys(start)
@@ -36,7 +36,7 @@ const State = (() => {
       .join("&");
   }
 
-  /** The state that a link says; what it says wrongly is as in the beginning. */
+  /** Returns the state in a link; what is wrong in it is as in the initial state. */
   function decode(text, facts) {
     const state = initial(facts);
     const places = facts.grid.rows * facts.grid.columns;

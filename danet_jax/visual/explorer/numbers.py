@@ -1,4 +1,4 @@
-"""The numbers behind the explorer's page: one pass of the network, then its two attention maps in a size that fits."""
+"""The numbers of the explorer's page: activations of the network, and its attention maps in a size that fits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 MOST_ATTENDED = 8
-"""Channels that are shown because others attend to them most."""
+"""Number of channels that are shown because others attend to them most."""
 PER_CLASS = 8
-"""Channels that are shown for each class."""
+"""Number of channels that are shown for each class."""
 _LARGE = 1 << 22
-"""Pixels of an image above which the free memory is checked first."""
+"""Pixels of an image above which free memory is checked before the network is applied."""
 _ENTRIES = 1 << 24
 """Entries of the position attention map that are computed at a time."""
 _LARGEST_CHANNEL = 1 << 13
 """Places of the small image of a channel."""
 _DECADES = 6
-"""Orders of magnitude that the image of the channel attention map tells apart."""
+"""Orders of magnitude that the image of the channel attention map shows."""
 _OFF = {
     "fusion": (),
     "without_position": ("alpha",),
@@ -44,20 +44,19 @@ _CHANNEL_MODULES = ("channel_in", "channel_attention", "channel_out")
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class Activations:
     """What a network computed for an image; places are those of its last features, `N = h * w` of them.
 
     Attributes:
       grid: (h, w), rows and columns of places.
       scaled: (height, width) at which the network saw the image.
-      logits: float32 `[h, w, K]` by kind: `fusion`, and where the network has them `position` and `channel` (the
-        branches' own classifiers), and the fusion `without_position` (alpha 0), `without_channel` (beta 0) and
-        `without_both`.
+      logits: float32 `[h, w, K]` by kind: `fusion`; `position` and `channel`, of the branches' own classifiers; and
+        the fusion `without_position` (alpha set to 0), `without_channel` (beta set to 0) and `without_both`. Kinds that
+        the network does not have are missing.
       queries, keys: float32 `[N, d]` of the position attention; None without it.
       alpha, beta: the scales of the two attention modules; None without them.
       channel_maps: float32 `[N, C]` by module: `channel_in` is the input of the channel attention,
         `channel_attention` its output, and `channel_out` the input of the branch's classifier; empty without it.
-      channel_weights: float32 `[C, K]`, the weights of that classifier; None without it.
     """
 
     grid: tuple[int, int]
@@ -68,13 +67,12 @@ class Seen:
     alpha: float | None
     beta: float | None
     channel_maps: Mapping[str, np.ndarray]
-    channel_weights: np.ndarray | None
 
 
-def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
+def activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
     """Applies the network once to the whole image, at scale 1 of the segmenter's protocol.
 
-    Backbone and attention are computed once; only what depends on alpha and beta is computed for each of their values.
+    Backbone and attention maps are computed once, and only what depends on alpha and beta for each of their values.
 
     Args:
       segmenter: the network.
@@ -83,44 +81,37 @@ def look(segmenter: Segmenter, image: np.ndarray) -> Seen:
     Raises:
       InputError: the image needs more memory than is free.
     """
-    model, variables = segmenter.model, segmenter.variables
-    scales = learnt_scales(variables["params"])
+    model, params = segmenter.model, segmenter.variables["params"]
+    scales = learnt_scales(params)
     alpha, beta = (float(scales[name]) if name in scales else None for name in ("alpha", "beta"))
     kinds = {kind: off for kind, off in _OFF.items() if scales.keys() >= set(off)}
 
     images = seen_whole(segmenter.protocol, image)
     factors = jnp.asarray([[name not in off for name in SCALES] for off in kinds.values()], jnp.float32)
-    fusions, inside = _run(model, variables, images, factors)
+    fusions, inside = _run(model, segmenter.variables, images, factors)
 
-    logits = {name: fusions[index, 0] for index, name in enumerate(kinds)}
-    branches = {"position": inside.logits.position, "channel": inside.logits.channel}
-    logits |= {name: branch[0] for name, branch in branches.items() if branch is not None}
-    h, w = logits["fusion"].shape[:2]
-    channel_weights = None
-    if beta is not None:
-        kernel = np.asarray(variables["params"]["head"]["channel_classifier"]["kernel"], np.float32)
-        channel_weights = kernel.reshape(-1, model.num_classes)
-    return Seen(
-        grid=(h, w),
+    logits = {**dict(zip(kinds, fusions, strict=True)), **inside.logits._asdict()}
+    maps = {name: np.asarray(x, np.float32) for name, x in inside.modules.items()}
+    return Activations(
+        grid=fusions.shape[1:3],
         scaled=(images.shape[1], images.shape[2]),
-        logits={name: np.asarray(x, np.float32) for name, x in logits.items()},
-        queries=None if inside.queries is None else inside.queries[0],
-        keys=None if inside.keys is None else inside.keys[0],
+        logits={kind: np.asarray(x, np.float32) for kind, x in logits.items() if x is not None},
+        queries=inside.queries,
+        keys=inside.keys,
         alpha=alpha,
         beta=beta,
-        channel_maps={
-            name: np.asarray(x, np.float32).reshape(h * w, -1) for name, x in inside.modules.items()
-        },
-        channel_weights=channel_weights,
+        channel_maps={name: x.reshape(-1, x.shape[-1]) for name, x in maps.items()},
     )
 
 
-def labels_at(segmenter: Segmenter, seen: Seen, kind: str, size: tuple[int, int], every: int) -> np.ndarray:
+def labels_at(
+    segmenter: Segmenter, seen: Activations, kind: str, size: tuple[int, int], every: int
+) -> np.ndarray:
     """Returns the labels of every `every`-th pixel, uint8 `[ceil(H / every), ceil(W / every)]`.
 
     Args:
-      segmenter: its protocol and up-sampling resize logits to the image's size.
-      seen: the result of `look`.
+      segmenter: its protocol and network say how logits are resized to the image's size.
+      seen: the network's activations.
       kind: which of its logits.
       size: (H, W) of the image.
       every: the step in rows and columns.
@@ -144,47 +135,44 @@ def labels_at(segmenter: Segmenter, seen: Seen, kind: str, size: tuple[int, int]
 
 
 def _run(model: DANet, variables: Any, images: jax.Array, factors: jax.Array) -> Any:
-    """Returns the logits for each pair of factors, and what the network sowed."""
+    """Returns the fused logits for each pair of factors, and what else the network computed."""
     height, width = images.shape[1:3]
-    refused = (
-        f"image: seen at {height}x{width} it needs more memory than this machine has free; make it smaller"
-    )
+    refusal = f"image: at {height}x{width} it needs more memory than this machine has free; make it smaller"
+    program: Any = functools.partial(_apply_to_each, model=model)
     try:
-        if height * width >= _LARGE:
-            # On CPUs a process that runs out of memory is killed, so the compiler is asked before.
-            compiled = _apply_to_each.lower(variables, images, factors, model=model).compile()
-            analysis, free = compiled.memory_analysis(), psutil.virtual_memory().available
+        if height * width >= _LARGE and images.devices().pop().platform == "cpu":
+            # On CPUs a process that runs out of memory is killed, so the compiler is asked first.
+            program = _apply_to_each.lower(variables, images, factors, model=model).compile()
+            analysis, free = program.memory_analysis(), psutil.virtual_memory().available
             needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0
-            if images.devices().pop().platform == "cpu" and needed > free:
-                raise InputError(f"{refused} ({needed / 2**30:.1f} of {free / 2**30:.1f} GiB)", what="image")
-            return jax.device_get(compiled(variables, images, factors))
-        return jax.device_get(_apply_to_each(variables, images, factors, model=model))
+            if needed > free:
+                raise InputError(f"{refusal} ({needed / 2**30:.1f} of {free / 2**30:.1f} GiB)", what="image")
+        return jax.device_get(program(variables, images, factors))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise InputError(refused, what="image") from error
+        raise InputError(refusal, what="image") from error
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, model: DANet) -> Any:
     params = variables["params"]
+    scales = learnt_scales(params)
 
     def with_factors(factors: jax.Array) -> Inside:
-        scales = learnt_scales(params)
         changed = {name: scales[name] * factors[i] for i, name in enumerate(SCALES) if name in scales}
-        # Without what the network sowed when it was made, which `init` returns too.
-        all_of_it = {"params": with_scales(params, changed), "batch_stats": variables["batch_stats"]}
-        return look_inside(model, all_of_it, images, _CHANNEL_MODULES)
+        changed_variables = {**variables, "params": with_scales(params, changed)}
+        return look_inside(model, changed_variables, images, _CHANNEL_MODULES)
 
-    # What does not depend on the factors stays as it is under vmap, so it is computed once.
+    # What does not depend on the factors has no axis for them under vmap, and is computed once.
     inside = jax.vmap(with_factors)(factors)
-    return inside.logits.fusion, jax.tree.map(lambda x: x[0], inside)
+    return inside.logits.fusion[:, 0], jax.tree.map(lambda x: x[0, 0], inside)
 
 
 def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns vectors `[N, d]` rounded to int16 `[N, d]`, and the scale of each channel, float32 `[d]`.
 
-    Logits of hundreds keep more precision than in float16.
+    Logits in the hundreds keep more precision than in float16.
     """
     largest = np.abs(vectors).max(0).astype(np.float64)
     scales = (np.where(largest > 0, largest, 1.0) / 32767).astype(np.float32)
@@ -192,7 +180,7 @@ def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centred(keys: np.ndarray) -> np.ndarray:
-    """Returns keys `[N, d]` without their mean, which changes no row of the map and makes rounding errors smaller."""
+    """Returns keys `[N, d]` minus their mean. No row of the map changes, and rounding errors become smaller."""
     return keys - keys.mean(0, dtype=np.float64).astype(np.float32)
 
 
@@ -205,8 +193,8 @@ class MapNumbers:
       entropy: float32 `[N]`, of each row, in bits: 0 for one place, `log2 N` for a uniform row.
       distance: float32 `[N]`, the mean distance of each place to those that it attends to, in places.
       received: float32 `[N]`, the sum of each column: 1 on average.
-      pooled: float32 `[M, M]` or None: weights summed over the keys of each cell, the mean over the queries of each.
-      cells: (rows, columns) of cells; M of them.
+      pooled: float32 `[M, M]` for M cells: weights summed over the keys of each cell, the mean over the queries of
+        each; None without pooling.
     """
 
     logsumexp: np.ndarray
@@ -214,7 +202,6 @@ class MapNumbers:
     distance: np.ndarray
     received: np.ndarray
     pooled: np.ndarray | None
-    cells: tuple[int, int]
 
 
 def map_numbers(queries: np.ndarray, keys: np.ndarray, grid: tuple[int, int], cell: int = 1) -> MapNumbers:
@@ -226,82 +213,56 @@ def map_numbers(queries: np.ndarray, keys: np.ndarray, grid: tuple[int, int], ce
       grid: (h, w) with `h * w = N`.
       cell: the side, in places, of the cells in which weights are summed; 1 does not pool.
     """
+    block = max(1, min(len(queries), _ENTRIES // len(queries)))
+    return MapNumbers(*jax.device_get(_map_numbers(queries, keys, grid=grid, cell=cell, block=block)))
+
+
+@functools.partial(jax.jit, static_argnames=("grid", "cell", "block"))
+def _map_numbers(
+    queries: jax.Array, keys: jax.Array, *, grid: tuple[int, int], cell: int, block: int
+) -> tuple[jax.Array | None, ...]:
     h, w = grid
-    places = h * w
-    block = max(1, min(places, _ENTRIES // places))
-    count = -(-places // block)
-    padded = np.zeros((count * block, queries.shape[1]), np.float32)
-    padded[:places] = queries
-    cells = (-(-h // cell), -(-w // cell))
-    pooling = cell > 1
-    result, received, pooled = _pass(
-        padded.reshape(count, block, -1), np.asarray(keys, np.float32), grid, cells, cell if pooling else 0
-    )
-    logsumexp, entropy, distance = (np.asarray(x).reshape(-1)[:places] for x in result)
-    if pooling:
-        counts = _cell_sizes(grid, cell)
-        pooled = np.asarray(pooled) / counts[:, None]
-    return MapNumbers(
-        logsumexp, entropy, distance, np.asarray(received), np.asarray(pooled) if pooling else None, cells
-    )
+    places, (down, across) = h * w, (-(-h // cell), -(-w // cell))
+    row, column = jnp.divmod(jnp.arange(places, dtype=jnp.int32), w)
+    cell_of = row // cell * across + column // cell
+    y, x = row.astype(jnp.float32), column.astype(jnp.float32)
+
+    def step(carry: Any, start: jax.Array) -> Any:
+        received, pooled = carry
+        place = start + jnp.arange(block, dtype=jnp.int32)
+        exists = place < places  # the last block may reach beyond the last place
+        place = jnp.minimum(place, places - 1)
+        logits = jnp.einsum("rd,nd->rn", queries[place], keys, precision=lax.Precision.HIGHEST)
+        logsumexp = jax.nn.logsumexp(logits, axis=-1)
+        weights = jnp.where(exists[:, None], jnp.exp(logits - logsumexp[:, None]), 0.0)
+        entropy = jnp.maximum((logsumexp - (weights * logits).sum(-1)) / np.float32(np.log(2)), 0.0)
+        distance = (weights * jnp.hypot(y[place][:, None] - y[None], x[place][:, None] - x[None])).sum(-1)
+        if pooled is not None:
+            missing = ((0, 0), (0, down * cell - h), (0, across * cell - w))
+            split = jnp.pad(weights.reshape(block, h, w), missing).reshape(block, down, cell, across, cell)
+            pooled = pooled.at[cell_of[place]].add(split.sum((2, 4)).reshape(block, -1))
+        return (received + weights.sum(0), pooled), (logsumexp, entropy, distance)
+
+    pooled = jnp.zeros((down * across,) * 2, jnp.float32) if cell > 1 else None
+    starts = jnp.arange(0, places, block, dtype=jnp.int32)
+    (received, pooled), rows = lax.scan(step, (jnp.zeros(places, jnp.float32), pooled), starts)
+    if pooled is not None:
+        pooled /= jnp.bincount(cell_of, length=down * across).astype(jnp.float32)[:, None]
+    return *(x.reshape(-1)[:places] for x in rows), received, pooled
 
 
 def cell_means(values: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
     """Returns the means of `[N, ...]` over the places of each cell, float32 `[M, ...]`."""
     if cell == 1:
         return values
-    sums = np.zeros((len(_cell_sizes(grid, cell)), *values.shape[1:]), np.float64)
-    np.add.at(sums, _cell_of(grid, cell), values)
-    counts = _cell_sizes(grid, cell).reshape(-1, *[1] * (values.ndim - 1))
-    return (sums / counts).astype(np.float32)
 
+    def sums(x: np.ndarray) -> np.ndarray:
+        for axis, size in enumerate(grid):
+            x = np.add.reduceat(x, np.arange(0, size, cell), axis)
+        return x
 
-def _cell_of(grid: tuple[int, int], cell: int) -> np.ndarray:
-    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    return rows // cell * -(-grid[1] // cell) + columns // cell
-
-
-def _cell_sizes(grid: tuple[int, int], cell: int) -> np.ndarray:
-    return np.bincount(_cell_of(grid, cell))
-
-
-def _pass(
-    blocks: np.ndarray, keys: np.ndarray, grid: tuple[int, int], cells: tuple[int, int], cell: int
-) -> tuple[Any, Any, Any]:
-    h, w = grid
-    places, size = h * w, blocks.shape[1]
-
-    @jax.jit
-    def run(blocks: jax.Array, keys: jax.Array) -> tuple[Any, Any, Any]:
-        row, column = (x.astype(jnp.float32) for x in jnp.divmod(jnp.arange(places, dtype=jnp.int32), w))
-
-        def step(carry: Any, block: Any) -> Any:
-            received, pooled = carry
-            queries, start = block
-            index = start + jnp.arange(size, dtype=jnp.int32)
-            inside = index < places
-            logits = jnp.einsum("rd,nd->rn", queries, keys, precision=lax.Precision.HIGHEST)
-            logsumexp = jax.nn.logsumexp(logits, axis=-1)
-            weights = jnp.where(inside[:, None], jnp.exp(logits - logsumexp[:, None]), 0.0)
-            entropy = (logsumexp - (weights * logits).sum(-1)) / np.float32(np.log(2))
-            mine = jnp.minimum(index, places - 1)
-            far = jnp.hypot(row[mine][:, None] - row[None], column[mine][:, None] - column[None])
-            received = received + weights.sum(0)
-            if cell:
-                lacking = ((0, 0), (0, cells[0] * cell - h), (0, cells[1] * cell - w))
-                split = jnp.pad(weights.reshape(size, h, w), lacking)
-                sums = split.reshape(size, cells[0], cell, cells[1], cell).sum((2, 4)).reshape(size, -1)
-                home = mine // w // cell * cells[1] + mine % w // cell
-                pooled = pooled.at[home].add(sums)
-            return (received, pooled), (logsumexp, jnp.maximum(entropy, 0.0), (weights * far).sum(-1))
-
-        starts = jnp.arange(blocks.shape[0], dtype=jnp.int32) * size
-        area = cells[0] * cells[1] if cell else 0
-        zeros = (jnp.zeros(places, jnp.float32), jnp.zeros((area, area), jnp.float32))
-        (received, pooled), rows = lax.scan(step, zeros, (blocks, starts))
-        return rows, received, pooled
-
-    return jax.device_get(run(blocks, keys))
+    means = sums(values.reshape(*grid, -1).astype(np.float64)) / sums(np.ones((*grid, 1)))
+    return means.reshape(-1, *values.shape[1:]).astype(np.float32)
 
 
 def channel_map(features: np.ndarray, energy: str) -> np.ndarray:
@@ -313,40 +274,36 @@ def channel_map(features: np.ndarray, energy: str) -> np.ndarray:
 
 
 def channel_numbers(
-    seen: Seen, energy: str, classes: Sequence[int]
+    segmenter: Segmenter, seen: Activations, classes: Sequence[int]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the page's facts about the channel attention, and its arrays.
 
     Args:
-      seen: from a network with channel attention.
-      energy: the network's `channel_energy`.
+      segmenter: a network with channel attention.
+      seen: the network's activations.
       classes: the classes whose channels are shown.
     """
-    attention = channel_map(seen.channel_maps["channel_in"], energy)
+    attention = channel_map(seen.channel_maps["channel_in"], segmenter.model.channel_energy)
     received = attention.sum(0)
     attended = np.argsort(-received, kind="stable")[:MOST_ATTENDED]
-    weights = seen.channel_weights
-    assert weights is not None
+    kernel = segmenter.variables["params"]["head"]["channel_classifier"]["kernel"]
+    weights = np.asarray(kernel, np.float32).reshape(-1, segmenter.num_classes)
     of_class = {c: np.argsort(-weights[:, c], kind="stable")[:PER_CLASS] for c in classes}
-    weighed = np.unique(np.concatenate(list(of_class.values()))) if of_class else np.zeros(0, np.int64)
+    weighed = np.unique(np.concatenate(list(of_class.values())))
 
     cell = 1
     while -(-seen.grid[0] // cell) * -(-seen.grid[1] // cell) > _LARGEST_CHANNEL:
         cell += 1
     sources = (("channel_in", attended), ("channel_attention", attended), ("channel_out", weighed))
-    pictures: list[np.ndarray] = []
-    ranges: list[tuple[float, float]] = []
-    for name, channels in sources:
-        small = cell_means(seen.channel_maps[name][:, channels], seen.grid, cell).T
-        low, high = small.min(1), small.max(1)
-        extent = np.where(high > low, high - low, 1.0)[:, None]
-        pictures.append(np.rint((small - low[:, None]) / extent * 255).astype(np.uint8))
-        ranges.extend(zip(low.tolist(), high.tolist(), strict=True))
+    images = np.concatenate(
+        [cell_means(seen.channel_maps[name][:, channels], seen.grid, cell).T for name, channels in sources]
+    )
+    low, high = images.min(1), images.max(1)
+    extent = np.where(high > low, high - low, 1.0)[:, None]
     decades = np.log10(np.maximum(attention, 10.0**-_DECADES)) / _DECADES + 1
     facts = {
         "count": len(received),
         "decades": _DECADES,
-        "energy": energy,
         "grid": [-(-n // cell) for n in seen.grid],
         "attended": [{"channel": int(c), "received": float(received[c])} for c in attended],
         "weighed": weighed.tolist(),
@@ -354,10 +311,10 @@ def channel_numbers(
             str(c): [{"channel": int(i), "weight": float(weights[i, c])} for i in channels]
             for c, channels in of_class.items()
         },
-        "ranges": ranges,
+        "ranges": np.stack([low, high], 1).tolist(),
     }
     arrays = {
         "channelMap": np.rint(decades * 255).astype(np.uint8),
-        "channelPictures": np.concatenate(pictures),
+        "channelPictures": np.rint((images - low[:, None]) / extent * 255).astype(np.uint8),
     }
     return facts, arrays

@@ -1,4 +1,4 @@
-"""The report's page, of one run or of several side by side."""
+"""The report: the page of one run, or of several runs side by side."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import danet_jax
 from danet_jax.errors import InputError
-from danet_jax.visual.packing import write_page
+from danet_jax.runs.files import write_text
+from danet_jax.visual.packing import render_page
 from danet_jax.visual.report.contents import Contents, confusions, explorer_link, facts
 
 LIMIT_MEGABYTES = 6.0
-SCRIPTS = ("colours.js", "charts.js", "report.js")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, without those that do not show on white."""
+"""Okabe and Ito's colours, without those that are invisible on white."""
 
-# Title, what is drawn and by which name, unit. With several runs the first of each is drawn, a line for each run.
+# Title, what is drawn with its name, unit. With several runs, the first of each is drawn with a line for each run.
 CHARTS: tuple[tuple[str, dict[str, str], str], ...] = (
     (
         "Loss",
@@ -43,74 +42,66 @@ def write_report(path: Path, runs: Sequence[Contents], defaults: Mapping[str, An
     """Writes the page and returns its size in bytes.
 
     Args:
-      path: of the page.
-      runs: one, or several that are compared.
-      defaults: of all settings, flat; what differs from them is marked.
+      path: the file.
+      runs: one run, or several to compare.
+      defaults: the default of each setting, flat. Settings that differ from it are shown first.
 
     Raises:
       InputError: the page is larger than 6 MB.
     """
-    several = len(runs) > 1
     names = [run.name for run in runs]
-    if len(set(names)) < len(names):  # told apart by the folders that they are in
+    if len(set(names)) < len(names):
         names = [str(run.folder) for run in runs]
-    size = write_page(
-        path,
+    page = render_page(
         "report.html",
-        SCRIPTS,
-        {
+        title=f"{' and '.join(names) if len(names) < 4 else f'{len(names)} runs'}: report",
+        scripts=("colours.js", "charts.js", "report.js"),
+        facts={
             "charts": [chart for entry in CHARTS if (chart := _chart(entry, runs, names))],
-            "confusions": [_confusion(run, name) for run, name in zip(runs, names, strict=True)],
+            "confusions": [
+                {"counts": run.result.confusion.tolist(), "classes": run.result.classes.names}
+                if run.result
+                else None
+                for run in runs
+            ],
         },
-        title=" and ".join(names) if len(names) < 4 else f"{len(names)} runs",
-        names=names,
-        colours=COLOURS,
-        several=several,
-        told=[facts(run) for run in runs],
-        sentences=[
-            f"{name}: {sentence}" if several else sentence
-            for run, name in zip(runs, names, strict=True)
-            for sentence in run.sentences
+        runs=[
+            {
+                "name": name,
+                "colour": COLOURS[index % len(COLOURS)],
+                "facts": facts(run),
+                "sentences": run.sentences,
+                "confusions": confusions(run.result) if run.result else [],
+                "classes": run.result.classes.names if run.result else [],
+                "pictures": [(x, explorer_link(run, x.name, path)) for x in run.pictures],
+            }
+            for index, (run, name) in enumerate(zip(runs, names, strict=True))
         ],
         settings=_settings(runs, defaults),
-        versions=_pairs([run.versions for run in runs]),
+        versions=_side_by_side([run.versions for run in runs]),
         classes=_classes(runs),
-        confusions=[confusions(run.result) if run.result else [] for run in runs],
-        pictures=[
-            [
-                {
-                    "name": picture.name,
-                    "group": picture.group,
-                    "iou": f"{100 * picture.iou:.1f} %",
-                    "links": picture.links,
-                    "explorer": explorer_link(run, picture.name, path),
-                }
-                for picture in (run.examined.pictures if run.examined else ())
-            ]
-            for run in runs
-        ],
-        version=danet_jax.__version__,
     )
+    size = len(page.encode())
     if size > LIMIT_MEGABYTES * 1e6:
-        path.unlink()
         raise InputError(
             f"{path}: the report takes {size / 1e6:.1f} MB, at most {LIMIT_MEGABYTES:g} are allowed; give fewer runs",
             what=str(path),
             value=size,
             allowed=LIMIT_MEGABYTES,
         )
+    write_text(path, page)
     return size
 
 
 def _chart(
     entry: tuple[str, dict[str, str], str], runs: Sequence[Contents], names: Sequence[str]
 ) -> dict[str, Any] | None:
-    title, wanted, unit = entry
+    title, series, unit = entry
     if len(runs) > 1:
-        key, title = next(iter(wanted)), next(iter(wanted.values())) if title == "Validation" else title
+        key, title = next(iter(series)), next(iter(series.values())) if title == "Validation" else title
         drawn = [(name, run.series.get(key)) for run, name in zip(runs, names, strict=True)]
     else:
-        drawn = [(name, runs[0].series.get(key)) for key, name in wanted.items()]
+        drawn = [(name, runs[0].series.get(key)) for key, name in series.items()]
     lines = [
         {
             "name": name,
@@ -125,27 +116,21 @@ def _chart(
     return {"title": title, "unit": unit, "lines": lines} if lines else None
 
 
-def _confusion(run: Contents, name: str) -> dict[str, Any] | None:
-    if run.result is None:
-        return None
-    return {"run": name, "counts": run.result.confusion.tolist(), "classes": run.result.classes.names}
-
-
 def _settings(runs: Sequence[Contents], defaults: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Settings that were changed, or that differ between runs; and all others."""
+    """Returns settings that differ from their default or, with several runs, between runs; and all others."""
     found: dict[str, list[dict[str, Any]]] = {"marked": [], "others": []}
-    for key, values in _pairs([run.config for run in runs]):
-        known = _shown(defaults[key]) if key in defaults else None
-        differs = len(set(values)) > 1
-        marked = differs if len(runs) > 1 else values[0] != known
-        entry = {"key": key, "values": values, "default": known}
-        found["marked" if marked else "others"].append(entry)
+    for key, values in _side_by_side([run.config for run in runs]).items():
+        default = _shown(defaults[key]) if key in defaults else None
+        marked = len(set(values)) > 1 if len(runs) > 1 else values[0] != default
+        found["marked" if marked else "others"].append(
+            {"key": key, "values": values, "default": "-" if default is None else default}
+        )
     return found
 
 
-def _pairs(mappings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def _side_by_side(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for mapping in mappings for key in mapping)
-    return [(key, [_shown(mapping[key]) if key in mapping else "-" for mapping in mappings]) for key in keys]
+    return {key: [_shown(mapping[key]) if key in mapping else "-" for mapping in mappings] for key in keys}
 
 
 def _shown(value: Any) -> str:
@@ -155,16 +140,16 @@ def _shown(value: Any) -> str:
 
 
 def _classes(runs: Sequence[Contents]) -> list[dict[str, Any]]:
-    """IoU by class, of each run that has one; classes go by name."""
-    results = [run.result for run in runs]
+    """Returns classes by name with the IoU in each run; None where a run has none."""
     rows: dict[str, dict[str, Any]] = {}
-    for place, result in enumerate(results):
-        if result is None:
+    for place, run in enumerate(runs):
+        if run.result is None:
             continue
-        pixels = result.confusion.sum(1) / max(1, result.confusion.sum())
-        for index, name in enumerate(result.classes.names):
-            empty = {"name": name, "colour": result.classes.colours[index], "share": float(pixels[index])}
-            row = rows.setdefault(name, {**empty, "iou": [None] * len(runs)})
-            iou = float(result.iou[index])
-            row["iou"][place] = None if math.isnan(iou) else iou
+        classes, confusion = run.result.classes, run.result.confusion
+        shares = 100 * confusion.sum(1) / max(1, confusion.sum())
+        for name, colour, share, iou in zip(
+            classes.names, classes.colours, shares, run.result.iou, strict=True
+        ):
+            empty = {"name": name, "colour": colour, "share": float(share), "iou": [None] * len(runs)}
+            rows.setdefault(name, empty)["iou"][place] = None if math.isnan(iou) else 100 * float(iou)
     return list(rows.values())

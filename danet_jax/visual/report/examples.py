@@ -1,0 +1,97 @@
+"""Validation examples in a report: the numbers over all of them, and images of the best, the median and the worst."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.evaluation.confusion import count_pairs
+from danet_jax.evaluation.evaluator import checked_example
+from danet_jax.evaluation.result import Result
+from danet_jax.visual.packing import photo_link, png_link
+
+if TYPE_CHECKING:
+    from danet_jax.inference.segmenter import Segmenter
+
+EACH = 3
+"""Number of examples in each group."""
+_LONGEST = 384
+_WRONG = (255, 96, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A validation example, reduced.
+
+    Attributes:
+      name: the example's name.
+      iou: mean IoU over the classes in its truth or prediction, in per cent.
+      group: "best", "median" or "worst".
+      links: `data:` links by "image", "truth", "prediction" and "error".
+    """
+
+    name: str
+    iou: float
+    group: str
+    links: Mapping[str, str]
+
+
+def evaluate_examples(
+    segmenter: Segmenter, examples: Iterable[Mapping[str, Any]], classes: Classes
+) -> tuple[Result, list[Picture]]:
+    """Returns the result over all examples, `{"name", "image", "label"}`, and pictures of the best, median and worst.
+
+    Raises:
+      InputError: an example has no label, or one that does not fit; or there are no examples.
+    """
+    total = np.zeros((len(classes), len(classes)), np.int64)
+    kept: list[tuple[float, int, str, np.ndarray, np.ndarray, np.ndarray]] = []
+    for number, example in enumerate(examples):
+        image, truth = checked_example(example, classes)
+        labels = segmenter(image[None])[0].astype(np.uint8)
+        confusion = np.asarray(count_pairs(jnp.asarray(truth), jnp.asarray(labels), len(classes)))
+        total += confusion
+        iou = 100 * Result(confusion, classes, 1, segmenter.protocol).miou
+        step = -(-max(labels.shape) // _LONGEST)
+        truth, labels = truth[::step, ::step], labels[::step, ::step]
+        small = Image.fromarray(image).resize(labels.shape[::-1], Image.Resampling.LANCZOS)
+        kept.append((iou, number, example["name"], np.asarray(small), truth, labels))
+    result = Result(total, classes, len(kept), segmenter.protocol)
+
+    # Examples without any labelled pixel have no IoU.
+    ranked = sorted((x for x in kept if not np.isnan(x[0])), key=lambda x: x[:2], reverse=True)
+    each = min(EACH, max(1, len(ranked) // 3))
+    middle = max(0, len(ranked) // 2 - each // 2)
+    groups = {"best": ranked[:each], "median": ranked[middle : middle + each], "worst": ranked[-each:][::-1]}
+    shown: dict[int, Picture] = {}
+    for group, entries in groups.items():
+        for iou, number, name, image, truth, labels in entries:
+            if number not in shown:
+                shown[number] = Picture(name, iou, group, _links(image, truth, labels, classes))
+    return result, list(shown.values())
+
+
+def errors(image: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the image in grey with wrong pixels in orange and ignored ones dark, uint8 `[H, W, 3]`."""
+    grey = (image @ np.array([0.299, 0.587, 0.114]) * 0.55 + 40).astype(np.uint8)
+    shown = np.repeat(grey[..., None], 3, 2)
+    ignored = truth == IGNORE_LABEL
+    shown[(truth != labels) & ~ignored] = _WRONG
+    shown[ignored] //= 3
+    return shown
+
+
+def _links(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, classes: Classes) -> dict[str, str]:
+    palette = classes.palette()
+    return {
+        "image": photo_link(image, quality=85),
+        "truth": png_link(palette[truth]),
+        "prediction": png_link(palette[labels]),
+        "error": photo_link(errors(image, truth, labels), quality=85),
+    }
