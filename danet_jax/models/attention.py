@@ -1,4 +1,4 @@
-"""The two attention modules of the paper (sections 3.2 and 3.3), for any feature map `[B, H, W, C]`."""
+"""The two attention modules of the paper (sections 3.2 and 3.3), for any features `[B, H, W, C]`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from danet_jax.models.layers import Computation, Convolution, torch_uniform
 from danet_jax.ops.attention import BACKENDS, position_attention
 from danet_jax.ops.channel_attention import ENERGIES, channel_attention
-from danet_jax.ops.checks import check_array, check_name, check_shapes_fit, check_whole, option_error
+from danet_jax.ops.checks import check_arrays, check_choice, check_whole, option_error
 
 
 class PositionAttention(nn.Module):
     """Position attention module, equations 1 and 2: every position gathers from all positions that resemble it.
 
-    `out_j = alpha * sum_i softmax_i(q_j . k_i) v_i + x_j`, without the 1/sqrt(d) of other attentions,
-    alpha a learnt scalar that starts at 0. It is exact, in memory linear in the number of positions.
+    It computes `out_j = alpha * sum_i softmax_i(q_j . k_i) v_i + x_j`, without the 1/sqrt(d) of other attentions, where
+    alpha is a learnt scalar that starts at 0. It is exact, in memory linear in the number of positions.
 
     With `mutable=["intermediates"]`, `apply` also returns `queries` and `keys`, `[B, H*W, key_features]` each, for
     `danet_jax.attention_row` and others that show what a pixel attends to.
@@ -27,8 +27,8 @@ class PositionAttention(nn.Module):
       key_features: channels of query and key; None for the paper's C / 8.
       backend: see `danet_jax.position_attention`.
       dtype, param_dtype, precision, kernel_init, bias_init: as in `flax.linen.Conv`, for the three 1x1 convolutions.
-        The defaults of the last two are torch's: U(-1/sqrt(C), 1/sqrt(C)) for kernels and biases. `precision` concerns
-        these convolutions only, and changes nothing on a CPU; logits and softmax are always computed in float32.
+        The defaults of the last two are torch's, U(-1/sqrt(C), 1/sqrt(C)) for kernels and biases. `precision` concerns
+        these convolutions only and changes nothing on a CPU; logits and softmax are always computed in float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -50,25 +50,25 @@ class PositionAttention(nn.Module):
     def __post_init__(self) -> None:
         if self.key_features is not None:
             check_whole("key_features", self.key_features)
-        check_name("backend", self.backend, BACKENDS)
+        check_choice("backend", self.backend, BACKENDS)
         Computation.of(self)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
+        """Applies the module to `x` `[B, H, W, C]`; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
 
         Raises:
-          InputError: an array has the wrong dtype or shape, or `x` fewer than 8 channels without `key_features`.
+          InputError: an array has the wrong dtype or shape, or `x` has fewer than 8 channels and there are no
+            `key_features`.
         """
-        _check_features(x, mask)
+        check_arrays(x=(x, "float B H W C"), mask=(mask, "bool B H W 1 or None"))
         batch, height, width, channels = x.shape
         key_features = channels // 8 if self.key_features is None else self.key_features
         if key_features < 1:
             raise option_error(
-                "key_features", None, f"given, because an eighth of x's {channels} channels is none"
+                "key_features", None, f"given, because x has {channels} channels, fewer than 8"
             )
-
         computation = Computation.of(self)
 
         def project(features: int, name: str) -> jax.Array:
@@ -90,11 +90,12 @@ class PositionAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """Channel attention module, equations 3 and 4: every channel map gathers from all channel maps.
 
-    `out = beta * (A X) + x` with X the features as `[C, H*W]` and beta a learnt scalar that starts at 0.
+    It computes `out = beta * (A X) + x`, where X is the features as `[C, H*W]` and beta a learnt scalar that starts at
+    0.
 
     Attributes:
-      energy: `"paper"` is equation 3, A = softmax(X X^T); `"official"`, which every published checkpoint
-        was trained with, is the authors' code, A = softmax(rowmax(X X^T) - X X^T): the opposite sign.
+      energy: `"paper"` is equation 3, A = softmax(X X^T). `"official"` is the authors' code, with which every published
+        checkpoint was trained, A = softmax(rowmax(X X^T) - X X^T): the opposite sign.
       dtype, param_dtype: as in `flax.linen.Conv`; X X^T and the softmax are always computed in float32.
 
     Example:
@@ -111,18 +112,18 @@ class ChannelAttention(nn.Module):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_name("energy", self.energy, ENERGIES)
+        check_choice("energy", self.energy, ENERGIES)
         Computation.of(self)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, C]` -> the same shape; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
+        """Applies the module to `x` `[B, H, W, C]`; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
 
         Raises:
           InputError: an array has the wrong dtype or shape.
         """
-        _check_features(x, mask)
+        check_arrays(x=(x, "float B H W C"), mask=(mask, "bool B H W 1 or None"))
         batch, height, width, channels = x.shape
         beta = self.param("beta", nn.initializers.zeros, (), self.param_dtype)
         dtype = Computation.of(self).dtype_with(x, beta)
@@ -133,10 +134,3 @@ class ChannelAttention(nn.Module):
             mask=None if mask is None else mask.reshape(batch, height * width),
         )
         return beta.astype(dtype) * attended.reshape(x.shape) + x
-
-
-def _check_features(x: jax.Array, mask: jax.Array | None) -> None:
-    check_array("x", x, "B H W C", "float")
-    if mask is not None:
-        check_array("mask", mask, "B H W 1", "bool")
-        check_shapes_fit(x=(x, "B H W C"), mask=(mask, "B H W 1"))

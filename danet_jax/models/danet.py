@@ -27,11 +27,10 @@ from danet_jax.models.resnet import Features, ResNet, check_backbone_options
 from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
 from danet_jax.ops.checks import (
-    check_array,
+    check_arrays,
+    check_choice,
     check_flag,
     check_images,
-    check_name,
-    check_shapes_fit,
     check_whole,
     option_error,
 )
@@ -43,6 +42,12 @@ class Logits(NamedTuple):
     """Class scores before the softmax, float32 `[B, H, W, num_classes]`; None where a branch is off.
 
     `fusion` is the result. The others serve the loss, and show what each attention module sees by itself.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from danet_jax import Logits
+      >>> Logits(fusion=jnp.zeros((1, 64, 96, 19))).fusion.argmax(-1).shape
+      (1, 64, 96)
     """
 
     fusion: jax.Array
@@ -61,7 +66,7 @@ def classify(
 
 
 class Head(nn.Module):
-    """Two attention branches, their sum, and a classifier on each of the three (figure 2); options as in `DANet`."""
+    """Two attention branches, their sum, and a classifier for each of the three (figure 2); options as in `DANet`."""
 
     num_classes: int
     position_attention: bool = True
@@ -74,7 +79,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> Logits:
-        """Computes logits at the resolution of features `[B, h, w, C]`; `sizes` are those of `DANet` for them."""
+        """Computes logits at the resolution of features `[B, h, w, C]`; `sizes` are the images' sizes in them."""
         features = x.shape[-1] // 4
         mask = None if sizes is None else inside(x, sizes)
         x = masked(x, mask)
@@ -100,19 +105,19 @@ class Head(nn.Module):
                 self.channel_energy, how.dtype, how.param_dtype, name="channel_attention"
             )
             branches["channel"] = branch("channel", channel)
-        # Without branches it is table 1's baseline, the dilated FCN.
+        # Without branches this is table 1's baseline, the dilated FCN.
         fusion = functools.reduce(jnp.add, branches.values()) if branches else convolution(x, "fcn_in")
-        logits = {}
-        for name, y in {"fusion": fusion, **branches}.items():
-            classifier = f"{name}_classifier"
-            logits[name] = classify(
-                y, self.num_classes, self.dropout_rate, classifier, train=train, computation=how
+        logits = {
+            name: classify(
+                y, self.num_classes, self.dropout_rate, f"{name}_classifier", train=train, computation=how
             )
+            for name, y in {"fusion": fusion, **branches}.items()
+        }
         return Logits(**logits)
 
 
 class FCNHead(nn.Module):
-    """mmsegmentation's auxiliary head on layer3: 3x3 to a quarter of the channels, BN, ReLU, classifier."""
+    """mmsegmentation's auxiliary head on layer3: a 3x3 to a quarter of the channels, BN, ReLU, classifier."""
 
     num_classes: int
     dropout_rate: float = 0.1
@@ -130,25 +135,17 @@ class FCNHead(nn.Module):
 class DANet(nn.Module):
     """Dual Attention Network for scene segmentation (arXiv 1809.02983).
 
-    >>> import jax, jax.numpy as jnp
-    >>> from danet_jax import DANet
-    >>> model = DANet(num_classes=19, backbone="resnet18")
-    >>> images = jnp.zeros((1, 64, 96, 3))
-    >>> variables = model.init(jax.random.key(0), images)
-    >>> model.apply(variables, images).fusion.shape
-    (1, 64, 96, 19)
-
     Attributes:
       num_classes: K, the channels of the logits.
       backbone: "resnet18", "resnet34", "resnet50" or "resnet101", or a Linen module of your own. It is called with
-        normalised images `[B, H, W, 3]`, and with `train` if its `__call__` takes it; it returns features
+        normalised images `[B, H, W, 3]`, and with `train` if its `__call__` takes it. It returns features
         `[B, ceil(H / s), ceil(W / s), C]`, or a pair of them for the auxiliary head and for the attention modules,
         and has s as its attribute `output_stride`. One that also takes `sizes` (see `__call__`) returns
         `danet_jax.models.resnet.Features`; images for any other are never padded.
       stem: "v1" (7x7; torchvision, the authors), "v1c" (mmsegmentation) or "v1s" (PyTorch-Encoding).
       output_stride: stride of the backbone's features, 8, 16 or 32. A backbone of your own sets it itself.
       multi_grid: dilations of layer4's blocks, (4, 8, 16) in table 2; None for 2, 4, 4.
-      position_attention, channel_attention: the branches; both off is table 1's dilated FCN.
+      position_attention, channel_attention: whether the branches exist. Without both it is table 1's dilated FCN.
       channel_energy: "official" or "paper", see `ChannelAttention`.
       align_corners: whether up-sampling to the input's size keeps the centres of the corner pixels in place.
       auxiliary: whether layer3 has mmsegmentation's auxiliary head.
@@ -161,13 +158,23 @@ class DANet(nn.Module):
       second_dilation: whether the second convolution of a basic block is dilated, see `ResNet`; False for
         mmsegmentation's networks.
       param_dtype: dtype of the parameters.
-      precision: of convolutions, as in `flax.linen.Conv`: None, "default", "high" or "highest". It matters on TPUs and
-        GPUs; on a CPU products of float32 are always computed in float32. Attention maps are float32 everywhere.
+      precision: precision of convolutions, as in `flax.linen.Conv`: None, "default", "high" or "highest". It matters on
+        TPUs and GPUs; on a CPU, products of float32 are always computed in float32. Attention maps are float32
+        everywhere.
       kernel_init, bias_init: as in `flax.linen.Conv`, for all convolutions. None for He's initialisation over the
         outputs in the backbone, and torch's default in the heads.
 
     Raises:
-      InputError: an option has a value that does not exist; the error has the option and the values that exist.
+      InputError: an option has a value that does not exist.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from danet_jax import DANet
+      >>> model = DANet(num_classes=19)
+      >>> images = jnp.zeros((1, 64, 96, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)  # model.init makes the values
+      >>> jax.eval_shape(model.apply, variables, images).fusion.shape
+      (1, 64, 96, 19)
     """
 
     num_classes: int
@@ -195,18 +202,17 @@ class DANet(nn.Module):
         check_whole("num_classes", self.num_classes)
         for flag in ("position_attention", "channel_attention", "align_corners", "auxiliary"):
             check_flag(flag, getattr(self, flag))
-        check_name("channel_energy", self.channel_energy, ENERGIES)
-        check_name("attention_backend", self.attention_backend, BACKENDS)
+        check_choice("channel_energy", self.channel_energy, ENERGIES)
+        check_choice("attention_backend", self.attention_backend, BACKENDS)
         Computation.of(self)
         rate = self.dropout_rate
         if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
             raise option_error("dropout_rate", rate, "a number of at least 0 and less than 1")
         if isinstance(self.backbone, nn.Module):
-            check_name("remat", self.remat, REMAT)
+            check_choice("remat", self.remat, REMAT)
             self._adopt_backbone(self.backbone)
         else:
-            options: dict[str, Any] = {name: getattr(self, name) for name in _RESNET_OPTIONS}
-            check_backbone_options(backbone=self.backbone, **options)
+            check_backbone_options(self)
         super().__post_init__()
 
     @property
@@ -228,29 +234,25 @@ class DANet(nn.Module):
         Args:
           images: float, normalised by `danet_jax.normalize`.
           train: whether to use batch statistics and dropout (needs the rng `dropout` and `mutable=["batch_stats"]`).
-          sizes: int32 `[B, 2]`, the true heights and widths of images that were padded with zeros, after
+          sizes: int32 `[B, 2]`, the heights and widths of images that were padded with zeros, after
             normalisation, at the right and the bottom. The logits inside an image are then exactly those of
             the image without padding, so that images of many sizes share one compiled shape. Not in training.
-          upsample: False gives the logits at the backbone's resolution, `[B, ceil(H / 8), ceil(W / 8), K]`.
+          upsample: whether logits have the size of the images, or that of the backbone's features.
 
         Raises:
           InputError: an array has the wrong dtype or shape (such as images that are not normalised), `sizes` do not
             go with `train` or with the backbone, or `train` does not go with float16.
         """
-        check_images(images)
-        if sizes is not None:
-            check_array("sizes", sizes, "B 2", "integer")
-            check_shapes_fit(images=(images, "B H W 3"), sizes=(sizes, "B 2"))
-            if train:
-                raise InputError(
-                    "sizes serve inference: batch statistics would count the padding", what="sizes"
-                )
-            if not self.accepts_sizes:
-                name = type(self.backbone).__name__
-                raise InputError(
-                    f"sizes: the backbone {name} does not take them; give images without padding",
-                    what="sizes",
-                )
+        check_images(images, sizes=(sizes, "integer B 2 or None"))
+        if sizes is not None and train:
+            raise InputError(
+                "sizes are for inference: batch statistics would count the padding", what="sizes"
+            )
+        if sizes is not None and not self.accepts_sizes:
+            name = type(self.backbone).__name__
+            raise InputError(
+                f"sizes: the backbone {name} does not take them; give images without padding", what="sizes"
+            )
         if train:
             refuse_float16_training(self)
         features = self._features(images, train=train, sizes=sizes)
@@ -272,23 +274,18 @@ class DANet(nn.Module):
             logits = logits._replace(auxiliary=auxiliary(features.layer3, features.sizes3, train=train))
         if not upsample:
             return logits
-
-        def up(x: jax.Array, feature_sizes: jax.Array | None) -> jax.Array:
-            return resize_bilinear(
+        upsampled = {
+            name: resize_bilinear(
                 x,
-                (images.shape[1], images.shape[2]),
+                images.shape[1:3],
                 align_corners=self.align_corners,
-                input_sizes=feature_sizes,
+                input_sizes=features.sizes3 if name == "auxiliary" else features.sizes4,
                 output_sizes=sizes,
             )
-
-        sizes_of = {"auxiliary": features.sizes3}
-        upsampled = {
-            name: up(x, sizes_of.get(name, features.sizes4))
             for name, x in logits._asdict().items()
             if x is not None
         }
-        return logits._replace(**upsampled)
+        return Logits(**upsampled)
 
     def _features(self, images: jax.Array, *, train: bool, sizes: jax.Array | None) -> Features:
         if isinstance(self.backbone, str):
@@ -317,7 +314,7 @@ class DANet(nn.Module):
             found = Features(pair[0], pair[1], None, None)
         if self.auxiliary and found.layer3 is None:
             raise _backbone_error(self.backbone, "must return a pair of features for auxiliary=True")
-        check_array("backbone", found.layer4, "B h w C", "float")
+        check_arrays(backbone=(found.layer4, "float B h w C"))
         expected = tuple(-(-extent // self.output_stride) for extent in images.shape[1:3])
         if found.layer4.shape[1:3] != expected:
             raise _backbone_error(
@@ -328,7 +325,7 @@ class DANet(nn.Module):
         return found
 
     def _adopt_backbone(self, backbone: nn.Module) -> None:
-        """Takes the output stride of a backbone of the caller's, and refuses options that only named backbones have."""
+        """Takes over the output stride of the caller's backbone, and refuses options that only named backbones have."""
         stride = getattr(backbone, "output_stride", None)
         if not isinstance(stride, int) or stride < 1:
             raise _backbone_error(backbone, f"must have an output_stride of at least 1, not {stride!r}")
@@ -346,7 +343,7 @@ _RESNET_OPTIONS = ("stem", "output_stride", "multi_grid", "phases", "remat", "se
 
 
 def refuse_float16_training(model: nn.Module) -> None:
-    """Raises InputError if a network computes in float16, whose gradients vanish without a scaled loss."""
+    """Raises InputError if a network computes in float16, in which gradients vanish without loss scaling."""
     for name in ("dtype", "param_dtype"):
         value = getattr(model, name, None)
         if value is not None and jnp.dtype(value) == jnp.float16:

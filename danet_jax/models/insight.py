@@ -1,4 +1,4 @@
-"""What a network makes of an image: its position attention, its learnt scales, and its branches' logits."""
+"""What a network computes for an image: its position attention, its learnt scales, and its branches' logits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from danet_jax.models.danet import Logits
 from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
 
 SCALES = {"alpha": "position_attention", "beta": "channel_attention"}
-"""The learnt scales, and the module of a network's head that each belongs to."""
+"""The learnt scales, and the module of the network's head to which each belongs."""
 
 
 def learnt_scales(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns alpha and beta from a network's parameters, by name; those that it has."""
+    """Returns those of alpha and beta that are among a network's parameters, by name."""
     head = params.get("head", {})
     return {name: head[module][name] for name, module in SCALES.items() if module in head}
 
@@ -32,7 +32,7 @@ def with_scales(params: Mapping[str, Any], scales: Mapping[str, Any]) -> dict[st
 
 
 def queries_and_keys(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Array] | None:
-    """Returns queries and keys `[B, H*W, C/8]` from what a network sowed into `intermediates`, if it has any.
+    """Returns queries and keys `[B, H*W, C/8]` that a network sowed into `intermediates`; None without them.
 
     Args:
       collections: what `DANet.apply` returns with the logits for `mutable=["intermediates"]`.
@@ -42,11 +42,11 @@ def queries_and_keys(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Arr
 
 
 class Inside(NamedTuple):
-    """What a network makes of normalised images, at its output stride.
+    """What a network computes for images, at its output stride.
 
     Attributes:
-      logits: `[B, h, w, K]`.
-      queries, keys: of position attention, float32 `[B, N, d]`; None without it.
+      logits: `[B, h, w, K]` each.
+      queries, keys: queries and keys of position attention, float32 `[B, N, d]`; None without it.
       modules: results of modules of the head, `[B, h, w, C]` by name.
     """
 
@@ -64,8 +64,8 @@ def look_inside(
     Args:
       model: a `DANet`.
       variables: its variables.
-      images: normalised, float32 `[B, H, W, 3]`.
-      modules: names of modules of the head whose results are kept; those that the head does not have are left out.
+      images: normalised images, float32 `[B, H, W, 3]`.
+      modules: names of the head's modules whose results are kept; those that it does not have are left out.
     """
     logits, collections = model.apply(
         variables,
@@ -74,10 +74,8 @@ def look_inside(
         mutable=["intermediates"],
         capture_intermediates=lambda module, method: method == "__call__" and module.name in modules,
     )
-    queries, keys = jax.tree.map(partial(jnp.asarray, dtype=jnp.float32), queries_and_keys(collections)) or (
-        None,
-        None,
-    )
+    sown = queries_and_keys(collections)
+    queries, keys = (None, None) if sown is None else (x.astype(jnp.float32) for x in sown)
     head = collections.get("intermediates", {}).get("head", {})
     results = {name: head[name]["__call__"][-1] for name in modules if "__call__" in head.get(name, {})}
     return Inside(logits, queries, keys, results)
@@ -87,8 +85,8 @@ class AttentionMaps(NamedTuple):
     """Two maps for each of K places, float32 `[K, h, w]`.
 
     Attributes:
-      rows: how much the place attends to every other; each map sums to 1.
-      columns: how much every other place attends to it.
+      rows: how much the place attends to every place; each map sums to 1.
+      columns: how much every place attends to it.
     """
 
     rows: np.ndarray
@@ -96,14 +94,14 @@ class AttentionMaps(NamedTuple):
 
 
 class Insight(NamedTuple):
-    """What a network makes of one image, at its output stride: N = h * w places, row by row.
+    """What a network computes for one image, at its output stride: N = h * w places, row by row.
 
     Attributes:
       size: (h, w).
-      queries, keys: of position attention, float32 `[N, d]`; None without it.
+      queries, keys: queries and keys of position attention, float32 `[N, d]`; None without it.
       log_sums: the logarithm of each row's softmax denominator, float32 `[N]`; None without position attention.
-      alpha, beta: the learnt scales of the two attention modules; None for one that the network does not have.
-      logits: float32 `[h, w, K]` each: `fusion`, `position`, `channel`; None for a branch that it does not have.
+      alpha, beta: the learnt scales of the two attention modules; None for a module that the network does not have.
+      logits: float32 `[h, w, K]` each; None for a branch that the network does not have.
     """
 
     size: tuple[int, int]
@@ -121,9 +119,8 @@ class Insight(NamedTuple):
           InputError: the network has no position attention, or a place does not exist.
         """
         if self.queries is None or self.keys is None or self.log_sums is None:
-            raise InputError(
-                "places: the network has no position attention (position_attention=False)", what="places"
-            )
+            problem = "places: the network has no position attention (position_attention=False)"
+            raise InputError(problem, what="places")
         index = jnp.asarray(_place_indices(places, self.size))[None]
         queries, keys = self.queries[None], self.keys[None]
         rows = attention_row(queries, keys, index)[0]
@@ -132,30 +129,30 @@ class Insight(NamedTuple):
 
 
 def insight(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Insight:
-    """Returns what a network makes of one normalised image, float32 `[1, H, W, 3]`."""
-    logits, (queries, keys, log_sums) = _inside_of_one(model, variables, image)
-    logits = jax.tree.map(np.asarray, logits)
+    """Returns what a network computes for one normalised image, float32 `[1, H, W, 3]`."""
+    logits, queries, keys, log_sums = _look_inside_one(model, variables, image)
     scales = learnt_scales(variables["params"])
-    alpha, beta = (float(scales[name]) if name in scales else None for name in ("alpha", "beta"))
+    alpha, beta = (float(scales[name]) if name in scales else None for name in SCALES)
+    logits = jax.tree.map(np.asarray, logits)
     return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
 
 
 @partial(jax.jit, static_argnames="model")
-def _inside_of_one(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Any:
+def _look_inside_one(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Any:
     logits, queries, keys, _ = look_inside(model, variables, image)
     log_sums = None if queries is None or keys is None else row_logsumexp(queries, keys)
-    return jax.tree.map(lambda x: x[0], (logits, (queries, keys, log_sums)))
+    return jax.tree.map(lambda x: x[0], (logits, queries, keys, log_sums))
 
 
 def _place_indices(places: Any, size: tuple[int, int]) -> np.ndarray:
     """Returns places `[K, 2]` as indices int32 `[K]`."""
     try:
         array = np.asarray(places)
-    except ValueError:
+    except ValueError:  # nested sequences of several lengths
         array = np.zeros(0)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
         raise InputError(
-            f"places={places!r} must be whole numbers [K, 2], (row, column) of each, with K at least 1",
+            f"places={places!r} must be whole numbers [K, 2], row and column of each place, with K at least 1",
             what="places",
             value=places,
         )

@@ -16,22 +16,23 @@ from danet_jax.ops.checks import check_dtype, check_precision
 from danet_jax.ops.convolution import convolution
 from danet_jax.ops.sharding import platform_of
 
-# He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))): the backbone's.
 he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the heads'.
+"""He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))), which the backbone has."""
+
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which the heads have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """How convolutions compute and what they start from, with the meaning that the fields have in `flax.linen.Conv`.
+    """How convolutions compute and are initialised; the fields have the meaning that they have in `flax.linen.Conv`.
 
     Attributes:
       dtype: dtype of the computation; None for what arrays and parameters promote to.
       param_dtype: dtype of the parameters.
-      precision: of the products, see `jax.lax.Precision`. On a CPU it changes nothing: products of float32 are always
-        computed in float32 there.
-      kernel_init, bias_init: initialisers. The defaults are torch's, where None is that of the bias.
+      precision: precision of products, see `jax.lax.Precision`. On a CPU it changes nothing: products of float32 are
+        always computed in float32 there.
+      kernel_init, bias_init: initialisers. The defaults are torch's; for the bias None stands for it.
     """
 
     dtype: Any = None
@@ -42,10 +43,10 @@ class Computation:
 
     @classmethod
     def of(cls, module: nn.Module, **defaults: Any) -> Computation:
-        """Returns that of a module with such attributes, checked; `defaults` replace those that are None.
+        """Returns the `Computation` of a module with such attributes; `defaults` replace those that are None.
 
         Raises:
-          InputError: a dtype or a precision that does not exist.
+          InputError: a dtype or a precision does not exist.
         """
         found = {field.name: getattr(module, field.name, None) for field in dataclasses.fields(cls)}
         check_dtype("dtype", found["dtype"])
@@ -62,12 +63,12 @@ class Computation:
 
 
 CONVOLUTION = "convolution"
-"""Name of a convolution's result for `jax.checkpoint_policies`."""
+"""The name of a convolution's result for `jax.checkpoint_policies`."""
 
 REMAT = ("auto", "none", "normalisation", "blocks", "full")
 """What the backward pass recomputes instead of keeping it: nothing, the results of batch normalisation and ReLU, the
-inside of residual blocks, or the inside of blocks, stem, the head's convolutions and the attention modules. On a TPU
-`normalisation` saves both memory and traffic, so `auto` stands for it there, and for `none` elsewhere."""
+inside of residual blocks, or the inside of blocks, stem, the head's convolutions and the attention modules. `auto`
+stands for `normalisation` on a TPU, where it saves both memory and traffic, and for `none` elsewhere."""
 
 _PARTS = {
     "normalisation": ("block", "stem", "convolution"),
@@ -77,7 +78,7 @@ _PARTS = {
 
 
 def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Callable[..., Any]:
-    """Returns a function that calls `module`, and whose inside the backward pass recomputes if `remat` says so.
+    """Returns a function that calls `module`; the backward pass recomputes what is inside if `remat` says so.
 
     Args:
       module: the submodule to call.
@@ -109,7 +110,7 @@ def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
 
 
 def masked(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    """Returns `x` with zeros where `places` is False: to a convolution, what lies outside an image is padding."""
+    """Returns `x` with zeros where `places` is False, as a convolution pads an image."""
     return x if places is None else jnp.where(places, x, jnp.zeros((), x.dtype))
 
 
@@ -121,7 +122,7 @@ class Convolution(nn.Module):
 
     Attributes:
       features: channels of the result.
-      kernel_size, stride, dilation: along both axes.
+      kernel_size, stride, dilation: the same along both axes.
       use_bias: whether a bias is added.
       computation: see `Computation`.
     """
@@ -165,8 +166,8 @@ def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:
 class BatchNorm(nn.Module):
     """Batch normalisation with eps 1e-5 and running momentum 0.9, with `flax.linen.BatchNorm`'s variables.
 
-    Under `jit` a batch sharded over a mesh is still one batch, so the statistics are those over all
-    devices, torch's SyncBN. The running variance is the biased one; torch keeps the unbiased one. Statistics and
+    Under `jit` a batch that is sharded over a mesh is still one batch, so statistics are computed over all devices, as
+    by torch's SyncBN. The running variance is the biased one; torch keeps the unbiased one. Statistics and
     normalisation are in float32 whatever the dtype; only the result is rounded to it.
 
     Attributes:
@@ -197,7 +198,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvBNReLU(nn.Module):
-    """3x3 convolution without bias, batch normalisation, ReLU: `[B, H, W, C]` -> `[B, H, W, features]`."""
+    """A 3x3 convolution without bias, batch normalisation and ReLU, `[B, H, W, C]` -> `[B, H, W, features]`."""
 
     features: int
     computation: Computation = Computation()

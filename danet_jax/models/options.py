@@ -1,4 +1,4 @@
-"""A network's options as simple types, as a config or a JSON file holds them."""
+"""A network's options as simple types, as a recipe or a JSON file holds them."""
 
 from __future__ import annotations
 
@@ -11,34 +11,26 @@ import jax.numpy as jnp
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import BLOCKS
-from danet_jax.ops.checks import check_name
+from danet_jax.ops.checks import check_choice
 
 TRAINING_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-"""The dtypes that a network is trained in, by name."""
+"""The dtypes in which a network is trained, by name."""
 
 DTYPES = {**TRAINING_DTYPES, "float16": jnp.float16}
-"""The dtypes that a network computes in, by name."""
+"""The dtypes in which a network computes, by name."""
 
-# The last four do not change what a stored network computes.
-_NOT_OPTIONS = (
-    "num_classes",
-    "phases",
-    "parent",
-    "name",
-    "param_dtype",
-    "precision",
-    "kernel_init",
-    "bias_init",
-)
+# The second line does not change what a stored network computes.
+_NOT_OPTIONS = {"num_classes", "parent", "name"}
+_NOT_OPTIONS |= {"phases", "param_dtype", "precision", "kernel_init", "bias_init"}
 OPTIONS = tuple(field.name for field in dataclasses.fields(DANet) if field.name not in _NOT_OPTIONS)
-"""Names of a network's options."""
+"""The names of a network's options."""
 
 
 def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
     """Returns the network of `DANet`'s other arguments, where `dtype` is a name and `()` stands for no multi-grid.
 
     Raises:
-      InputError: an option or a value that does not exist; the message lists those that do.
+      InputError: an option or a value does not exist; the message lists those that do.
     """
     for name in options:
         if name not in OPTIONS:
@@ -50,7 +42,7 @@ def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
             f"backbone is missing; there are: {', '.join(BLOCKS)}", what="backbone", allowed=tuple(BLOCKS)
         )
     dtype = options.get("dtype", "float32")
-    check_name("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, DTYPES)
     multi_grid = options.get("multi_grid") or None
     if isinstance(multi_grid, list):
         multi_grid = tuple(multi_grid)
@@ -58,21 +50,20 @@ def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
 
 
 def options_of(model: DANet) -> dict[str, Any]:
-    """Returns the options of a network: the inverse of `build_model`.
+    """Returns the options of a network, the inverse of `build_model`.
 
     Raises:
-      InputError: the backbone is a module of the caller's, which no name stands for.
+      InputError: the backbone is a module of the caller's, which has no name.
     """
     if not isinstance(model.backbone, str):
+        name = type(model.backbone).__name__
         raise InputError(
-            f"backbone: {type(model.backbone).__name__} is a module of your own; only networks with a named backbone "
+            f"backbone: {name} is a module of your own; only networks with a named backbone "
             f"({', '.join(BLOCKS)}) can be stored or exported",
             what="backbone",
-            value=type(model.backbone).__name__,
+            value=name,
             allowed=tuple(BLOCKS),
         )
     options = {name: getattr(model, name) for name in OPTIONS}
-    return options | {
-        "multi_grid": tuple(model.multi_grid or ()),
-        "dtype": jnp.dtype(model.dtype or jnp.float32).name,
-    }
+    dtype = jnp.dtype(model.dtype or jnp.float32).name
+    return options | {"multi_grid": tuple(model.multi_grid or ()), "dtype": dtype}

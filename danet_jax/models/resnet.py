@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from danet_jax.errors import InputError
 from danet_jax.models.layers import (
     REMAT,
     BatchNorm,
@@ -22,7 +21,7 @@ from danet_jax.models.layers import (
     maybe_remat,
 )
 from danet_jax.ops.batch_norm import relu
-from danet_jax.ops.checks import check_flag, check_images, check_name, check_whole, option_error
+from danet_jax.ops.checks import check_choice, check_flag, check_images, check_whole, option_error
 from danet_jax.ops.convolution.phases import regroup
 from danet_jax.ops.sharding import keep_divided, platform_of, rows_are_divided
 
@@ -32,27 +31,24 @@ BLOCKS = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
 }
-"""Residual blocks in layer1 to layer4."""
+"""The numbers of residual blocks in layer1 to layer4."""
 
 STEMS = {"v1": (64,), "v1c": (32, 32, 64), "v1s": (64, 64, 128)}
 """Channels of the stem's convolutions: one 7x7 (torchvision, the authors), or three 3x3 (mmsegmentation, Encoding)."""
 
 OUTPUT_STRIDES = (8, 16, 32)
 
-PHASES = ("tpu",)
-"""Platforms on which runs of dilated blocks are computed in phases."""
-
 LARGEST_GRID = 4
-"""Phases along an axis, at most: of 16 x 16 phases few places would be left in each."""
+"""The most phases along an axis: each of 16 x 16 phases would have few places."""
 
 
 def is_bottleneck(backbone: str) -> bool:
-    """Returns whether the blocks are 1x1, 3x3, 1x1 bottlenecks (ResNet-50 and deeper) or two 3x3 (ResNet-18, -34)."""
+    """Returns whether the blocks are 1x1, 3x3, 1x1 bottlenecks (ResNet-50 and -101) or two 3x3 (ResNet-18 and -34)."""
     return backbone in ("resnet50", "resnet101")
 
 
 class Features(NamedTuple):
-    """What the heads read: `layer3` (the auxiliary head) and `layer4`, `[B, h, w, C]`, and the true sizes of each."""
+    """The heads read `layer3` (the auxiliary head) and `layer4`, `[B, h, w, C]`, and the sizes of images in them."""
 
     layer3: jax.Array
     layer4: jax.Array
@@ -65,8 +61,8 @@ class Block(nn.Module):
 
     Attributes:
       features: channels inside the block.
-      stride, dilation: of its first 3x3 convolution.
-      second_dilation: of a basic block's second 3x3 convolution; a bottleneck has one.
+      stride, dilation: stride and dilation of its first 3x3 convolution.
+      second_dilation: dilation of a basic block's second 3x3 convolution; a bottleneck has one.
       project: whether the shortcut has a 1x1 convolution.
       computation: see `danet_jax.models.layers.Computation`.
     """
@@ -99,7 +95,7 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 with the stride and the dilation, 1x1 to four times the features, and the identity."""
+    """A 1x1, a 3x3 with the stride and the dilation, a 1x1 to four times the features, and the identity."""
 
     @nn.compact
     def __call__(
@@ -119,7 +115,7 @@ class Bottleneck(Block):
 
 
 class Stem(nn.Module):
-    """From the image to a quarter of its size: the convolutions of `STEMS`, then 3x3/2 max-pooling."""
+    """The convolutions of `STEMS`, then 3x3/2 max-pooling, from the image to a quarter of its size."""
 
     kind: str
     computation: Computation
@@ -140,46 +136,33 @@ class Stem(nn.Module):
             x = convolution(x if index == 1 else masked(x, places))
             places = None if sizes is None else inside(x, sizes)
             x = BatchNorm(self.computation, name=f"bn{index}")(x, train=train, relu=True)
-        # After a ReLU, padding with 0 and with minus infinity are the same to a maximum.
+        # After a ReLU, padding with 0 and with minus infinity give the same maximum.
         return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
-def check_backbone_options(
-    *,
-    backbone: Any,
-    stem: Any,
-    output_stride: Any,
-    multi_grid: Any,
-    phases: Any,
-    remat: Any,
-    second_dilation: Any,
-) -> None:
-    """Raises InputError unless a `ResNet` of these options exists."""
-    check_name("backbone", backbone, BLOCKS)
-    check_name("stem", stem, STEMS)
-    if not isinstance(output_stride, int) or output_stride not in OUTPUT_STRIDES:
-        raise InputError(
-            f"output_stride={output_stride!r} does not exist; there are: {', '.join(map(str, OUTPUT_STRIDES))}",
-            what="output_stride",
-            value=output_stride,
-            allowed=OUTPUT_STRIDES,
-        )
-    check_flag("second_dilation", second_dilation)
-    check_name("remat", remat, REMAT)
-    if phases is not None:
-        check_flag("phases", phases)
-    if multi_grid is not None:
-        blocks = BLOCKS[backbone][-1]
-        # Published networks of two blocks have the paper's three dilations too, and use the first two.
-        if not isinstance(multi_grid, tuple | list) or not blocks <= len(multi_grid) <= max(blocks, 3):
-            requirement = f"None or {blocks} dilations, one for each block of {backbone}'s layer4"
-            raise option_error("multi_grid", multi_grid, requirement)
-        for dilation in multi_grid:
+def check_backbone_options(model: Any) -> None:
+    """Raises InputError unless the options of a `ResNet`, or of a `DANet` with a named backbone, exist."""
+    check_choice("backbone", model.backbone, BLOCKS)
+    check_choice("stem", model.stem, STEMS)
+    check_choice("output_stride", model.output_stride, OUTPUT_STRIDES)
+    check_choice("remat", model.remat, REMAT)
+    check_flag("second_dilation", model.second_dilation)
+    if model.phases is not None:
+        check_flag("phases", model.phases)
+    if model.multi_grid is not None:
+        blocks = BLOCKS[model.backbone][-1]
+        # Published networks with two blocks have the paper's three dilations too, and use the first two.
+        if not isinstance(model.multi_grid, tuple | list) or not blocks <= len(model.multi_grid) <= max(
+            blocks, 3
+        ):
+            requirement = f"None or {blocks} dilations, one for each block of {model.backbone}'s layer4"
+            raise option_error("multi_grid", model.multi_grid, requirement)
+        for dilation in model.multi_grid:
             check_whole("multi_grid", dilation)
 
 
 class ResNet(nn.Module):
-    """ResNet whose last layers are dilated instead of strided, so that features stay at 1/`output_stride`.
+    """ResNet whose last layers are dilated instead of strided, so that its features are at 1/`output_stride`.
 
     Attributes:
       backbone: a key of `BLOCKS`.
@@ -190,12 +173,20 @@ class ResNet(nn.Module):
         use the first two. None for none.
       dtype: dtype of the computation, see `DANet`.
       phases: whether runs of dilated blocks are computed on the phases of their dilation, see
-        `danet_jax.ops.convolution.phases`: the same features but for rounding. None for "on the platforms of
-        `PHASES`". Never where rows are divided over devices: XLA has been seen to compute wrong gradients there.
+        `danet_jax.ops.convolution.phases`, with the same features but for rounding. None for True on TPUs. It is
+        ignored where rows are divided over devices: XLA has been seen to compute wrong gradients there.
       remat: one of `danet_jax.models.layers.REMAT`: less memory in training for more computation.
       second_dilation: whether the second convolution of a basic block has its layer's dilation, as in the authors' code
         (PyTorch-Encoding); in mmsegmentation it has none. Bottlenecks have one 3x3.
       param_dtype, precision, kernel_init: as in `flax.linen.Conv`; the default initialisation is He's over the outputs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from danet_jax import ResNet
+      >>> images = jnp.zeros((1, 64, 96, 3))
+      >>> features = jax.eval_shape(ResNet("resnet50").init_with_output, jax.random.key(0), images)[0]
+      >>> features.layer3.shape, features.layer4.shape
+      ((1, 8, 12, 1024), (1, 8, 12, 2048))
     """
 
     backbone: str = "resnet50"
@@ -211,15 +202,7 @@ class ResNet(nn.Module):
     kernel_init: Any = he_normal_over_outputs
 
     def __post_init__(self) -> None:
-        check_backbone_options(
-            backbone=self.backbone,
-            stem=self.stem,
-            output_stride=self.output_stride,
-            multi_grid=self.multi_grid,
-            phases=self.phases,
-            remat=self.remat,
-            second_dilation=self.second_dilation,
-        )
+        check_backbone_options(self)
         Computation.of(self)
         super().__post_init__()
 
@@ -227,21 +210,17 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False, sizes: jax.Array | None = None) -> Features:
         """Computes `Features` of normalised images `[B, H, W, 3]`.
 
-        With `sizes` (int32 `[B, 2]`, the true heights and widths of images zero-padded at the right and the
+        With `sizes` (int32 `[B, 2]`, the heights and widths of images that were padded with zeros at the right and the
         bottom) the features inside an image are exactly those of the image without padding.
         """
         check_images(x)
-        phases = self.phases
-        if phases is None:
-            phases = platform_of(x) in PHASES
+        phases = platform_of(x) == "tpu" if self.phases is None else self.phases
         phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
         computation = Computation.of(self)
         sizes = _halved(sizes)
         x = x if self.dtype is None else x.astype(self.dtype)
-        x = maybe_remat(Stem(self.stem, computation, name="stem"), "stem", self.remat, x)(
-            x, sizes, train=train
-        )
-        x = keep_divided(x)
+        stem = Stem(self.stem, computation, name="stem")
+        x = keep_divided(maybe_remat(stem, "stem", self.remat, x)(x, sizes, train=train))
         sizes = _halved(sizes)
         bottleneck = is_bottleneck(self.backbone)
         kind = Bottleneck if bottleneck else BasicBlock
@@ -260,7 +239,7 @@ class ResNet(nn.Module):
                     grid, places = new_grid, _places((x.shape[0] // new_grid**2, *shape), sizes, new_grid)
                 places_in = places
                 if first_stride == 2:
-                    sizes, shape = _halved(sizes), _halved_shape(shape)
+                    sizes, shape = _halved(sizes), ((shape[0] + 1) // 2, (shape[1] + 1) // 2)
                     places = _places((x.shape[0], *shape), sizes, 1)
                 block = kind(
                     features=64 * 2 ** (layer - 1),
@@ -272,14 +251,15 @@ class ResNet(nn.Module):
                     computation=computation,
                     name=f"layer{layer}_{index}",
                 )
-                x = maybe_remat(block, "block", self.remat, x)(x, places_in, places, train=train)
-                x = keep_divided(x)
+                x = keep_divided(
+                    maybe_remat(block, "block", self.remat, x)(x, places_in, places, train=train)
+                )
             outputs.append(regroup(x, grid, 1, shape) if layer > 2 else x)
             output_sizes.append(sizes)
         return Features(*outputs[2:], *output_sizes[2:])
 
     def _plan(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """Returns for every layer the stride of its first block, its dilation, and the dilation of each block."""
+        """Returns the stride of each layer's first block, the layer's dilation, and the dilation of each block."""
         plan, total_stride, dilation = [], 4, 1
         for layer, blocks in enumerate(BLOCKS[self.backbone], start=1):
             stride, first_dilation = 1, dilation
@@ -295,7 +275,7 @@ class ResNet(nn.Module):
 
 
 def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.Array | None:
-    """Returns which places of features `shape` (B, H, W, ...) in `grid` x `grid` phases exist; None if all do."""
+    """Returns which places of features of `shape` (B, H, W, ...) exist, in `grid` x `grid` phases; None if all do."""
     batch, height, width = shape[:3]
     if sizes is None:
         if grid == 1 or (height % grid == 0 and width % grid == 0):
@@ -304,10 +284,6 @@ def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.A
     else:
         whole = inside(jax.ShapeDtypeStruct((batch, height, width, 1), bool), sizes)
     return regroup(whole, 1, grid, (height, width))
-
-
-def _halved_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple((extent + 1) // 2 for extent in shape)
 
 
 def _halved(sizes: jax.Array | None) -> jax.Array | None:

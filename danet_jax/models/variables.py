@@ -10,22 +10,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
-from danet_jax.models.resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
+from danet_jax.models.resnet import BLOCKS, ResNet
 
 COLLECTIONS = ("params", "batch_stats")
 
-# Options that change no shape. Set alike, so that networks which differ in them are traced once.
+# Options that change no shape. They are set alike, so that networks which differ in them are traced once.
 _SHAPELESS = {
     "output_stride": 8,
     "multi_grid": None,
     "remat": "none",
     "phases": False,
     "dtype": jnp.float32,
-    "attention_backend": "reference",  # the kernels of all platforms take a third of the time
+    "attention_backend": "reference",  # The kernels of all platforms take a third of the time.
 }
 
 
@@ -34,47 +34,18 @@ def variables_of(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, DANet | ResNet) and isinstance(model.backbone, str):
         model = model.clone(**{name: value for name, value in _SHAPELESS.items() if hasattr(model, name)})
     try:
-        hash(model)
-    except TypeError:  # a module with a list among its attributes, such as nn.Sequential
-        return unflatten_dict(_traced.__wrapped__(model, ()), sep="/")
-    return unflatten_dict(_traced(model, tuple(BLOCKS.items())), sep="/")
+        traced = _traced(model, tuple(BLOCKS.items()))
+    except TypeError:  # A module with a list among its attributes, such as nn.Sequential, cannot be hashed.
+        traced = _traced.__wrapped__(model, ())
+    return jax.tree.map(lambda shape: shape, traced)
 
 
 @functools.lru_cache(maxsize=32)
-def _traced(model: nn.Module, blocks: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """The variables by path. Blocks that are built alike are traced once: ResNet-101 has 22 such in layer3 alone.
-
-    `blocks` is what `BLOCKS` holds: the shapes follow from it too.
-    """
-    first: dict[Any, tuple[tuple[str, ...], Any]] = {}
-    alike: dict[str, str] = {}
-
-    def once(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        block = context.module
-        if not isinstance(block, BasicBlock | Bottleneck) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        key = block.clone(parent=None, name=None), str(jax.tree.map(jnp.shape, (args, kwargs)))
-        if key in first:
-            path, result = first[key]
-            alike["/".join(block.path)] = "/".join(path)
-            return result
-        result = call(*args, **kwargs)
-        first[key] = block.path, result
-        return result
-
-    def init(key: jax.Array, images: jax.Array) -> Any:
-        with nn.intercept_methods(once):
-            variables = model.init(key, images)
-        return {name: variables[name] for name in COLLECTIONS if name in variables}
-
+def _traced(model: nn.Module, blocks: Any) -> dict[str, Any]:
+    """Returns the shapes; they also depend on `blocks`, which is what `BLOCKS` holds."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    result = flatten_dict(jax.eval_shape(init, jax.random.key(0), images), sep="/")
-    for path, twin in alike.items():
-        for collection in COLLECTIONS:
-            prefix = f"{collection}/{twin}/"
-            found = [name for name in result if name.startswith(prefix)]
-            result |= {f"{collection}/{path}/{name.removeprefix(prefix)}": result[name] for name in found}
-    return result
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return {name: variables[name] for name in COLLECTIONS if name in variables}
 
 
 def check_fits(model: nn.Module, variables: Any) -> None:

@@ -2,8 +2,8 @@
 
 JAX's automatic gradient of batch normalisation sums over the features four times, in passes that compilers do not fuse,
 and keeps which values a ReLU has cut. Here the gradient reads the features once for both of its sums and once for the
-result (Ioffe and Szegedy 2015, section 3), and recomputes what was cut: this saves a seventh of the memory traffic of
-a training step.
+result (Ioffe and Szegedy 2015, section 3), and recomputes what was cut, which saves a seventh of a training step's
+memory traffic.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from jax.ad_checkpoint import checkpoint_name
 EPSILON = 1e-5
 
 STATISTICS = "statistics"
-"""Name of mean and variance for `jax.checkpoint_policies`."""
+"""The name of mean and variance for `jax.checkpoint_policies`."""
 
 RELU_RESULT = "result"
-"""Name of what the gradient of `relu` reads, for `jax.checkpoint_policies`."""
+"""The name of what the gradient of `relu` reads, for `jax.checkpoint_policies`."""
 
 
 def normalize_batch(
@@ -34,10 +34,10 @@ def normalize_batch(
     relu: bool = False,
     dtype: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises by the statistics of the batch: `scale * (x - mean) / sqrt(var + 1e-5) + bias`.
+    """Normalises by the statistics of the batch, `scale * (x - mean) / sqrt(var + 1e-5) + bias`.
 
     Args:
-      x: `[B, H, W, C]` of any float dtype; the computation is in float32 (float64 for float64).
+      x: `[B, H, W, C]` of any float dtype. The computation is in float32, or in float64 for float64.
       scale: `[C]`.
       bias: `[C]`.
       places: bool `[B, H, W, 1]`, False where a place does not count; None counts all of them.
@@ -45,7 +45,7 @@ def normalize_batch(
       dtype: dtype of the result.
 
     Returns:
-      The result `[B, H, W, C]`, and the mean and biased variance `[C]`, without gradients, float32 (float64).
+      The result `[B, H, W, C]`, and the mean and the biased variance `[C]`, float32 (or float64) without gradients.
     """
     y, mean, variance = _normalize(relu, jnp.dtype(dtype), x, scale, bias, places)
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
@@ -54,7 +54,7 @@ def normalize_batch(
 def normalize_by(
     x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> jax.Array:
-    """Normalises by the given statistics, in float32 (float64 for float64)."""
+    """Normalises `x` `[B, H, W, C]` by the given `[C]` statistics, in float32 (float64 for float64)."""
     x = _wide(x)
     mean, variance, scale, bias = (_as_channels(a.astype(x.dtype)) for a in (mean, variance, scale, bias))
     return (x - mean) * (lax.rsqrt(variance + EPSILON) * scale) + bias
@@ -83,7 +83,7 @@ def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
     inverse = _as_channels(lax.rsqrt(variance + EPSILON))
     centred = (_wide(x) - _as_channels(mean)) * inverse
     dbias, dscale = jnp.sum(dy, axis=(0, 1, 2)), jnp.sum(dy * centred, axis=(0, 1, 2))
-    through_statistics = (_as_channels(dbias) + centred * _as_channels(dscale)) / _count(x, places)
+    through_statistics = (_as_channels(dbias) + centred * _as_channels(dscale)) / _count(dy, places)
     if places is not None:
         through_statistics = jnp.where(places, through_statistics, 0.0)
     dx = inverse * _as_channels(scale.astype(dy.dtype)) * (dy - through_statistics)
@@ -103,18 +103,13 @@ def _statistics(x: jax.Array, places: jax.Array | None) -> tuple[jax.Array, jax.
 
 
 def _count(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    dtype = _wide_dtype(x)
     if places is None:
-        return jnp.asarray(x.shape[0] * x.shape[1] * x.shape[2], dtype)
-    return jnp.sum(jnp.broadcast_to(places, (*x.shape[:3], 1)), dtype=dtype)
+        return jnp.asarray(x.shape[0] * x.shape[1] * x.shape[2], x.dtype)
+    return jnp.sum(jnp.broadcast_to(places, (*x.shape[:3], 1)), dtype=x.dtype)
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(_wide_dtype(x))
-
-
-def _wide_dtype(x: jax.Array) -> Any:
-    return x.dtype if x.dtype.itemsize > 4 else jnp.float32
+    return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
 
 
 def _as_channels(x: jax.Array) -> jax.Array:
@@ -125,8 +120,8 @@ def _as_channels(x: jax.Array) -> jax.Array:
 def relu(x: jax.Array) -> jax.Array:
     """Computes `max(x, 0)` of any shape and float dtype; the gradient at 0 is 0.
 
-    The gradient reads the result, which a network keeps anyway. JAX's own ReLU keeps which values were cut, and
-    compilers recompute a sum from both summands for it.
+    The gradient reads the result, which a network keeps anyway. For JAX's own ReLU, which keeps what was cut, compilers
+    recompute a sum from both summands.
     """
     return jnp.maximum(x, 0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from danet_jax.ops.checks import check_array, check_name, check_shapes_fit
-from danet_jax.ops.precision import float32_sums
+from danet_jax.ops.checks import check_arrays, check_choice
+from danet_jax.ops.precision import float32_einsum
 
 ENERGIES = ("official", "paper")
 """The two signs of the attention that exist, see `channel_attention`."""
@@ -32,34 +32,26 @@ def channel_attention(
 
     Raises:
       InputError: `energy` does not exist, or an array has the wrong dtype or shape.
+
+    Example:
+      >>> import jax
+      >>> from danet_jax import channel_attention
+      >>> channel_attention(jax.random.normal(jax.random.key(0), (1, 20, 8))).shape
+      (1, 20, 8)
     """
-    features, attention = _attention(features, energy, mask)
-    return _product(features, attention.astype(features.dtype), 2, 2).astype(features.dtype)
-
-
-def channel_attention_map(
-    features: jax.Array, *, energy: str = "official", mask: jax.Array | None = None
-) -> jax.Array:
-    """Computes A of `channel_attention` from the same arguments: float32 `[B, C, C]`; each row sums to 1."""
-    return _attention(features, energy, mask)[1]
-
-
-def _attention(features: jax.Array, energy: str, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Returns the features without those of positions that do not exist, and A."""
-    check_name("energy", energy, ENERGIES)
-    check_array("features", features, "B N C", "float")
+    check_choice("energy", energy, ENERGIES)
+    check_arrays(features=(features, "float B N C"), mask=(mask, "bool B N or None"))
     if mask is not None:
-        check_array("mask", mask, "B N", "bool")
-        check_shapes_fit(features=(features, "B N C"), mask=(mask, "B N"))
         features = jnp.where(mask[..., None], features, jnp.zeros((), features.dtype))
     gram = _gram(features)
-    return features, jax.nn.softmax(gram if energy == "paper" else -gram, axis=-1)
+    attention = jax.nn.softmax(gram if energy == "paper" else -gram, axis=-1).astype(features.dtype)
+    return float32_einsum("bnd,bcd->bnc", features, attention).astype(features.dtype)
 
 
 @jax.custom_vjp
 def _gram(x: jax.Array) -> jax.Array:
     """Computes `X X^T` of every image, float32 `[B, C, C]`, from `x` `[B, N, C]`."""
-    return _product(x, x, 1, 1)
+    return float32_einsum("bnc,bnd->bcd", x, x)
 
 
 def _gram_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -69,11 +61,7 @@ def _gram_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _gram_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
     # One product with the sum, where automatic differentiation would make two and transpose their results.
     symmetric = cotangent + jnp.swapaxes(cotangent, 1, 2)
-    return (_product(x, symmetric.astype(x.dtype), 2, 1).astype(x.dtype),)
+    return (float32_einsum("bnd,bdc->bnc", x, symmetric.astype(x.dtype)).astype(x.dtype),)
 
 
 _gram.defvjp(_gram_forward, _gram_backward)
-
-
-def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    return float32_sums(a, b, a_axis, b_axis, batch_axes=(0,))

@@ -17,7 +17,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def check_normalisation(mean: Any, std: Any) -> None:
-    """Raises InputError unless `mean` and `std` are three numbers each, of colours from 0 to 1."""
+    """Raises InputError unless `mean` and `std` are three numbers each, for colours from 0 to 1."""
     for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-3)):
         try:
             numbers = np.asarray(values)
@@ -28,7 +28,7 @@ def check_normalisation(mean: Any, std: Any) -> None:
             raise InputError(f"{name}={values!r} must be {allowed}", what=name, value=values, allowed=allowed)
         if not np.all(numbers <= 1):
             raise InputError(
-                f"{name}={values!r} is of colours from 0 to 255; divide it by 255, so that it is {allowed}",
+                f"{name}={values!r} is for colours from 0 to 255; divide it by 255, so that it is {allowed}",
                 what=name,
                 value=values,
                 allowed=allowed,
@@ -39,22 +39,28 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
     """Computes `(images / 255 - mean) / std`.
 
     Args:
-      images: RGB `[..., 3]`, uint8, or float of 0 to 255.
-      mean: of each channel, for colours of 0 to 1.
-      std: of each channel.
+      images: RGB `[..., 3]`, uint8 or float, from 0 to 255.
+      mean: means of the channels, for colours from 0 to 1.
+      std: standard deviations of the channels, for colours from 0 to 1.
 
     Returns:
       Float32 of the same shape.
 
     Raises:
-      InputError: `images` have another dtype or shape, or are floats of 0 to 1 (where values are known, outside of
-        `jit`); `mean` or `std` is not three numbers for colours from 0 to 1.
+      InputError: `images` have another dtype or shape, or are floats from 0 to 1 (found outside of `jit` only, where
+        values are known); `mean` or `std` is not three numbers for colours from 0 to 1.
+
+    Example:
+      >>> import numpy as np
+      >>> from danet_jax import normalize
+      >>> normalize(np.full((1, 1, 3), 255, np.uint8)).round(2).tolist()
+      [[[2.25, 2.43, 2.64]]]
     """
     if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
         given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
         raise _images_error(f"must be an array [..., 3] of RGB, not {given}", given)
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise _images_error(f"must be uint8, or float of 0 to 255, not {images.dtype}", images.dtype)
+        raise _images_error(f"must be uint8 or float from 0 to 255, not {images.dtype}", images.dtype)
     if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
         largest = np.max(np.asarray(images, np.float32))
         if 0 < largest <= 1:
@@ -70,4 +76,4 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
 
 
 def _images_error(problem: str, value: Any) -> InputError:
-    return InputError(f"images {problem}", what="images", value=value, allowed="uint8, or float of 0 to 255")
+    return InputError(f"images {problem}", what="images", value=value, allowed="uint8 or float from 0 to 255")

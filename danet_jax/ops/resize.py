@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.export import is_symbolic_dim as is_symbolic
+from jax.export import is_symbolic_dim
 
-from danet_jax.ops.checks import check_array, check_whole
+from danet_jax.ops.checks import check_arrays, check_whole
 from danet_jax.ops.precision import float32_einsum
 
 
@@ -47,8 +47,8 @@ class Taps(NamedTuple):
 def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) -> Taps:
     """Returns the two samples of an axis of `size` that make up sample `index` of the same axis at `new_size`.
 
-    Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour: sizes below
-    32,768 fit. Samples past the ends are those at the ends.
+    Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour, for sizes below
+    32,768. Samples past the ends are those at the ends.
 
     Args:
       index: int `[..., n]`.
@@ -62,8 +62,8 @@ def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) 
     known = all(isinstance(value, (int, np.integer, np.ndarray)) for value in (index, size, new_size))
     xp: Any = np if known else jnp
     index, size, new_size = (xp.asarray(value, xp.int32) for value in (index, size, new_size))
-    zeros = (1,) * (index.ndim - max(size.ndim, new_size.ndim))
-    size, new_size = size.reshape(zeros + size.shape), new_size.reshape(zeros + new_size.shape)
+    axes = (1,) * (index.ndim - max(size.ndim, new_size.ndim))
+    size, new_size = size.reshape(axes + size.shape), new_size.reshape(axes + new_size.shape)
     index = xp.clip(index, 0, new_size - 1)
     if align_corners:
         denominator = xp.maximum(new_size - 1, 1)
@@ -86,15 +86,6 @@ def dense(taps: Taps, extent: Any) -> jax.Array:
     return functools.reduce(jnp.add, parts)
 
 
-def traced_bilinear_weights(
-    size: jax.Array, new_size: jax.Array, shape: tuple[int, int], *, align_corners: bool
-) -> jax.Array:
-    """Computes `bilinear_weights` of sizes known only at run time, in the corner of float32 `shape`; zero outside."""
-    row = jnp.arange(shape[0], dtype=jnp.int32)
-    taps = bilinear_taps(row, size, new_size, align_corners=align_corners)
-    return jnp.where((row < new_size)[:, None], dense(taps, shape[1]), 0.0)
-
-
 def resize_bilinear(
     x: jax.Array,
     shape: tuple[int, int],
@@ -105,17 +96,17 @@ def resize_bilinear(
 ) -> jax.Array:
     """Resizes `x` `[B, h, w, C]` to `[B, H, W, C]` with `(H, W) = shape`, as torch's `interpolate` does.
 
-    Two samples per axis are mixed, when reducing too (no antialiasing). It is a linear map of `x`, two matrix
-    products, so that the gradient is as fast as the value on every device.
+    Two samples per axis are mixed, also when the image gets smaller (no antialiasing). It is a linear map of `x`, two
+    matrix products, so that the gradient is as fast as the value on every device.
 
     Args:
       x: float32, bfloat16 or float16.
       shape: H and W; they and the size of `x` may be symbolic dimensions of `jax.export`.
       align_corners: whether the centres of the corner pixels coincide (the authors' code), or their edges.
       input_sizes: int32 `[B, 2]`, heights and widths of the images within `x`, which are padded at the right
-        and the bottom; None is all of `x`.
-      output_sizes: int32 `[B, 2]`, of the images within the result; None is all of it. Inside them the result
-        is that of resizing the image without its padding, outside it is 0.
+        and the bottom; None for all of `x`.
+      output_sizes: int32 `[B, 2]`, heights and widths of the images within the result; None for all of it. Inside
+        them the result is that of resizing the image without its padding, outside it is 0.
 
     Returns:
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
@@ -123,48 +114,36 @@ def resize_bilinear(
     Raises:
       InputError: `x` has the wrong dtype or shape, or a size is below 1.
     """
-    check_array("x", x, "B h w C", "float")
-    for name, size in enumerate(shape):
-        if not is_symbolic(size):
-            check_whole(f"shape[{name}]", size)
-    batch, height, width, _ = x.shape
-    new_height, new_width = shape
-    if input_sizes is None and output_sizes is None:
-        if not any(is_symbolic(n) for n in (height, width, new_height, new_width)):
-            rows = jnp.asarray(bilinear_weights(height, new_height, align_corners=align_corners))
-            columns = jnp.asarray(bilinear_weights(width, new_width, align_corners=align_corners))
-        else:  # symbolic dimensions of `jax.export`: positions are computed when the program runs
-            rows, columns = (
-                traced_bilinear_weights(
-                    jnp.asarray(old), jnp.asarray(new), (new, old), align_corners=align_corners
-                )
-                for old, new in ((height, new_height), (width, new_width))
-            )
-        rows = jnp.broadcast_to(rows, (batch, new_height, height))
-        columns = jnp.broadcast_to(columns, (batch, new_width, width))
-    else:
-        if input_sizes is None:
-            input_sizes = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (batch, 2))
-        if output_sizes is None:
-            output_sizes = jnp.broadcast_to(jnp.array([new_height, new_width], jnp.int32), (batch, 2))
+    check_arrays(x=(x, "float B h w C"))
+    for axis, size in enumerate(shape):
+        if not is_symbolic_dim(size):
+            check_whole(f"shape[{axis}]", size)
 
-        def weights(axis: int, extents: tuple[int, int]) -> jax.Array:
-            return jax.vmap(
-                lambda size, new_size: traced_bilinear_weights(
-                    size, new_size, extents, align_corners=align_corners
-                )
-            )(input_sizes[:, axis], output_sizes[:, axis])
+    def weights(axis: int) -> jax.Array:
+        old, new = x.shape[1 + axis], shape[axis]
+        if (
+            input_sizes is None
+            and output_sizes is None
+            and not (is_symbolic_dim(old) or is_symbolic_dim(new))
+        ):
+            return jnp.asarray(bilinear_weights(old, new, align_corners=align_corners))[None]
+        # The sizes are known only when the program runs.
+        size, new_size = (
+            jnp.asarray(extent).reshape(1, 1) if sizes is None else sizes[:, axis, None]
+            for extent, sizes in ((old, input_sizes), (new, output_sizes))
+        )
+        sample = jnp.arange(new, dtype=jnp.int32)[None]
+        taps = bilinear_taps(sample, size, new_size, align_corners=align_corners)
+        return jnp.where((sample < new_size)[..., None], dense(taps, old), 0.0)
 
-        rows, columns = weights(0, (new_height, height)), weights(1, (new_width, width))
-
-    # Columns first: the rows, the larger product, are then one matrix product per image.
-    return along_rows(rows, along_columns(columns, x.astype(jnp.float32))).astype(x.dtype)
+    # Columns come first: the rows, the larger product, are then one matrix product per image.
+    return along_rows(weights(0), along_columns(weights(1), x.astype(jnp.float32))).astype(x.dtype)
 
 
 def along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
     """Multiplies `[B, W, w]` with `[B, h, w, C]` to `[B, h, W, C]`, in float32."""
     weights = jnp.broadcast_to(weights, (x.shape[0], *weights.shape[1:]))
-    # With columns innermost one matrix serves all rows; repeated for each row it would be far larger than an image.
+    # With columns innermost one matrix serves all rows; repeated for each row, it would be far larger than an image.
     return jnp.swapaxes(float32_einsum("bhcw,bvw->bhcv", jnp.swapaxes(x, 2, 3), weights), 2, 3)
 
 

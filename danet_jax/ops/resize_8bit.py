@@ -1,4 +1,4 @@
-"""OpenCV's bilinear resizing of 8-bit images, bit for bit, as matrix products: no gather, on any device."""
+"""OpenCV's bilinear resizing of 8-bit images, bit for bit, as matrix products, which need no gather on any device."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _ONE = 2048
 
 
 def opencv_taps(index: Any, size: Any, new_size: Any, *, of_columns: bool) -> Taps:
-    """Chooses samples and rounds weights as `cv2.resize` with `INTER_LINEAR` does.
+    """Returns the samples and their rounded weights that `cv2.resize` with `INTER_LINEAR` uses.
 
     Args:
-      index: int `[n]`, samples of the resized axis; results for samples outside of it mean nothing.
+      index: int `[n]`, samples of the resized axis. Results for samples outside of it are meaningless.
       size: int, the size of an axis of the image.
       new_size: int, its new size.
-      of_columns: OpenCV treats the two ends of rows and of columns differently.
+      of_columns: whether the axis is that of columns, whose two ends OpenCV treats differently from those of rows.
 
     Returns:
-      `[2, n]`, weights in 0 to 2048. Sizes that are symbolic dimensions of `jax.export` give the same, except for
+      `[2, n]`, weights from 0 to 2048. Sizes that are symbolic dimensions of `jax.export` give the same, except for
       weights halfway between two roundings.
     """
     position: Any
     low: Any
     if isinstance(size, (int, np.integer)) and isinstance(new_size, (int, np.integer)):
         xp: Any = np
-        # In OpenCV's own steps, whose roundings matter: double, then float.
+        # OpenCV computes in double, then in float, and these roundings matter.
         position = ((index + 0.5) * (1.0 / (new_size / size)) - 0.5).astype(np.float32)
         low = np.floor(position).astype(np.int32)
     else:
@@ -52,7 +52,7 @@ def opencv_taps(index: Any, size: Any, new_size: Any, *, of_columns: bool) -> Ta
 
 def resize_8bit(images: jax.Array, rows: Taps, columns: Taps) -> jax.Array:
     """Resizes uint8 `[B, H, W, C]` to `[B, h, w, C]` by taps `[2, B or 1, h]` and `[2, B or 1, w]` of `opencv_taps`."""
-    # Whole numbers below 2^24, which float32 holds exactly.
+    # These are whole numbers below 2^24, which float32 holds exactly.
     x = along_columns(dense(columns, images.shape[2]), images.astype(jnp.float32)).astype(jnp.int32)
     x = (x >> 4).astype(jnp.float32)
     half = []

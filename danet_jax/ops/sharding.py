@@ -1,4 +1,4 @@
-"""How features lie on a mesh of devices: images are divided over the axis `data`, their rows over `space`."""
+"""The sharding of features over a mesh of devices: images over the axis `data`, their rows over `space`."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from danet_jax.errors import InputError
-from danet_jax.ops.checks import check_array, check_shapes_fit
+from danet_jax.ops.checks import check_arrays
 from danet_jax.ops.precision import float32_einsum
 from danet_jax.ops.resize import bilinear_weights
 from danet_jax.ops.sharding import DATA, SPACE, mesh_of
 
 ROWS = 32
-"""Of every image at a time: what exists at full resolution is `[B, ROWS, K, W]` float32."""
+"""Rows of every image at a time: what exists at full resolution is float32 `[B, ROWS, K, W]`."""
 
 
 def upsampled_cross_entropy(
@@ -31,14 +31,14 @@ def upsampled_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Sums the cross-entropy of the up-sampled logits over the valid pixels, and counts these.
 
-    The same value and gradient as `resize_bilinear` to the labels' size followed by a cross-entropy, but 32
-    rows of every image are up-sampled, compared with the labels and dropped at a time. If the gradient is needed,
+    Value and gradient are those of `resize_bilinear` to the labels' size followed by a cross-entropy, but 32
+    rows of every image at a time are up-sampled, compared with the labels and dropped. If the gradient is needed,
     the same pass computes it at the resolution of `logits`: the loss is a sum, so its gradient only
-    needs to be scaled. At 768 x 768 with 19 classes that is 6 MB of temporary memory per image, in place of 119.
+    needs to be scaled. At 768 x 768 with 19 classes this takes 6 MB of temporary memory per image instead of 119.
 
     Args:
       logits: float32 or bfloat16 `[B, h, w, K]`; computed in float32.
-      labels: integers of any kind, `[B, H, W]`: a class, 0 to K - 1, or `ignore_label`. Other values are not
+      labels: integers of any kind `[B, H, W]`: a class, 0 to K - 1, or `ignore_label`. Other values are not
         detected (a device cannot raise errors): such a pixel counts as valid and belongs to no class, so that its
         loss is the logarithm of the softmax's denominator. The data pipeline refuses such labels.
       align_corners: how logits are up-sampled, see `danet_jax.ops.resize.resize_bilinear`.
@@ -46,14 +46,12 @@ def upsampled_cross_entropy(
       class_weights: K factors for the cross-entropy of the pixels of each class; None for 1.
 
     Returns:
-      The sum in nats, float32 `()`, and the count, int32 `()`. Divide the one by the other, over all devices.
+      The sum in nats, float32 `()`, and the count, int32 `()`.
 
     Raises:
       InputError: an array has the wrong dtype or shape, or there are not K weights.
     """
-    check_array("logits", logits, "B h w K", "float")
-    check_array("labels", labels, "B H W", "integer")
-    check_shapes_fit(logits=(logits, "B h w K"), labels=(labels, "B H W"))
+    check_arrays(logits=(logits, "float B h w K"), labels=(labels, "integer B H W"))
     if class_weights is not None and len(class_weights) != logits.shape[-1]:
         raise InputError(
             f"class_weights has {len(class_weights)} weights for {logits.shape[-1]} classes",
@@ -61,19 +59,17 @@ def upsampled_cross_entropy(
             value=len(class_weights),
             allowed=logits.shape[-1],
         )
-    loss = _loss_sum(_Counted(align_corners, ignore_label, class_weights), logits, labels)
+    loss = _loss_sum(_Options(align_corners, ignore_label, class_weights), logits, labels)
     return loss, jnp.sum(labels != ignore_label, dtype=jnp.int32)
 
 
 def upsampled_pixel_losses(
     logits: jax.Array, labels: jax.Array, *, align_corners: bool, ignore_label: int = 255
 ) -> jax.Array:
-    """Computes the cross-entropy of every pixel, whose sum is `upsampled_cross_entropy`; 0 where the label is ignored.
-
-    It serves to choose pixels and has no gradient.
+    """Computes the cross-entropy of every pixel, whose sum is `upsampled_cross_entropy`, without a gradient.
 
     Returns:
-      Float32 `[B, H, W]`, nats; `exp(-loss)` is the probability of the pixel's own class.
+      Float32 `[B, H, W]` in nats, 0 where the label is ignored; `exp(-loss)` is the probability of the pixel's class.
     """
     batch, height, width = labels.shape
     row_weights, column_weights = (
@@ -85,14 +81,14 @@ def upsampled_pixel_losses(
     def block(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         row_weights, labels = inputs
         up = _upsampled(x, row_weights, column_weights)
-        of_class = jnp.sum(jnp.where(_one_hot(labels, up.shape[2]), up, 0.0), axis=2)
-        return None, jnp.where(labels != ignore_label, jax.nn.logsumexp(up, axis=2) - of_class, 0.0)
+        own = jnp.sum(jnp.where(_one_hot(labels, up.shape[2]), up, 0.0), axis=2)
+        return None, jnp.where(labels != ignore_label, jax.nn.logsumexp(up, axis=2) - own, 0.0)
 
     _, losses = lax.scan(block, None, (weights, blocks))
     return lax.stop_gradient(jnp.moveaxis(losses, 0, 2).reshape(batch, -1, width)[:, :height])
 
 
-class _Counted(NamedTuple):
+class _Options(NamedTuple):
     """Options of `upsampled_cross_entropy`."""
 
     align_corners: bool
@@ -101,15 +97,15 @@ class _Counted(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss_sum(counted: _Counted, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return _by_rows(counted, logits, labels, with_gradient=False)[0]
+def _loss_sum(options: _Options, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return _by_rows(options, logits, labels, with_gradient=False)[0]
 
 
-def _loss_sum_forward(counted: _Counted, logits: jax.Array, labels: jax.Array) -> Any:
-    return _by_rows(counted, logits, labels, with_gradient=True)
+def _loss_sum_forward(options: _Options, logits: jax.Array, labels: jax.Array) -> Any:
+    return _by_rows(options, logits, labels, with_gradient=True)
 
 
-def _loss_sum_backward(counted: _Counted, gradient: jax.Array, scale: jax.Array) -> Any:
+def _loss_sum_backward(options: _Options, gradient: jax.Array, scale: jax.Array) -> Any:
     return (gradient * scale.astype(gradient.dtype)).astype(gradient.dtype), None
 
 
@@ -117,15 +113,15 @@ _loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
 
 
 def _by_rows(
-    counted: _Counted, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
+    options: _Options, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum, and its gradient (or zeros) with the shape and dtype of `logits`."""
     height, new_height = logits.shape[1], labels.shape[1]
-    # A row of zeros on both sides, where a part of an image has its neighbours' rows.
+    # There is a row of zeros on both sides, where a part of an image has its neighbours' rows.
     row_weights = np.zeros((new_height, height + 2), np.float32)
-    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=counted.align_corners)
-    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=counted.align_corners)
-    part = functools.partial(_part, counted, with_gradient, jnp.asarray(column_weights))
+    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=options.align_corners)
+    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=options.align_corners)
+    part = functools.partial(_part, options, with_gradient, jnp.asarray(column_weights))
     mesh = mesh_of(logits)
     axes = {} if mesh is None else {name: mesh.shape.get(name, 1) for name in (DATA, SPACE)}
     parts = axes.get(SPACE, 1)
@@ -163,36 +159,36 @@ def _by_rows(
 
 
 def _part(
-    counted: _Counted,
+    options: _Options,
     with_gradient: bool,
     column_weights: jax.Array,
     row_weights: jax.Array,
     logits: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum over `labels` `[B, H, W]`; `row_weights` `[H, h]` make their rows of those of `logits` `[B, h, w, K]`."""
-    x, weights, blocks = _row_blocks(counted.ignore_label, row_weights, logits, labels)
+    """Returns the sum over `labels` `[B, H, W]` and its gradient. `row_weights` are `[H, h]`."""
+    x, weights, blocks = _row_blocks(options.ignore_label, row_weights, logits, labels)
 
     def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
         loss_sum, gradient = carry
         weights, labels = inputs
         up = _upsampled(x, weights, column_weights)
-        valid = (labels != counted.ignore_label)[:, :, None, :]
+        valid = (labels != options.ignore_label)[:, :, None, :]
         maximum = jnp.max(up, axis=2, keepdims=True)
         exponential = jnp.exp(up - maximum)
         denominator = jnp.sum(exponential, axis=2, keepdims=True)
-        of_class = _one_hot(labels, up.shape[2])
-        loss = maximum + jnp.log(denominator) - jnp.sum(jnp.where(of_class, up, 0.0), axis=2, keepdims=True)
-        d = exponential / denominator - of_class.astype(jnp.float32)
-        if counted.class_weights is not None:
-            of_classes = jnp.asarray(counted.class_weights, jnp.float32)[:, None]
-            weight = jnp.sum(jnp.where(of_class, of_classes, 0.0), axis=2, keepdims=True)
+        one_hot = _one_hot(labels, up.shape[2])
+        loss = maximum + jnp.log(denominator) - jnp.sum(jnp.where(one_hot, up, 0.0), axis=2, keepdims=True)
+        d = exponential / denominator - one_hot.astype(jnp.float32)
+        if options.class_weights is not None:
+            class_weights = jnp.asarray(options.class_weights, jnp.float32)[:, None]
+            weight = jnp.sum(jnp.where(one_hot, class_weights, 0.0), axis=2, keepdims=True)
             loss, d = weight * loss, weight * d
         loss_sum = loss_sum + jnp.sum(jnp.where(valid, loss, 0.0))
         if with_gradient:
             d = jnp.where(valid, d, 0.0)
             d = float32_einsum("brkv,vw->brkw", d, column_weights)
-            gradient = gradient + float32_einsum("brh,brkw->bhkw", _of_every_image(weights, x), d)
+            gradient = gradient + float32_einsum("brh,brkw->bhkw", _for_every_image(weights, x), d)
         return (loss_sum, gradient), None
 
     start = jnp.zeros((), jnp.float32), jnp.zeros(x.shape, jnp.float32)
@@ -214,22 +210,22 @@ def _row_blocks(
     count = -(-new_height // rows)
     padding = rows * count - new_height
 
-    # Block i is rows i, i + count, i + 2 * count ...: if the image's rows are divided over devices, each
-    # device has its share of every block.
+    # Block i is rows i, i + count, i + 2 * count ..., so that each device has its share of every block if the
+    # image's rows are divided over devices.
     row_weights = jnp.pad(row_weights, ((0, padding), (0, 0))).reshape(rows, count, -1)
     labels = jnp.pad(labels, ((0, 0), (0, padding), (0, 0)), constant_values=ignore_label)
     blocks = jnp.moveaxis(labels.reshape(batch, rows, count, new_width), 2, 0)
-    # Classes before columns: sums over few classes then run along whole rows of pixels.
+    # With classes before columns, sums over few classes run along whole rows of pixels.
     return jnp.swapaxes(logits.astype(jnp.float32), 2, 3), jnp.swapaxes(row_weights, 0, 1), blocks
 
 
-def _of_every_image(weights: jax.Array, x: jax.Array) -> jax.Array:
+def _for_every_image(weights: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(weights, (x.shape[0], *weights.shape))
 
 
 def _upsampled(x: jax.Array, row_weights: jax.Array, column_weights: jax.Array) -> jax.Array:
-    """Rows of the up-sampled logits, `[B, rows, K, W]`."""
-    up = float32_einsum("brh,bhkw->brkw", _of_every_image(row_weights, x), x)
+    """Returns rows of the up-sampled logits, `[B, rows, K, W]`."""
+    up = float32_einsum("brh,bhkw->brkw", _for_every_image(row_weights, x), x)
     return float32_einsum("brkw,vw->brkv", up, column_weights)
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import jax
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
+from jax import lax
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from danet_jax.errors import InputError
+from danet_jax.ops.attention import blockwise, cudnn, splash
 from danet_jax.ops.attention.common import exclude_keys
 from danet_jax.ops.attention.map import attention_column as attention_column
 from danet_jax.ops.attention.map import attention_row as attention_row
-from danet_jax.ops.attention.map import check_key_mask
 from danet_jax.ops.attention.map import row_logsumexp as row_logsumexp
 from danet_jax.ops.attention.map import row_statistics as row_statistics
-from danet_jax.ops.attention.platforms import KERNELS, attention
-from danet_jax.ops.attention.platforms import check_backend_runs as check_backend_runs
 from danet_jax.ops.attention.rows import attention_by_rows, plain_attention
-from danet_jax.ops.checks import check_array, check_name, check_shapes_fit
+from danet_jax.ops.checks import check_arrays, check_choice
+from danet_jax.ops.sharding import SPACE, mesh_of, platform_of
 
-BACKENDS = (*KERNELS, "rows", "reference")
+BACKENDS = ("auto", "blockwise", "cudnn", "splash", "rows", "reference")
 """The implementations of position attention, see `position_attention`."""
+
+_ONLY_ON = {"cudnn": ("cuda", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}
+
+Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def position_attention(
@@ -29,20 +40,19 @@ def position_attention(
 ) -> jax.Array:
     """Computes `out_j = sum_i softmax_i(query_j . key_i) value_i`, without 1/sqrt(d) (equations 1 and 2, before alpha).
 
-    Every backend computes exactly this, with logits, softmax and sums in float32; all but `"reference"` in memory
-    linear in N and M, in both directions: the gradient recomputes the map piece by piece. Batch and queries
-    may be divided over devices; under `jit` each device then computes its part. NaN in gives NaN out.
+    Every backend computes exactly this, with logits, softmax and sums in float32. All but `"reference"` need memory
+    linear in N and M, also for the gradient, which recomputes the attention map piece by piece. Batch and queries may
+    be sharded; under `jit` each device computes its part. NaN in the input gives NaN in the output.
 
     Args:
       query: float32, bfloat16 or float16 `[B, N, Ck]`.
-      key: `[B, M, Ck]`.
-      value: `[B, M, Cv]`; all have one dtype.
-      key_mask: bool `[B, M]`, False where a key does not exist, whatever it holds. A query all of whose keys
-        are missing gets zeros.
+      key: `[B, M, Ck]` of the same dtype.
+      value: `[B, M, Cv]` of the same dtype.
+      key_mask: bool `[B, M]`, False where a key does not exist, whatever it holds. A query without any key gets zeros.
       backend: `"auto"` takes the best of the following for the platform that the program is lowered for.
         `"blockwise"`: tiles in plain XLA, any device. `"splash"`: JAX's TPU kernel. `"cudnn"`: flash attention
         of cuDNN on NVIDIA GPUs since Ampere, bfloat16 or float16. `"rows"`: some queries at a time, in operations
-        that every exporter knows; sizes that are symbolic (`jax.export`) are always computed so.
+        that every exporter knows; arrays of symbolic sizes (`jax.export`) are always computed like this.
         `"reference"`: the plain form, N x M in memory. It has derivatives of any order and direction (`jax.jvp`,
         `jax.linearize`, `jax.hessian`); the others have first-order gradients (`jax.grad`, `jax.vjp`).
 
@@ -65,20 +75,99 @@ def position_attention(
       >>> jax.hessian(energy)(query).shape
       (1, 20, 8, 1, 20, 8)
     """
-    check_name("backend", backend, BACKENDS)
-    check_array("query", query, "B N Ck", "float")
-    check_array("key", key, "B M Ck", "float")
-    check_array("value", value, "B M Cv", "float")
+    check_choice("backend", backend, BACKENDS)
+    check_arrays(
+        query=(query, "float B N Ck"),
+        key=(key, "float B M Ck"),
+        value=(value, "float B M Cv"),
+        key_mask=(key_mask, "bool B M or None"),
+    )
     if not query.dtype == key.dtype == value.dtype:
         raise TypeError(
             f"query, key and value must have one dtype, not {query.dtype}, {key.dtype}, {value.dtype}"
         )
-    check_shapes_fit(query=(query, "B N Ck"), key=(key, "B M Ck"), value=(value, "B M Cv"))
     if key_mask is not None:
-        check_key_mask(query, key, key_mask)
         query, key, value = exclude_keys(query, key, value, key_mask)
     if backend == "rows" or not all(isinstance(n, int) for n in (*query.shape[:2], key.shape[1])):
         return attention_by_rows(query, key, value)
     if backend == "reference":
         return plain_attention(query, key, value)
-    return attention(backend, query, key, value)
+    refusal = cudnn.refusal(query, value)
+    if backend == "cudnn" and refusal:
+        raise InputError(f"backend='cudnn' cannot run: {refusal}; use 'auto'", what="backend", value=backend)
+    check_backend_runs("backend", backend, platform_of(query))
+    return _attention(backend, refusal is None, query, key, value)
+
+
+def check_backend_runs(name: str, backend: str, platform: str, dtype: Any = None) -> None:
+    """Raises InputError unless a backend runs on a platform, so that a program can refuse it before it loads data.
+
+    Args:
+      name: the option or argument that the backend was given as.
+      backend: one of `BACKENDS`.
+      platform: "cpu", "cuda", "rocm" or "tpu" (JAX's "gpu" stands for "cuda").
+      dtype: dtype of the computation, if it is known.
+    """
+    if backend not in _ONLY_ON:
+        return
+    needed, devices = _ONLY_ON[backend]
+    found = "cuda" if platform == "gpu" else platform
+    reason = None if found == needed else f"is for {devices}, not for {found}"
+    if reason is None and backend == "cudnn" and dtype is not None:
+        reason = cudnn.dtype_refusal(dtype)
+    if reason:
+        raise InputError(f"{name}={backend!r} {reason}; use 'auto'", what=name, value=backend)
+
+
+# Compiled as a whole even when it is called outside of `jit`, so that sharded arrays stay sharded.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _attention(
+    backend: str, with_cudnn: bool, query: jax.Array, key: jax.Array, value: jax.Array
+) -> jax.Array:
+    kernels: dict[str, Kernel] = {
+        "cpu": functools.partial(blockwise.attention, blockwise.CPU_TILE),
+        "default": functools.partial(blockwise.attention, blockwise.ACCELERATOR_TILE),
+    }
+    if backend == "auto":
+        kernels |= {"tpu": splash.attention} | ({"cuda": cudnn.attention} if with_cudnn else {})
+    only: dict[str, Kernel] = {"cudnn": cudnn.attention, "splash": splash.attention}
+    kernel = only.get(backend, functools.partial(lax.platform_dependent, **kernels))
+    return _sharded(kernel, mesh_of(query))(query, key, value)
+
+
+def _sharded(kernel: Kernel, mesh: AbstractMesh | None) -> Kernel:
+    """Returns `kernel` as a function in which every device of `mesh` computes its own images and queries.
+
+    XLA can neither look into a kernel nor infer that a loop over blocks needs no communication, so the
+    division is explicit: keys and values are gathered once, in memory linear in their number, and the
+    gradients of keys and values are summed over the devices that share an image.
+    """
+    if mesh is None:
+        return kernel
+
+    def on_mesh(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        axes = mesh_axes(mesh.shape, *query.shape[:2])
+        by_image, by_query = PartitionSpec(axes["b"]), PartitionSpec(axes["b"], axes["n"])
+        # The check would need every kernel to declare over which axes its results vary.
+        return jax.shard_map(
+            kernel, mesh=mesh, in_specs=(by_query, by_image, by_image), out_specs=by_query, check_vma=False
+        )(query, key, value)
+
+    return on_mesh
+
+
+def mesh_axes(mesh: Mapping[str, int], batch: int, queries: int) -> dict[str, tuple[str, ...]]:
+    """Returns the axes of `mesh` over which the batch, `"b"`, and the queries, `"n"`, are divided.
+
+    The axis `space` divides the queries, as it divides the rows in the rest of the network, if it divides them evenly;
+    any other axis divides the batch. Where that does not fit, the axis divides the other of the two if that fits.
+    Otherwise every device along it computes the same.
+    """
+    axes: dict[str, tuple[str, ...]] = {"b": (), "n": ()}
+    for name, size in mesh.items():
+        choices = [("b", batch), ("n", queries)]
+        for dimension, extent in reversed(choices) if name == SPACE else choices:
+            if extent % (size * math.prod(mesh[other] for other in axes[dimension])) == 0:
+                axes[dimension] += (name,)
+                break
+    return axes

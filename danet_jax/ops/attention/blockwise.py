@@ -2,7 +2,7 @@
 
 With the running maximum and sum of each row, one pass over the keys is enough (online softmax; Milakov and
 Gimelshein 2018, Rabe and Staats 2021); the backward pass recomputes each tile from the rows' logsumexp (Dao
-et al. 2022). Nothing of size N x M exists, a tile is small enough to stay in a core's cache.
+et al. 2022). Nothing of size N x M exists, and a tile is small enough to stay in a core's cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.ops.attention.common import blocks, once_differentiable, pad_keys, pad_rows
-from danet_jax.ops.precision import float32_sums
+from danet_jax.ops.precision import float32_einsum
 
 
 class Tile(NamedTuple):
@@ -36,100 +36,55 @@ ACCELERATOR_TILE = Tile(1024, 2048)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attention(tile: Tile, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
-    return forward(query, key, value, tile=tile)[0].astype(value.dtype)
+    """Computes `softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
+    return _forward(tile, query, key, value)[0]
 
 
-def _attention_forward(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, Any]:
+def _forward(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, Any]:
     arrays = once_differentiable(*arrays)
-    # The gradient needs the output as float32: rounded to bfloat16 it would lose a digit where a row's weights lie on
-    # few keys.
-    output, logsumexp = forward(*arrays, tile=tile)
-    return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
+    tiling = _Tiling(tile, *arrays)
+    query, key, value = tiling.cast(*tiling.pad(*arrays))
 
-
-def _attention_backward(tile: Tile, residuals: Any, cotangent: jax.Array) -> Any:
-    query, key, value, output, logsumexp = residuals
-    return backward(query, key, value, output, logsumexp, cotangent, tile=tile)
-
-
-attention.defvjp(_attention_forward, _attention_backward)
-
-
-def forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, tile: Tile = CPU_TILE
-) -> tuple[jax.Array, jax.Array]:
-    """Computes `softmax(query key^T) value` `[B, N, Cv]`, and the logsumexp of every row `[B, N]`, both float32."""
-    (places, _), (keys, _) = query.shape[1:], key.shape[1:]
-    row_blocks, rows = blocks(places, tile.rows, 16)
-    column_blocks, columns = blocks(keys, tile.columns, 16)
-    query, key, value = pad_keys(query, key, value, column_blocks * columns)
-    query = pad_rows(query, row_blocks * rows)
-
-    def image(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        keys, values = (_split(x, column_blocks) for x in (key, value))
-
+    def one_image(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         def row_block(query: jax.Array) -> tuple[jax.Array, jax.Array]:
             def column_block(carry: tuple[jax.Array, ...], inputs: tuple[jax.Array, jax.Array]):
                 maximum, total, weighted = carry
                 key, value = inputs
-                logits = float32_sums(query, key, 1, 1)
+                logits = float32_einsum("nc,mc->nm", query, key)
                 new_maximum = jnp.maximum(maximum, jnp.max(logits, axis=1))
                 shrink = jnp.exp(maximum - new_maximum)
                 weights = jnp.exp(logits - new_maximum[:, None])
                 total = total * shrink + jnp.sum(weights, axis=1)
-                weighted = weighted * shrink[:, None] + float32_sums(weights.astype(value.dtype), value, 1, 0)
-                return (new_maximum, total, weighted), None
+                products = float32_einsum("nm,mc->nc", weights.astype(value.dtype), value)
+                return (new_maximum, total, weighted * shrink[:, None] + products), None
 
+            rows = len(query)
             start = (
                 jnp.full((rows,), -jnp.inf, jnp.float32),
                 jnp.zeros((rows,), jnp.float32),
-                jnp.zeros((rows, value.shape[1]), jnp.float32),
+                jnp.zeros((rows, value.shape[-1]), jnp.float32),
             )
-            (maximum, total, weighted), _ = lax.scan(column_block, start, (keys, values))
+            (maximum, total, weighted), _ = lax.scan(column_block, start, (key, value))
             return weighted / total[:, None], maximum + jnp.log(total)
 
-        output, logsumexp = lax.map(row_block, _split(query, row_blocks))
-        return _join(output), _join(logsumexp)
+        return lax.map(row_block, query)
 
-    size = row_blocks * rows * column_blocks * columns
-    output, logsumexp = _over_images(image, size, tile, *_cast(tile, query, key, value))
-    return output[:, :places], logsumexp[:, :places]
+    output, logsumexp = tiling.over_images(one_image, tiling.rows(query), *map(tiling.columns, (key, value)))
+    output, logsumexp = (_joined(x)[:, : arrays[0].shape[1]] for x in (output, logsumexp))
+    # The gradient needs the output as float32: rounded to bfloat16 it would lose a digit where a row's weights lie on
+    # few keys.
+    return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
 
 
-def backward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    output: jax.Array,
-    logsumexp: jax.Array,
-    cotangent: jax.Array,
-    *,
-    tile: Tile = CPU_TILE,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes the gradients of query, key and value from the float32 output and its gradient `[B, N, Cv]`."""
-    dtypes = query.dtype, key.dtype, value.dtype
-    places, keys = query.shape[1], key.shape[1]
-    channels = query.shape[2]
-    row_blocks, rows = blocks(places, tile.rows, 16)
-    column_blocks, columns = blocks(keys, tile.columns, 16)
-    # sum_j dP_ij P_ij of the softmax's derivative, without P.
+def _backward(tile: Tile, residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    *arrays, output, logsumexp = residuals
+    tiling = _Tiling(tile, *arrays)
+    # This is sum_j dP_ij P_ij of the softmax's derivative, without P.
     projection = jnp.sum(output * cotangent.astype(jnp.float32), axis=2)
-    query, key, value = pad_keys(query, key, value, column_blocks * columns)
-    query, cotangent, logsumexp, projection = (
-        pad_rows(x, row_blocks * rows) for x in (query, cotangent, logsumexp, projection)
-    )
+    query, key, value = tiling.cast(*tiling.pad(*arrays))
+    [cotangent] = tiling.cast(cotangent)
 
-    def image(
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        cotangent: jax.Array,
-        logsumexp: jax.Array,
-        projection: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        by_rows = tuple(_split(x, row_blocks) for x in (query, cotangent, logsumexp, projection))
-
+    def one_image(key: jax.Array, value: jax.Array, *by_rows: jax.Array) -> tuple[jax.Array, ...]:
         # Tiles are queries by keys, as in the forward pass: where one weight of a row is nearly 1, both must round
         # its logit in the same way. dkey and dvalue are transposed, so that no product has to transpose a tile.
         def column_block(dquery: jax.Array, inputs: tuple[jax.Array, jax.Array]):
@@ -138,50 +93,68 @@ def backward(
             def row_block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, ...]):
                 dkey, dvalue = carry
                 query, cotangent, logsumexp, projection = inputs
-                weights = jnp.exp(float32_sums(query, key, 1, 1) - logsumexp[:, None])
-                dvalue = dvalue + float32_sums(cotangent, weights.astype(cotangent.dtype), 0, 0)
-                dlogits = weights * (float32_sums(cotangent, value, 1, 1) - projection[:, None])
+                weights = jnp.exp(float32_einsum("nc,mc->nm", query, key) - logsumexp[:, None])
+                dvalue = dvalue + float32_einsum("nc,nm->cm", cotangent, weights.astype(cotangent.dtype))
+                dlogits = weights * (float32_einsum("nc,mc->nm", cotangent, value) - projection[:, None])
                 dlogits = dlogits.astype(query.dtype)
-                dkey = dkey + float32_sums(query, dlogits, 0, 0)
-                return (dkey, dvalue), float32_sums(dlogits, key, 1, 0)
+                dkey = dkey + float32_einsum("nc,nm->cm", query, dlogits)
+                return (dkey, dvalue), float32_einsum("nm,mc->nc", dlogits, key)
 
             start = jnp.zeros(key.shape[::-1], jnp.float32), jnp.zeros(value.shape[::-1], jnp.float32)
             (dkey, dvalue), dquery_part = lax.scan(row_block, start, by_rows)
             return dquery + dquery_part, (dkey.T, dvalue.T)
 
-        start = jnp.zeros((row_blocks, rows, query.shape[1]), jnp.float32)
         dquery, (dkey, dvalue) = lax.scan(
-            column_block, start, (_split(key, column_blocks), _split(value, column_blocks))
+            column_block, jnp.zeros(by_rows[0].shape, jnp.float32), (key, value)
         )
-        return _join(dquery), _join(dkey), _join(dvalue)
+        return dquery, dkey, dvalue
 
-    size = row_blocks * rows * column_blocks * columns
-    gradients = _over_images(
-        image, size, tile, *_cast(tile, query, key, value, cotangent), logsumexp, projection
+    gradients = tiling.over_images(
+        one_image,
+        *map(tiling.columns, (key, value)),
+        *map(tiling.rows, (query, cotangent, logsumexp, projection)),
     )
-    lengths = places, keys, keys
-    widths = channels, channels, value.shape[2]
-    dquery, dkey, dvalue = (
-        x[:, :length, :width].astype(dtype)
-        for x, length, width, dtype in zip(gradients, lengths, widths, dtypes, strict=True)
+    return tuple(
+        _joined(gradient)[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
+        for gradient, x in zip(gradients, arrays, strict=True)
     )
-    return dquery, dkey, dvalue
 
 
-def _cast(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    return arrays if tile.dtype is None else tuple(x.astype(tile.dtype) for x in arrays)
+attention.defvjp(_forward, _backward)
 
 
-def _split(x: jax.Array, count: int) -> jax.Array:
-    return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+class _Tiling:
+    """How queries and keys are divided into equal blocks."""
+
+    def __init__(self, tile: Tile, query: jax.Array, key: jax.Array, value: jax.Array):
+        self.tile = tile
+        self.row_blocks, self.block_rows = blocks(query.shape[1], tile.rows, 16)
+        self.column_blocks, self.block_columns = blocks(key.shape[1], tile.columns, 16)
+
+    def cast(self, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return arrays if self.tile.dtype is None else tuple(x.astype(self.tile.dtype) for x in arrays)
+
+    def pad(self, query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns arrays whose keys fill all blocks."""
+        return pad_keys(query, key, value, self.column_blocks * self.block_columns)
+
+    def rows(self, x: jax.Array) -> jax.Array:
+        """Returns `[B, N, ...]` of queries as `[B, blocks, rows, ...]`."""
+        x = pad_rows(x, self.row_blocks * self.block_rows)
+        return x.reshape(x.shape[0], self.row_blocks, self.block_rows, *x.shape[2:])
+
+    def columns(self, x: jax.Array) -> jax.Array:
+        """Returns `[B, M, ...]` of keys as `[B, blocks, columns, ...]`."""
+        return x.reshape(x.shape[0], self.column_blocks, self.block_columns, *x.shape[2:])
+
+    def over_images(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
+        """Maps over the images of the batch: all at once if their maps fit a tile together, else one by one."""
+        size = self.row_blocks * self.block_rows * self.column_blocks * self.block_columns
+        if arrays[0].shape[0] * size <= self.tile.rows * self.tile.columns:
+            return jax.vmap(function)(*arrays)
+        return lax.map(lambda image: function(*image), arrays)
 
 
-def _join(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
-def _over_images(function: Callable[..., Any], size: int, tile: Tile, *arrays: jax.Array) -> Any:
-    """Maps `function` over the images of the batch: all at once if their maps of `size` fit a tile, else one by one."""
-    if arrays[0].shape[0] * size <= tile.rows * tile.columns:
-        return jax.vmap(function)(*arrays)
-    return lax.map(lambda image: function(*image), arrays)
+def _joined(x: jax.Array) -> jax.Array:
+    """Returns `[B, blocks, n, ...]` as `[B, blocks * n, ...]`."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])

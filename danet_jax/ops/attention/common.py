@@ -1,4 +1,4 @@
-"""What the kernels share: keys that do not exist, padding to whole blocks, and the refusal of second derivatives."""
+"""What the kernels share: keys that do not exist, padding to blocks, and the refusal of second derivatives."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from danet_jax.errors import InputError
-
-EXCLUDED = -1e30
-"""Logit of a key that does not exist: its weight is exactly 0 beside any other key's, and nothing overflows."""
 
 
 def blocks(length: int, largest: int, multiple: int) -> tuple[int, int]:
@@ -30,20 +27,18 @@ def exclude_keys(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns query, key and value for which the keys where `mask` (bool `[B, M]`) is False have no weight.
 
-    One more channel, 1 in every query and 0 or `EXCLUDED` in the keys, adds the mask to the logits: any
-    kernel that computes softmax(query key^T) value is then masked. Keys and values that do not exist become
-    0, so that not even a NaN among them is seen; a query without any key gets 0.
+    One more channel, constant in every query and 0 or a large negative number in the keys, adds the mask to the
+    logits, so that any kernel that computes softmax(query key^T) value is masked. Keys and values that do not exist
+    become 0, so that not even a NaN among them has an effect. A query without any key gets 0.
     """
-    factor, excluded = 1.0, EXCLUDED
-    if (
-        key.dtype == jnp.float16
-    ):  # `EXCLUDED` is beyond its range; a product of these two, summed in float32, is not
-        factor, excluded = 2.0**15, -(2.0**15)
-    bias = jnp.where(mask[..., None], 0.0, excluded).astype(key.dtype)
-    factors = jnp.full((*query.shape[:-1], 1), factor, query.dtype)
-    query = jnp.concatenate([query, factors], axis=-1)
-    key = jnp.concatenate([jnp.where(mask[..., None], key, jnp.zeros((), key.dtype)), bias], axis=-1)
-    return query, key, jnp.where(mask[..., None], value, jnp.zeros((), value.dtype))
+    # The product is the logit of a key that does not exist: its weight is exactly 0 beside any other key's, and
+    # nothing overflows. float16 does not hold 1e30, but float32, in which logits are summed, holds the product.
+    factor, excluded = (2.0**15, -(2.0**15)) if key.dtype == jnp.float16 else (1.0, -1e30)
+    exists = mask[..., None]
+    bias = jnp.where(exists, 0.0, excluded).astype(key.dtype)
+    query = jnp.concatenate([query, jnp.full((*query.shape[:-1], 1), factor, query.dtype)], axis=-1)
+    key = jnp.concatenate([jnp.where(exists, key, jnp.zeros((), key.dtype)), bias], axis=-1)
+    return query, key, jnp.where(exists, value, jnp.zeros((), value.dtype))
 
 
 def pad_rows(x: jax.Array, length: int) -> jax.Array:

@@ -34,7 +34,7 @@ def dtype_refusal(dtype: Any) -> str | None:
 
 @jax.custom_vjp
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
+    """Computes `softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
     return _forward(query, key, value)[0]
 
 
@@ -44,57 +44,55 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
     output, logsumexp = flash_forward(
         _repeat(query, width, heads), _repeat(key, width, heads), _chunks(value, width, heads)
     )
-    whole = output.reshape(*output.shape[:2], heads * width)[..., : value.shape[-1]]
     # All heads have the same logsumexp, so that of one head is kept.
-    return whole, (query, key, value, output, logsumexp[:, :1])
+    return _joined(output, value), (query, key, value, output, logsumexp[:, :1])
 
 
 def _backward(residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     query, key, value, output, logsumexp = residuals
     width, heads = _heads(query, value)
-    batch, places, channels = query.shape
     dquery, dkey, dvalue = flash_backward(
         _repeat(query, width, heads),
         _repeat(key, width, heads),
         _chunks(value, width, heads),
-        jnp.broadcast_to(logsumexp, (batch, heads, places)),
+        jnp.broadcast_to(logsumexp, (logsumexp.shape[0], heads, logsumexp.shape[2])),
         _chunks(cotangent, width, heads),
         output,
     )
 
     def summed(x: jax.Array) -> jax.Array:
-        return jnp.sum(x[..., :channels].astype(jnp.float32), axis=2).astype(x.dtype)
+        return jnp.sum(x[..., : query.shape[-1]].astype(jnp.float32), axis=2).astype(x.dtype)
 
-    dvalue = dvalue.reshape(*dvalue.shape[:2], heads * width)[..., : value.shape[-1]]
-    return summed(dquery), summed(dkey), dvalue
+    return summed(dquery), summed(dkey), _joined(dvalue, value)
 
 
 attention.defvjp(_forward, _backward)
 
 
 def _heads(query: jax.Array, value: jax.Array) -> tuple[int, int]:
-    """The width of a head, which queries and a chunk of values are padded to, and the number of heads."""
+    """Returns the width of a head, to which queries and chunks of values are padded, and the number of heads."""
     width = 64 if max(query.shape[-1], value.shape[-1]) <= 64 else WIDEST_HEAD
     return width, -(-value.shape[-1] // width)
 
 
-def _widen(x: jax.Array, width: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (0, 0), (0, width - x.shape[-1])))
-
-
 def _repeat(x: jax.Array, width: int, heads: int) -> jax.Array:
-    """`[B, N, C]` to the same for every head, `[B, N, heads, width]`."""
-    batch, places, _ = x.shape
-    return jnp.broadcast_to(_widen(x, width)[:, :, None, :], (batch, places, heads, width))
+    """Returns `[B, N, C]` with all channels in every head, `[B, N, heads, width]`."""
+    return jnp.broadcast_to(_chunks(x, width, 1), (*x.shape[:2], heads, width))
 
 
 def _chunks(x: jax.Array, width: int, heads: int) -> jax.Array:
-    """`[B, N, C]` to its channels as heads, `[B, N, heads, width]`."""
-    return _widen(x, heads * width).reshape(*x.shape[:2], heads, width)
+    """Returns `[B, N, C]` with the channels divided into heads, `[B, N, heads, width]`."""
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, heads * width - x.shape[-1])))
+    return x.reshape(*x.shape[:2], heads, width)
+
+
+def _joined(x: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns `[B, N, heads, width]` with the channels of `value`, `[B, N, Cv]`."""
+    return x.reshape(*x.shape[:2], -1)[..., : value.shape[-1]]
 
 
 def _compute_capability() -> tuple[int, ...] | None:
-    """Returns that of this machine's GPU, or None where a program is lowered for another machine."""
+    """Returns the compute capability of this machine's GPU; None where a program is lowered for another machine."""
     try:
         device = jax.devices("cuda")[0]
     except RuntimeError:
@@ -108,12 +106,12 @@ def _compute_capability() -> tuple[int, ...] | None:
 
 
 def flash_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Attention of each head, `[B, N, heads, width]`, and its logsumexp, float32 `[B, heads, N]`."""
-    batch, places, heads, _ = query.shape
+    """Computes attention of each head, `[B, N, heads, width]`, and its logsumexp, float32 `[B, heads, N]`."""
     products = {
         "bmm1": ((3, 3), (0, 2), (0, 2)),  # [B, N, heads, C], [B, M, heads, C] -> [B, heads, N, M]
         "bmm2": ((3, 1), (0, 1), (0, 2)),  # [B, heads, N, M], [B, M, heads, C] -> [B, heads, N, C]
     }
+    batch, places, heads, _ = query.shape
     results = _by_head(query, value), jax.ShapeDtypeStruct((batch, heads, places), jnp.float32)
     output, logsumexp = _call("__cudnn$fmhaSoftmax", results, products, query, key, value)
     return jnp.swapaxes(output, 1, 2), logsumexp
@@ -127,7 +125,7 @@ def flash_backward(
     cotangent: jax.Array,
     output: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of query, key and value of each head, `[B, N, heads, width]`."""
+    """Computes the gradients of query, key and value of each head, `[B, N, heads, width]`."""
     products = {
         "bmm1_grad_gemm1": ((2, 1), (0, 1), (0, 2)),
         "bmm1_grad_gemm2": ((3, 1), (0, 1), (0, 2)),
@@ -151,7 +149,7 @@ def _call(
     products: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]],
     *arrays: jax.Array,
 ) -> list[jax.Array]:
-    """Calls `target`; `products` are the matrix products in it: contracted axes, and batch axes of either side."""
+    """Calls `target`; `products` are its matrix products: the contracted axes, and the batch axes of each side."""
     query, key = arrays[:2]
     batch, places, heads, _ = query.shape
     attention = {
@@ -186,10 +184,7 @@ def _call(
         }
     *outputs, _ = jax.ffi.ffi_call(
         target,
-        (
-            *results,
-            jax.ShapeDtypeStruct((0,), jnp.uint8),
-        ),  # the last is cuDNN's workspace, whose size XLA finds
+        (*results, jax.ShapeDtypeStruct((0,), jnp.uint8)),  # cuDNN's workspace, whose size XLA finds
         vmap_method="sequential",
         # Arrays of four axes are stored with heads behind places, whatever the order of their axes.
         output_layouts=[(0, 2, 1, 3) if len(x.shape) == 4 else (0, 1, 2) for x in results] + [(0,)],

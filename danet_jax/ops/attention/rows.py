@@ -1,6 +1,6 @@
-"""Exact attention in plain operations: some queries at a time against all keys.
+"""Exact attention in plain operations: the whole map at once, or some queries at a time against all keys.
 
-Memory is linear in the number of keys. There is no kernel, and no number of blocks that must be known, so it
+By rows, memory is linear in the number of keys. There is no kernel, and no number of blocks that must be known, so it
 can be exported for sizes that are known only when the program runs, and to formats that have few operations.
 """
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from danet_jax.ops.attention.common import pad_rows
 from danet_jax.ops.precision import float32_einsum
 
 ROWS = 1024
@@ -18,20 +19,16 @@ ROWS = 1024
 
 def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Computes `softmax(query key^T) value` `[B, N, Cv]`; B, N and M may be symbolic dimensions of `jax.export`."""
-
-    def rows(query: jax.Array) -> jax.Array:
-        return plain_attention(query, key, value)
-
     batch, places, channels = query.shape
     if isinstance(places, int):
-        parts = [rows(query[:, start : start + ROWS]) for start in range(0, places, ROWS)]
+        parts = [plain_attention(query[:, i : i + ROWS], key, value) for i in range(0, places, ROWS)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
     blocks = (places + ROWS - 1) // ROWS
-    padded = jnp.pad(query, ((0, 0), (0, blocks * ROWS - places), (0, 0)))
+    padded = pad_rows(query, blocks * ROWS)
 
     def block(index: jax.Array, result: jax.Array) -> jax.Array:
-        part = lax.dynamic_slice(padded, (0, index * ROWS, 0), (batch, ROWS, channels))
-        return lax.dynamic_update_slice(result, rows(part), (0, index * ROWS, 0))
+        rows = lax.dynamic_slice(padded, (0, index * ROWS, 0), (batch, ROWS, channels))
+        return lax.dynamic_update_slice(result, plain_attention(rows, key, value), (0, index * ROWS, 0))
 
     result = jnp.zeros((batch, blocks * ROWS, value.shape[2]), value.dtype)
     return lax.fori_loop(0, blocks, block, result)[:, :places]
@@ -39,5 +36,7 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
 
 def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Computes `softmax(query key^T) value` with the whole map in memory."""
+    dtype = value.dtype
+    query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     weights = jax.nn.softmax(float32_einsum("bnc,bmc->bnm", query, key), axis=-1)
-    return float32_einsum("bnm,bmc->bnc", weights, value).astype(value.dtype)
+    return float32_einsum("bnm,bmc->bnc", weights, value).astype(dtype)

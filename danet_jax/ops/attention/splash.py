@@ -19,7 +19,7 @@ LARGEST_BLOCK = 512
 
 @jax.custom_vjp
 def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
+    """Computes `softmax(query key^T) value`, `[B, N, Cv]` of the dtype of `value`."""
 
     def run(*arrays: jax.Array) -> list[jax.Array]:
         with _full_precision(value.dtype):
@@ -47,7 +47,7 @@ def _backward(pull_back: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
     residuals, structure = jax.tree.flatten(pull_back)
 
     def run(cotangent: jax.Array, *residuals: jax.Array) -> list[jax.Array]:
-        # The kernel's own derivative, traced where its precision can be set.
+        # The kernel's own derivative is traced here, where its precision can be set.
         with _full_precision(cotangent.dtype):
             return list(jax.tree.unflatten(structure, residuals)(cotangent))
 
@@ -60,7 +60,7 @@ attention.defvjp(_forward, _backward)
 def padded_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
-    """Attention of arrays padded to whole blocks; images stand where the kernel expects heads."""
+    """Computes attention of arrays padded to blocks; images stand where the kernel expects heads."""
     # Imported here because it takes a tenth of the time that importing JAX and Flax takes.
     from jax.experimental.pallas.ops.tpu import splash_attention
 
@@ -86,11 +86,11 @@ def padded_attention(
 
 
 def _padded(length: int) -> tuple[int, int]:
-    """The length in whole blocks, and the size of a block."""
+    """Returns the length in blocks, and the size of a block."""
     count, size = blocks(-(-length // LANES), LARGEST_BLOCK // LANES, 1)
     return count * size * LANES, size * LANES
 
 
 def _full_precision(dtype: jnp.dtype) -> contextlib.AbstractContextManager[object]:
-    """Float32 is multiplied as float32: a TPU's default is bfloat16."""
+    """Returns a context in which float32 is multiplied as float32, where a TPU's default is bfloat16."""
     return jax.default_matmul_precision("highest") if dtype == jnp.float32 else contextlib.nullcontext()

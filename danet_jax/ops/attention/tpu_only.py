@@ -10,17 +10,17 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 
-# The one module that is not JAX's public interface. Lowered for TPU and CPU together (jax.export), a program's branch
-# for TPU is lowered for CPU too, though it never runs there, and a Pallas kernel for TPUs refuses that.
+# The only use of an interface of JAX that is not public. When a program is lowered for TPU and CPU together
+# (jax.export), its branch for TPU is lowered for CPU too, though it never runs there, and a Pallas kernel refuses that.
 from jax.interpreters import mlir
 
 Arrays = Sequence[jax.Array]
 
 
 def tpu_only(function: Callable[..., Arrays]) -> Callable[..., Arrays]:
-    """`function` of arrays to a list of arrays where a program is lowered for TPU, zeros for other platforms.
+    """Returns `function`, which returns a list of arrays, with zeros for results where it is not lowered for TPU.
 
-    For a branch of `lax.platform_dependent` that other platforms do not take.
+    It is for a branch of `lax.platform_dependent` that other platforms do not take.
     """
 
     @custom_vmap

@@ -1,9 +1,9 @@
-"""Two-dimensional convolution, as torch pads it, with gradients that are fast on every platform.
+"""Two-dimensional convolution, padded as torch pads it, with gradients that are fast on every platform.
 
 On TPU and GPU it is XLA's own, except for one gradient: for NVIDIA's GPUs XLA turns the gradient to the kernel of a
 dilated convolution into a convolution whose window is the whole image, so it is computed in the phases of the dilation.
-On CPU XLA's gradient to the kernel runs at a fraction of the speed of its matrix products, so there a convolution is
-written as matrix products wherever that is faster: benchmarks/model.py measures it in the whole network.
+On CPU, XLA's gradient to the kernel runs at a fraction of the speed of its matrix products, so a convolution is
+written as matrix products wherever that is faster. benchmarks/model.py measures it in the whole network.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from danet_jax.errors import InputError
-from danet_jax.ops.checks import check_array, check_shapes_fit, check_whole
+from danet_jax.ops.checks import check_arrays, check_whole
 from danet_jax.ops.convolution.cpu import cpu_forward, cpu_input_gradient, cpu_kernel_gradient
-from danet_jax.ops.convolution.divided import can_be_divided, divided_kernel_gradient
-from danet_jax.ops.convolution.phases import kernel_gradient_in_phases
+from danet_jax.ops.convolution.phases import (
+    can_be_divided,
+    divided_kernel_gradient,
+    kernel_gradient_in_phases,
+)
 from danet_jax.ops.convolution.xla import (
     Geometry,
     xla_convolution,
@@ -39,25 +42,25 @@ def convolution(
     dilation: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """Computes the cross-correlation of `x` `[B, H, W, C]` with `kernel` `[kh, kw, C, C']`: `[B, H', W', C']`.
+    """Computes a convolution (a cross-correlation) with torch's padding.
 
-    `H' = floor((H + 2 * padding - dilation * (kh - 1) - 1) / stride) + 1`, as of torch's `conv2d`.
-    It has first-order reverse-mode gradients (`jax.grad`, `jax.vjp`), no forward-mode ones.
+    It has first-order reverse-mode gradients (`jax.grad`, `jax.vjp`), but none in forward mode.
 
     Args:
-      x: features, float32, bfloat16 or float16 (a CPU computes in float32).
-      kernel: has the same dtype.
-      stride: along both axes.
-      padding: zeros on every side of `x`, whatever the stride.
-      dilation: distance between neighbouring entries of the kernel.
-      precision: of the products, see `jax.lax.Precision`; None for the platform's default. A CPU ignores it.
+      x: features `[B, H, W, C]`, float32, bfloat16 or float16 (a CPU computes in float32).
+      kernel: `[kh, kw, C, C']` of the same dtype.
+      stride: the stride along both axes.
+      padding: the number of zeros on every side of `x`, whatever the stride.
+      dilation: the distance between neighbouring entries of the kernel.
+      precision: the precision of products, see `jax.lax.Precision`; None for the platform's default. A CPU ignores it.
+
+    Returns:
+      `[B, H', W', C']` of the same dtype, with `H' = floor((H + 2 * padding - dilation * (kh - 1) - 1) / stride) + 1`.
 
     Raises:
       InputError: shapes or dtypes do not fit each other, or the kernel is larger than the padded input.
     """
-    check_array("x", x, "B H W C", "float")
-    check_array("kernel", kernel, "kh kw C C'", "float")
-    check_shapes_fit(x=(x, "B H W C"), kernel=(kernel, "kh kw C C'"))
+    check_arrays(x=(x, "float B H W C"), kernel=(kernel, "float kh kw C C'"))
     if x.dtype != kernel.dtype:
         raise InputError(
             f"kernel is {kernel.dtype} and x {x.dtype}; cast one of them", what="kernel", value=kernel.dtype
@@ -67,7 +70,7 @@ def convolution(
     geometry = Geometry(stride, padding, dilation, precision)
     if not all(isinstance(n, int) for n in x.shape):  # symbolic dimensions of `jax.export`
         return xla_convolution(x, kernel, geometry)
-    if min(_output_shape(x.shape, kernel.shape, geometry)) < 1:
+    if any(x.shape[1 + i] + 2 * padding <= dilation * (kernel.shape[i] - 1) for i in range(2)):
         raise InputError(
             f"kernel {kernel.shape} with dilation={dilation} is larger than x {x.shape} with padding={padding}",
             what="kernel",
@@ -91,9 +94,9 @@ def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Ar
     on_cuda: Callable[..., jax.Array] | None = None
     if geometry.dilation > 1 and geometry.stride == 1:
         mesh = mesh_of(x)
-        if not rows_are_divided(x):
-            on_cuda = _cuda_kernel_gradient
-        elif mesh is not None and can_be_divided(x, kernel, geometry, mesh):
+        if mesh is None or not rows_are_divided(x):
+            on_cuda = kernel_gradient_in_phases
+        elif can_be_divided(x, kernel, geometry, mesh):
             on_cuda = functools.partial(divided_kernel_gradient, mesh=mesh)
     x, dy = with_even_rows(x, dy)
     dkernel = _by_platform(cpu_kernel_gradient, xla_kernel_gradient, geometry, x, kernel, dy, cuda=on_cuda)
@@ -103,10 +106,6 @@ def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Ar
 _convolution.defvjp(_forward, _backward)
 
 
-def _cuda_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
-    return kernel_gradient_in_phases(x, dy, (kernel.shape[0], kernel.shape[1]), geometry)
-
-
 def _by_platform(
     cpu: Callable[..., jax.Array],
     default: Callable[..., jax.Array],
@@ -114,7 +113,7 @@ def _by_platform(
     *arrays: jax.Array,
     cuda: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """Calls the function for the platform, which is chosen at lowering; only the chosen one is compiled."""
+    """Calls the function for the platform that the program is lowered for; only that one is compiled."""
     if rows_are_divided(arrays[0]):
         cpu = default  # XLA exchanges rows between neighbours in its own convolutions, but not in matrix products
     in_float32 = arrays[0].dtype.itemsize < 4
@@ -128,14 +127,3 @@ def _by_platform(
     return lax.platform_dependent(
         *arrays, cpu=on_cpu, default=lambda *arrays: default(*arrays, geometry), **others
     )
-
-
-def _output_shape(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry
-) -> tuple[int, int]:
-    stride, padding, dilation, _ = geometry
-    rows, columns = (
-        (x_shape[axis] + 2 * padding - dilation * (kernel_shape[axis - 1] - 1) - 1) // stride + 1
-        for axis in (1, 2)
-    )
-    return rows, columns

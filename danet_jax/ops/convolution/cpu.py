@@ -44,7 +44,7 @@ def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry
     if _is_pointwise(kernel.shape, geometry):
         return _product_over_places(_strided(x, geometry.stride), dy)[None, None]
     if _is_winograd_faster(x.shape, kernel.shape, geometry):
-        # Nor the forward pass's transform of the input, four times its size.
+        # Nor does it keep the forward pass's transform of the input, four times its size.
         x, dy = lax.optimization_barrier((x, dy))
         return winograd_kernel_gradient(x, dy, geometry.padding, geometry.dilation)
     return _kernel_gradient_by_places(x, kernel.shape, dy, geometry)
@@ -53,12 +53,12 @@ def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry
 def _kernel_gradient_by_places(
     x: jax.Array, kernel_shape: tuple[int, ...], dy: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    """Multiplies `dy` with what each entry of the kernel met at each place of the result."""
+    """Multiplies `dy` with the inputs that each entry of the kernel met."""
     stride, padding, dilation, _ = geometry
     height, width, inputs, outputs = kernel_shape
     rows, columns = dy.shape[1:3]
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    # For colour images the places go last, because runs of so few channels are slow to copy.
+    # In images the places go last, because runs of so few channels are slow to copy.
     few = inputs < 16
     if few:
         x = lax.optimization_barrier(x.transpose(3, 0, 1, 2))
@@ -71,7 +71,7 @@ def _kernel_gradient_by_places(
         return lax.slice_in_dim(part, left, left + (columns - 1) * stride + 1, stride, axis + 1)
 
     def gradient(i: int) -> jax.Array:
-        """Returns that to row i of the kernel: a row at a time, so as not to hold kh * kw times the input."""
+        """Returns the gradient to row i of the kernel; all rows at once would hold kh * kw times the input."""
         patches = jnp.concatenate([met(i, j) for j in range(width)], axis=0 if few else -1)
         patches = lax.optimization_barrier(patches)
         if few:
@@ -85,12 +85,12 @@ def _kernel_gradient_by_places(
 
 def _product_over_places(x: jax.Array, dy: jax.Array) -> jax.Array:
     """Returns the sum over batch, rows and columns of `x` times `dy`, `[C, C']`."""
-    # As matrices: XLA transposes the operands of a product that sums over three axes in memory.
+    # They are made matrices, because XLA transposes operands in memory for a product that sums over three axes.
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     places = (((0,), (0,)), ((), ()))
     if x.shape[1] <= dy.shape[1]:
         return lax.dot_general(x, dy, places)
-    # Up to twice as fast with the wider matrix on the right; without the barrier XLA swaps the two again.
+    # It is up to twice as fast with the wider matrix on the right; without the barrier XLA swaps the two again.
     return lax.optimization_barrier(lax.dot_general(dy, x, places)).T
 
 
@@ -105,9 +105,7 @@ def _is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
 def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
     """Returns whether the transforms cost less than the products that they save, by measurements."""
     stride, padding, dilation, _ = geometry
-    if kernel_shape[:2] != (3, 3) or stride != 1 or min(kernel_shape[2:]) < 128:
-        return False
-    if padding > 2 * dilation:
+    if kernel_shape[:2] != (3, 3) or stride != 1 or min(kernel_shape[2:]) < 128 or padding > 2 * dilation:
         return False
     batch, height, width, _ = x_shape
     tiles = winograd_tiles(height, padding, dilation) * winograd_tiles(width, padding, dilation)

@@ -1,31 +1,34 @@
-"""The phases of a dilated convolution: on each of them it is an ordinary one.
+"""The phases of a dilated convolution: on each of them it is an ordinary convolution.
 
 Places whose row and column leave the remainders (r, c) when divided by the dilation d meet only places of the same
-remainders. So `[B, H, W, C]` split into its d x d phases, `[B * d * d, H / d, W / d, C]`, meets the kernel
-without dilation. Products of single places, statistics over all of them and sums of two arrays do not depend
-on the order of places, so that a run of dilated blocks can stay in phases from the first to the last.
+remainders. So a dilated convolution of `[B, H, W, C]` is one without dilation of its d x d phases,
+`[B * d * d, H / d, W / d, C]`. 1x1 convolutions, batch statistics and sums of two arrays do not depend on the order of
+places, so that a run of dilated blocks can stay in phases from the first to the last.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from danet_jax.ops.convolution.xla import Geometry, xla_kernel_gradient
+from danet_jax.ops.sharding import DATA, SPACE
 
 
 def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Array:
-    """Regroups features from `old` x `old` phases to `new` x `new` of them; 1 is the features as they are.
+    """Regroups features from `old` x `old` phases to `new` x `new` phases, where 1 stands for the features as they are.
 
     Args:
       x: `[B * old * old, ceil(H / old), ceil(W / old), C]`, phase (r, c) of image b at `(b * old + r) * old + c`.
-      old: phases along an axis of `x`.
-      new: phases along an axis of the result.
+      old: the number of phases along each axis of `x`.
+      new: the number of phases along each axis of the result.
       shape: H and W.
 
     Returns:
-      `[B * new * new, ceil(H / new), ceil(W / new), C]`, places beyond H and W are 0 after splitting, and
-      whatever `x` holds there after joining.
+      `[B * new * new, ceil(H / new), ceil(W / new), C]`. Places beyond H and W are 0 after splitting, and whatever `x`
+      holds there after joining.
     """
     if old == new:
         return x
@@ -47,13 +50,51 @@ def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Arr
 
 
 def kernel_gradient_in_phases(
-    x: jax.Array, dy: jax.Array, kernel_size: tuple[int, int], geometry: Geometry
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry
 ) -> jax.Array:
     """Computes the gradient to the kernel `[kh, kw, C, C']` of a dilated convolution with stride 1 in its phases."""
     dilation = geometry.dilation
     whole, rest = divmod(geometry.padding, dilation)
     x = jnp.pad(x, ((0, 0), (rest, rest), (rest, rest), (0, 0)))
     # Places that are added to fill the phases contribute nothing, because dy is 0 there.
-    phases, results = (regroup(a, 1, dilation, (a.shape[1], a.shape[2])) for a in (x, dy))
-    kernel = jax.ShapeDtypeStruct((*kernel_size, x.shape[3], dy.shape[3]), x.dtype)
-    return xla_kernel_gradient(phases, kernel, results, Geometry(1, whole, 1, geometry.precision))
+    x, dy = (regroup(a, 1, dilation, a.shape[1:3]) for a in (x, dy))
+    return xla_kernel_gradient(x, kernel, dy, Geometry(1, whole, 1, geometry.precision))
+
+
+def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
+    """Returns whether all devices get equally many rows and images, and the kernel reaches over neighbours only."""
+    stride, padding, dilation, _ = geometry
+    rows, rest = divmod(x.shape[1], mesh.shape[SPACE])
+    keeps_the_size = stride == 1 and all(2 * padding == dilation * (n - 1) for n in kernel.shape[:2])
+    return (
+        keeps_the_size
+        and not rest
+        and rows >= padding > 0
+        and x.shape[0] % mesh.shape.get(DATA, x.shape[0] + 1) == 0
+    )
+
+
+def divided_kernel_gradient(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, mesh: AbstractMesh
+) -> jax.Array:
+    """Computes the gradient to the kernel in phases where several devices share the rows of an image.
+
+    Each device takes the rows next to its own from its neighbours, as many as the kernel reaches over, and computes
+    the gradient of the rows that it then has; the gradients are summed. XLA does not find this division by itself.
+    It is possible where `can_be_divided`.
+    """
+    padding, devices = geometry.padding, mesh.shape[SPACE]
+
+    def on_device(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # At the upper and lower edge of the image nothing is received: these zeros are the padding.
+        above = lax.ppermute(x[:, -padding:], SPACE, [(i, i + 1) for i in range(devices - 1)])
+        below = lax.ppermute(x[:, :padding], SPACE, [(i + 1, i) for i in range(devices - 1)])
+        x = jnp.concatenate([above, x, below], axis=1)
+        x = jnp.pad(x, ((0, 0), (0, 0), (padding, padding), (0, 0)))
+        gradient = kernel_gradient_in_phases(x, kernel, dy, geometry._replace(padding=0))
+        return lax.psum(gradient, (DATA, SPACE))
+
+    own = PartitionSpec(DATA, SPACE)
+    return jax.shard_map(
+        on_device, mesh=mesh, in_specs=(own, own), out_specs=PartitionSpec(), check_vma=False
+    )(x, dy)
