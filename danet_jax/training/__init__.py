@@ -1,1 +1,1 @@
-"""What a step of training is made of: losses, optimizer, state, mesh."""
+"""The parts of a training step: losses, optimizer, state and mesh."""

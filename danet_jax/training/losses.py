@@ -1,4 +1,4 @@
-"""The multi-loss: a cross-entropy on each of the classifiers (section 4.1), on all pixels or on hard ones."""
+"""The multi-loss: a cross-entropy for each classifier (section 4.1), of all pixels or of hard ones."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy, upsam
 
 
 def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
-    """Returns weights of classes, `share ** -power`, which let rare classes count for more.
+    """Returns weights of classes, `share ** -power`, which let rare classes count more; not in the paper.
 
     They are scaled so that a pixel counts 1 on average, as without weights, and the learning rate keeps its meaning.
-    With power 1 they are, up to that scale, median frequency balancing (Eigen and Fergus, arXiv 1411.4734). Not in the
-    paper.
+    With power 1 they are, up to that scale, median frequency balancing (Eigen and Fergus, arXiv 1411.4734).
 
     Args:
-      pixels: number of pixels of each class; a class without any has weight 1.
-      power: 0 (no weights) to 1 (the sums of all classes count the same).
+      pixels: the number of pixels of each class; a class without any has weight 1.
+      power: 0 (no weights) to 1 (all classes count the same).
 
-    >>> [round(weight, 3) for weight in balanced_weights([900, 100, 0], 0.5)]
-    [0.833, 2.5, 1.0]
+    Example:
+      >>> [round(weight, 3) for weight in balanced_weights([900, 100, 0], 0.5)]
+      [0.833, 2.5, 1.0]
     """
     shares = np.asarray(pixels, np.float64) / max(1, sum(pixels))
-    there = shares > 0
+    present = shares > 0
     weights = np.ones(len(shares))
-    weights[there] = shares[there] ** -power / np.sum(shares[there] ** (1 - power))
+    weights[present] = shares[present] ** -power / np.sum(shares[present] ** (1 - power))
     return tuple(weights.tolist())
 
 
@@ -44,21 +44,21 @@ def valid_pixels(labels: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class HardPixels:
-    """Online hard example mining: only pixels whose own class has a low probability enter the loss.
+    """Online hard example mining: only pixels whose own class has a low probability enter the loss; not in the paper.
 
     They are chosen as by mmsegmentation's `OHEMPixelSampler` and PaddleSeg's `OhemCrossEntropyLoss`, for each
-    classifier by its own scores; the loss is the mean over the chosen pixels, as in PaddleSeg. Not in the paper.
+    classifier by its own scores. The loss is the mean over the chosen pixels, as in PaddleSeg.
 
     Attributes:
       threshold: the probability of its own class below which a pixel is hard.
-      kept: the number of pixels per image that enter at least, the hardest ones.
+      kept: the least number of pixels per image that enter; the hardest ones are taken.
     """
 
     threshold: float
     kept: int
 
     def choose(self, losses: jax.Array, valid: jax.Array) -> jax.Array:
-        """Returns which pixels enter, bool `[B, H, W]`, from their losses in nats and whether they are valid."""
+        """Returns which pixels enter, bool, from their losses in nats and whether they are valid, `[B, H, W]` each."""
         last = jnp.minimum(self.kept * losses.shape[0], jnp.sum(valid, dtype=jnp.int32) - 1)
         losses = jnp.where(valid, jnp.maximum(losses, 0.0), -1.0)
         at_least = jnp.minimum(_descending(losses, last), -jnp.log(jnp.float32(self.threshold)))
@@ -66,11 +66,11 @@ class HardPixels:
 
 
 def _descending(values: jax.Array, place: jax.Array) -> jax.Array:
-    """Returns the value at `place` (from 0) when the values of at least 0 are sorted from high to low.
+    """Returns the value at `place` (from 0) among the values of at least 0, sorted from high to low.
 
     It is found bit by bit from counts, which devices add up; sorting would gather all pixels on each of them.
     """
-    bits = lax.bitcast_convert_type(values, jnp.int32)  # ordered as the numbers are, from 0 up
+    bits = lax.bitcast_convert_type(values, jnp.int32)  # These have the order of the numbers, from 0 up.
 
     def body(index: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | lax.shift_left(jnp.int32(1), 30 - index)
@@ -92,20 +92,20 @@ def multi_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums the weighted cross-entropies of the network's classifiers (section 4.1).
 
-    `weight_fusion * CE(fusion) + weight_position * CE(position) + weight_channel * CE(channel)`, each the mean over
-    the valid pixels, and likewise the auxiliary head.
+    The sum is `weight_fusion * CE(fusion) + weight_position * CE(position) + weight_channel * CE(channel)`, each the
+    mean over the valid pixels, and likewise the auxiliary head.
 
     Args:
       logits: `[B, h, w, K]` each, best at the backbone's resolution (`upsample=False`): they are up-sampled to the
         labels' size a few rows at a time.
-      labels: `[B, H, W]`, 255 is ignored.
+      labels: integers `[B, H, W]`; 255 is ignored.
       pixels: divisor of the sums over pixels; None for the number of valid pixels in `labels`.
-      align_corners: how logits are up-sampled, as the model's.
+      align_corners: how logits are up-sampled, as the model's `align_corners`.
       weights: weights of the fusion, position and channel losses.
       auxiliary_weight: weight of the auxiliary head's loss.
       hard_pixels: which pixels enter; None for all valid ones. With it, each cross-entropy is the mean over the chosen
         pixels, times the share of `pixels` that are in `labels`.
-      class_weights: K factors for the pixels of each class; the divisor stays a number of pixels.
+      class_weights: K factors for the pixels of each class; the divisor remains a number of pixels.
 
     Returns:
       The total loss, float32 `()`, and a dict of the unweighted losses of the classifiers, such as `loss_fusion`.
@@ -129,29 +129,20 @@ def multi_loss(
         )
     if pixels is None:
         pixels = valid_pixels(labels)
-    named_weights = dict(zip(("fusion", "position", "channel"), weights, strict=True))
-    named_weights["auxiliary"] = auxiliary_weight
     total = jnp.zeros((), jnp.float32)
     parts = {}
-    for name, branch in logits._asdict().items():
-        if branch is not None:
-            chosen, divisor = labels, pixels
-            if hard_pixels is not None:
-                valid = labels != IGNORE_LABEL
-                losses = upsampled_pixel_losses(
-                    branch, labels, align_corners=align_corners, ignore_label=IGNORE_LABEL
-                )
-                chosen = jnp.where(
-                    hard_pixels.choose(losses, valid), labels, jnp.full_like(labels, IGNORE_LABEL)
-                )
-                divisor = pixels * valid_pixels(chosen) / valid_pixels(labels)
-            loss_sum, _ = upsampled_cross_entropy(
-                branch,
-                chosen,
-                align_corners=align_corners,
-                ignore_label=IGNORE_LABEL,
-                class_weights=class_weights,
-            )
-            parts[f"loss_{name}"] = loss_sum / divisor
-            total = total + named_weights[name] * parts[f"loss_{name}"]
+    for (name, branch), weight in zip(logits._asdict().items(), (*weights, auxiliary_weight), strict=True):
+        if branch is None:
+            continue
+        chosen, divisor = labels, pixels
+        if hard_pixels is not None:
+            losses = upsampled_pixel_losses(branch, labels, align_corners=align_corners)
+            hard = hard_pixels.choose(losses, labels != IGNORE_LABEL)
+            chosen = jnp.where(hard, labels, jnp.full_like(labels, IGNORE_LABEL))
+            divisor = pixels * valid_pixels(chosen) / valid_pixels(labels)
+        loss_sum, _ = upsampled_cross_entropy(
+            branch, chosen, align_corners=align_corners, class_weights=class_weights
+        )
+        parts[f"loss_{name}"] = loss_sum / divisor
+        total = total + weight * parts[f"loss_{name}"]
     return total, parts

@@ -1,4 +1,4 @@
-"""One mesh for every machine: the axis `data` splits the batch, `space` the rows of the images."""
+"""The mesh of devices: the axis `data` divides the batch, `space` the rows of the images."""
 
 from __future__ import annotations
 
@@ -12,35 +12,33 @@ from jax.sharding import Mesh
 
 from danet_jax.errors import InputError
 from danet_jax.models.resnet import STEMS
+from danet_jax.ops.sharding import DATA, SPACE
 
 
 def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of `data` x `space` devices; -1 stands for all that are left.
 
     Raises:
-      InputError: the devices cannot be divided like that.
+      InputError: the devices cannot be divided like this.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     if data == -1 and space == -1:
         raise InputError("only one of mesh.data and mesh.space can be -1", what="mesh.space", value=-1)
-    requested = data * space
-    if data == -1:
-        data = count // space
-    elif space == -1:
-        space = count // data
-    if data * space == 0 or data * space > count or (requested < 0 and data * space != count):
+    shape = (count // space if data == -1 else data, count // data if space == -1 else space)
+    used = shape[0] * shape[1]
+    if not 0 < used <= count or (-1 in (data, space) and used != count):
         raise InputError(
-            f"mesh.data={data if requested > 0 else -1}, mesh.space={space} do not fit {count} devices; "
-            "their product must divide the number of devices, and -1 stands for all that are left",
+            f"mesh.data={data}, mesh.space={space} do not fit {count} devices; their product must not exceed the "
+            "number of devices, and must divide it where -1 stands for all that are left",
             what="mesh.data",
-            value=data if requested > 0 else -1,
+            value=data,
         )
-    return Mesh(np.asarray(devices[: data * space]).reshape(data, space), ("data", "space"))
+    return Mesh(np.asarray(devices[:used]).reshape(shape), (DATA, SPACE))
 
 
 def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int) -> None:
-    """Raises InputError unless batches divide over the devices of all hosts, and images over those of one."""
+    """Raises InputError unless batches divide over the devices of all hosts, and images over those of one host."""
     data, space = mesh.shape["data"], mesh.shape["space"]
     if batch_size // accumulation % data or batch_size % jax.process_count():
         raise InputError(
@@ -70,7 +68,7 @@ def refuse_too_large(
     """Raises InputError if the result of the first convolution does not fit into the devices' memory."""
     device = mesh.local_devices[0]
     held = (device.memory_stats() or {}).get("bytes_limit")
-    if held is None:  # CPUs share what the host has
+    if held is None:  # CPU devices share the memory of the host.
         held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
     values = batch_size // accumulation * (crop_size // 2) ** 2 * STEMS[stem][0]
     needed = values * jnp.dtype(dtype).itemsize // mesh.devices.size

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the authors use it, in optax (section 4.1)."""
+"""Stochastic gradient descent as the authors use it (section 4.1), in optax."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import optax
 
 def poly_schedule(learning_rate: float, steps: int, power: float = 0.9) -> optax.Schedule:
     """Returns the schedule `learning_rate * (1 - step / steps) ** power`, without warm-up.
+
+    Args:
+      learning_rate: the learning rate of the first step.
+      steps: the number of steps after which it is 0.
+      power: the exponent.
 
     Example:
       >>> from danet_jax import poly_schedule
@@ -31,16 +36,16 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Returns torch's SGD with two parameter groups: the heads learn `head_multiplier` times as fast as the backbone.
 
-    `trace = momentum * trace + gradient + weight_decay * parameter`, for every parameter (batch
+    A step computes `trace = momentum * trace + gradient + weight_decay * parameter`, for every parameter (batch
     normalisation, biases, alpha and beta too), then `parameter -= learning_rate * multiplier * trace`.
     The learning rate is applied after the trace, as in torch, so that its decay takes effect at once.
 
     Args:
-      schedule: learning rate of the backbone by step, such as `poly_schedule`'s.
+      schedule: the learning rate of the backbone by step, such as `poly_schedule`'s.
       momentum: momentum of the trace.
-      weight_decay: factor of the parameters that is added to their gradients.
+      weight_decay: the share of each parameter that is added to its gradient.
       head_multiplier: factor on the learning rate of every parameter outside of a module named `backbone`.
-      attention_multiplier: further factor for query, key, alpha and beta; not in the paper.
+      attention_multiplier: another factor on that of query, key, alpha and beta; not in the paper.
       decay_scales: whether alpha and beta have weight decay, as in the paper.
 
     Example:
@@ -70,7 +75,7 @@ def sgd(
         )
 
     return optax.chain(
-        # Without a mask nothing is wrapped, so that the state is that of earlier runs.
+        # Without a mask the state is not wrapped, so that it is that of earlier runs.
         optax.add_decayed_weights(weight_decay, mask=None if decay_scales else decayed),
         optax.trace(decay=momentum),
         optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
@@ -79,5 +84,5 @@ def sgd(
 
 
 def _names(path: tuple[Any, ...]) -> set[str]:
-    """Returns the names of the modules on a path in a tree of parameters, of Linen or NNX, and of the parameter."""
+    """Returns the names on a path in a tree of parameters of Linen or NNX."""
     return {str(getattr(key, "key", getattr(key, "name", key))) for key in path}

@@ -1,4 +1,4 @@
-"""The state of training, one pytree, where it starts, and the step that advances it."""
+"""The state of training, its initial values, and the step that updates it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ class TrainState(flax.struct.PyTreeNode):
     """All that a training step reads and writes.
 
     Attributes:
-      step: number of steps so far, int32 `()`.
+      step: the number of steps so far, int32 `()`.
       params, batch_stats: the network's variables.
       opt_state: the optimizer's state.
       rng: the data of a key, into which each step folds its number.
-      average: moving average of the variables, `{"params": ..., "batch_stats": ...}`, or None.
+      average: the moving average of the variables, `{"params": ..., "batch_stats": ...}`, or None.
+
+    Example:
+      >>> from danet_jax import DANet, create_state, poly_schedule, sgd
+      >>> model = DANet(3, backbone="resnet18", output_stride=32)
+      >>> state = create_state(model, sgd(poly_schedule(0.01, steps=100)))
+      >>> sorted(state.variables), int(state.step)  # what model.apply takes
+      (['batch_stats', 'params'], 0)
     """
 
     step: jax.Array
@@ -44,18 +51,18 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Variables to evaluate and predict with: the moving average where one is kept."""
+        """Returns the variables to evaluate and predict with: the moving average if there is one."""
         return self.average or self.trained
 
     @property
     def progress(self) -> dict[str, Any]:
-        """The rest of the state, which only resuming needs."""
+        """Returns the rest of the state, which only resuming needs."""
         progress = {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
         return progress if self.average is None else progress | {"trained": self.trained}
 
     @property
     def trained(self) -> dict[str, Any]:
-        """Variables that the optimizer changes, also where a moving average of them is kept."""
+        """Returns the variables that the optimizer updates."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def resumed(self, variables: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
@@ -70,13 +77,13 @@ class TrainState(flax.struct.PyTreeNode):
 class AttentionStart:
     """Initial values of the attention modules; the defaults are the paper's.
 
-    With alpha at 0 query and key get no gradient until alpha has changed, and with torch's range of query and key all
-    places are attended to alike: position attention then adds the image's average.
+    While alpha is 0, query and key get no gradient. With torch's range of query and key, position attention starts as
+    the image's average, because all places are attended to alike.
 
     Attributes:
       query_key_gain: factor on torch's range of query and key; the spread of the logits grows with its square.
-      alpha: of position attention, 0 in the paper.
-      beta: of channel attention, 0 in the paper.
+      alpha: initial scale of position attention, 0 in the paper.
+      beta: initial scale of channel attention, 0 in the paper.
     """
 
     query_key_gain: float = 1.0
@@ -108,33 +115,34 @@ def create_state(
 
     Args:
       model: a `DANet`.
-      optimizer: such as `sgd(poly_schedule(...))`.
-      seed: of the initial parameters and of dropout.
-      mesh: where the state is replicated; None for all devices, see `make_mesh`.
-      variables: `params` and `batch_stats` to start from, such as pretrained ones; None for `model.init`'s. They are
-        copied, since training steps donate their state.
-      start: initial values of the attention modules of fresh parameters; None for the paper's.
+      optimizer: an optimizer, such as `sgd(poly_schedule(...))`.
+      seed: seed of the initial parameters and of dropout.
+      mesh: mesh on whose devices the state is replicated; None for all devices.
+      variables: `params` and `batch_stats` to start from, such as pretrained ones; None for those of `model.init`.
+        They are copied, because training steps donate their state.
+      start: initial values of the attention modules if `variables` is None; None for the paper's.
       average: whether a moving average of the variables is kept; it starts with the first step.
 
     Returns:
       The state before the first step.
+
+    Example: see `make_train_step`.
     """
 
     def init(variables: Mapping[str, Any] | None) -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
         if variables is None:
-            # Parameters do not depend on the size of the images: the smallest is the quickest to trace.
+            # Parameters do not depend on the size of the images, and the smallest is traced fastest.
             variables = model.init(init_key, jnp.zeros((1, 32, 32, 3)))
             if start is not None:
                 variables = {**variables, "params": start.apply(variables["params"])}
-        params, batch_stats = variables["params"], variables["batch_stats"]
+        variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=optimizer.init(params),
+            **variables,
+            opt_state=optimizer.init(variables["params"]),
             rng=jax.random.key_data(step_key),
-            average={"params": params, "batch_stats": batch_stats} if average else None,
+            average=variables if average else None,
         )
 
     mesh = make_mesh() if mesh is None else mesh
@@ -160,26 +168,25 @@ def make_train_step(
 
     Args:
       model: a `DANet`.
-      optimizer: the one that `create_state` was given.
+      optimizer: the optimizer that `create_state` was given.
       loss_weights: weights of the fusion, position and channel losses.
       auxiliary_weight: weight of the auxiliary head's loss.
-      hard_pixels: restricts the loss, see `multi_loss`.
-      class_weights: weigh the loss, see `multi_loss`.
-      average_decay: d of the moving average, where the state keeps one: that of the first step, then
-        `d * average + (1 - d) * new`, of parameters and batch statistics, as mmengine's `ExponentialMovingAverage`
-        with `update_buffers` and momentum 1 - d.
-      accumulation: A, in how many parts a batch is processed, in a fraction of the memory. The loss remains the mean
+      hard_pixels: restricts the loss to hard pixels, see `multi_loss`.
+      class_weights: weights of the classes in the loss, see `multi_loss`.
+      average_decay: decay d of the moving average of parameters and batch statistics, if the state keeps one. It is
+        the variables after the first step, then `d * average + (1 - d) * new`, as mmengine's
+        `ExponentialMovingAverage` with `update_buffers` and momentum 1 - d.
+      accumulation: the number of parts in which a batch is processed, to save memory. The loss remains the mean
         over the valid pixels of the whole batch; batch statistics are those of a part.
-      mean: normalises the images, see `danet_jax.normalize`.
-      std: normalises the images, see `danet_jax.normalize`.
+      mean: means that normalise the images, see `danet_jax.normalize`.
+      std: standard deviations that normalise the images, see `danet_jax.normalize`.
 
     Returns:
       A function of a state and a batch, a dict of "image", uint8 `[B, H, W, 3]`, and "label", uint8 `[B, H, W]`. The
       batch may be sharded in any way; losses and batch statistics are those of the global batch. Its metrics are
       float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`, `loss_channel`,
       `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, and `attention_spread` and
-      `attention_entropy` of the position attention map,
-      see `danet_jax.ops.attention.row_statistics`.
+      `attention_entropy` of the position attention map, see `danet_jax.ops.attention.row_statistics`.
 
     Raises:
       InputError: the network computes in float16.
@@ -220,8 +227,10 @@ def make_train_step(
         if attention := queries_and_keys(updates):
             spread, entropy = row_statistics(*jax.lax.stop_gradient(attention))
             # The metrics of several parts are added up.
-            metrics["attention_spread"] = spread / accumulation
-            metrics["attention_entropy"] = entropy / accumulation
+            metrics |= {
+                "attention_spread": spread / accumulation,
+                "attention_entropy": entropy / accumulation,
+            }
         return total, (updates["batch_stats"], metrics)
 
     gradients_of = jax.value_and_grad(loss, has_aux=True)
@@ -245,14 +254,12 @@ def make_train_step(
         new = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if state.average is not None:
             decay = jnp.where(state.step == 0, jnp.float32(0), jnp.float32(average_decay))
-            averaged = jax.tree.map(
-                lambda old, new: (
-                    decay * old.astype(jnp.float32) + (1 - decay) * new.astype(jnp.float32)
-                ).astype(old.dtype),
-                state.average,
-                {"params": params, "batch_stats": batch_stats},
-            )
-            new = new.replace(average=averaged)
+
+            def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
+                old_part, new_part = decay * old.astype(jnp.float32), (1 - decay) * new.astype(jnp.float32)
+                return (old_part + new_part).astype(old.dtype)
+
+            new = new.replace(average=jax.tree.map(mixed, state.average, new.trained))
         return new, metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -265,7 +272,7 @@ def _in_parts(
     key: jax.Array,
     count: int,
 ) -> tuple[Any, Any]:
-    """Applies `one_part` to `count` parts of a batch: returns the last batch statistics and its summed results."""
+    """Applies `one_part` to `count` parts of a batch, and returns the last batch statistics and the summed results."""
     if count == 1:
         return one_part(batch_stats, batch, key)
     # Part i takes every `count`-th example, so that each part stays spread over all devices.

@@ -1,4 +1,4 @@
-"""Accelerators by name: devices to compile for without having them, and how many operations they can do."""
+"""Accelerators by name: devices to compile for without having them, and their peak rates."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _TENSOR_TFLOPS = {
     "NVIDIA H100": 989,
     "NVIDIA H200": 989,
 }
-"""Published dense bfloat16 rates by the beginning of JAX's `device_kind`; the longest match counts."""
+"""Published dense bfloat16 rates by the beginning of JAX's `device_kind`, of which the longest match is taken."""
 
 EXAMPLES = "v5e:1x1, v5e:16x16, v6e:4x4 (TPU chips), h100:1, h100:8 (GPUs), cpu:1"
 
 
 class Topology(NamedTuple):
-    """Devices to compile for, the memory of each in bytes, and options of their compiler."""
+    """Devices to compile for, the memory of each in bytes, and options for their compiler."""
 
     devices: list[Any]
     memory: int
@@ -53,16 +53,16 @@ def find_topology(name: str) -> Topology:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the most bfloat16 operations per second that a chip can do; None if that is not known."""
+    """Returns the peak rate of a chip in bfloat16 operations per second; None if it is not known."""
     fitting = [kind for kind in _TENSOR_TFLOPS if device_kind.startswith(kind)]
     tflops = _TENSOR_TFLOPS[max(fitting, key=len)] if fitting else None
     return tflops * 1e12 if tflops else None
 
 
 def count_flops(lowered: jax.stages.Lowered) -> float | None:
-    """Returns the floating-point operations of all devices together by XLA's count; None if XLA has none.
+    """Returns the floating-point operations of all devices together as XLA counts them; None if it does not.
 
-    They are counted in the program before it is optimised, so that they are the network's own work. What a custom
+    They are counted before the program is optimised, so that they are the network's own work. What a custom
     kernel computes (position attention on accelerators) is not included.
     """
     analysis: Any = lowered.cost_analysis()
@@ -77,8 +77,8 @@ def _refusal(name: str, reason: str) -> InputError:
 def _tpu(name: str, gib: int) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise _refusal(name, "needs the TPU's compiler, but no chip: pip install libtpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask the network which TPU this machine has
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # do not keep other programs from compiling
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # Do not ask the network which TPU this machine has.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # Do not keep other programs from compiling.
     try:
         devices = topologies.get_topology_desc(name, "tpu").devices
     except (RuntimeError, ValueError) as error:
@@ -111,7 +111,5 @@ def _cpu(name: str, count: int) -> Topology:
     devices = jax.devices("cpu")
     if count > len(devices):
         flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
-        raise _refusal(
-            name, f"needs more devices than the {len(devices)} that are here; make more with {flag}"
-        )
+        raise _refusal(name, f"needs more devices than the {len(devices)} of this process; set {flag}")
     return Topology(devices[:count], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), {})
