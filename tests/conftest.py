@@ -1,14 +1,14 @@
-"""What every test shares: eight fake CPU devices, strict promotion, fresh random inputs, real data if present."""
+"""What all tests share: eight fake CPU devices, strict promotion, random inputs, and real data if there are any."""
 
 import os
 
-# Before JAX is imported: eight devices, so that sharding is exercised on any machine.
+# Eight devices, so that sharding is tested on any machine. They must be set before JAX is imported.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 # Halves the time of compiling. `make test-wheel` compiles with all optimisations, as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-# Neither filled nor read: what a test compiles is what it tests.
+# The cache is neither filled nor read: what a test compiles is what it tests.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import pathlib
@@ -26,10 +26,24 @@ SHARED = pathlib.Path(os.environ.get("DANET_SHARED", pathlib.Path(__file__).pare
 
 @pytest.fixture
 def rng(request):
-    """A numpy generator seeded afresh in every run; DANET_TEST_SEED repeats a run."""
+    """A numpy generator with another seed in every run; DANET_TEST_SEED repeats a run."""
     seed = int(os.environ.get("DANET_TEST_SEED", secrets.randbelow(2**31)))
     print(f"DANET_TEST_SEED={seed}")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def few_blocks():
+    """Backbones with few residual blocks, here and in the PyTorch reference, which compile much faster."""
+    from danet_jax.models import resnet
+    from tests.reference import torch_resnet
+
+    few = {"resnet18": (1, 1, 1, 2), "resnet34": (1, 1, 2, 1), "resnet50": (1, 1, 2, 2)}
+    with pytest.MonkeyPatch.context() as patch:
+        for blocks in (resnet.BLOCKS, torch_resnet.BLOCKS):
+            for backbone, counts in few.items():
+                patch.setitem(blocks, backbone, counts)
+        yield
 
 
 def _shared(name: str) -> pathlib.Path:

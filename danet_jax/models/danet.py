@@ -277,7 +277,7 @@ class DANet(nn.Module):
         upsampled = {
             name: resize_bilinear(
                 x,
-                images.shape[1:3],
+                (images.shape[1], images.shape[2]),
                 align_corners=self.align_corners,
                 input_sizes=features.sizes3 if name == "auxiliary" else features.sizes4,
                 output_sizes=sizes,

@@ -95,7 +95,7 @@ def check_dtype(name: str, value: Any) -> None:
     """
     if value is None:
         return
-    wide = ["float64"] if jax.config.jax_enable_x64 else []
+    wide = ["float64"] if jax.dtypes.canonicalize_dtype(np.float64) == np.float64 else []
     try:
         value = jnp.dtype(value).name
     except TypeError:

@@ -1,55 +1,40 @@
-"""The two attention modules on any feature map, against loops in float64."""
+"""The two attention modules on any features, against formulas in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from danet_jax import ChannelAttention, PositionAttention, attention_row
+from tests.reference.float64_attention import softmax
 
 
-def softmax(x):
-    exponentials = np.exp(x - x.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
-
-
-def test_position_attention_on_any_feature_map(rng):
+def test_position_attention(rng):
     x = rng.standard_normal((2, 5, 3, 16), np.float32)
-    module = PositionAttention()
-    variables = module.init(jax.random.key(0), jnp.asarray(x))
-    params = {"alpha": jnp.float32(0.7), **{k: v for k, v in variables["params"].items() if k != "alpha"}}
-    out, kept = module.apply({"params": params}, jnp.asarray(x), mutable=["intermediates"])
+    params = PositionAttention().init(jax.random.key(0), jnp.asarray(x))["params"] | {
+        "alpha": jnp.float32(0.7)
+    }
+    out, kept = PositionAttention().apply({"params": params}, jnp.asarray(x), mutable=["intermediates"])
     wide = x.astype(np.float64).reshape(2, 15, 16)
-
-    def project(name):
-        return wide @ np.asarray(params[name]["kernel"], np.float64)[0, 0] + np.asarray(params[name]["bias"])
-
-    query, key, value = project("query"), project("key"), project("value")
-    expected = np.empty_like(wide)
-    for batch in range(2):
-        for place in range(15):
-            weights = softmax(key[batch] @ query[batch, place])
-            expected[batch, place] = 0.7 * weights @ value[batch] + wide[batch, place]
-            if place == 4:
-                row = attention_row(
-                    *(kept["intermediates"][k][0] for k in ("queries", "keys")),
-                    jnp.full((2, 1), 4, jnp.int32),
-                )
-                np.testing.assert_allclose(np.ravel(row[batch]), weights, atol=1e-5)
-    np.testing.assert_allclose(out.reshape(2, 15, 16), expected, atol=2e-5)
+    query, key, value = (
+        wide @ np.asarray(params[name]["kernel"], np.float64)[0, 0] + np.asarray(params[name]["bias"])
+        for name in ("query", "key", "value")
+    )
+    weights = softmax(query @ key.swapaxes(1, 2))
+    np.testing.assert_allclose(out.reshape(2, 15, 16), 0.7 * weights @ value + wide, atol=2e-5)
+    queries, keys = (kept["intermediates"][name][0] for name in ("queries", "keys"))
+    row = attention_row(queries, keys, jnp.full((2, 1), 4, jnp.int32))
+    np.testing.assert_allclose(row[:, 0], weights[:, 4], atol=1e-5)
 
 
-def test_channel_attention_on_any_feature_map(rng):
+@pytest.mark.parametrize(("energy", "sign"), [("official", -1.0), ("paper", 1.0)])
+def test_channel_attention(rng, energy, sign):
     x = rng.standard_normal((2, 5, 3, 6), np.float32)
-    wide = x.astype(np.float64).reshape(2, 15, 6)
-    for energy, sign in (("official", -1.0), ("paper", 1.0)):
-        out = ChannelAttention(energy=energy).apply({"params": {"beta": jnp.float32(0.7)}}, jnp.asarray(x))
-        for batch in range(2):
-            channels = wide[batch].T
-            expected = np.empty_like(channels)
-            for channel in range(6):
-                weights = softmax(sign * (channels @ channels[channel]))
-                expected[channel] = 0.7 * weights @ channels + channels[channel]
-            np.testing.assert_allclose(out[batch].reshape(15, 6), expected.T, atol=2e-5)
+    out = ChannelAttention(energy=energy).apply({"params": {"beta": jnp.float32(0.7)}}, jnp.asarray(x))
+    channels = x.astype(np.float64).reshape(2, 15, 6).swapaxes(1, 2)
+    attended = softmax(sign * channels @ channels.swapaxes(1, 2)) @ channels
+    expected = (0.7 * attended + channels).swapaxes(1, 2)
+    np.testing.assert_allclose(out.reshape(2, 15, 6), expected, atol=2e-5)
 
 
 def test_both_start_as_the_identity(rng):

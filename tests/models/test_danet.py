@@ -9,6 +9,9 @@ import torch
 from danet_jax import DANet
 from danet_jax.weights.convert import convert
 from tests.reference import torch_danet
+from tests.reference.tiny_backbone import TinyBackbone, drawn_variables
+
+pytestmark = pytest.mark.usefixtures("few_blocks")
 
 VARIANTS = {
     "resnet50": {"backbone": "resnet50"},
@@ -26,13 +29,6 @@ VARIANTS = {
 }
 
 
-def copied(rng, num_classes, **options):
-    """A PyTorch network with random weights, ours of the same options, and its variables."""
-    reference = torch_danet.randomise(torch_danet.DANet(num_classes, **options), rng)
-    state = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
-    return reference, DANet(num_classes, **options), convert(state).variables
-
-
 def relative_error(ours, theirs):
     theirs = theirs.detach().numpy().transpose(0, 2, 3, 1)
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
@@ -40,8 +36,10 @@ def relative_error(ours, theirs):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_equal_the_pytorch_reference(variant, rng):
-    reference, model, variables = copied(rng, 7, **VARIANTS[variant])
-    images = rng.standard_normal((2, 97, 129, 3), np.float32)
+    options = VARIANTS[variant]
+    reference, model = torch_danet.randomise(torch_danet.DANet(7, **options), rng), DANet(7, **options)
+    variables = convert({name: tensor.numpy() for name, tensor in reference.state_dict().items()}).variables
+    images = rng.standard_normal((2, 65, 89, 3), np.float32)
     with torch.no_grad():
         expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     logits = jax.jit(model.apply)(variables, images)
@@ -49,13 +47,13 @@ def test_logits_equal_the_pytorch_reference(variant, rng):
         assert (ours is None) == (theirs is None), name
         if ours is not None:
             assert ours.dtype == jnp.float32
-            assert ours.shape == (2, 97, 129, 7)
+            assert ours.shape == (2, 65, 89, 7)
             assert relative_error(ours, theirs) < 1e-4, name
 
 
 def test_padding_with_sizes_changes_nothing(rng):
-    options = {"backbone": "resnet18", "stem": "v1c", "auxiliary": True, "output_stride": 16}
-    _, model, variables = copied(rng, 5, **options)
+    model = DANet(5, backbone="resnet18", stem="v1c", auxiliary=True, output_stride=16)
+    variables = drawn_variables(rng, model)
     padded = np.zeros((2, 80, 96, 3), np.float32)
     sizes = np.asarray([[49, 65], [80, 33]], np.int32)
     images = [rng.standard_normal((1, *size, 3), np.float32) for size in sizes]
@@ -66,58 +64,53 @@ def test_padding_with_sizes_changes_nothing(rng):
         alone = jax.jit(model.apply)(variables, image)
         for ours, expected in zip(together, alone, strict=True):
             inside = ours[index : index + 1, : image.shape[1], : image.shape[2]]
-            np.testing.assert_allclose(inside, expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(inside, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("backbone", "parameters"), [("resnet50", 47_462_651), ("resnet101", 66_454_779)])
-def test_parameter_counts(backbone, parameters):
-    model = DANet(num_classes=19, backbone=backbone, multi_grid=(4, 8, 16))
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))["params"]
-
-    def count(tree):
-        return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-    assert count(shapes["head"]) == 23_954_619
-    assert count(shapes) == parameters
-
-
-def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(rng):
-    _, model, variables = copied(rng, 5, backbone="resnet18")
+def test_bfloat16_computes_in_bfloat16_and_returns_float32(rng):
+    exact, rough = (DANet(5, backbone="resnet18", dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    variables = drawn_variables(rng, exact)
     images = rng.standard_normal((1, 65, 65, 3), np.float32)
-    exact = model.apply(variables, images).fusion
-    model = DANet(5, backbone="resnet18", dtype=jnp.bfloat16)
-    rough, kept = model.apply(variables, images, capture_intermediates=True, mutable=["intermediates"])
-    assert rough.fusion.dtype == jnp.float32
+    expected = jax.jit(exact.apply)(variables, images).fusion
+
+    @jax.jit
+    def apply(variables):
+        return rough.apply(variables, images, capture_intermediates=True, mutable=["intermediates"])
+
+    logits, kept = apply(variables)
+    assert logits.fusion.dtype == jnp.float32
     assert kept["intermediates"]["backbone"]["layer4_1"]["__call__"][0].dtype == jnp.bfloat16
-    assert np.abs(rough.fusion - exact).max() < 0.1 * np.abs(exact).max()
-    params = model.init(jax.random.key(0), images)["params"]
+    assert np.abs(logits.fusion - expected).max() < 0.1 * np.abs(expected).max()
+    params = jax.eval_shape(rough.init, jax.random.key(0), images)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
 def test_dropout_drops_whole_channels_of_the_classifiers(rng):
-    model = DANet(5, backbone="resnet18", dropout_rate=0.5)
-    images = jnp.asarray(rng.standard_normal((1, 33, 33, 3), np.float32))
-    variables = model.init(jax.random.key(0), images)
-    # A classifier that sums channels of constant features shows which of them were dropped: the same everywhere.
-    _, kept = model.apply(
-        variables,
-        images,
-        train=True,
-        rngs={"dropout": jax.random.key(1)},
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=lambda module, _: type(module).__name__ == "Dropout",
-    )
-    dropped = [leaf for leaf in jax.tree.leaves(kept["intermediates"]) if leaf.ndim == 4]
+    model = DANet(5, backbone=TinyBackbone(), dropout_rate=0.5)
+    images = jnp.asarray(rng.standard_normal((16, 33, 33, 3), np.float32))
+
+    @jax.jit
+    def features_after_dropout(variables):
+        return model.apply(
+            variables,
+            images,
+            train=True,
+            rngs={"dropout": jax.random.key(1)},
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: type(module).__name__ == "Dropout",
+        )[1]["intermediates"]
+
+    kept = features_after_dropout(drawn_variables(rng, model))
+    dropped = [leaf for leaf in jax.tree.leaves(kept) if leaf.ndim == 4]
     assert len(dropped) == 3
-    for features in dropped:
-        zero = np.asarray(features[0] == 0)
-        assert 0.2 < zero.all((0, 1)).mean() < 0.8
+    for features in dropped:  # a channel is zero everywhere, or nowhere but for a ReLU
+        zero = np.asarray(features == 0)
+        assert 0.2 < zero.all((1, 2)).mean() < 0.8
 
 
-def test_initial_scales(rng):
-    variables = DANet(3, backbone="resnet18").init(
-        jax.random.key(int(rng.integers(99))), jnp.zeros((1, 32, 32, 3))
-    )
+def test_initial_values(rng):
+    model = DANet(3, backbone="resnet18", multi_grid=(4, 8))
+    variables = jax.jit(model.init)(jax.random.key(int(rng.integers(99))), jnp.zeros((1, 32, 32, 3)))
     head = variables["params"]["head"]
     assert head["position_attention"]["alpha"] == 0
     assert head["channel_attention"]["beta"] == 0

@@ -1,4 +1,4 @@
-"""The names and shapes of a network's variables, which are traced once per kind of block."""
+"""The names and shapes of a network's variables, and the refusal of others."""
 
 import flax.linen as nn
 import jax
@@ -17,16 +17,27 @@ from tests.reference.refusal import refused
     [
         DANet(5, "resnet18", "v1s", channel_attention=False, auxiliary=True, multi_grid=[4, 8]),
         DANet(5, "resnet34", "v1c", position_attention=False, channel_attention=False, remat="full"),
-        DANet(19, "resnet101", dtype=jnp.bfloat16, phases=True),
+        DANet(19, "resnet50", dtype=jnp.bfloat16, phases=True, output_stride=16),
         ResNet("resnet50", output_stride=32),
         nn.Sequential([nn.Conv(4, (3, 3)), nn.BatchNorm(True)]),
     ],
 )
 def test_variables_are_those_that_init_returns(model):
     found = variables_of(model)
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    expected = {name: expected[name] for name in ("params", "batch_stats")}
-    assert found == expected
+    assert found == jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    found["params"].clear()
+    assert variables_of(model)["params"]
+
+
+@pytest.mark.parametrize(("backbone", "parameters"), [("resnet50", 47_462_651), ("resnet101", 66_454_779)])
+def test_parameter_counts(backbone, parameters):
+    params = variables_of(DANet(num_classes=19, backbone=backbone, multi_grid=(4, 8, 16)))["params"]
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    assert count(params["head"]) == 23_954_619
+    assert count(params) == parameters
 
 
 def test_variables_that_do_not_fit_are_refused():

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from danet_jax.models.danet import Logits
 from danet_jax.ops.upsampled_cross_entropy import upsampled_pixel_losses
-from danet_jax.training.losses import HardPixels, balanced_weights, multi_loss, valid_pixels
+from danet_jax.training.losses import HardPixels, balanced_weights, multi_loss
+from tests.reference.refusal import refused
 
 CLASSES = 4
 
@@ -22,7 +23,7 @@ def example(rng, sharpness=3.0, ignored=0.2):
 
 
 def up_sampled(logits, labels):
-    """Torch's logits `[B, K, h, w]` that ask for a gradient, and the same at the size of the labels."""
+    """Torch's logits `[B, K, h, w]`, which require a gradient, and the same at the size of the labels."""
     planes = torch.tensor(np.asarray(logits, np.float64)).permute(0, 3, 1, 2).requires_grad_()
     return planes, F.interpolate(planes, size=labels.shape[1:], mode="bilinear", align_corners=True)
 
@@ -61,14 +62,7 @@ def test_hard_pixels_are_those_of_the_libraries(rng, threshold, kept, sharpness)
 
     @jax.jit
     def loss(x):
-        total, parts = multi_loss(
-            Logits(fusion=x),
-            jnp.asarray(labels),
-            valid_pixels(jnp.asarray(labels)),
-            align_corners=True,
-            hard_pixels=HardPixels(threshold, kept),
-        )
-        return total, parts
+        return multi_loss(Logits(fusion=x), jnp.asarray(labels), hard_pixels=HardPixels(threshold, kept))
 
     (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
     np.testing.assert_allclose(total, expected, rtol=1e-4)
@@ -79,27 +73,28 @@ def test_hard_pixels_are_those_of_the_libraries(rng, threshold, kept, sharpness)
 def test_each_classifier_chooses_by_its_own_scores(rng):
     first, labels = example(rng)
     second, _ = example(rng)
-    _, parts = multi_loss(
-        Logits(fusion=first, channel=second),
+    total, parts = multi_loss(
+        Logits(fusion=first, channel=second, auxiliary=first),
         jnp.asarray(labels),
-        valid_pixels(jnp.asarray(labels)),
-        align_corners=True,
+        weights=(1.0, 2.0, 3.0),
         hard_pixels=HardPixels(0.3, 20),
     )
+    expected = parts["loss_fusion"] + 3 * parts["loss_channel"] + 0.4 * parts["loss_auxiliary"]
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(parts["loss_fusion"], published(first, labels, 0.3, 20)[0], rtol=1e-4)
     np.testing.assert_allclose(parts["loss_channel"], published(second, labels, 0.3, 20)[0], rtol=1e-4)
 
 
-def test_no_valid_pixel_is_no_loss(rng):
+def test_without_valid_pixels_the_loss_is_0(rng):
     logits, labels = example(rng, ignored=1.1)
-    total, _ = multi_loss(
-        Logits(fusion=logits),
-        jnp.asarray(labels),
-        valid_pixels(jnp.asarray(labels)),
-        align_corners=True,
-        hard_pixels=HardPixels(0.7, 10),
-    )
+    total, _ = multi_loss(Logits(fusion=logits), jnp.asarray(labels), hard_pixels=HardPixels(0.7, 10))
     assert total == 0
+
+
+def test_three_weights_are_needed(rng):
+    logits, labels = example(rng)
+    with refused(what="weights"):
+        multi_loss(Logits(fusion=logits), jnp.asarray(labels), weights=(1.0, 1.0))
 
 
 def test_balanced_weights(rng):

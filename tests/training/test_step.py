@@ -1,5 +1,7 @@
 """The training step against PyTorch, over devices, and in parts."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,18 +12,22 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
 from danet_jax import DANet
+from danet_jax.training.losses import multi_loss
 from danet_jax.training.mesh import make_mesh
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import create_state, make_train_step
 from danet_jax.weights.convert import convert
 from tests.reference import torch_danet
 from tests.reference.refusal import refused
+from tests.reference.tiny_backbone import TinyBackbone, drawn_variables
 
+pytestmark = pytest.mark.usefixtures("few_blocks")
 CLASSES = 5
+OPTIMIZER = sgd(poly_schedule(0.01, 10))
 
 
-def random_batch(rng, batch=8, size=48):
-    # Blocks of one label, as in a picture; a tenth of the pixels is ignored.
+def random_batch(rng, batch=8, size=32):
+    # Blocks of one label, as in an image; a tenth of the pixels is ignored.
     labels = rng.integers(0, CLASSES, (batch, size // 8, size // 8)).repeat(8, 1).repeat(8, 2)
     labels[rng.random(labels.shape) < 0.1] = 255
     return {
@@ -34,28 +40,22 @@ def place(batch, mesh):
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data", "space")))
 
 
+def one_device():
+    return make_mesh(devices=jax.devices()[:1])
+
+
 def test_losses_of_five_steps_equal_pytorch(rng):
     options = {"backbone": "resnet18", "dropout_rate": 0.0}
     reference = torch_danet.randomise(torch_danet.DANet(CLASSES, **options), rng).train()
-    state_dict = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
-    variables = convert(state_dict).variables
+    variables = convert({name: tensor.numpy() for name, tensor in reference.state_dict().items()}).variables
     steps, rate = 5, 0.002
-    heads = [p for name, p in reference.named_parameters() if not name.startswith("pretrained")]
-    theirs = torch.optim.SGD(
-        [
-            {"params": [p for n, p in reference.named_parameters() if n.startswith("pretrained")]},
-            {"params": heads},
-        ],
-        lr=rate,
-        momentum=0.9,
-        weight_decay=1e-4,
-    )
-    mesh, model = make_mesh(devices=jax.devices()[:1]), DANet(CLASSES, **options)
+    groups = [[], []]
+    for name, parameter in reference.named_parameters():
+        groups[not name.startswith("pretrained")].append(parameter)
+    theirs = torch.optim.SGD([{"params": x} for x in groups], lr=rate, momentum=0.9, weight_decay=1e-4)
+    mesh, model = one_device(), DANet(CLASSES, **options)
     optimizer = sgd(poly_schedule(rate, steps))
-    state = create_state(model, optimizer, 0, mesh).replace(
-        params=jax.tree.map(jnp.array, variables["params"]),
-        batch_stats=jax.tree.map(jnp.array, variables["batch_stats"]),
-    )
+    state = create_state(model, optimizer, 0, mesh, variables=variables)
     mean, std = rng.uniform(0.3, 0.6, 3), rng.uniform(0.2, 0.4, 3)
     step = make_train_step(model, optimizer, mean=tuple(mean), std=tuple(std))
     for index in range(steps):
@@ -75,20 +75,20 @@ def test_losses_of_five_steps_equal_pytorch(rng):
 
 
 @pytest.fixture(scope="module")
-def small():
-    model = DANet(CLASSES, backbone="resnet18", output_stride=16, dropout_rate=0.0)
-    return model, sgd(poly_schedule(0.01, 10))
+def tiny():
+    """A network, and its training step, whose compiled programs the tests share."""
+    model = DANet(CLASSES, backbone=TinyBackbone(), dropout_rate=0.0)
+    return model, make_train_step(model, OPTIMIZER)
 
 
-def test_eight_devices_equal_one(rng, small):
-    model, optimizer = small
-    batch = random_batch(rng)
-    step = make_train_step(model, optimizer)
-    alone = make_mesh(devices=jax.devices()[:1])
-    initial, _ = ravel_pytree(jax.device_get(create_state(model, optimizer, 3, alone).params))
+def test_eight_devices_equal_one(rng, tiny):
+    model, step = tiny
+    variables, batch = drawn_variables(rng, model), random_batch(rng)
+    initial, _ = ravel_pytree(variables["params"])
     results = []
-    for mesh in (alone, make_mesh(8, 1), make_mesh(4, 2)):
-        state, metrics = step(create_state(model, optimizer, 3, mesh), place(batch, mesh))
+    for mesh in (one_device(), make_mesh(8, 1), make_mesh(4, 2)):
+        state = create_state(model, OPTIMIZER, 3, mesh, variables=variables)
+        state, metrics = step(state, place(batch, mesh))
         params, _ = ravel_pytree(jax.device_get(state.params))
         results.append((metrics["loss"], metrics["gradient_norm"], jax.device_get(state.batch_stats), params))
     loss, norm, statistics, params = results[0]
@@ -101,61 +101,105 @@ def test_eight_devices_equal_one(rng, small):
             statistics_of_many,
             statistics,
         )
-        # As a whole: a rounding can turn a ReLU on, and with it the gradients of a place, 1 % of these small maps.
+        # All together: a rounding can turn a ReLU on, and with it the gradients of a place, 1 % of these small maps.
         assert np.linalg.norm(params_of_many - params) < 0.1 * np.linalg.norm(params - initial)
 
 
-def test_the_loss_in_parts_is_the_mean_over_all_valid_pixels(rng, small):
-    model, optimizer = small
-    mesh = make_mesh(2, 1)
-    batch = random_batch(rng, batch=4)
-    # Very unequal parts: were each part's mean averaged, the loss would be another.
-    batch["label"][::2, 6:] = 255
-    # Each part twice, so that its batch statistics are also the whole's.
-    batch = {name: np.repeat(values[:2], 2, 0) for name, values in batch.items()}
-    losses = []
-    for accumulation in (1, 2):
-        step = make_train_step(model, optimizer, accumulation=accumulation)
-        _, metrics = step(create_state(model, optimizer, 3, mesh), place(batch, mesh))
-        losses.append([float(metrics["loss"]), float(metrics["gradient_norm"])])
-    np.testing.assert_allclose(losses[1][0], losses[0][0], rtol=1e-3)
-    np.testing.assert_allclose(losses[1][1], losses[0][1], rtol=1e-2)
-
-
-def test_a_batch_of_nothing_but_ignore_is_no_nan(rng, small):
-    model, optimizer = small
-    mesh = make_mesh(1, 1)
-    batch = random_batch(rng, batch=4)
+def test_a_batch_without_valid_labels_gives_no_nan(rng, tiny):
+    model, step = tiny
+    mesh, batch = one_device(), random_batch(rng)
     batch["label"][:] = 255
-    state, metrics = make_train_step(model, optimizer)(
-        create_state(model, optimizer, 0, mesh), place(batch, mesh)
-    )
+    state = create_state(model, OPTIMIZER, 0, mesh, variables=drawn_variables(rng, model))
+    state, metrics = step(state, place(batch, mesh))
     assert float(metrics["loss"]) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
-def test_the_moving_average_of_weights_and_statistics(rng, small):
-    model, optimizer = small
-    mesh, decay = make_mesh(2, 1), 0.7
-    batch = place(random_batch(rng, batch=4), mesh)
-    step = make_train_step(model, optimizer, average_decay=decay)
-    state = create_state(model, optimizer, 0, mesh, average=True)
-    expected = None
-    for _ in range(3):
-        state, metrics = step(state, batch)
-        new = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
-        expected = expected or new  # the first is where it starts
-        expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, expected, new)
+def test_a_step_in_parts_and_the_moving_average(rng, tiny):
+    """The loss is the mean over all valid pixels; the average is of weights and statistics, and can be resumed."""
+    model, step = tiny
+    mesh, decay = make_mesh(4, 2), 0.7
+    variables, batch = drawn_variables(rng, model), random_batch(rng)
+    # Every second example belongs to the same part. Both parts have the same images, so that their batch statistics
+    # are those of the batch. One has few valid pixels: were each part's mean averaged, the loss would be another.
+    batch["image"] = batch["image"][[0, 0, 1, 1, 0, 0, 1, 1]]
+    batch["label"][::2, 8:] = 255
+    batch = place(batch, mesh)
+    _, expected = step(create_state(model, OPTIMIZER, 3, mesh, variables=variables), batch)
+
+    in_parts = make_train_step(model, OPTIMIZER, accumulation=2, average_decay=decay)
+    state = create_state(model, OPTIMIZER, 3, mesh, variables=variables, average=True)
+    average = None
+    for index in range(3):
+        state, metrics = in_parts(state, batch)
+        if index == 0:
+            np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-3)
+            np.testing.assert_allclose(metrics["gradient_norm"], expected["gradient_norm"], rtol=1e-2)
+            for name in ("attention_spread", "attention_entropy"):
+                np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-2)
+        new = jax.device_get(state.trained)
+        average = average or new  # the first is where it starts
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, new)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.variables, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.variables, average
     )
-    assert metrics["attention_spread"] >= 0
-    assert 0 < metrics["attention_entropy"] <= 1 + 1e-5
-    again = create_state(model, optimizer, 1, mesh, average=True).resumed(state.variables, state.progress)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(state))
+    fresh = create_state(model, OPTIMIZER, 1, mesh, variables=variables, average=True)
+    resumed = fresh.resumed(state.variables, state.progress)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(state))
 
 
-@pytest.mark.parametrize(("data", "space"), [(3, 3), (-1, -1), (-1, 3), (16, 1)])
+@pytest.mark.parametrize(
+    ("data", "space", "batch", "height"), [(4, 2, 8, 64), pytest.param(2, 4, 2, 192, marks=pytest.mark.slow)]
+)
+def test_no_device_gets_whole_images(data, space, batch, height):
+    """With as many images as devices too: rows go to neighbours, only attention's keys and values are gathered."""
+    mesh, model = make_mesh(data, space), DANet(CLASSES, backbone="resnet18")
+    replicated = NamedSharding(mesh, PartitionSpec())
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        jax.eval_shape(lambda: create_state(model, OPTIMIZER, 0, mesh)),
+    )
+    divided = NamedSharding(mesh, PartitionSpec("data", "space"))
+    images = {
+        "image": jax.ShapeDtypeStruct((batch, height, 64, 3), jnp.uint8, sharding=divided),
+        "label": jax.ShapeDtypeStruct((batch, height, 64), jnp.uint8, sharding=divided),
+    }
+    text = make_train_step(model, OPTIMIZER).lower(state, images).compile().as_text()
+    moved = [line for line in text.splitlines() if re.search(r" (all-gather|all-to-all)(-start)?\(", line)]
+    assert moved
+    assert [line for line in moved if "position_attention" not in line] == []
+    rows = [
+        [int(n) for n in shape.split(",")]
+        for shape in re.findall(r"= f32\[([\d,]+)\]\S* collective-permute(?:-start)?\(", text)
+    ]
+    assert rows
+    assert max(shape[1] for shape in rows if len(shape) == 4) <= 4
+
+
+@pytest.mark.slow
+def test_gradients_where_rows_do_not_divide_evenly(rng):
+    """Of 40 rows on 8 devices the features have 20, 10 and 5: as on one device."""
+    model = DANet(4, backbone="resnet18", dropout_rate=0.0)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    images = rng.normal(size=(2, 40, 24, 3)).astype(np.float32)
+    labels = rng.integers(0, 4, (2, 40, 24), np.uint8)
+
+    def loss(params, images, labels):
+        logits, _ = model.apply(
+            variables | {"params": params}, images, train=True, upsample=False, mutable=["batch_stats"]
+        )
+        return multi_loss(logits, labels)[0]
+
+    def gradients(space):
+        mesh = make_mesh(1, space, jax.devices()[:space])
+        params = jax.device_put(variables["params"], NamedSharding(mesh, PartitionSpec()))
+        return jax.jit(jax.grad(loss))(params, *place((images, labels), mesh))
+
+    for one, several in zip(*(jax.tree.leaves(gradients(space)) for space in (1, 8)), strict=True):
+        np.testing.assert_allclose(several, one, atol=1e-2 * max(np.abs(one).max(), 1e-5))
+
+
+@pytest.mark.parametrize(("data", "space"), [(3, 3), (-1, -1), (-1, 3), (-1, 16), (16, 1), (0, 1)])
 def test_a_mesh_that_does_not_fit(data, space):
     with refused() as caught:
         make_mesh(data, space)

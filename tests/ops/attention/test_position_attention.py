@@ -1,5 +1,6 @@
 """Position attention: values, gradients, masks, memory and division over devices, against float64 formulas."""
 
+import functools
 import re
 
 import jax
@@ -12,12 +13,12 @@ from danet_jax.ops.attention import (
     attention_column,
     attention_row,
     blockwise,
+    mesh_axes,
     position_attention,
     row_logsumexp,
     row_statistics,
 )
 from danet_jax.ops.attention.blockwise import Tile
-from danet_jax.ops.attention.platforms import division
 from tests.reference.float64_attention import attention_and_gradients, relative_error, softmax
 from tests.reference.refusal import refused
 
@@ -66,12 +67,10 @@ def test_values_and_gradients(rng, shape, dtype):
 @pytest.mark.parametrize("tile", [Tile(16, 16, jnp.float32), Tile(16, 48, None), Tile(64, 32, None)], ids=str)
 @pytest.mark.parametrize("shape", [(2, 53, 101, 8, 12), (1, 64, 97, 8, 4)], ids=str)
 def test_tiles_of_any_size_beside_positions_of_any_number(rng, tile, shape):
-    query, key, value, cotangent = inputs(rng, *shape)
-    output, logsumexp = blockwise.forward(query, key, value, tile=tile)
-    gradients = blockwise.backward(query, key, value, output, logsumexp, cotangent, tile=tile)
-    expected = attention_and_gradients(query, key, value, cotangent)
-    for result, wanted in zip((output, *gradients), expected, strict=True):
-        assert relative_error(result, wanted) < 1e-5
+    arrays = inputs(rng, *shape)
+    actual = value_and_gradients(functools.partial(blockwise.attention, tile))(*arrays)
+    for result, expected in zip(actual, attention_and_gradients(*arrays), strict=True):
+        assert relative_error(result, expected) < 1e-5
 
 
 def test_sharp_softmaxes(rng):
@@ -225,22 +224,6 @@ def test_without_jit(rng):
         assert relative_error(result, expected) < 1e-5
 
 
-def test_the_reference_has_second_derivatives(rng):
-    """Beside differences of the gradient's formula in float64."""
-    query, key, value, direction = inputs(rng, 1, 20, 30, 8, 8)
-
-    def loss(query):
-        return jnp.sum(position_attention(query, key, value, backend="reference") ** 2)
-
-    def gradient(query):
-        output = attention_and_gradients(query, key, value, np.zeros((1, 20, 8)))[0]
-        return attention_and_gradients(query, key, value, 2 * output)[1]
-
-    _, actual = jax.jvp(jax.grad(loss), (query,), (direction,))
-    start, step = np.asarray(query, np.float64), 1e-5 * np.asarray(direction, np.float64)
-    assert relative_error(actual, (gradient(start + step) - gradient(start - step)) / 2e-5) < 1e-4
-
-
 def largest_array(text):
     """Elements of the largest array that a StableHLO text or a compiled HLO text names."""
     shapes = re.findall(r"tensor<([\dx]+)x[a-z]", text) + re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
@@ -299,13 +282,13 @@ def test_divided_over_devices(rng, devices):
     assert max(map(largest_array, transfers)) <= batch * height * width * 12 < (height * width) ** 2
 
 
-def test_the_axes_of_the_mesh_divide_images_and_rows():
+def test_which_axes_of_the_mesh_divide_images_and_rows():
     mesh = {"data": 4, "space": 2}
-    assert division(mesh, 4, 100) == {"b": ("data",), "n": ("space",)}
-    assert division(mesh, 8, 100) == {"b": ("data",), "n": ("space",)}
-    assert division(mesh, 8, 25) == {"b": ("data", "space"), "n": ()}
-    assert division(mesh, 1, 100) == {"b": (), "n": ("data",)}
-    assert division(mesh, 3, 25) == {"b": (), "n": ()}
+    assert mesh_axes(mesh, 4, 100) == {"b": ("data",), "n": ("space",)}
+    assert mesh_axes(mesh, 8, 100) == {"b": ("data",), "n": ("space",)}
+    assert mesh_axes(mesh, 8, 25) == {"b": ("data", "space"), "n": ()}
+    assert mesh_axes(mesh, 1, 100) == {"b": (), "n": ("data",)}
+    assert mesh_axes(mesh, 3, 25) == {"b": (), "n": ()}
 
 
 def test_rows_and_columns_of_the_map(rng):
