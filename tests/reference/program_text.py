@@ -1,16 +1,14 @@
-"""What a compiled program moves, read from its text (`compiled.as_text()`): the guard of programs that nobody can run.
+"""Reads from the text of a compiled program what it moves: a guard of programs for machines that are not here.
 
-Traffic counts the bytes of operands and results of every instruction of the entry computation, and loops once. It
-compares two programs of one compiler; it predicts no time, since what stays in fast memory is counted as well.
+Traffic is the bytes of operands and results of every instruction of the entry computation, with loops counted once. It
+compares two programs of one compiler and predicts no time, because what stays in fast memory is counted as well.
 """
 
 import collections
 import math
 import re
 
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
-BYTES |= {"s64": 8, "u64": 8, "f64": 8}
-ARRAY = re.compile(rf"\b({'|'.join(sorted(BYTES, key=len, reverse=True))})\[([\d,]*)\]")
+ARRAY = re.compile(r"\b(?:pred|(?:bf|[suf])(8|16|32|64))\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)")
 NOT_MOVING = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "opt-barrier"),
@@ -27,7 +25,7 @@ def traffic(text):
 
 
 def collectives(text):
-    """Kind of exchange between devices -> bytes, including exchanges inside what an instruction calls."""
+    """Bytes by kind of exchange between devices, including exchanges inside what an instruction calls."""
     bodies = dict(re.findall(r"^%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
     total = collections.Counter()
     for moved, line in _instructions(text):
@@ -39,13 +37,10 @@ def collectives(text):
 
 def widest_window(text):
     """The longest side of a convolution's window; cuDNN has no fast algorithm for one as wide as the image."""
-    lines = [
-        x for x in text.splitlines() if re.search(r' convolution\(|custom_call_target="__cudnn\$conv', x)
-    ]
-    windows = [re.search(r"window=\{size=(\d+(?:x\d+)*)", line) for line in lines]
-    return max(
-        (int(side) for window in windows for side in (window[1] if window else "1").split("x")), default=0
-    )
+    convolution = re.compile(r' convolution\(|custom_call_target="__cudnn\$conv')
+    lines = "\n".join(line for line in text.splitlines() if convolution.search(line))
+    windows = re.findall(r"window=\{size=(\d+(?:x\d+)*)", lines)
+    return max((int(side) for window in windows for side in window.split("x")), default=0)
 
 
 def _instructions(text):
@@ -62,6 +57,8 @@ def _instructions(text):
 
 
 def _size(shape):
+    """Bytes of all arrays in a shape."""
     return sum(
-        BYTES[kind] * math.prod(map(int, filter(None, n.split(",")))) for kind, n in ARRAY.findall(shape)
+        math.prod(map(int, filter(None, sizes.split(",")))) * int(bits or 8) // 8
+        for bits, sizes in ARRAY.findall(shape)
     )
