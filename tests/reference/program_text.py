@@ -10,13 +10,9 @@ import re
 
 ARRAY = re.compile(r"\b(?:pred|(?:bf|[suf])(8|16|32|64))\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)")
-NOT_MOVING = {
-    *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "opt-barrier"),
-    *("copy-start", "slice-start", "slice-done", "async-start", "async-done"),
-}
-COLLECTIVE = re.compile(
-    r" (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all|collective-broadcast)(?:-start|-done)?\("
-)
+NOT_MOVING = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "opt-barrier"}
+NOT_MOVING |= {"copy-start", "slice-start", "slice-done", "async-start", "async-done"}
+COLLECTIVE = re.compile(r" (all-[\w-]+?|reduce-scatter|collective-\w+)(?:-start|-done)?\(")
 
 
 def traffic(text):
@@ -58,7 +54,7 @@ def _instructions(text):
 
 def _size(shape):
     """Bytes of all arrays in a shape."""
-    return sum(
-        math.prod(map(int, filter(None, sizes.split(",")))) * int(bits or 8) // 8
-        for bits, sizes in ARRAY.findall(shape)
+    arrays = (
+        (int(bits or 8), map(int, filter(None, sizes.split(",")))) for bits, sizes in ARRAY.findall(shape)
     )
+    return sum(bits * math.prod(sizes) // 8 for bits, sizes in arrays)
