@@ -5,13 +5,14 @@ from __future__ import annotations
 import colorsys
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from danet_jax.errors import InputError
 
 IGNORE_LABEL = 255
-"""The label, on disk and in memory, of a pixel that belongs to no class and is not counted."""
+"""The label of a pixel that belongs to no class and is not counted, on disk and in memory."""
 
 MAX_CLASSES = 255
 """Labels are 8-bit and 255 is `IGNORE_LABEL`."""
@@ -19,28 +20,26 @@ MAX_CLASSES = 255
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """Names and RGB colours (0 to 255) of the classes, in the order of their label values."""
+    """Names and RGB colours (0 to 255) of the classes, in the order of their label values.
+
+    Raises:
+      InputError: there are not 1 to 255 different names, or not one RGB colour for each.
+
+    Example:
+      >>> from danet_jax import Classes
+      >>> classes = Classes(["road", "sky"], [(128, 64, 128), (70, 130, 180)])
+      >>> len(classes), classes.palette()[1].tolist()
+      (2, [70, 130, 180])
+    """
 
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        """Converts lists to tuples.
-
-        Raises:
-          InputError: there are not 1 to 255 different names, or not one RGB colour for each.
-        """
-        for key in ("names", "colours"):
-            value = getattr(self, key)
-            if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-                raise _wrong(key, value, "must be a sequence with one item per class")
-        names = tuple(self.names)
-        colours = tuple(tuple(colour) if isinstance(colour, Iterable) else colour for colour in self.colours)
-        object.__setattr__(self, "names", names)
+        names, colours = _items("names", self.names), _items("colours", self.colours)
         if len(names) != len(colours):
-            raise _wrong(
-                "colours", colours, f"{len(names)} class names but {len(colours)} colours; give one per class"
-            )
+            problem = f"{len(names)} class names but {len(colours)} colours; give one per class"
+            raise _wrong("colours", colours, problem)
         if not 1 <= len(names) <= MAX_CLASSES:
             raise _wrong("names", names, f"there can be 1 to {MAX_CLASSES} classes, not {len(names)}")
         for name in names:
@@ -49,29 +48,31 @@ class Classes:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise _wrong("names", names, f"class names given more than once: {', '.join(repeated)}")
+        checked = []
         for name, colour in zip(names, colours, strict=True):
-            numbers = colour if isinstance(colour, tuple) and len(colour) == 3 else (None,)
-            if not all(isinstance(n, (int, np.integer)) and 0 <= n <= 255 for n in numbers):
+            numbers = tuple(colour) if isinstance(colour, Iterable) else ()
+            if len(numbers) != 3 or not all(
+                isinstance(n, int | np.integer) and 0 <= n <= 255 for n in numbers
+            ):
                 problem = f"colour {colour!r} of {name} must be red, green and blue, integers from 0 to 255"
                 raise _wrong("colours", colours, problem)
-        object.__setattr__(self, "colours", tuple(tuple(int(n) for n in colour) for colour in colours))
+            checked.append(tuple(int(n) for n in numbers))
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "colours", tuple(checked))
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Returns classes with well-separated colours, for data that has none.
+        """Returns classes with well-separated colours, for data that have none.
 
         Raises:
           InputError: `names` are not 1 to 255 different names.
         """
-        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-            raise _wrong("names", names, "must be a sequence with one item per class")
-        names = tuple(names)
+        names = _items("names", names)
         golden = 0.618033988749895
         colours = []
         for index in range(len(names)):
-            red, green, blue = colorsys.hsv_to_rgb(
-                (index * golden) % 1.0, (0.85, 0.6)[index % 2], (0.95, 0.7)[index // 2 % 2]
-            )
+            saturation, value = (0.85, 0.6)[index % 2], (0.95, 0.7)[index // 2 % 2]
+            red, green, blue = colorsys.hsv_to_rgb((index * golden) % 1.0, saturation, value)
             colours.append((round(255 * red), round(255 * green), round(255 * blue)))
         return cls(names, tuple(colours))
 
@@ -79,10 +80,10 @@ class Classes:
         return len(self.names)
 
     def mirrored(self, pairs: Sequence[str]) -> tuple[int, ...]:
-        """Returns, for each class, the number of the class that mirroring an image turns it into.
+        """Returns, for each class, the number of the class that it becomes when an image is flipped.
 
         Args:
-          pairs: pairs of classes that mirroring swaps, such as `left lane=right lane`.
+          pairs: pairs of classes that flipping swaps, such as `left lane=right lane`.
 
         Raises:
           InputError: a pair names a class that does not exist, or a class is in two pairs.
@@ -109,10 +110,16 @@ class Classes:
         return tuple(table)
 
     def palette(self) -> np.ndarray:
-        """Returns the colours of all 256 labels, uint8 `[256, 3]` RGB; labels of no class are black."""
+        """Returns the colours of all 256 labels, uint8 `[256, 3]` RGB; labels without a class are black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self)] = self.colours
         return palette
+
+
+def _items(key: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _wrong(key, value, "must be a sequence with one item per class")
+    return tuple(value)
 
 
 def _wrong(key: str, value: object, problem: str) -> InputError:

@@ -1,4 +1,4 @@
-"""The exception for wrong input, and helpers that turn other errors into a single line."""
+"""The exception for wrong input, and functions that make one line of other errors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Raised when something that the user gave is wrong.
+    """The error for wrong input.
 
-    The message is one line that names the option, the argument or the file, says what was found and what to do.
-    `run.py` prints it without a traceback and exits with status 1; Python callers catch it as a `ValueError`.
+    Its message is one line that names the option, the argument or the file, and says what was found and what to do.
+    `run.py` prints it without a traceback and exits with status 1; Python callers can catch it as a `ValueError`.
 
     Args:
-      message: the line. Characters that cannot be printed are escaped when it is shown, and the middle of a very long
+      message: the line. When it is shown, characters that cannot be printed are escaped, and the middle of a very long
         line is left out.
       what: the option (`config.training.steps`), the flag (`--workdir`), the argument (`scales`) or the file that is
         wrong, spelled as in the message.

@@ -1,4 +1,4 @@
-"""The plan of the house: which room may use which, and what importing the package costs."""
+"""The architecture: which package may import which, what importing danet_jax costs, and that examples run."""
 
 import ast
 import doctest
@@ -11,14 +11,15 @@ import subprocess
 import sys
 import tomllib
 
+import jax
 import pytest
 
 import danet_jax
 
 PACKAGE = pathlib.Path(danet_jax.__file__).parent
-# Each room may use those before it. Modules without a room serve all of them.
-ROOMS = ["ops", "models", "runs", "weights", "data", "inference", "evaluation", "training", "visual"]
-ROOMS += ["recipe", "command", "modes"]
+# Each package may import those before it. Modules outside of packages serve all of them.
+PACKAGES = ["ops", "models", "runs", "weights", "data", "inference", "evaluation", "training", "visual"]
+PACKAGES += ["recipe", "command", "modes"]
 EVERYWHERE = {"errors", "classes"}
 
 
@@ -36,13 +37,13 @@ def imports_of(path: pathlib.Path) -> set[str]:
     return {name.split(".")[1] for name in all_imports_of(path) if name.startswith("danet_jax.")}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_uses_only_rooms_above_it(room):
-    allowed = EVERYWHERE | set(ROOMS[: ROOMS.index(room) + 1])
-    modules = {path.stem for path in PACKAGE.glob("*.py")} | set(ROOMS)
-    for path in (PACKAGE / room).rglob("*.py"):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_packages_above_it(package):
+    allowed = EVERYWHERE | set(PACKAGES[: PACKAGES.index(package) + 1])
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | set(PACKAGES)
+    for path in (PACKAGE / package).rglob("*.py"):
         wrong = (imports_of(path) & modules) - allowed
-        assert not wrong, f"{path.relative_to(PACKAGE)} uses {', '.join(sorted(wrong))}"
+        assert not wrong, f"{path.relative_to(PACKAGE)} imports {', '.join(sorted(wrong))}"
 
 
 def test_only_the_command_line_package_reads_flags():
@@ -116,8 +117,17 @@ def test_importing_the_network_brings_neither_data_nor_checkpoint_libraries():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["inference.protocol", "models.danet", "weights.checkpoint"])
-def test_examples_in_docstrings_run(module):
-    result = doctest.testmod(importlib.import_module(f"danet_jax.{module}"))
-    assert result.attempted
+@pytest.mark.parametrize(
+    "module",
+    [
+        ".".join(x.relative_to(PACKAGE).with_suffix("").parts)
+        for x in PACKAGE.rglob("*.py")
+        if ">>>" in x.read_text()
+    ],
+)
+def test_examples_in_docstrings_run(module, few_blocks, monkeypatch):
+    devices = jax.devices()[:1]  # their batches need not divide over the eight devices of the tests
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        result = doctest.testmod(importlib.import_module(f"danet_jax.{module}"))
     assert not result.failed
