@@ -54,7 +54,7 @@ def position_attention(
         of cuDNN on NVIDIA GPUs since Ampere, bfloat16 or float16. `"rows"`: some queries at a time, in operations
         that every exporter knows; arrays of symbolic sizes (`jax.export`) are always computed like this.
         `"reference"`: the plain form, N x M in memory. It has derivatives of any order and direction (`jax.jvp`,
-        `jax.linearize`, `jax.hessian`); the others have first-order gradients (`jax.grad`, `jax.vjp`).
+        `jax.linearize`, `jax.hessian`); kernels have first-order gradients (`jax.grad`, `jax.vjp`).
 
     Returns:
       `[B, N, Cv]` of the dtype of `value`.
