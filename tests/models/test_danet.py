@@ -80,7 +80,7 @@ def test_bfloat16_computes_in_bfloat16_and_returns_float32(rng):
     logits, kept = apply(variables)
     assert logits.fusion.dtype == jnp.float32
     assert kept["intermediates"]["backbone"]["layer4_1"]["__call__"][0].dtype == jnp.bfloat16
-    assert np.abs(logits.fusion - expected).max() < 0.1 * np.abs(expected).max()
+    assert 0 < np.linalg.norm(logits.fusion - expected) < 0.05 * np.linalg.norm(expected)
     params = jax.eval_shape(rough.init, jax.random.key(0), images)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
@@ -109,12 +109,18 @@ def test_dropout_drops_whole_channels_of_the_classifiers(rng):
 
 
 def test_initial_values(rng):
-    model = DANet(3, backbone="resnet18", multi_grid=(4, 8))
-    variables = jax.jit(model.init)(jax.random.key(int(rng.integers(99))), jnp.zeros((1, 32, 32, 3)))
-    head = variables["params"]["head"]
-    assert head["position_attention"]["alpha"] == 0
-    assert head["channel_attention"]["beta"] == 0
-    kernel = variables["params"]["backbone"]["layer4_1"]["conv2"]["kernel"]
-    np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 512)), rtol=0.01)
-    kernel = head["position_in"]["conv"]["kernel"]
-    np.testing.assert_allclose(np.max(np.abs(kernel)), (9 * 512) ** -0.5, rtol=0.01)
+    @jax.jit
+    def some(key):  # what is not returned is not compiled
+        params = DANet(3, backbone="resnet18").init(key, jnp.zeros((1, 32, 32, 3)))["params"]
+        head = params["head"]
+        scales = head["position_attention"]["alpha"], head["channel_attention"]["beta"]
+        return (
+            scales,
+            params["backbone"]["layer4_1"]["conv2"]["kernel"],
+            head["position_in"]["conv"]["kernel"],
+        )
+
+    scales, in_backbone, in_head = some(jax.random.key(int(rng.integers(99))))
+    assert scales == (0, 0)
+    np.testing.assert_allclose(np.std(in_backbone), np.sqrt(2 / (9 * 512)), rtol=0.01)
+    np.testing.assert_allclose(np.max(np.abs(in_head)), (9 * 512) ** -0.5, rtol=0.01)

@@ -87,11 +87,12 @@ def test_a_step_keeps_the_dtypes_of_its_state(rng, param_dtype):
 
 
 def test_a_step_with_parameters_of_16_bits(rng):
-    bfloat16 = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
-    model = DANet(3, backbone=TinyBackbone(**bfloat16), **bfloat16)
+    model = DANet(3, backbone=TinyBackbone(), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     state, batch = state_and_batch(rng, model)
     before = jax.device_get(state.params)
-    state, metrics = make_train_step(model, OPTIMIZER, average_decay=0.9)(state, batch)
+    assert dtypes(before["head"]) == {"bfloat16"}
+    with jax.numpy_dtype_promotion("standard"):  # the parameters of the backbone are float32
+        state, metrics = make_train_step(model, OPTIMIZER, average_decay=0.9)(state, batch)
     assert np.isfinite(metrics["loss"])
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
     assert changed["head"]["fusion_classifier"]["kernel"]
@@ -100,12 +101,12 @@ def test_a_step_with_parameters_of_16_bits(rng):
 
 def test_float16_computes_what_float32_does_and_is_not_trained(rng):
     images = jnp.asarray(rng.standard_normal((2, 65, 64, 3)), jnp.float32)
-    sizes = jnp.asarray([[65, 64], [40, 33]], jnp.int32)  # so that keys are excluded
+    sizes = jnp.asarray([[65, 64], [40, 31]], jnp.int32)  # so that keys are excluded
     exact, half = small(), small(dtype=jnp.float16)
     variables = drawn_variables(rng, exact)
     logits = [jax.jit(model.apply)(variables, images, sizes=sizes).fusion for model in (exact, half)]
     assert logits[1].dtype == jnp.float32
-    assert np.abs(logits[1] - logits[0]).max() < 0.02 * np.abs(logits[0]).max()
+    assert 0 < np.linalg.norm(logits[1] - logits[0]) < 0.01 * np.linalg.norm(logits[0])
     for model, what in ((half, "dtype"), (small(param_dtype=jnp.float16), "param_dtype")):
         with refused(what=what) as caught:
             make_train_step(model, OPTIMIZER)

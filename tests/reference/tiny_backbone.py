@@ -1,7 +1,5 @@
 """A backbone of two convolutions, for tests of training that need no ResNet: it compiles in a fraction of the time."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,16 +12,13 @@ class TinyBackbone(nn.Module):
 
     output_stride: int = 4
     pair: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train=False):
         features = []
         for channels in (16, 32):
-            conv = nn.Conv(channels, (3, 3), 2, padding=1, dtype=self.dtype, param_dtype=self.param_dtype)
-            norm = nn.BatchNorm(not train, dtype=self.dtype, param_dtype=self.param_dtype)
-            x = nn.relu(norm(conv(x)))
+            x = nn.Conv(channels, (3, 3), 2, padding=1)(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
             features.append(x)
         x = x + jnp.mean(x, (1, 2), keepdims=True)  # what it sees depends on all of the image
         return (features[1], x) if self.pair else x
@@ -40,7 +35,8 @@ def drawn_variables(rng, model):
         name = path[-1].key
         mean, spread = spreads.get(name, (0.0, 0.1))
         if name == "kernel":
-            spread = (2 / leaf.shape[0] / leaf.shape[1] / leaf.shape[2]) ** 0.5
+            gain = 0.3 if path[-2].key in ("query", "key") else 2.0  # attention maps that are not one-hot
+            spread = (gain / leaf.shape[0] / leaf.shape[1] / leaf.shape[2]) ** 0.5
         return jnp.asarray(mean + spread * rng.standard_normal(leaf.shape).clip(-3, 3), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, variables_of(model))
