@@ -29,23 +29,27 @@ class TooSmall(TinyBackbone):
 
 
 def test_a_step_of_training_with_the_auxiliary_head(rng):
-    model = DANet(3, backbone=TinyBackbone(pair=True), auxiliary=True)
+    model = DANet(3, backbone=TinyBackbone(pair=True), auxiliary=True, dropout_rate=0.5)
     assert model.output_stride == 4
     optimizer, mesh = sgd(poly_schedule(0.1, 10)), make_mesh(devices=jax.devices()[:1])
     before = drawn_variables(rng, model)
     assert set(before["params"]) == {"backbone", "head", "auxiliary"}
-    state = create_state(model, optimizer, 0, mesh, variables=before)
+    state, later = (create_state(model, optimizer, 0, mesh, variables=before) for _ in range(2))
     batch = {
         "image": rng.integers(0, 256, (2, 32, 32, 3), np.uint8),
         "label": rng.integers(0, 3, (2, 32, 32)).astype(np.uint8),
     }
-    state, metrics = make_train_step(model, optimizer)(state, batch)
+    train_step = make_train_step(model, optimizer)
+    state, metrics = train_step(state, batch)
     assert np.isfinite(metrics["loss"])
     assert np.isfinite(metrics["loss_auxiliary"])
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.variables))
     assert changed["params"]["backbone"]["Conv_0"]["kernel"]
     assert changed["params"]["auxiliary"]["classifier"]["kernel"]
     assert changed["batch_stats"]["backbone"]["BatchNorm_0"]["mean"]
+    # Other channels are dropped in every step.
+    _, other = train_step(later.replace(step=jnp.array(1, jnp.int32)), batch)
+    assert other["loss"] != metrics["loss"]
 
 
 def test_images_of_several_sizes_are_not_padded(rng):

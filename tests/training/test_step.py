@@ -72,6 +72,9 @@ def test_losses_of_five_steps_equal_pytorch(rng):
         theirs.step()
         expected = sum(loss.item() for loss in losses)
         assert abs(float(metrics["loss"]) - expected) < 1e-3 * expected, f"step {index}"
+    ours, norm = state.batch_stats["backbone"]["stem"]["bn1"], reference.pretrained.bn1
+    np.testing.assert_allclose(ours["mean"], norm.running_mean, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ours["var"], norm.running_var, rtol=1e-2)  # torch's is not biased
 
 
 @pytest.fixture(scope="module")
