@@ -53,8 +53,8 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
     Example:
       >>> import numpy as np
       >>> from danet_jax import normalize
-      >>> normalize(np.full((1, 1, 3), 255, np.uint8)).round(2).tolist()
-      [[[2.25, 2.43, 2.64]]]
+      >>> [f"{x:.2f}" for x in normalize(np.full((1, 1, 3), 255, np.uint8))[0, 0]]
+      ['2.25', '2.43', '2.64']
     """
     if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
         given = list(images.shape) if hasattr(images, "shape") else type(images).__name__

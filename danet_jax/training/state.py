@@ -34,12 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
       rng: the data of a key, into which each step folds its number.
       average: the moving average of the variables, `{"params": ..., "batch_stats": ...}`, or None.
 
-    Example:
-      >>> from danet_jax import DANet, create_state, poly_schedule, sgd
-      >>> model = DANet(3, backbone="resnet18", output_stride=32)
-      >>> state = create_state(model, sgd(poly_schedule(0.01, steps=100)))
-      >>> sorted(state.variables), int(state.step)  # what model.apply takes
-      (['batch_stats', 'params'], 0)
+    Example: see `make_train_step`.
     """
 
     step: jax.Array
@@ -192,15 +187,16 @@ def make_train_step(
       InputError: the network computes in float16.
 
     Example:
-      >>> import numpy as np
+      >>> import jax, numpy as np
       >>> from danet_jax import DANet, create_state, make_train_step, poly_schedule, sgd
-      >>> model = DANet(3, backbone="resnet18", output_stride=32)
-      >>> optimizer = sgd(poly_schedule(0.01, steps=100))
-      >>> state, step = create_state(model, optimizer), make_train_step(model, optimizer)
-      >>> batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "label": np.zeros((2, 32, 32), np.uint8)}
-      >>> state, metrics = step(state, batch)
-      >>> int(state.step), metrics["loss"].shape
-      (1, ())
+      >>> model, optimizer = DANet(num_classes=3), sgd(poly_schedule(0.01, steps=100))
+      >>> train_step = make_train_step(model, optimizer)
+      >>> batch = {"image": np.zeros((2, 64, 64, 3), np.uint8), "label": np.zeros((2, 64, 64), np.uint8)}
+      >>> def first_step():
+      ...     return train_step(create_state(model, optimizer), batch)
+      >>> state, metrics = jax.eval_shape(first_step)  # first_step() computes what this traces
+      >>> metrics["loss"].shape, sorted(state.variables)
+      ((), ['batch_stats', 'params'])
     """
     refuse_float16_training(model)
 

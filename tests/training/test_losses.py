@@ -1,5 +1,7 @@
 """Hard pixels as mmsegmentation and PaddleSeg choose them, against PyTorch with a sort."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,12 +75,8 @@ def test_hard_pixels_are_those_of_the_libraries(rng, threshold, kept, sharpness)
 def test_each_classifier_chooses_by_its_own_scores(rng):
     first, labels = example(rng)
     second, _ = example(rng)
-    total, parts = multi_loss(
-        Logits(fusion=first, channel=second, auxiliary=first),
-        jnp.asarray(labels),
-        weights=(1.0, 2.0, 3.0),
-        hard_pixels=HardPixels(0.3, 20),
-    )
+    loss = functools.partial(multi_loss, weights=(1.0, 2.0, 3.0), hard_pixels=HardPixels(0.3, 20))
+    total, parts = jax.jit(loss)(Logits(fusion=first, channel=second, auxiliary=first), jnp.asarray(labels))
     expected = parts["loss_fusion"] + 3 * parts["loss_channel"] + 0.4 * parts["loss_auxiliary"]
     np.testing.assert_allclose(total, expected, rtol=1e-5)
     np.testing.assert_allclose(parts["loss_fusion"], published(first, labels, 0.3, 20)[0], rtol=1e-4)

@@ -23,14 +23,14 @@ def test_twenty_steps_equal_torch_with_two_parameter_groups(rng):
     )
     params = jax.tree.map(np.float32, initial)
     ours = sgd(poly_schedule(learning_rate, steps), momentum=0.9, weight_decay=1e-4, head_multiplier=10.0)
-    state = ours.init(params)
+    state, update = ours.init(params), jax.jit(ours.update)
     for step, gradient in enumerate(gradients):
         for group, multiplier in zip(theirs.param_groups, (1, 10), strict=True):
             group["lr"] = multiplier * learning_rate * (1 - step / steps) ** 0.9
         weights.grad = torch.tensor(gradient["backbone"]["w"])
         alpha.grad = torch.tensor(gradient["head"]["alpha"])
         theirs.step()
-        updates, state = ours.update(jax.tree.map(np.float32, gradient), state, params)
+        updates, state = update(jax.tree.map(np.float32, gradient), state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["backbone"]["w"], weights.detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(params["head"]["alpha"], alpha.detach().numpy(), rtol=1e-4, atol=1e-5)
