@@ -118,8 +118,8 @@ def multi_loss(
       >>> from danet_jax import Logits, multi_loss
       >>> logits = Logits(fusion=jnp.zeros((1, 4, 4, 2)))
       >>> total, parts = multi_loss(logits, jnp.zeros((1, 32, 32), jnp.uint8))
-      >>> print(f"{total:.4f}", *parts)  # the logarithm of 2 classes
-      0.6931 loss_fusion
+      >>> print(f"{total:.3f}", *parts)  # the logarithm of 2 classes
+      0.693 loss_fusion
     """
     if len(weights) != 3:
         raise InputError(
