@@ -1,4 +1,4 @@
-"""The published data sets as people keep them: the same examples from every layout, or a line that says what lacks."""
+"""The published data sets as people keep them: the same examples from every layout, or a line that names what is missing."""
 
 import os
 import re

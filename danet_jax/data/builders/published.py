@@ -216,7 +216,7 @@ class PublishedBuilder(base.PairsBuilder):
         splits = self.read({source.archive: Files(place, source, self._opened) for place, source in found})
         if not self.options["allow_partial"]:
             for split, readers in splits.items():
-                readers[:0] = self._lacking(split, len(readers))
+                readers[:0] = self._refused_count(split, len(readers))
             return splits
         splits = {split: self._with_images(split, readers) for split, readers in splits.items()}
         return {split: readers for split, readers in splits.items() if readers} or splits
@@ -249,30 +249,30 @@ class PublishedBuilder(base.PairsBuilder):
     def _places(self, sources: Sequence[Source]) -> list[pathlib.Path]:
         """Returns where the sources are, and downloads what may be; raises InputError if one is missing."""
         absent = [s for s, place in zip(sources, find_all(self.root, sources), strict=True) if place is None]
-        loaded = [source for source in absent if source.direct] if self.options["download"] else []
-        for source in loaded:
+        downloaded = [source for source in absent if source.direct] if self.options["download"] else []
+        for source in downloaded:
             download(source.url, self.root / source.archive, source.digest)
-        if missing := [source for source in absent if source not in loaded]:
+        if missing := [source for source in absent if source not in downloaded]:
             raise InputError(self._missing(sources, missing), what=str(self.root))
         return [place for place in find_all(self.root, sources) if place]
 
     def _missing(self, sources: Sequence[Source], missing: Sequence[Source]) -> str:
         urls = dict.fromkeys(source.url for source in missing)
-        lacking = "; ".join(
+        absent = "; ".join(
             f"{' and '.join(str(source) for source in missing if source.url == url)} from {url}"
             for url in urls
         )
-        loadable = all(source.direct for source in missing) and not self.options["download"]
+        downloadable = all(source.direct for source in missing) and not self.options["download"]
         return (
-            f"{self.name}: {self.root} lacks {lacking}; put the archives there or the folders extracted from them "
+            f"{self.name}: {self.root} lacks {absent}; put the archives there or the folders extracted from them "
             "(or set dataset.root to where they are)"
-            + (", or set dataset.options.download=True" if loadable else "")
+            + (", or set dataset.options.download=True" if downloadable else "")
             + hint(self.root, missing)
             + f"; preparing takes about {sum(source.gigabytes for source in sources):.2g} GB more in "
             f"{self.data_dir_root}"
         )
 
-    def _lacking(self, split: str, count: int) -> list[Missing]:
+    def _refused_count(self, split: str, count: int) -> list[Missing]:
         """Returns what refuses a split that has not as many examples as were published."""
         published = PUBLISHED[self.name]["counts"].get(split, count)
         if count == published:
