@@ -1,4 +1,4 @@
-"""The published data sets as people keep them: the same examples from every layout, or a line that names what is missing."""
+"""The published data sets as people keep them: every layout gives the same examples, or a line names what is missing."""
 
 import os
 import re
