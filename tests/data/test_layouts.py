@@ -1,4 +1,4 @@
-"""The published data sets as people keep them: every layout gives the same examples, or a line names what is missing."""
+"""The published data sets as people keep them: every layout gives the same examples, or a line says what is missing."""
 
 import os
 import re
