@@ -8,7 +8,6 @@ Settings are changed with --config.GROUP.NAME=VALUE; docs/settings.md explains e
 """
 
 import contextlib
-import difflib
 import importlib
 import os
 import pathlib
@@ -35,8 +34,9 @@ except ImportError as error:
         f"run.py: {error}; activate the virtual environment with `. .venv/bin/activate`, or see README.md"
     )
 
-from danet_jax.errors import InputError, first_line, one_line
+from danet_jax.errors import InputError, did_you_mean, first_line, one_line
 from danet_jax.modes import COMPUTE, FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
+from danet_jax.runs import terminal
 
 
 def main(argv: list[str]) -> int:
@@ -45,25 +45,28 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("config", None, "The recipe, a file in configs/; FILE:VARIANT.", flag_values=values)
     flags.DEFINE_string("mode", "train", f"One of: {', '.join(MODES)}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run's directory; else runs/NAME.", flag_values=values)
-    define: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
     for name, flag in {**FLAGS, **HOST_FLAGS}.items():
-        define.get(type(flag.default), flags.DEFINE_string)(name, *flag[:2], flag_values=values)
+        if isinstance(flag.default, bool):
+            flags.DEFINE_bool(name, flag.default, flag.meaning, flag_values=values)
+        elif isinstance(flag.default, int):
+            flags.DEFINE_integer(name, flag.default, flag.meaning, flag.lowest, flag_values=values)
+        else:
+            flags.DEFINE_string(name, flag.default, flag.meaning, flag_values=values)
     if "--help" in argv or "-h" in argv:
         print(__doc__, values.get_help(), sep="\n")
         return 0
-    notes: list[str] = []  # of options with deprecated names; a refusal stays one line
+    notes: list[str] = []  # about options with deprecated names; a refusal stays one line
     try:
-        status = run(values, argv, notes)
+        with terminal.shown("working", logged=False):
+            status = run(values, argv, notes)
         for note in notes:
             print(f"run.py: {note}", file=sys.stderr)
         return status
     except InputError as error:
         print(f"run.py: {'; '.join([str(error), *notes])}", file=sys.stderr)
     except OSError as error:  # a disk that is full, a folder that must not be written to
-        print(
-            f"run.py: {error.filename or values.workdir or 'a file'}: {error.strerror or error}",
-            file=sys.stderr,
-        )
+        place = error.filename or values.workdir or "a file"
+        print(f"run.py: {place}: {error.strerror or error}", file=sys.stderr)
     except Exception as error:
         if type(error).__module__.startswith("gcsfs"):
             line = f"{values.workdir}: {first_line(error)}; the same command resumes"
@@ -89,7 +92,7 @@ def is_one_of_several_hosts() -> bool:
 
 
 def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
-    """Reads the command line and runs the mode. Raises InputError for what makes no sense."""
+    """Reads the command line and runs the mode. Raises InputError for whatever makes no sense."""
     from danet_jax.command import places, startup
     from danet_jax.recipe import read_recipe
     from danet_jax.runs import stopping
@@ -99,9 +102,8 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
     logging.set_verbosity(logging.FATAL)
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
     if mode not in MODES:
-        near = "".join(f"did you mean {name}? " for name in difflib.get_close_matches(mode, MODES, 1))
         raise InputError(
-            f"--mode={mode} does not exist; {near}there are: {', '.join(MODES)}",
+            f"--mode={mode} does not exist; {did_you_mean(mode, MODES)}there are: {', '.join(MODES)}",
             what="--mode",
             value=mode,
             allowed=MODES,
@@ -150,6 +152,10 @@ def parse(
         rest = values(argv, known_only=True)
         folder = pathlib.Path(__file__).with_name("configs")
         return recipe_file.read_config_and_flags(values.config, values.workdir, rest, folder, notes)
+    except flags.UnrecognizedFlagError as error:
+        name = f"--{error.flagname}"
+        near = did_you_mean(name.partition(".")[0], [f"--{flag}" for flag in values])
+        raise InputError(f"{name} does not exist; {near}--help lists all flags", what=name) from error
     except flags.Error as error:
         raise InputError(one_line(error)) from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -57,6 +59,12 @@ def _rebuild(
     kind: type[InputError], arguments: tuple[str], what: str | None, value: Any, allowed: Any
 ) -> InputError:
     return kind(*arguments, what=what, value=value, allowed=allowed)
+
+
+def did_you_mean(name: str, existing: Iterable[Any]) -> str:
+    """Returns a question with the nearest of the existing names, for a message, or "" if none is near."""
+    near = difflib.get_close_matches(name, map(str, existing), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def first_line(error: BaseException) -> str:

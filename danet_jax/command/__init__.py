@@ -1,1 +1,1 @@
-"""What a command needs before its mode begins: its recipe, its place, its hosts, what was compiled before."""
+"""What a command needs before its mode starts: the recipe, the run's directory, the other hosts, compiled programs."""

@@ -1,4 +1,4 @@
-"""Standard output and standard error that may go away without ending the program."""
+"""Standard output and standard error whose reader may disappear without ending the program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class _Lasting(io.FileIO):
-    """A file descriptor that drops what it cannot write, as when a terminal was closed or a disk is full."""
+    """A file descriptor that drops whatever it cannot write because a terminal was closed or a disk is full."""
 
     def write(self, data):
         try:
@@ -22,7 +22,7 @@ class _Lasting(io.FileIO):
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """Returns `stream` as one that escapes letters that its encoding lacks, and drops what it cannot write."""
+    """Returns a stream that escapes letters that the encoding of `stream` lacks, and drops what it cannot write."""
     if not isinstance(stream, io.TextIOWrapper):  # None if it was closed from the start
         return stream
     stream.flush()

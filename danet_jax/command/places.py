@@ -15,12 +15,12 @@ def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -
     """Returns the run's directory: `workdir` if it is given, else runs/NAME of the recipe.
 
     Args:
-      workdir: the value of --workdir.
-      recipe: the recipe of the run.
-      written: whether it must be possible to write there.
+      workdir: the value of --workdir, or None.
+      recipe: the recipe of the run, or None.
+      written: whether the mode writes there.
 
     Raises:
-      InputError: it is no directory, cannot be one, or cannot be written to. Nothing is left behind by the attempt.
+      InputError: it is not a directory, cannot be one, or cannot be written to; the attempt leaves nothing behind.
     """
     if workdir is None:
         path, key = Path("runs", recipe.name if recipe else "danet"), "runs/NAME"

@@ -34,7 +34,7 @@ def read_config_and_flags(
       file: the value of --config. Without one, the recipe is that of the run in `workdir`.
       workdir: the value of --workdir.
       arguments: the program and the command line, without the flags that are read already.
-      folder: where recipes are, to list them if there is no such file.
+      folder: the folder of the recipes, which are listed if there is no such file.
       notes: a line about each option that was given by a deprecated name is appended to it.
 
     Returns:
@@ -45,14 +45,14 @@ def read_config_and_flags(
       InputError: the recipe cannot be loaded, or a flag names no option or has a value of the wrong type.
       absl.flags.Error: a flag that is not an option's is wrong.
     """
-    config = None
+    config, place, init = None, "", {}
     if file:
         config = load(file, folder)
         place, init = file.partition(":")[0], config.init
     elif workdir is not None and is_run(workdir):
         config = as_config(recipe_of_run(workdir))
-        place, init = f"{workdir}/config.json", read_config(workdir).get("init")
-    if config is not None and "source" in (init or ()):
+        place, init = f"{workdir}/config.json", read_config(workdir).get("init") or {}
+    if "source" in init:
         notes.append(f"{place}: config.init.source is deprecated; it is called config.init.checkpoint now")
     arguments = [_with_new_name(argument, notes) for argument in arguments]
     keys = [match[1] for argument in arguments if (match := _FLAG.fullmatch(argument))]
@@ -107,16 +107,15 @@ def _refusal(
         try:
             _change(config.copy_and_resolve_references(), own)
         except Exception as error:  # see `read_config_and_flags`
+            what = f"config.{key}"
             [*_, value] = [match[2] for a in own if (match := _FLAG.fullmatch(a))]
             if value is None:
-                return InputError(f"config.{key}: {one_line(error)}", what=f"config.{key}")
+                return InputError(f"{what}: {one_line(error)}", what=what)
             if not key.startswith("dataset.options."):
                 return wrong_value(*find(Recipe, key.split(".")), value)
             known = dict(config.dataset.options).get(key.removeprefix("dataset.options."))
             allowed = "an option of the data set" if known is None else f"a value like {known!r}"
-            return InputError(
-                f"config.{key}={shown(value)} must be {allowed}", what=f"config.{key}", value=value
-            )
+            return InputError(f"{what}={shown(value)} must be {allowed}", what=what, value=value)
     return None
 
 
@@ -125,7 +124,7 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
 
     Args:
       text: FILE, or FILE:VARIANT, where VARIANT is the argument of the file's `get_config`.
-      folder: where recipes are, to list them if there is no such file.
+      folder: the folder of the recipes, which are listed if there is no such file.
 
     Raises:
       InputError: there is no such file, running it raises an exception, or it returns no config; one line that names
@@ -157,14 +156,22 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
             f"{path}: has no function get_config, which returns the recipe; see configs/base.py", what=path
         )
     arguments = (variant,) if colon else ()
-    _check_signature(path, get_config, arguments)
+    signature = _run(path, lambda: inspect.signature(get_config))
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise InputError(
+            f"{path}: get_config{signature} is not called {f'with {variant!r}' if colon else 'without a variant'}; it "
+            f"takes one argument, the VARIANT of --config={path}:VARIANT, or none",
+            what=path,
+        ) from error
     config = _run(path, lambda: get_config(*arguments))
     if not isinstance(config, ml_collections.ConfigDict):
         if inspect.iscoroutine(config):
             config.close()
-        found = "None" if config is None else f"a {type(config).__name__}"
         raise InputError(
-            f"{path}: get_config returns {found}; it must return danet_jax.recipe.defaults() with changes",
+            f"{path}: get_config returns {type(config).__name__}; it must return danet_jax.recipe.defaults() with "
+            "changes",
             what=path,
             value=config,
         )
@@ -177,26 +184,6 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def _check_signature(path: str, get_config: Callable[..., Any], arguments: tuple[str, ...]) -> None:
-    try:
-        signature = inspect.signature(get_config)
-    except (TypeError, ValueError):  # some functions written in C
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        names = ", ".join(signature.parameters)
-        if arguments and not names:
-            message = f"takes no variant, so leave out ':{arguments[0]}'"
-        elif len(signature.parameters) > 1:
-            message = (
-                f"get_config takes one argument, the VARIANT of --config={path}:VARIANT, or none; not {names}"
-            )
-        else:
-            message = f"needs a variant ({names}), as in --config={path}:{names.upper()}"
-        raise InputError(f"{path}: {message}", what=path) from error
-
-
 def _run(path: str, function: Callable[[], Any]) -> Any:
     """Calls `function`, which runs code of the file; whatever it raises becomes an InputError."""
     try:
@@ -204,12 +191,12 @@ def _run(path: str, function: Callable[[], Any]) -> Any:
     except InputError as error:
         raise error.in_file(path) from error
     except BaseException as error:  # even sys.exit(0), which would look like a successful run
-        frames = [
+        lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path
         ]
-        number = error.lineno if isinstance(error, SyntaxError) and error.filename == path else None
-        number = frames[-1] if number is None and frames else number
-        where = path if number is None else f"{path}, line {number}"
+        if isinstance(error, SyntaxError) and error.filename == path:
+            lines.append(error.lineno)
+        where = f"{path}, line {lines[-1]}" if lines else path
         raise InputError(f"{where}: {_words(error)}", what=path) from error
 
 

@@ -17,6 +17,7 @@ from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import flat_config, library_versions
 from danet_jax.runs.hosts import refuse_differing
+from danet_jax.training.topologies import describe_absent_tpu
 
 OFF = "off"
 
@@ -36,7 +37,7 @@ def use_compilation_cache(folder: str) -> None:
     A folder in JAX's own JAX_COMPILATION_CACHE_DIR is used unless `folder` names another one.
 
     Args:
-      folder: where; "" is the user's cache directory, "off" keeps none.
+      folder: the folder; "" is the user's cache directory, and "off" keeps no programs.
 
     Raises:
       InputError: `folder` cannot be created.
@@ -68,11 +69,11 @@ def use_compilation_cache(folder: str) -> None:
 def joined(recipe: Recipe | None, flags: Mapping[str, Any]) -> Iterator[None]:
     """A context in which this process is one of several hosts, if the flags ask for it.
 
-    JAX ends the process with a stack dump if the others do not join in time, or later if one of them is lost.
+    JAX ends the process with a stack dump if the others do not join in time, or if one of them is lost later.
 
     Args:
-      recipe: what the hosts are to do.
-      flags: values of `HOST_FLAGS`.
+      recipe: the recipe, which must be the same on all hosts.
+      flags: the values of `HOST_FLAGS`.
 
     Raises:
       InputError: the flags make no sense, no cluster is found, or the hosts have different recipes or code.
@@ -106,44 +107,28 @@ def _by_hand(
     *, distributed: bool, coordinator: str | None, processes: int, process: int, join_timeout: int
 ) -> dict[str, Any] | None:
     """Returns the flags as arguments of `jax.distributed.initialize`, None without --coordinator."""
-    del distributed
-    if join_timeout < 1:
-        raise InputError(
-            f"--join_timeout={join_timeout} must be at least 1, in seconds",
-            what="--join_timeout",
-            value=join_timeout,
-        )
+    del distributed, join_timeout
+
+    def refusal(flag: str, value: Any, problem: str) -> InputError:
+        return InputError(f"--{flag}={value} {problem}", what=f"--{flag}", value=value)
+
     if coordinator is None:
         if processes != 0 or process != -1:
-            raise InputError(
-                "--processes and --process need --coordinator=HOST:PORT, the address of the first host",
-                what="--coordinator",
-            )
+            raise refusal("coordinator", "HOST:PORT", "is missing: --processes and --process need it")
         return None
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdigit() and 0 < int(port) < 65536):
-        raise InputError(
-            f"--coordinator={coordinator} must be HOST:PORT of the first host",
-            what="--coordinator",
-            value=coordinator,
-        )
+        raise refusal("coordinator", coordinator, "must be HOST:PORT of the first host")
     if processes < 1:
-        raise InputError(
-            f"--processes={processes}: --coordinator needs the number of hosts, at least 1",
-            what="--processes",
-            value=processes,
-        )
+        raise refusal("processes", processes, "must be the number of hosts, at least 1, with --coordinator")
     if not 0 <= process < processes:
-        raise InputError(
-            f"--process={process} must be from 0 to {processes - 1}, one less than --processes",
-            what="--process",
-            value=process,
-        )
+        raise refusal("process", process, f"must be from 0 to {processes - 1}, one less than --processes")
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
 
 
 def refuse_no_device() -> None:
     """Raises InputError if JAX finds no device; otherwise whatever is read first would be blamed."""
+    describe_absent_tpu()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -159,7 +144,7 @@ def refuse_no_device() -> None:
 
 
 def _digest_of_code() -> str:
-    """Digest of this package's modules: hosts that were updated at different times do not compute the same."""
+    """Returns a digest of this package: hosts that were updated at different times do not compute the same."""
     digest = hashlib.sha256()
     package = Path(danet_jax.__file__).parent
     for path in sorted(package.rglob("*.py")):

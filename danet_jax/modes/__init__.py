@@ -8,65 +8,65 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-MODES = (
-    "train",
-    "evaluate",
-    "predict",
-    "explore",
-    "report",
-    "prepare",
-    "check",
-    "submit",
-    "export",
-    "zoo",
-    "compile",
-)
+MODES: tuple[str, ...] = ("train", "evaluate", "predict", "explore", "report", "prepare", "check", "submit")
+MODES += ("export", "zoo", "compile")
 
 WITHOUT_RECIPE = ("predict", "explore", "report", "export", "zoo")
-"""Need no recipe: a checkpoint knows its own."""
+"""Modes that need no recipe: a checkpoint contains its own."""
 
 WITHOUT_WORKDIR = ("prepare", "check", "zoo")
-"""Write nothing into a run's directory."""
+"""Modes that need no run's directory."""
 
 TRAINED = ("evaluate", "predict", "explore", "submit", "export")
-"""Use a trained network. What --config.model.NAME=VALUE flags say replaces its own options; `run` takes `overrides`."""
+"""Modes that use a trained network; --config.model.NAME=VALUE replaces its own options, `overrides` of `run`."""
 
 COMPUTE = ("train", "report", *TRAINED)
-"""Need a device."""
+"""Modes that need a device."""
 
 
 class Flag(NamedTuple):
-    """A flag of the command line, of the type of its default (None is that of text that is not set)."""
+    """A flag of the command line.
+
+    Attributes:
+      default: its default, which has its type; None is text that is not set.
+      meaning: its description in --help.
+      modes: the modes whose `run` gets it if it is given; for all others it is refused.
+      lowest: the lowest number that it takes.
+    """
 
     default: str | bool | int | None
     meaning: str
     modes: tuple[str, ...] = ()
-    """Those whose `run` it is handed to when it is given; to all others it is an error."""
+    lowest: int | None = None
 
 
 FLAGS = {
-    "checkpoint": Flag(None, "A checkpoint file or a name in the zoo to use instead of the run's.", TRAINED),
+    "checkpoint": Flag(
+        None, "The checkpoint to use instead of the run's: a file, an address, or a name in the zoo.", TRAINED
+    ),
     "overwrite": Flag(
         False,
-        "Replace files of the same name that this program did not write, or not yet recorded.",
+        "Replace files of the same name that this program did not write, or did not record.",
         ("predict", "explore", "submit"),
     ),
-    "frame_labels": Flag(False, "Keep a label PNG of each frame of a video.", ("predict",)),
+    "frame_labels": Flag(False, "Keep a PNG of the labels of each frame of a video.", ("predict",)),
     "legend": Flag(
         True, "Draw a legend below each overlay. Videos have none unless --legend is given.", ("predict",)
     ),
     "outlines": Flag(False, "Draw only the outlines of the classes in overlays.", ("predict",)),
-    "format": Flag(None, "What --mode=export writes.", ("export",)),
-    "ablate": Flag(False, "Evaluate also with alpha, beta and both set to 0.", ("evaluate",)),
-    "topology": Flag(None, "The accelerators that --mode=compile asks about, such as v5e:4x4.", ("compile",)),
-    "step": Flag(None, "What --mode=compile compiles: train or predict.", ("compile",)),
+    "format": Flag(None, "The format to write: safetensors, torch, stablehlo or onnx.", ("export",)),
+    "ablate": Flag(
+        False, "Evaluate also with alpha, beta and both set to 0, to see what attention adds.", ("evaluate",)
+    ),
+    "topology": Flag(None, "The accelerators to compile for, such as v5e:4x4 or h100:8.", ("compile",)),
+    "step": Flag(None, "The step to compile: train or predict.", ("compile",)),
 }
 
 HOST_FLAGS = {
     "distributed": Flag(False, "Join the other hosts of a Cloud TPU pod, or of a job of SLURM or Open MPI."),
-    "coordinator": Flag(None, "HOST:PORT of the first host, where hosts are joined by hand."),
-    "processes": Flag(0, "With --coordinator: how many hosts there are."),
-    "process": Flag(-1, "With --coordinator: which of them this is, from 0."),
-    "join_timeout": Flag(300, "Seconds to wait for the other hosts."),
+    "coordinator": Flag(None, "The HOST:PORT of the first host, to join hosts by hand."),
+    "processes": Flag(0, "The number of hosts, with --coordinator."),
+    "process": Flag(-1, "The number of this host, from 0, with --coordinator."),
+    "join_timeout": Flag(300, "The number of seconds to wait for the other hosts.", lowest=1),
 }
 """Flags of `danet_jax.command.startup`, for all modes."""

@@ -18,6 +18,7 @@ from danet_jax.data.files import IMAGE_SUFFIXES, walk
 from danet_jax.errors import InputError
 from danet_jax.runs.directory import is_run
 from danet_jax.weights.checkpoint import find
+from danet_jax.weights.download import download
 
 AnyPath = TypeVar("AnyPath", str, Path)
 
@@ -65,11 +66,12 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
     """Yields the files among `arguments` and the images in its folders; a folder without images yields itself.
 
     Linked folders are followed, hidden ones are skipped. Other files in the folders are counted on stderr by suffix.
-    A pattern that the shell left as it is, such as '*.jpg', stands for the files and folders that match it.
+    A pattern that the shell left as it is, such as '*.jpg', stands for the files and folders that match it. An
+    address, such as `https://HOST/photo.jpg`, is downloaded into the cache.
 
     Raises:
-      InputError: an argument is empty, which would stand for the current folder; a pattern matches nothing; or see
-        `walk`.
+      InputError: an argument is empty, which would stand for the current folder; a pattern matches nothing; an
+        address cannot be downloaded; or see `walk`.
     """
     for argument in arguments:
         if not argument.strip():
@@ -77,40 +79,33 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
                 f"{argument!r}: an empty argument names no image; give a file, a folder, or . for this one",
                 what=repr(argument),
             )
-        for path in map(Path, _matching(argument)):
-            if path.is_dir():
-                found = list(walk(path))
-                images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-                if images:
-                    report_left_out(
-                        path, [file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES]
-                    )
-                yield from images or [path]
-            else:
-                yield path
+        matching = [argument]
+        if "://" in argument:
+            matching = [str(download(argument))]
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            matching = sorted(glob.glob(argument, recursive=True))
+            if not matching:
+                raise InputError(f"{argument}: no file matches this pattern", what=argument)
+        for path in map(Path, matching):
+            yield from _images_in(path) if path.is_dir() else [path]
 
 
-def _matching(argument: str) -> list[str]:
-    """The files and folders that match a pattern; an argument without wildcards, or of a file, is itself."""
-    if not glob.has_magic(argument) or os.path.lexists(argument):
-        return [argument]
-    matching = sorted(glob.glob(argument, recursive=True))
-    if not matching:
-        raise InputError(f"{argument}: no file matches this pattern", what=argument)
-    return matching
-
-
-def report_left_out(folder: Path, files: list[Path]) -> None:
-    """Prints how many files of each kind in a folder are not segmented, one line per kind, on stderr."""
+def _images_in(folder: Path) -> list[Path]:
     from danet_jax.data.video import is_video  # imports PyAV
 
-    for suffix, count in collections.Counter(file.suffix.lower() for file in files).most_common():
+    found = list(walk(folder))
+    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        return [folder]
+    others = collections.defaultdict(list)
+    for path in found:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            others[path.suffix.lower()].append(path)
+    for suffix, paths in others.items():
         kind = f"{suffix} file" if suffix else "file without a suffix"
-        example = next(file for file in files if file.suffix.lower() == suffix)
-        reason = (
-            "videos are named one by one" if is_video(example) else f"images are {', '.join(IMAGE_SUFFIXES)}"
-        )
-        print(f"{folder}: {count} {kind}{'s' * (count > 1)} left out; {reason}", file=sys.stderr)
+        reason = "name videos one by one" if is_video(paths[0]) else f"images are {', '.join(IMAGE_SUFFIXES)}"
+        print(f"{folder}: {len(paths)} {kind}{'s' * (len(paths) > 1)} left out; {reason}", file=sys.stderr)
+    return images
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -130,9 +125,8 @@ def read_file(path: Path) -> bytes:
     """Returns the content of a file that the user named.
 
     Raises:
-      InputError: it cannot be read, or is a folder.
+      InputError: it cannot be read, or is a folder, a pipe, a socket or a device.
     """
-    # `exists` and the others return False for a name with NUL or a folder that must not be entered; see below.
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise InputError(
             f"{path}: neither a file nor a folder (a pipe, a socket or a device)", what=str(path)
@@ -166,6 +160,6 @@ def apart(names: Iterable[str]) -> Iterator[str]:
 
 
 def short_name(path: str | Path) -> str:
-    """Returns what the names of the results of a file or folder begin with."""
+    """Returns the beginning of the names of the results of a file or folder."""
     name = Path(path).name if Path(path).is_dir() else Path(path).stem
     return os.fsencode(name)[:_LONGEST_NAME].decode(errors="ignore") or str(path)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import rich.console
 import rich.table
 
-from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.classes import Classes
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.pair import Pair
 from danet_jax.data.dataset import EncodedSource
@@ -22,16 +19,17 @@ from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
 from danet_jax.modes.arguments import refuse_arguments
-from danet_jax.modes.prepare import describe, quiet_dataset, recipe_builder
+from danet_jax.modes.prepare import describe, open_recipe_dataset, recipe_builder
 from danet_jax.recipe import Recipe
+from danet_jax.runs.terminal import print_table, watched
 from danet_jax.visual.data_page import Example, Table, write_data_page
 
 _EXAMPLES = 8
 
-_SPLIT_COLUMNS = (
-    *("split", "images", "labelled", "sizes", "smallest", "largest", "most frequent"),
-    *("red", "green", "blue", "ignored"),
-)
+_ONLY_ON_THE_PAGE = ("red", "green", "blue", "")
+"""Columns that terminals have no room for, besides the numbers of pixels."""
+
+Reader = Callable[[], Pair]
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
@@ -46,20 +44,20 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     with contextlib.closing(builder):
         findings, splits = {}, _readers(recipe, builder)
         for split, readers in splits.items():
-            print(f"Reading {len(readers)} examples of {split}", file=sys.stderr)
-            findings[split] = inspect(readers, builder.classes)
+            findings[split] = inspect(watched(readers, f"checking {split}", len(readers)), builder.classes)
             findings[split].errors += filter(None, [builder.wrong_with(split, findings[split])])
         # What was assumed when the data were prepared can no longer be seen in them.
         warned = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()
-        print_report(findings, builder.classes, warned, damaged)
+        tables = _tables(findings, builder.classes)
+        print_report(findings, builder.classes, tables, warned, damaged)
         wrong = [*damaged, *(error for found in findings.values() for error in found.errors)]
         write_data_page(
             workdir / "check.html",
             f"{builder.name}: {sum(found.images for found in findings.values())} images",
             errors=wrong,
             warnings=warned,
-            tables=_page_tables(findings, builder.classes),
+            tables=tables,
             examples=_examples(splits, builder.classes),
             classes=builder.classes,
         )
@@ -67,7 +65,29 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     return 1 if wrong else 0
 
 
-def _examples(splits: Mapping[str, Sequence[Callable[[], Pair]]], classes: Classes) -> Iterator[Example]:
+def _readers(recipe: Recipe, builder: PairsBuilder) -> Mapping[str, Sequence[Reader]]:
+    """Returns functions that read the prepared examples of each split, or the source files."""
+    if not builder.is_prepared():
+        print(f"{builder.name}: not prepared yet; checking the source files")
+        return builder.pairs()
+    print(describe(builder))
+    dataset = open_recipe_dataset(recipe)
+    return {
+        split: [functools.partial(_stored, source, index, split) for index in range(len(source))]
+        for split, source in ((split, dataset.source(split)) for split in dataset.splits)
+    }
+
+
+def _stored(source: EncodedSource, index: int, split: str) -> Pair:
+    try:
+        example = source[index]
+    except InputError as error:
+        raise InputError(f"{split}, {error}", what=error.what, value=error.value) from None
+    name = f"{split}/{example['name']}"
+    return Pair(example["name"], example["image"], example["label"], f"{name}, image", f"{name}, label")
+
+
+def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Iterator[Example]:
     """Yields eight examples from everywhere in the splits, fewer if there are not so many; wrong ones are skipped."""
     left = _EXAMPLES
     # The smallest split comes first, so that others can take the places that it leaves.
@@ -83,81 +103,58 @@ def _examples(splits: Mapping[str, Sequence[Callable[[], Pair]]], classes: Class
                 yield Example(f"{split}/{pair.name}", decode_image(pair.image, pair.image_file), label)
 
 
-def _split_rows(findings: Mapping[str, Findings]) -> list[tuple[object, ...]]:
-    """The values of `_SPLIT_COLUMNS` for each split."""
-    rows = []
+def _tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:
+    """Returns the tables of the images of each split, and of the classes if there are labels."""
+    rows: list[list[object]] = []
     for split, found in findings.items():
         by_area = sorted(found.sizes, key=lambda size: size[0] * size[1])
-        smallest, largest = (
-            (f"{size[0]}x{size[1]}" for size in (by_area[0], by_area[-1])) if by_area else "--"
-        )
+        sizes = [f"{height}x{width}" for height, width in (*by_area[:1], *by_area[-1:])] or ["-", "-"]
         frequent = [f"{height}x{width} ({count})" for (height, width), count in found.sizes.most_common(1)]
         values = [f"{low} to {high}" for low, high in zip(found.darkest, found.brightest, strict=True)]
-        row = (
-            split,
-            found.images,
-            found.labelled,
-            len(by_area),
-            smallest,
-            largest,
-            *(frequent or "-"),
-            *values,
+        ignored = f"{100 * found.ignored_share:.3f} %"
+        rows.append(
+            [split, found.images, found.labelled, len(by_area), *sizes, *(frequent or "-"), *values, ignored]
         )
-        rows.append((*row, f"{100 * found.ignored_share:.3f} %"))
-    return rows
-
-
-def _page_tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:
-    title = "Splits: sizes (height x width) and values of the pixels"
-    tables = [Table(title, _SPLIT_COLUMNS, _split_rows(findings))]
+    columns = ["split", "images", "labelled", "sizes", "smallest", "largest", "most frequent"]
+    columns += ["red", "green", "blue", "ignored"]
+    tables = [Table("Images: sizes (height x width) and values of the pixels", columns, rows)]
     labelled = {split: found for split, found in findings.items() if found.labelled}
-    heads = [f"{split} {what}" for split in labelled for what in ("pixels", "share", "images")]
-    rows = []
-    for label, name in enumerate(classes.names):
-        cells: list[object] = [label, classes.colours[label], name]
-        for found in labelled.values():
-            share = f"{100 * found.share(label):.3f} %"
-            cells += [int(found.pixels[label]), share, int(found.present[label])]
-        rows.append(cells)
-    return [*tables, Table("Classes", ("id", "", "class", *heads), rows)] if labelled else tables
-
-
-def _readers(recipe: Recipe, builder: PairsBuilder) -> Mapping[str, Sequence[Callable[[], Pair]]]:
-    if not builder.is_prepared():
-        print(f"{builder.name}: not prepared yet; checking the source files")
-        return builder.pairs()
-    print(describe(builder))
-    dataset = quiet_dataset(recipe)
-    return {
-        split: [functools.partial(_stored, source, index, split) for index in range(len(source))]
-        for split, source in ((split, dataset.source(split)) for split in dataset.splits)
-    }
-
-
-def _stored(source: EncodedSource, index: int, split: str) -> Pair:
-    try:
-        example = source[index]
-    except InputError as error:
-        raise InputError(f"{split}, {error}", what=error.what, value=error.value) from None
-    name = example["name"]
-    image_file, label_file = f"{split}/{name}, image", f"{split}/{name}, label"
-    return Pair(name, example["image"], example["label"], image_file, label_file)
+    if labelled:
+        rows = []
+        for label, name in enumerate(classes.names):
+            rows.append([label, classes.colours[label], name])
+            for found in labelled.values():
+                share = f"{100 * found.share(label):.3f} %" if found.present[label] else "-"
+                rows[-1] += [int(found.pixels[label]), share, int(found.present[label])]
+        heads = [f"{split} {what}" for split in labelled for what in ("pixels", "share", "images")]
+        title = "Classes: share of the pixels that are not ignored, and number of images"
+        tables.append(Table(title, ["id", "", "class", *heads], rows))
+    return tables
 
 
 def print_report(
     findings: Mapping[str, Findings],
     classes: Classes,
-    warned: Sequence[str] = (),
-    damaged: Sequence[str] = (),
+    tables: Sequence[Table],
+    warned: Sequence[str],
+    damaged: Sequence[str],
 ) -> None:
-    """Prints warnings, tables of the sizes and the classes, then one line for everything else that was found."""
+    """Prints warnings, the tables, then one line for everything else that was found."""
     for line in warned:
         print(f"warning: {line}")
-    width = None if sys.stdout.isatty() else max(100, int(os.environ.get("COLUMNS", 0)))
-    console = rich.console.Console(width=width, highlight=False)
-    console.print(_size_table(findings))
-    if any(found.labelled for found in findings.values()):
-        console.print(_class_table({s: found for s, found in findings.items() if found.labelled}, classes))
+    for table in tables:
+        shown = [
+            index
+            for index, head in enumerate(table.columns)
+            if head not in _ONLY_ON_THE_PAGE and not head.endswith(" pixels")
+        ]
+        printed = rich.table.Table(title=table.title, title_justify="left")
+        for index in shown:
+            is_name = table.columns[index] in ("split", "class")
+            printed.add_column(table.columns[index], justify="left" if is_name else "right")
+        for row in table.rows:
+            printed.add_row(*(str(row[index]) for index in shown))
+        print_table(printed)
     for split, found in findings.items():
         if found.only_ignored:
             names = some(found.only_ignored)
@@ -165,8 +162,9 @@ def print_report(
         missing = [name for label, name in enumerate(classes.names) if not found.present[label]]
         if found.labelled and missing:
             print(f"{split}: {len(missing)} classes without a pixel: {some(missing)}")
-    for one, other, count in _shared(findings):
-        print(f"{count} images are in {one} as well as in {other}")
+    for one, other in itertools.combinations(findings, 2):
+        if count := len(findings[one].digests & findings[other].digests):
+            print(f"{count} images are in {one} as well as in {other}")
     errors = [error for found in findings.values() for error in found.errors]
     for error in [*damaged, *errors]:
         print(f"WRONG  {error}")
@@ -177,43 +175,3 @@ def print_report(
         print(f"all {total} examples are right")
     if errors:
         print(f"{len(errors)} of {total} examples are wrong")
-
-
-def _size_table(findings: Mapping[str, Findings]) -> rich.table.Table:
-    table = rich.table.Table(title="Images", title_justify="left")
-    shown = _SPLIT_COLUMNS.index("most frequent") + 1
-    for column in _SPLIT_COLUMNS[:shown]:
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for row in _split_rows(findings):
-        table.add_row(*map(str, row[:shown]))
-    return table
-
-
-def _class_table(findings: Mapping[str, Findings], classes: Classes) -> rich.table.Table:
-    table = rich.table.Table(
-        title="Classes: share of the pixels that are not ignored, and number of images", title_justify="left"
-    )
-    table.add_column("id", justify="right")
-    table.add_column("class")
-    for split in findings:
-        table.add_column(split, justify="right")
-        table.add_column("images", justify="right")
-    for label, name in enumerate(classes.names):
-        cells: list[str] = []
-        for found in findings.values():
-            present = int(found.present[label])
-            cells += [f"{100 * found.share(label):.3f} %" if present else "-", str(present)]
-        table.add_row(str(label), name, *cells)
-    table.add_section()
-    cells = []
-    for found in findings.values():
-        cells += [f"{100 * found.ignored_share:.3f} %", str(int(found.present[IGNORE_LABEL]))]
-    table.add_row(str(IGNORE_LABEL), "ignored, of all pixels", *cells)
-    return table
-
-
-def _shared(findings: Mapping[str, Findings]) -> Iterable[tuple[str, str, int]]:
-    """Yields pairs of splits and the number of images that are in both, byte for byte."""
-    for one, other in itertools.combinations(findings, 2):
-        if count := len(findings[one].digests & findings[other].digests):
-            yield one, other, count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,14 @@ from danet_jax.ops.normalize import normalize
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
 from danet_jax.runs.files import write_json, write_text
+from danet_jax.runs.terminal import shown
 from danet_jax.training.mesh import make_mesh, refuse_indivisible
-from danet_jax.training.topologies import EXAMPLES, Topology, count_flops, find_topology
+from danet_jax.training.topologies import EXAMPLES, count_flops, find_topology
 
 STEPS = ("train", "predict")
+
+Program = tuple[Any, Any, tuple[Any, Any]]
+"""What is compiled, a function of the same inputs whose operations are counted, and the inputs' placed shapes."""
 
 
 def run(
@@ -54,41 +58,48 @@ def run(
     jax.config.update("jax_platforms", "cpu")  # leave a device that is here to others
     size = size_of(arguments, "compile") or (recipe.dataset.crop_size,) * 2
     found = find_topology(topology)
+    platform = found.devices[0].platform
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space, found.devices)
-    for side in (*size[:1], recipe.dataset.crop_size) if step == "predict" else size[:1]:
+    training = step == "train"
+    for side in size[:1] if training else (size[0], recipe.dataset.crop_size):
         refuse_indivisible(
             mesh,
-            batch_size=recipe.training.batch_size if step == "train" else mesh.shape["data"],
-            accumulation=recipe.training.accumulation if step == "train" else 1,
+            batch_size=recipe.training.batch_size if training else mesh.shape["data"],
+            accumulation=recipe.training.accumulation if training else 1,
             crop_size=side,
         )
     model = recipe.network(_number_of_classes(recipe))
-    function, counted, inputs = (_training if step == "train" else _prediction)(recipe, model, mesh, size)
+    function, counted, inputs = (_training if training else _prediction)(recipe, model, mesh, size)
+    options = found.compiler_options
+    if not training and platform in ("cuda", "gpu"):
+        # Where kernels are not timed, Triton has no tiles for the products that bring logits to the size of an image.
+        options = options | {"xla_gpu_enable_triton_gemm": False}
 
-    name = topology if step == "train" else f"{topology}-{step}"
-    file = workdir / "compile" / f"{name}.json"
+    file = workdir / "compile" / f"{topology if training else f'{topology}-{step}'}.json"
     compiled, needed = None, None
     started = time.perf_counter()
-    traced = function.trace(*inputs)
     try:
-        compiled = traced.lower().compile(compiler_options=_compiler_options(found, step))
+        with shown(f"compiling the {step} step for {topology}"):
+            compiled = function.trace(*inputs).lower().compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        needed = _beyond_memory(error, topology)  # a TPU's compiler gives up where memory does not suffice
+        needed = needed_memory(error, topology)  # a TPU's compiler gives up where memory does not suffice
     seconds = time.perf_counter() - started
+    analysis: Any = compiled.cost_analysis() if compiled else None
+    accessed = (analysis or {}).get("bytes accessed")
     report = {
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
         **_memory_report(compiled, needed, found.memory),
-        "flops": _flops(counted, inputs, found.devices[0].platform, mesh.size),
-        "bytes_accessed_gb": _bytes_accessed(compiled),
+        "flops": _flops(counted, inputs, platform, mesh.size),
+        "bytes_accessed_gb": None if accessed is None else round(accessed / 1e9, 3),
         "compile_seconds": round(seconds, 1) if compiled else 0.0,
         "versions": library_versions(),
     }
-    text = compiled and compiled.as_text()
-    if text:
-        write_text(file.with_suffix(".hlo"), text)
+    program = file.with_suffix(".hlo")
+    if text := compiled and compiled.as_text():
+        write_text(program, text)
     else:
-        file.with_suffix(".hlo").unlink(missing_ok=True)
+        program.unlink(missing_ok=True)
     write_json(file, report)
     images = jax.tree.leaves(inputs[1])[0].shape[0]
     print(
@@ -96,45 +107,27 @@ def run(
         f"(data {mesh.shape['data']} x space {mesh.shape['space']})"
     )
     _print(report)
-    print(_verdict(report, recipe, step, topology, mesh))
-    print(file)
+    print(_verdict(report, recipe, step, topology, mesh), file, sep="\n")
     return 0 if report["fits"] else 1
 
 
-def _compiler_options(found: Topology, step: str) -> dict[str, str | int | bool]:
-    if step == "train" or found.devices[0].platform not in ("cuda", "gpu"):
-        return found.compiler_options
-    # Where kernels are not timed, Triton has no tiles for the products that bring logits to the size of an image.
-    return found.compiler_options | {"xla_gpu_enable_triton_gemm": False}
-
-
-class _Step(NamedTuple):
-    """What is compiled, a function of the same inputs whose operations are counted, and their placed shapes."""
-
-    function: Any
-    counted: Any
-    inputs: tuple[Any, Any]
-
-
-def _training(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> _Step:
-    """The training step of `--mode=train`, for its state and a batch."""
+def _training(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> Program:
+    """The train step of `--mode=train`, for its state and a batch."""
     made = training_step(recipe, model, recipe.training.steps or 1000)
     state = jax.eval_shape(lambda: made.fresh_state(mesh))
-    sharding = NamedSharding(mesh, PartitionSpec("data", "space"))
     shape = (recipe.training.batch_size, *size)
     batch = {
-        name: jax.ShapeDtypeStruct(of_it, jnp.uint8, sharding=sharding)
-        for name, of_it in (("image", (*shape, 3)), ("label", shape))
+        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape, jnp.uint8),
     }
-    return _Step(made.step, made.step, (_replicated(state, mesh), batch))
+    return made.step, made.step, (_placed(state, mesh), _placed(batch, mesh, "data", "space"))
 
 
-def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> _Step:
+def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> Program:
     """From 8-bit images to labels, as a `Segmenter` does it for whole images and as many at a time."""
     state = jax.eval_shape(lambda: training_step(recipe, model, 1).fresh_state(mesh))
     mean, std = recipe.protocol().normalisation
-    protocol = Protocol.whole().for_network(model.align_corners, mean, std)
-    whole = WholeImages(model, protocol, mesh)
+    whole = WholeImages(model, Protocol.whole().for_network(model.align_corners, mean, std), mesh)
     inputs = whole.inputs(whole.group(*size), [])
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
@@ -143,13 +136,13 @@ def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int])
     def network(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, normalize(images, mean, std), upsample=False)
 
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    images = jax.ShapeDtypeStruct(inputs.images.shape, inputs.images.dtype, sharding=sharding)
-    return _Step(jax.jit(predict), jax.jit(network), (_replicated(state.variables, mesh), images))
+    placed = (_placed(state.variables, mesh), _placed(inputs.images, mesh, "data"))
+    return jax.jit(predict), jax.jit(network), placed
 
 
-def _replicated(tree: Any, mesh: Mesh) -> Any:
-    sharding = NamedSharding(mesh, PartitionSpec())
+def _placed(tree: Any, mesh: Mesh, *axes: str) -> Any:
+    """Returns the shapes of a tree of arrays, their first dimensions divided over axes of the mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
@@ -167,21 +160,20 @@ def _number_of_classes(recipe: Recipe) -> int:
 def _memory_report(
     compiled: jax.stages.Compiled | None, needed: int | None, available: int
 ) -> dict[str, Any]:
-    """What compile/NAME.json holds about the memory of each device; None where a compiler that gave up says nothing."""
-
-    def gib(size: int) -> float:
-        return round(size / GIB, 3)
-
+    """Returns the memory of each device for compile/NAME.json; None where a compiler gave up and does not report it."""
     memory = memory_of(compiled) if compiled else None
     total = memory.total if memory else needed or 0
-    return {
-        "scratch_gib": gib(memory.scratch) if memory else None,
-        "arguments_gib": gib(memory.arguments) if memory else None,
-        "output_gib": gib(memory.output) if memory else None,
-        "total_gib": gib(total),
-        "device_memory_gib": gib(available),
-        "fits": memory is not None and total <= available,
+    sizes = {
+        "scratch_gib": memory and memory.scratch,
+        "arguments_gib": memory and memory.arguments,
+        "output_gib": memory and memory.output,
+        "total_gib": total,
+        "device_memory_gib": available,
     }
+    report: dict[str, Any] = {
+        name: None if size is None else round(size / GIB, 3) for name, size in sizes.items()
+    }
+    return report | {"fits": memory is not None and total <= available}
 
 
 def _flops(function: Any, inputs: Any, platform: str, devices: int) -> float | None:
@@ -192,15 +184,8 @@ def _flops(function: Any, inputs: Any, platform: str, devices: int) -> float | N
     return None if flops is None else flops / devices
 
 
-def _bytes_accessed(compiled: jax.stages.Compiled | None) -> float | None:
-    """XLA's own count of the bytes that one device reads and writes, in GB; None if it has none."""
-    analysis: Any = compiled.cost_analysis() if compiled else None
-    count = (analysis or {}).get("bytes accessed")
-    return None if count is None else round(count / 1e9, 3)
-
-
-def _beyond_memory(error: Exception, topology: str) -> int:
-    """Bytes of a program for which a compiler found the memory too small; raises InputError for any other error."""
+def needed_memory(error: Exception, topology: str) -> int:
+    """Returns the bytes of a program that a compiler found the memory too small for; raises any other error."""
     message = " ".join(str(error).split())
     used = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", message)
     if used is None:
@@ -213,31 +198,26 @@ def _beyond_memory(error: Exception, topology: str) -> int:
 
 
 def _print(report: dict[str, Any]) -> None:
-    """Prints the report as a table."""
-    rows = [
-        ("arguments (weights, optimizer, batch), GiB", report["arguments_gib"]),
-        ("results that do not take their place, GiB", report["output_gib"]),
-        ("scratch, GiB", report["scratch_gib"]),
-        ("total per device, GiB", report["total_gib"]),
-        ("memory of a device, GiB", report["device_memory_gib"]),
-        (
-            "floating-point operations per device, GFLOP",
-            report["flops"] and round(report["flops"] / 1e9, 1),
-        ),
-        ("bytes accessed per device, GB", report["bytes_accessed_gb"]),
-        ("compilation, s", report["compile_seconds"]),
-    ]
-    for label, value in rows:
+    rows = {
+        "arguments (weights, optimizer, batch), GiB": report["arguments_gib"],
+        "results that do not take their place, GiB": report["output_gib"],
+        "scratch, GiB": report["scratch_gib"],
+        "total per device, GiB": report["total_gib"],
+        "memory of a device, GiB": report["device_memory_gib"],
+        "floating-point operations per device, GFLOP": report["flops"] and round(report["flops"] / 1e9, 1),
+        "bytes accessed per device, GB": report["bytes_accessed_gb"],
+        "compilation, s": report["compile_seconds"],
+    }
+    for label, value in rows.items():
         print(f"  {label:44}{'unknown' if value is None else value:>12}")
 
 
 def _verdict(report: dict[str, Any], recipe: Recipe, step: str, topology: str, mesh: Mesh) -> str:
     difference = report["device_memory_gib"] - report["total_gib"]
-    if report["fits"]:
-        # JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
-        more = topology.startswith("h100") and report["total_gib"] > 0.75 * report["device_memory_gib"]
-        return f"fits, with {difference:.2f} GiB to spare" + (
-            "; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" if more else ""
-        )
-    change = "; ".join(remedies(recipe, mesh, training=step == "train"))
-    return f"does not fit: {-difference:.2f} GiB too much; {change}"
+    if not report["fits"]:
+        change = "; ".join(remedies(recipe, mesh, training=step == "train"))
+        return f"does not fit: {-difference:.2f} GiB too much; {change}"
+    # JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+    more = topology.startswith("h100") and report["total_gib"] > 0.75 * report["device_memory_gib"]
+    hint = "; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" if more else ""
+    return f"fits, with {difference:.2f} GiB to spare{hint}"

@@ -10,13 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.console
 
 from danet_jax.classes import Classes
 from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
-from danet_jax.evaluation.progress import watched
 from danet_jax.evaluation.result import Result, comparison_table
 from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
@@ -27,6 +25,7 @@ from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
+from danet_jax.runs.terminal import print_table, watched
 from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import load_checkpoint
 
@@ -57,68 +56,69 @@ def run(
         raise InputError(
             "give either --checkpoint or checkpoints after the flags, not both", what="--checkpoint"
         )
-    # Before the data are prepared, which may take hours.
+    # Checkpoints are loaded before the data are prepared, which may take hours.
     load = functools.lru_cache(maxsize=1)(functools.partial(load_checkpoint, **(overrides or {})))
-    path = "" if arguments else trained_network(workdir, checkpoint)
-    networks: list[str | Path] = [*arguments] or [path]
-    for each in networks:
-        load(each).refuse_backbone(each)
+    networks = named_apart(arguments) if arguments else {"": trained_network(workdir, checkpoint)}
+    for path in networks.values():
+        load(path).refuse_backbone(path)
     check_backend_runs(
         "config.model.attention_backend", recipe.model.attention_backend, jax.default_backend()
     )
+    # Name -> the checkpoint, the scales that are set to 0, and the folder of the files.
+    planned: dict[str, tuple[str | Path, tuple[str, ...], Path]]
+    if ablate:
+        planned = {
+            name: (networks[""], without, workdir / "ablation" / name.replace(" ", "_"))
+            for name, without in ablations(load(networks[""]).variables["params"]).items()
+        }
+    else:
+        planned = {
+            name: (path, (), workdir / "comparison" / name if name else workdir)
+            for name, path in networks.items()
+        }
+
     dataset = recipe_dataset(recipe, "validation_split")
     refuse_differing_data(dataset)
     split = recipe.dataset.validation_split
     source = dataset.source(split, labelled="dataset.validation_split")
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     protocol = recipe.protocol()
-    first = jax.process_index() == 0
+    host, hosts = jax.process_index(), jax.process_count()
 
     @functools.cache  # networks with the same options share their compiled programs
     def evaluator_of(network: DANet, protocol: Protocol) -> Evaluator:
         return Evaluator(network, dataset.classes, protocol, mesh)
 
-    def evaluate(path: str | Path, without: tuple[str, ...] = ()) -> tuple[Result, DANet]:
+    def evaluate(path: str | Path, without: tuple[str, ...]) -> tuple[Result, DANet]:
         found = load(path)
+        network = found.network
         try:
-            network = found.network
             evaluator = evaluator_of(
                 network, protocol.for_network(network.align_corners, found.mean, found.std)
             )
         except InputError as error:
             raise error.in_file(path) from error
-        if found.classes:
-            differing = check_classes(path, found.classes, dataset.classes, recipe.dataset.classes_by_number)
-            if differing and first:
-                print(f"warning: {path}, {differing}", file=sys.stderr)
-        if first:
+        warning = found.classes and check_classes(
+            path, found.classes, dataset.classes, recipe.dataset.classes_by_number
+        )
+        if host == 0:
+            if warning:
+                print(f"warning: {path}, {warning}", file=sys.stderr)
             print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
         examples = evaluation_examples(
-            source,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
-            workers=recipe.dataset.workers,
+            source, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
         )
-        share = len(range(len(source))[jax.process_index() :: jax.process_count()])
-        off = with_scales(found.variables["params"], dict.fromkeys(without, jnp.float32(0)))
-        variables = {**found.variables, "params": off}
-        return evaluator(variables, watched(examples, share, enabled=first)), network
+        count = len(range(len(source))[host::hosts])
+        params = with_scales(found.variables["params"], dict.fromkeys(without, jnp.float32(0)))
+        return evaluator(
+            {**found.variables, "params": params},
+            watched(examples, f"evaluating {split}", count, enabled=host == 0),
+        ), network
 
-    # Name -> the network, the scales that are set to 0, and the folder of its files.
-    planned: dict[str, tuple[str | Path, tuple[str, ...], Path]] = {"": (path, (), workdir)}
-    if ablate:
-        planned = {
-            name: (path, without, workdir / "ablation" / name.replace(" ", "_"))
-            for name, without in ablations(load(path).variables["params"]).items()
-        }
-    elif arguments:
-        planned = {
-            name: (each, (), workdir / "comparison" / name) for name, each in named_apart(arguments).items()
-        }
     results = {}
     for name, (path, without, folder) in planned.items():
         results[name], model = evaluate(path, without)
-        if first:
+        if host == 0:
             about = {
                 "checkpoint": str(path),
                 "dataset": recipe.dataset.name,
@@ -127,23 +127,21 @@ def run(
                 "versions": library_versions(),
             }
             results[name].write(folder, about)
-    if first:
-        _show(results, f"{recipe.dataset.name} {split}", workdir, ablate=ablate)
+    if host == 0:
+        _report(results, f"{recipe.dataset.name} {split}", workdir, ablate=ablate)
     return 0
 
 
-def _show(results: dict[str, Result], title: str, workdir: Path, *, ablate: bool) -> None:
-    """Prints the table and the place of the files."""
+def _report(results: dict[str, Result], title: str, workdir: Path, *, ablate: bool) -> None:
+    """Prints the table and where the files are."""
+    print_table(comparison_table(results, f"{title}: what attention adds" if ablate else title))
     [(name, result), *others] = results.items()
     if ablate:
-        show(comparison_table(results, f"{title}: what attention adds"))
         lost = ", ".join(f"{other} {100 * (result.miou - r.miou):+.2f}" for other, r in others)
         print(f"points of mIoU lost: {lost}; {workdir / 'ablation'}")
     elif name:
-        show(comparison_table(results, title))
         print(f"{workdir / 'comparison'}: evaluation.json and confusion.csv of each")
     else:
-        show(result.table(title))
         print(f"mIoU {100 * result.miou:.2f} %: {workdir / 'evaluation.json'}, {workdir / 'confusion.csv'}")
 
 
@@ -163,41 +161,34 @@ def ablations(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:
     """Compares the names of a network's classes with the data's; returns a warning about names that differ, or "".
 
+    Case, spaces and punctuation do not count.
+
     Raises:
       InputError: the network has the data's classes in another order; or most names differ and `by_number`, which
         says that the same numbers mean the same classes, is False.
     """
-    pairs = list(zip(map(_plain, theirs.names), map(_plain, ours.names), strict=False))
-    differing = [index for index, (one, other) in enumerate(pairs) if one != other]
+
+    def letters(name: str) -> str:
+        return "".join(character for character in name.casefold() if character.isalnum())
+
+    pairs = list(zip(theirs.names, ours.names, strict=False))
+    differing = [index for index, (one, other) in enumerate(pairs) if letters(one) != letters(other)]
     if not differing:
         return ""
-    index = differing[0]
-    warning = (
-        f"{len(differing)} of {len(pairs)} classes have other names than the data's: "
-        f"{index} is {theirs.names[index]!r} of the network and {ours.names[index]!r} of the data"
-    )
     if sorted(theirs.names) == sorted(ours.names):
         raise InputError(
             f"{path}: its classes are those of the data in another order ({', '.join(theirs.names[:4])}, ... "
-            f"and {', '.join(ours.names[:4])}, ...); order the data's as the network's",
+            f"and {', '.join(ours.names[:4])}, ...); put the data's classes into the order of the network's",
             what=str(path),
         )
+    index = differing[0]
+    warning = (
+        f"{len(differing)} of {len(pairs)} classes have other names than the data's: class {index} is "
+        f"{theirs.names[index]!r} for the network and {ours.names[index]!r} in the data"
+    )
     if len(differing) > len(pairs) / 2 and not by_number:
         raise InputError(
             f"{path}: {warning}; if the numbers mean the same, set --config.dataset.classes_by_number=True",
             what=str(path),
         )
     return warning
-
-
-def _plain(name: str) -> str:
-    """A name without case, spaces and punctuation, which people write differently."""
-    return "".join(character for character in name.casefold() if character.isalnum())
-
-
-def show(table: Any) -> None:
-    """Prints a table, in full width unless the output is a terminal."""
-    console = rich.console.Console()
-    if not console.is_terminal:
-        console = rich.console.Console(width=max(console.measure(table).maximum, 1))
-    console.print(table)

@@ -19,6 +19,7 @@ from danet_jax.modes.arguments import images_of, read_image, short_name, trained
 from danet_jax.modes.prepare import validation_examples
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
+from danet_jax.runs.terminal import shown
 from danet_jax.visual.explorer.page import explore
 
 _EXAMPLES = 5
@@ -48,11 +49,10 @@ def run(
         since = time.perf_counter()
         try:
             image = read()
-            with outputs.writing(source, name, [".html"]) as [path]:
+            with shown(f"exploring {title}"), outputs.writing(source, name, [".html"]) as [path]:
                 size = explore(segmenter, image, path, name=title)
         except InputError as error:
-            message = str(error) if title in str(error) else f"{title}: {error}"
-            print(message, file=sys.stderr)
+            print(error if title in str(error) else f"{title}: {error}", file=sys.stderr)
             failures += 1
             continue
         print(f"{title}: {path} ({size / 1e6:.1f} MB, {time.perf_counter() - since:.0f} s)", flush=True)

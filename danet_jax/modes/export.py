@@ -17,13 +17,14 @@ from danet_jax.inference.segmenter import protocol_for
 from danet_jax.modes.arguments import size_of, trained_network
 from danet_jax.recipe import Recipe
 from danet_jax.runs.files import is_bucket
+from danet_jax.runs.terminal import shown
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
 from danet_jax.weights.export_stablehlo import export_stablehlo
 
-# Format -> suffix of the file.
 FORMATS = {"safetensors": ".safetensors", "torch": ".pth", "stablehlo": ".stablehlo.zip", "onnx": ".onnx"}
+"""Formats, and the suffixes of their files."""
 
 
 def run(
@@ -37,7 +38,8 @@ def run(
 ) -> int:
     """Writes `workdir/export/model.SUFFIX` for the run, or for `checkpoint`, and checks it by reading it back.
 
-    An argument HEIGHTxWIDTH is the image size: ONNX needs it (the default is 512x512), StableHLO can do without.
+    An argument HEIGHTxWIDTH is the image size. ONNX files are for one size, by default 512x512; StableHLO files are for
+    one size only if it is given.
     """
     if format not in FORMATS:
         problem = f"--format={format} does not exist" if format else "--mode=export needs --format=NAME"
@@ -61,16 +63,16 @@ def run(
     path = workdir / "export" / f"model{FORMATS[format]}"
     of_run = protocol_for(loaded, recipe.protocol() if recipe else None)
     held, metadata = of_run, {"protocol": json.dumps(of_run.as_dict())}
-    if format == "safetensors":
-        export_safetensors(loaded, path, metadata)
-    elif format == "torch":
-        export_torch(loaded, path)
-    else:
-        if of_run.window is not None:
-            held = Protocol.whole().replace(mean=of_run.mean, std=of_run.std)
-            metadata = {"protocol": json.dumps(held.as_dict()), "protocol_of_run": metadata["protocol"]}
-        apply = functools.partial(probabilities, held)
-        if format == "stablehlo":
+    if format in ("stablehlo", "onnx") and of_run.window is not None:
+        held = Protocol.whole().replace(mean=of_run.mean, std=of_run.std)
+        metadata = {"protocol": json.dumps(held.as_dict()), "protocol_of_run": metadata["protocol"]}
+    apply = functools.partial(probabilities, held)
+    with shown(f"exporting {path}"):
+        if format == "safetensors":
+            export_safetensors(loaded, path, metadata)
+        elif format == "torch":
+            export_torch(loaded, path)
+        elif format == "stablehlo":
             export_stablehlo(loaded, path, size, apply, metadata)
         else:
             export_onnx(loaded, path, size or (512, 512), apply, metadata)

@@ -16,12 +16,12 @@ GIB = 2**30
 
 
 class Memory(NamedTuple):
-    """Memory of a compiled program on each device, in bytes.
+    """The memory of a compiled program on each device, in bytes.
 
     Attributes:
-      arguments: its inputs.
-      output: results that do not take the place of an input.
-      scratch: what it needs besides while it runs.
+      arguments: the memory of its inputs.
+      output: the memory of the results that do not take the place of an input.
+      scratch: the memory that it needs besides while it runs.
     """
 
     arguments: int
@@ -30,12 +30,12 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return self.arguments + self.output + self.scratch
 
 
 def memory_of(compiled: jax.stages.Compiled) -> Memory | None:
-    """Returns what the compiler says about a program's memory; None if it says nothing."""
+    """Returns the memory that a program needs; None if its compiler does not report it."""
     analysis: Any = compiled.memory_analysis()
     if analysis is None:
         return None
@@ -47,7 +47,7 @@ def memory_of(compiled: jax.stages.Compiled) -> Memory | None:
 
 
 def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
-    """Returns the options that lower the memory of a step, the cheapest first, each with its flag."""
+    """Returns the options that lower the memory of a step, the cheapest first, each with its flag and effect."""
     options, space = recipe.training, mesh.shape["space"]
     found = []
     if recipe.model.dtype == "float32":
@@ -55,7 +55,7 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
     per_device = options.batch_size // options.accumulation // mesh.shape["data"]
     if training and per_device > 1:
         found.append(
-            f"--config.training.accumulation={2 * options.accumulation} goes through the batch in smaller parts, "
+            f"--config.training.accumulation={2 * options.accumulation} divides the batch into smaller parts, "
             f"--config.training.batch_size={options.batch_size // 2} halves it"
         )
     if training and recipe.model.remat in ("auto", "none", "normalisation"):
@@ -69,13 +69,13 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
 def out_of_memory_in_a_line(
     recipe: Recipe, mesh: Mesh, step: Any, state: Any, batch: Mapping[str, jax.Array]
 ) -> Iterator[None]:
-    """Turns the error that JAX raises when a device's memory is full into one line with the remedies.
+    """A context that turns the error of JAX when a device's memory is full into one line with the remedies.
 
     Args:
       recipe: the run's recipe.
       mesh: the devices.
-      step: the jit-compiled training step, whose scratch is looked up.
-      state: its first argument; may have been donated.
+      step: the compiled train step, whose scratch is looked up.
+      state: its first argument, which may have been donated.
       batch: its second argument.
     """
     try:

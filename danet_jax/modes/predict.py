@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from danet_jax.modes.prepare import validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
+from danet_jax.runs.terminal import is_terminal, watched
 
 _EXAMPLES = 8
 _SUFFIXES = ("_labels.png", "_overlay.png")
@@ -62,8 +64,8 @@ def run(
     if recipe is not None and not arguments:
         _predict_examples(recipe, segmenter, classes, outputs, draw)
         return 0
-    failures = 0
-    for path in files:
+    failures, since = 0, time.perf_counter()
+    for path in watched(files, "segmenting", len(files)):
         try:
             if is_video(path):
                 predict_video(
@@ -77,18 +79,20 @@ def run(
                 )
                 continue
             image = read_image(path)
-            with outputs.writing(os.path.abspath(path), short_name(path), _SUFFIXES) as (
-                of_labels,
-                of_overlay,
-            ):
-                labels = _segment(segmenter, image)
-                save_labels(labels, classes, of_labels)
-                save_png(draw(image, labels), of_overlay)
+            with outputs.writing(os.path.abspath(path), short_name(path), _SUFFIXES) as paths:
+                labels = segmenter(image)
+                save_labels(labels, classes, paths[0])
+                save_png(draw(image, labels), paths[1])
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
             continue
-        print(f"{path}: {of_labels}, {of_overlay}")
+        if len(files) == 1 or not is_terminal():  # which shows a bar instead
+            print(f"{path}: {paths[0]}, {paths[1]}")
+    if len(files) > 1:
+        rate = len(files) / (time.perf_counter() - since)
+        failed = f", {failures} failed" if failures else ""
+        print(f"{len(files)} files{failed}, {rate:.2f} per second: {outputs.folder}")
     return 1 if failures else 0
 
 
@@ -101,17 +105,12 @@ def _predict_examples(
 ) -> None:
     for name, example in validation_examples(recipe, _EXAMPLES):
         image = decode_image(example["image"], name)
-        labels = _segment(segmenter, image)
+        labels = segmenter(image)
         pictures, titles = [draw(image, labels)], ["prediction"]
         if example["label"] is not None:
-            truth = decode_label(example["label"], name)
-            pictures.append(draw(image, truth))
+            pictures.append(draw(image, decode_label(example["label"], name)))
             titles.append("truth")
         with outputs.writing(f"validation example {example['name']}", name, _SUFFIXES) as paths:
             save_labels(labels, classes, paths[0])
             save_png(side_by_side(pictures, titles), paths[1])
         print(f"{name}: {paths[0]}, {paths[1]}")
-
-
-def _segment(segmenter: Segmenter, image: np.ndarray) -> np.ndarray:
-    return np.asarray(segmenter(image[None]))[0]

@@ -36,23 +36,37 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
 def recipe_builder(recipe: Recipe) -> PairsBuilder:
     """Returns the builder of a recipe's dataset; nothing is prepared."""
-    with _naming_keys():
+    with _naming_options():
         return dataset_builder(recipe.dataset.name, **_places(recipe))
 
 
-def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
-    """Returns the dataset of a recipe, prepared if necessary; prints a warning for what may be unintended.
+def open_recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
+    """Returns the dataset of a recipe, prepared if necessary.
 
     `needed` are options such as "train_split" whose splits must exist.
     """
-    dataset = quiet_dataset(recipe, *needed)
-    for line in dataset.warnings():
-        print(f"warning: {dataset.name}, {line}", file=sys.stderr)
-    options = recipe.dataset
-    if "train_split" in needed and options.validation_split == options.train_split:
-        split = options.validation_split
-        print(f"warning: config.dataset.validation_split={split!r} is also trained on", file=sys.stderr)
+    splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
+    with _naming_options():
+        return open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
+
+
+def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
+    """Returns the same as `open_recipe_dataset`, and prints a warning for whatever may be unintended."""
+    dataset = open_recipe_dataset(recipe, *needed)
+    warnings = [f"{dataset.name}, {line}" for line in dataset.warnings()]
+    split = recipe.dataset.validation_split
+    if "train_split" in needed and split == recipe.dataset.train_split:
+        warnings.append(f"config.dataset.validation_split={split!r} is also trained on")
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
     return dataset
+
+
+def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, EncodedExample]]:
+    """Yields the first examples of a recipe's validation split, each with a file name of its own."""
+    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
+    examples = [source[index] for index in range(min(count, len(source)))]
+    return zip(apart(example["name"].replace("/", "_") for example in examples), examples, strict=True)
 
 
 def refuse_differing_data(dataset: Dataset) -> None:
@@ -67,55 +81,48 @@ def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway
 
     Args:
       workdir: the run's directory.
-      digest: that of the data to resume with, from `Dataset.digest`.
-      resume_anyway: report changes instead.
+      digest: the digest of the data to resume with, from `Dataset.digest`.
+      resume_anyway: print the changes instead.
     """
     file = workdir / "data.json"
-    if (before := read_data(workdir)) is None:
-        changes = ["the run stores no digest of its data, so it cannot be checked that they are the same"]
-    elif not (changes := _changes(file, before, digest)):
-        return
-    elif not resume_anyway:
+    before = read_data(workdir)
+    try:
+        changes = [] if before is None else data_changes(before, digest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: was not written by a run ({first_line(error)}); remove it", what=str(file)
+        ) from None
+    if changes and not resume_anyway:
         raise InputError(
             f"{file}: the data changed since the run was started ({'; '.join(changes)}); restore them, choose another "
             "--workdir, or resume all the same with --config.training.resume_anyway=True",
             what=str(file),
             value=changes,
         )
-    if jax.process_index() == 0:
+    if before is None:
+        changes = ["the run stores no digest of its data, so it cannot be checked that they are the same"]
+    if changes and jax.process_index() == 0:
         print(f"warning: {workdir}: {'; '.join(changes)}", file=sys.stderr)
 
 
-def quiet_dataset(recipe: Recipe, *needed: str) -> Dataset:
-    """Returns the same without warnings."""
-    splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
-    with _naming_keys():
-        return open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
-
-
-def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, EncodedExample]]:
-    """Yields the first examples of a recipe's validation split, each with a file name of its own."""
-    source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
-    examples = [source[index] for index in range(min(count, len(source)))]
-    return zip(apart(example["name"].replace("/", "_") for example in examples), examples, strict=True)
-
-
-def _changes(file: Path, before: Mapping[str, Any], digest: Mapping[str, Any]) -> list[str]:
-    try:
-        return data_changes(before, digest)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file}: was not written by a run ({first_line(error)}); remove it", what=str(file)
-        ) from None
+def describe(builder: PairsBuilder) -> str:
+    """Returns one line about prepared data: the number of examples, their size and their place."""
+    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
+    size = sum(path.stat().st_size for path in Path(builder.data_dir).iterdir() if path.is_file())
+    shards = sum(len(info.filenames) for info in builder.info.splits.values())
+    return (
+        f"{builder.name}: {counts}; {len(builder.classes)} classes; {size / 1e9:.2f} GB in {shards} shards in "
+        f"{builder.data_dir}"
+    )
 
 
 @contextlib.contextmanager
-def _naming_keys() -> Iterator[None]:
+def _naming_options() -> Iterator[None]:
     """Gives options of data sets, which know no recipe, the names that they have in one."""
     try:
         yield
     except InputError as error:
-        if str(error.what or error).startswith("dataset."):
+        if error.what and error.what.startswith("dataset."):
             raise error.in_group("config.") from error
         raise
 
@@ -128,15 +135,3 @@ def _places(recipe: Recipe) -> dict[str, Any]:
         "class_names": options.class_names,
         "options": options.options,
     }
-
-
-def describe(builder: PairsBuilder) -> str:
-    """Returns one line about prepared data: the number of examples, their size and their place."""
-    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
-    files = [path for path in Path(builder.data_dir).iterdir() if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    shards = sum(len(info.filenames) for info in builder.info.splits.values())
-    return (
-        f"{builder.name}: {counts}; {len(builder.classes)} classes; {size / 1e9:.2f} GB in {shards} shards in "
-        f"{builder.data_dir}"
-    )

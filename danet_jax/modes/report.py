@@ -11,6 +11,7 @@ from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe, defaults, recipe_of_run
 from danet_jax.runs.directory import flat_config, is_run
 from danet_jax.runs.files import as_path, shared_folder
+from danet_jax.runs.terminal import shown, watched
 from danet_jax.visual.report.contents import Contents, read_contents
 from danet_jax.visual.report.examples import evaluate_examples
 from danet_jax.visual.report.page import write_report
@@ -33,7 +34,9 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
                 f"{folder}: no run here; give directories of runs, or --workdir", what=str(folder)
             )
     path = (folders[0] if len(folders) == 1 else shared_folder(folders)) / "report.html"
-    size = write_report(path, [contents(folder) for folder in folders], flat_config(defaults().to_dict()))
+    runs = [contents(folder) for folder in folders]
+    with shown(f"writing {path}"):
+        size = write_report(path, runs, flat_config(defaults().to_dict()))
     print(f"{path} ({size / 1e6:.1f} MB)")
     return 0
 
@@ -46,8 +49,10 @@ def contents(folder: Path) -> Contents:
         dataset = recipe_dataset(recipe, "validation_split")
         source = dataset.source(recipe.dataset.validation_split)
         every = max(1, -(-len(source) // MOST_IMAGES))
+        count = -(-len(source) // every)
         examples = evaluation_examples(source, shard_count=every)
-        result, pictures = evaluate_examples(segmenter, examples, dataset.classes)
+        moving = watched(examples, f"segmenting {recipe.dataset.validation_split} with {folder.name}", count)
+        result, pictures = evaluate_examples(segmenter, moving, dataset.classes)
     except InputError as error:
         return read_contents(folder, None, (), [f"No validation images and no numbers by class: {error}."])
     part = f"Numbers by class and images are from {result.images} of the {len(source)} validation images."

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from danet_jax.classes import Classes
-from danet_jax.data.dataset import EncodedExample
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
@@ -19,6 +17,7 @@ from danet_jax.modes.arguments import refuse_arguments, trained_network
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
+from danet_jax.runs.terminal import watched
 
 
 def run(
@@ -48,9 +47,14 @@ def run(
         )
     dataset = recipe_dataset(recipe, "test_split")
     check_classes(segmenter, dataset.classes)
+    source = dataset.source(split)
+    predictions = (
+        (example["name"], segmenter(decode_image(example["image"], example["name"])).astype(np.uint8))
+        for example in watched(source, f"segmenting {split}", len(source))
+    )
     outputs = Outputs(workdir, overwrite=overwrite)
     with outputs.writing(f"{name} {split}", f"submission_{name}_{split}", [".zip"]) as [path]:
-        count = write_submission(server, _predictions(segmenter, dataset.source(split)), path)
+        count = write_submission(server, predictions, path)
     print(
         f"{path}: {count} predictions of {name}, {split}, by the protocol {protocol.name}; upload it to {server.upload}"
     )
@@ -76,11 +80,3 @@ def check_classes(segmenter: Segmenter, classes: Classes) -> None:
                 value=theirs,
                 allowed=ours,
             )
-
-
-def _predictions(segmenter: Segmenter, source: Sequence[EncodedExample]) -> Iterator[tuple[str, np.ndarray]]:
-    for index, example in enumerate(source):
-        image = decode_image(example["image"], example["name"])
-        yield example["name"], segmenter(image[None])[0].astype(np.uint8)
-        if (index + 1) % 100 == 0:
-            print(f"{index + 1} of {len(source)}", file=sys.stderr)

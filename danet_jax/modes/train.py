@@ -1,6 +1,7 @@
 """`--mode=train`: from a recipe to the last checkpoint in a run's directory.
 
-`train` is the training loop, `training_step` what it repeats: the recipe's schedule, optimizer, step and initial state.
+`train` is the training loop; `training_step` builds what it repeats from the recipe: the schedule, the train step and
+the initial state.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import (
     checkpoint_steps,
     is_run,
+    read_classes,
+    read_data,
     refuse_fewer_steps,
     refuse_half_a_run,
     refuse_other_classes,
@@ -42,11 +45,13 @@ from danet_jax.runs.directory import (
     write_description,
 )
 from danet_jax.runs.files import write_text
+from danet_jax.runs.hosts import from_first_host
 from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.pace import Pace, Profile
 from danet_jax.runs.stopping import StopSignals
-from danet_jax.runs.stored import describe
+from danet_jax.runs.stored import describe, read_scores, refuse_changed, refuse_other_description
+from danet_jax.runs.terminal import shown, watched
 from danet_jax.training.losses import HardPixels, balanced_weights
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
 from danet_jax.training.optimizer import poly_schedule, sgd
@@ -54,7 +59,7 @@ from danet_jax.training.state import AttentionStart, Metrics, TrainState, create
 from danet_jax.training.topologies import count_flops, peak_flops
 from danet_jax.visual.validation import ValidationPictures
 from danet_jax.weights.checkpoint import load_checkpoint
-from danet_jax.weights.initialize import initialize_from
+from danet_jax.weights.initialize import initialize_from, refuse_other_backbone
 
 # Options that may differ when a run is resumed: they change where and how fast it runs, but not its results
 # (which checkpoint is the best depends on the evaluation).
@@ -73,25 +78,20 @@ _FREE = (
 )
 
 
-def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals | None = None) -> int:
-    """Trains, or resumes an interrupted run in `workdir`; returns 0 when the run is finished.
+def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals) -> int:
+    """Trains, or resumes an interrupted run in `workdir`; returns 0 when the training is finished.
 
-    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. At SIGTERM,
-    SIGHUP or the first SIGINT the current step is finished and saved on all hosts, and the status is 143, 129 or 130;
-    within the context of `signals`, they end that context.
+    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. At a signal
+    the current step is finished and saved on all hosts, and the context of `signals` ends.
 
     Raises:
       InputError: the recipe, the data and the content of `workdir` do not fit, before anything is written; or the
         loss, the gradients or the parameters are not finite, and the last good checkpoint is kept.
     """
     refuse_arguments(arguments, "train")
-    if signals is None:
-        with StopSignals() as signals:
-            return run(recipe, workdir, arguments, signals=signals)
-        print(signals, flush=True)
-        return signals.status
-    train(recipe, workdir, signals)
-    if recipe.training.report and jax.process_index() == 0:
+    has_trained = train(recipe, workdir, signals)
+    is_due = recipe.training.report and (has_trained or not (workdir / "report.html").exists())
+    if is_due and jax.process_index() == 0:
         try:
             report.run(recipe, workdir, [])
         except InputError as error:  # the training is finished nevertheless
@@ -99,96 +99,78 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSig
     return 0
 
 
-def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
-    """The training loop, from top to bottom; see `run`."""
-    options, host, hosts = recipe.training, jax.process_index(), jax.process_count()
+def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
+    """The training loop, from top to bottom; see `run`. Returns False if the training was finished before."""
+    options, data = recipe.training, recipe.dataset
+    host, hosts = jax.process_index(), jax.process_count()
     first_host = host == 0
 
-    # What can be refused is refused before data are prepared, which may take hours.
-    refuse_locked(workdir)
-    refuse_half_a_run(workdir)
-    if is_run(workdir) and not options.resume_anyway:
-        refuse_other_config(workdir, recipe_of_run(workdir).as_dict(), recipe.as_dict(), free=_FREE)
+    # What can be refused is refused before data are prepared or anything is compiled, which may take hours.
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
-    sizes = {
-        "batch_size": options.batch_size,
-        "accumulation": options.accumulation,
-        "crop_size": recipe.dataset.crop_size,
-    }
-    refuse_indivisible(mesh, **sizes)
-    refuse_too_large(mesh, **sizes, stem=recipe.model.stem, dtype=recipe.model.dtype)
-    check_backend_runs(
-        "config.model.attention_backend",
-        recipe.model.attention_backend,
-        jax.default_backend(),
-        recipe.model.dtype,
-    )
-    fresh = not checkpoint_steps(workdir / "checkpoints")
-    start = load_checkpoint(recipe.init.checkpoint) if recipe.init.checkpoint and fresh else None
+    refuse_what_does_not_run(recipe, mesh)
+    refuse_what_cannot_be_resumed(recipe, workdir)
+    start = None
+    if recipe.init.checkpoint and not checkpoint_steps(workdir / "checkpoints"):
+        start = load_checkpoint(recipe.init.checkpoint)
+        refuse_other_backbone(start, recipe.network(2), recipe.init.checkpoint)
+    if finished := from_first_host(describe_finished(recipe, workdir)):
+        if first_host:
+            print(finished)
+        return False
 
     # The data.
     dataset = recipe_dataset(recipe, "train_split", "validation_split")
     refuse_differing_data(dataset)
-    digest = dataset.digest(recipe.dataset.train_split, recipe.dataset.validation_split)
+    digest = dataset.digest(data.train_split, data.validation_split)
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
         refuse_other_data(workdir, digest, resume_anyway=options.resume_anyway)
-    source = dataset.source(recipe.dataset.train_split, labelled="dataset.train_split")
-    validation = dataset.source(recipe.dataset.validation_split, labelled="dataset.validation_split")
+    source = dataset.source(data.train_split, labelled="dataset.train_split")
+    validation = dataset.source(data.validation_split, labelled="dataset.validation_split")
     batches = training_batches(
         source,
         batch_size=options.batch_size // hosts,
-        base_size=recipe.dataset.base_size,
-        crop_size=recipe.dataset.crop_size,
+        base_size=data.base_size,
+        crop_size=data.crop_size,
         seed=recipe.seed,
-        random_scale=recipe.dataset.random_scale,
-        flip=recipe.dataset.flip,
-        mirrored=mirrored_labels(dataset.classes, recipe.dataset.flip_pairs),
-        photometric=recipe.dataset.photometric,
-        workers=recipe.dataset.workers,
+        random_scale=data.random_scale,
+        flip=data.flip,
+        mirrored=mirrored_labels(dataset.classes, data.flip_pairs),
+        photometric=data.photometric,
+        workers=data.workers,
         shard_index=host,
         shard_count=hosts,
     )
-    class_weights = None
-    if options.class_balance:
-        pixels = dataset.class_pixels(recipe.dataset.train_split)
-        class_weights = balanced_weights(pixels, options.class_balance)
-    steps_per_epoch = max(1, len(source) // options.batch_size)
-    steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
-    if steps >= 2**31:
-        raise InputError(
-            f"config.training.epochs={options.epochs} are {steps} steps here, more than 2**31 - 1",
-            what="config.training.epochs",
-            value=options.epochs,
-        )
+    steps_per_epoch, steps = count_steps(recipe, len(source))
+    refuse_fewer_steps(workdir, steps)
     evaluate_every = options.evaluate_every or steps_per_epoch
     checkpoint_every = options.checkpoint_every or steps_per_epoch
-    refuse_fewer_steps(workdir, steps)
 
-    # The network, the step and the evaluation.
+    # The network, the train step and the evaluation.
     model = recipe.network(len(dataset.classes))
     description = describe(model, dataset.classes)
-    schedule, train_step, fresh_state = training_step(recipe, model, steps, class_weights=class_weights)
+    class_weights = None
+    if options.class_balance:
+        class_weights = balanced_weights(dataset.class_pixels(data.train_split), options.class_balance)
+    schedule, train_step, fresh_state = training_step(recipe, model, steps, class_weights)
     protocol = recipe.protocol()
     evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 
     def validate(variables: Mapping[str, Any]) -> Result:
-        examples = evaluation_examples(
-            validation, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
-        )
-        return evaluator(variables, signals.interrupting(examples))
+        examples = evaluation_examples(validation, shard_index=host, shard_count=hosts, workers=data.workers)
+        count = len(range(len(validation))[host::hosts])
+        moving = watched(examples, f"evaluating {data.validation_split}", count, enabled=first_host)
+        return evaluator(variables, signals.interrupting(moving))
 
     first_examples = itertools.islice(evaluation_examples(validation), options.pictures if first_host else 0)
     pictures = ValidationPictures(model, protocol, dataset.classes, list(first_examples))
 
     # The initial state: fresh, from other weights, or from the last checkpoint.
-    state = fresh_state(mesh)
+    with shown("initializing the network", enabled=first_host):
+        state = fresh_state(mesh)
     if start is not None:
-        try:
-            # Not into the average's arrays: a step donates each array of its state, and only once.
-            variables, differences = initialize_from(start, model, state.trained)
-        except InputError as error:
-            raise error.in_file(recipe.init.checkpoint) from error
+        # Not into the average's arrays: a step donates each array of its state, and only once.
+        variables, differences = initialize_from(start, model, state.trained)
         state = state.replace(**variables)
         if first_host:
             print(f"{recipe.init.checkpoint}: {start.description}", *differences, sep="\n  ")
@@ -213,7 +195,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
             signals.between_steps(),
         ):
             if step:
-                log.say(f"going on from step {step} in {workdir}")
+                log.say(f"resuming from step {step} in {workdir}")
 
             # Metrics stay on the device until they are logged, so that the host can run ahead of it.
             pending: list[Metrics] = []
@@ -238,7 +220,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 if step + 1 == first and pace.peak:
                     pace.flops = count_flops(train_step.lower(state, batch))
                 profile.before(step + 1)
-                with out_of_memory_in_a_line(recipe, mesh, train_step, state, batch):
+                with (
+                    shown("compiling the train step", enabled=first_host and step + 1 == first),
+                    out_of_memory_in_a_line(recipe, mesh, train_step, state, batch),
+                ):
                     state, metrics = train_step(state, batch)
                     if step + 1 == first:  # a lack of memory shows when the program runs
                         jax.block_until_ready(metrics)
@@ -263,12 +248,13 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> None:
                 if saving:
                     checkpoints.save(step, state.variables, state.progress, batches.get_state(), description)
                     signals.standing = (
-                        f"at step {step} of {steps}, saved in {workdir}; the same command goes on"
+                        f"at step {step} of {steps}, saved in {workdir}; the same command resumes"
                     )
                 if stopping:
                     break
                 pending.clear()
                 pace.restart()
+    return True
 
 
 class TrainingStep(NamedTuple):
@@ -291,10 +277,10 @@ def training_step(
     """Builds the schedule, the train step and the initial state of a recipe.
 
     Args:
-      recipe: what is trained how.
+      recipe: the options of the training.
       model: the recipe's network.
-      steps: the length of the training, over which the learning rate decays.
-      class_weights: of the classes in the loss; None weighs all alike.
+      steps: the number of steps of the whole training, over which the learning rate decays.
+      class_weights: the weight of each class in the loss; None weights all of them equally.
     """
     options = recipe.training
     schedule = poly_schedule(options.learning_rate, steps, options.power)
@@ -334,6 +320,76 @@ def training_step(
     return TrainingStep(schedule, step, fresh_state)
 
 
+def count_steps(recipe: Recipe, examples: int) -> tuple[int, int]:
+    """Returns the number of steps per epoch and of the whole training, for this many training examples."""
+    options = recipe.training
+    steps_per_epoch = max(1, examples // options.batch_size)
+    steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
+    if steps >= 2**31:
+        raise InputError(
+            f"config.training.epochs={options.epochs} are {steps} steps here, more than 2**31 - 1",
+            what="config.training.epochs",
+            value=options.epochs,
+        )
+    return steps_per_epoch, steps
+
+
+def refuse_what_does_not_run(recipe: Recipe, mesh: Mesh) -> None:
+    """Raises InputError if the devices cannot run the recipe's train step."""
+    sizes = {
+        "batch_size": recipe.training.batch_size,
+        "accumulation": recipe.training.accumulation,
+        "crop_size": recipe.dataset.crop_size,
+    }
+    refuse_indivisible(mesh, **sizes)
+    refuse_too_large(mesh, **sizes, stem=recipe.model.stem, dtype=recipe.model.dtype)
+    backend, platform = recipe.model.attention_backend, jax.default_backend()
+    check_backend_runs("config.model.attention_backend", backend, platform, recipe.model.dtype)
+
+
+def refuse_what_cannot_be_resumed(recipe: Recipe, workdir: Path) -> None:
+    """Raises InputError if the run in `workdir` is in use, incomplete, or of another recipe or network."""
+    refuse_locked(workdir)
+    refuse_half_a_run(workdir)
+    if is_run(workdir) and not recipe.training.resume_anyway:
+        refuse_other_config(workdir, recipe_of_run(workdir).as_dict(), recipe.as_dict(), free=_FREE)
+    reached = checkpoint_steps(workdir / "checkpoints")
+    if not reached:
+        return
+    newest, classes = workdir / "checkpoints" / str(reached[-1]), read_classes(workdir)
+    try:
+        refuse_other_description(newest, describe(recipe.network(len(classes)), classes))
+    except InputError as error:
+        if error.what and error.what.startswith(("model.", "classes.")):
+            raise error.in_file(newest) from error
+    except OSError:  # a damaged checkpoint is reported when it is restored
+        pass
+
+
+def describe_finished(recipe: Recipe, workdir: Path) -> str:
+    """Returns a line about a training that is finished, "" for any other; reads neither data nor weights."""
+    checkpoints = workdir / "checkpoints"
+    reached, steps = checkpoint_steps(checkpoints), recipe.training.steps
+    if reached and not steps:
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # no digest, or not a run's
+            examples = (read_data(workdir) or {})[recipe.dataset.train_split]["examples"]
+            _, steps = count_steps(recipe, examples)
+    if not reached or reached[-1] != steps:
+        return ""
+    try:
+        refuse_changed(checkpoints / str(steps))
+        scores = read_scores(checkpoints / str(steps))
+    except InputError:  # a damaged checkpoint is reported when it is restored
+        return ""
+    if scores is None:
+        return ""
+    miou = "" if scores["miou"] is None else f", mIoU {100 * scores['miou']:.2f} %"
+    return (
+        f"{workdir}: finished at step {steps} of {steps}{miou}; the data were not compared with those it "
+        "was trained on; to train further, raise --config.training.steps, or choose another --workdir"
+    )
+
+
 def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:
     """Returns the means of the losses of the steps up to `step`, and the last values of the norms and scales.
 
@@ -342,18 +398,17 @@ def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir:
     """
     values = jax.device_get(pending)
     for index, metrics in enumerate(values, start=step - len(values) + 1):
-        bad = [n for n in ("loss", "gradient_norm", "parameter_norm") if not np.isfinite(metrics.get(n, 0.0))]
-        if bad:
-            kept = f"step {good} in {workdir / 'checkpoints'} is kept" if good else "none was saved yet"
-            raise InputError(
-                f"step {index}: the {bad[0].replace('_', ' ')} is {metrics[bad[0]]}; lower "
-                f"config.training.learning_rate or look at the data with --mode=check; of the checkpoints, {kept}",
-                what="config.training.learning_rate",
-            )
-    last = values[-1]
+        for name in ("loss", "gradient_norm", "parameter_norm"):
+            if not np.isfinite(metrics.get(name, 0.0)):
+                kept = f"step {good} in {workdir / 'checkpoints'} is kept" if good else "none was saved yet"
+                raise InputError(
+                    f"step {index}: the {name.replace('_', ' ')} is {metrics[name]}; lower "
+                    f"config.training.learning_rate or look at the data with --mode=check; of the checkpoints, {kept}",
+                    what="config.training.learning_rate",
+                )
     return {
-        name: math.fsum(float(m[name]) for m in values) / len(values)
+        name: math.fsum(float(metrics[name]) for metrics in values) / len(values)
         if name.startswith("loss")
-        else float(last[name])
-        for name in last
+        else float(last)
+        for name, last in values[-1].items()
     }

@@ -1,6 +1,6 @@
-"""Prediction of a video: label maps of all frames, then the video with the label maps laid over it.
+"""Prediction of a video: label maps of all frames, then the video with the label maps drawn over it.
 
-An interrupted prediction resumes from the label maps; they are removed at the end unless they were asked for.
+An interrupted prediction resumes from the label maps, which are removed at the end unless they were requested.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label
 from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
-from danet_jax.evaluation.progress import watched
 from danet_jax.inference.pictures import blended, legend_of, save_labels, stacked
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes.arguments import short_name
 from danet_jax.runs.files import replacing, write_text
 from danet_jax.runs.outputs import Outputs
+from danet_jax.runs.terminal import watched
 
 _KEPT = "kept"
 
@@ -43,23 +43,23 @@ def predict_video(
     legend: bool = False,
     outlines: bool = False,
 ) -> None:
-    """Segments a video: writes `NAME_overlay.mp4` and, to be kept, `NAME_labels/000000.png`, ...
+    """Segments a video: writes `NAME_overlay.mp4` and, with `keep_labels`, `NAME_labels/000000.png`, ...
 
-    Every frame of the overlay has the time of its source; sound is dropped. Memory does not grow with the video.
+    Every frame of the overlay has the time stamp of its source; sound is dropped. Memory does not grow with the video.
     An interrupted prediction resumes after the last complete label map, unless a file of the video, the network, its
-    weights or the protocol have changed since.
+    weights or the protocol has changed since.
 
     Args:
       segmenter: the network.
-      classes: names and colours for the overlay and the label maps.
+      classes: the names and colours for the overlay and the label maps.
       path: the video, or a pattern of numbered images.
-      outputs: the folder of the results; they are named after the video.
-      keep_labels: keep the label maps.
-      legend: draw a legend of the video's classes below each frame.
-      outlines: draw only the outlines of the classes.
+      outputs: the folder of the results, which are named after the video.
+      keep_labels: whether the label maps are kept.
+      legend: whether a legend of the video's classes is drawn below each frame.
+      outlines: whether only the outlines of the classes are drawn.
 
     Raises:
-      InputError: the video cannot be read or written, or is damaged; label maps that were finished stay.
+      InputError: the video cannot be read or written, or is damaged; finished label maps stay.
     """
     video = Video(path)
     name = short_name(path).replace("%", "_")
@@ -82,7 +82,8 @@ def _predict(
     start, count = time.perf_counter(), done
     frames = segmenter.stream(video.frames(done))
     try:
-        for frame in watched(frames, video.length - done if video.length > done else None, unit="frames"):
+        left = video.length - done if video.length > done else None
+        for frame in watched(frames, f"segmenting {path}", left, unit="frames"):
             save_labels(frame, drawing.classes, labels / f"{count:06d}.png")
             count += 1
     except InputError:  # a frame is wrong; once it is corrected, the digest of the video differs
@@ -101,7 +102,7 @@ def _predict(
     speed = f", {(count - done) / seconds:.1f} frames/s" if count > done else ""
     odd = f", padded from {width}x{height} to even numbers" if height % 2 or width % 2 else ""
     print(f"{path}: {count} frames{earlier}{speed}{odd}: {overlay}{f', {labels}' if kept else ''}")
-    if video.missing > 1:  # the last one is often declared and not there
+    if video.missing > 1:  # many files declare one frame more than they have
         raise InputError(
             f"{path}: {count} frames were read, and {video.missing} are missing or damaged; the file is cut short or "
             "damaged",
@@ -127,7 +128,7 @@ def _overlaid(video: Video, labels: Path, count: int, drawing: _Drawing) -> Iter
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
-    """Returns whether labels are kept, now or since earlier, and how many frames of `source` were finished earlier.
+    """Returns whether labels are kept, because of `keep` or an earlier call, and how many frames were finished earlier.
 
     Label maps of another source are removed.
     """
@@ -144,7 +145,7 @@ def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
 
 
 def _remove(labels: Path) -> None:
-    """Removes a folder of label maps, but nothing that somebody else put into it."""
+    """Removes a folder of label maps, except for files of others in it."""
     if labels.is_dir():
         frames = (labels / f"{index:06d}.png" for index in itertools.count())
         for path in [*itertools.takewhile(lambda path: path.is_file(), frames), labels / "source.txt"]:

@@ -50,12 +50,15 @@ if typing.TYPE_CHECKING:
 class Recipe(Group):
     """The options of a run."""
 
-    name: FileName = Field("danet", description="The name of the run. Its directory is runs/NAME.")
+    name: FileName = Field(
+        "danet", description="The name of the run. Its directory is runs/NAME, unless --workdir is given."
+    )
     seed: int = Field(
         0,
         ge=0,
         le=2**32 - 1,
-        description="The seed of the initial weights, the order of the images, augmentation and dropout.",
+        description="The seed of the initial weights, the order of the images, augmentation and dropout. Change it to "
+        "see how much results vary.",
     )
     compilation_cache: Text = Field(
         "",

@@ -64,7 +64,7 @@ class DatasetOptions(Group):
     base_size: Side = Field(
         1024,
         description="The length in pixels to which the short side of an image is scaled before it is cropped. "
-        "random_scale multiplies it by 0.75 to 2.0.",
+        "dataset.random_scale multiplies it by 0.75 to 2.0.",
     )
     crop_size: Side = Field(
         768,
@@ -100,5 +100,6 @@ class DatasetOptions(Group):
         4,
         ge=0,
         le=256,
-        description="The number of processes that decode and augment images. 0 does it in the training process.",
+        description="The number of processes that decode and augment images. 0 does it in the training process. Raise "
+        "it if waiting_for_data in the log, the share of the time spent waiting for images, is not near 0.",
     )

@@ -19,16 +19,18 @@ class EvaluationOptions(Group):
         "several scales and flips.",
     )
     scales: Scales | None = Field(
-        None, description="Factors of the base size at which an image is scored; the scores are merged."
+        None,
+        description="The factors of the base size at which an image is scored. The scores are merged: several scales "
+        "take longer and are more accurate.",
     )
     flip: bool | None = Field(None, description="Whether the mirrored image is scored too.")
     window: Window | None = Field(
-        None, description="Height and width of sliding windows in pixels. () scores the image as a whole."
+        None, description="The height and width of sliding windows in pixels. () scores the image as a whole."
     )
     stride: Window | None = Field(
         None,
-        description="Vertical and horizontal distance between windows in pixels, at most their size. () is their size, "
-        "without overlap.",
+        description="The vertical and horizontal distance between windows in pixels, at most their size. () is their "
+        "size, without overlap.",
     )
     base_size: BaseSize | None = Field(
         None,
@@ -37,8 +39,8 @@ class EvaluationOptions(Group):
     )
     whole_base_size: BaseSize | None = Field(
         None,
-        description="The same as base_size, but only for the protocol `whole`. Recipes set it where images are too "
-        "large for their own size.",
+        description="The same as base_size, but only for the protocol `whole`. Set it if images do not fit into memory "
+        "at their own size.",
     )
     edge: Annotated[str, Names(EDGES)] | None = Field(
         None,

@@ -36,8 +36,8 @@ class ModelOptions(Group):
     )
     multi_grid: Dilations = Field(
         (),
-        description="Dilations of the blocks of layer4. The paper's best network has (4, 8, 16) (table 2); () keeps "
-        "the backbone's own.",
+        description="The dilations of the blocks of layer4. The paper's best network has (4, 8, 16) (table 2); () "
+        "keeps the backbone's own.",
     )
     second_dilation: bool = Field(
         True,
@@ -63,13 +63,16 @@ class ModelOptions(Group):
         "code.",
     )
     auxiliary: bool = Field(
-        False, description="Whether layer3 has an auxiliary head, as in mmsegmentation. It is only trained."
+        False,
+        description="Whether layer3 has an auxiliary head, as in mmsegmentation. Its loss helps training; predictions "
+        "do not use it.",
     )
     dropout_rate: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="The share of channels that are dropped before each classifier in training.",
+        description="The share of channels that are dropped before each classifier in training. Raise it if the "
+        "network overfits.",
     )
     dtype: Annotated[str, Names(TRAINING_DTYPES)] = Field(
         "float32",
@@ -77,7 +80,9 @@ class ModelOptions(Group):
         "logits are float32 with either.",
     )
     attention_backend: Annotated[str, Names(BACKENDS)] = Field(
-        "auto", description="The kernel of position attention. auto chooses the fastest one for the device."
+        "auto",
+        description="The kernel of position attention. auto chooses the fastest one for the device; reference is for "
+        "comparisons.",
     )
     remat: Annotated[str, Names(REMAT)] = Field(
         "auto",

@@ -16,13 +16,20 @@ class TrainingOptions(Group):
     """Training by SGD with the poly schedule (section 4.1)."""
 
     batch_size: int = Field(
-        8, ge=1, le=65536, description="The number of images per step, over all devices and hosts."
+        8,
+        ge=1,
+        le=65536,
+        description="The number of images per step, over all devices and hosts. If memory does not suffice, lower it, "
+        "or raise training.accumulation.",
     )
     epochs: float = Field(
-        240.0, gt=0, le=1_000_000, description="The number of passes over the training split."
+        240.0,
+        gt=0,
+        le=1_000_000,
+        description="The number of passes over the training split. It is not used if training.steps is set.",
     )
     steps: Steps | None = Field(
-        None, description="The number of steps of the whole training. None follows from `epochs`."
+        None, description="The number of steps of the whole training. None follows from training.epochs."
     )
     learning_rate: float = Field(
         0.003,
@@ -37,15 +44,21 @@ class TrainingOptions(Group):
         "pretrained weights.",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="The momentum of SGD.")
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="The L2 penalty on every parameter.")
+    weight_decay: float = Field(
+        1e-4, ge=0, le=1, description="The L2 penalty on every parameter. Raise it if the network overfits."
+    )
     power: float = Field(
-        0.9, ge=0, le=100, description="The power of the poly schedule, (1 - step / steps) ** power."
+        0.9,
+        ge=0,
+        le=100,
+        description="The power of the poly schedule, (1 - step / steps) ** power. 0 keeps the learning rate constant.",
     )
     loss_weights: Weights = Field(
-        (1.0, 1.0, 1.0), description="The weights of the fusion, position and channel losses."
+        (1.0, 1.0, 1.0),
+        description="The weights of the fusion, position and channel losses. 0 leaves a loss out.",
     )
     auxiliary_weight: Weight = Field(
-        0.4, description="The weight of the auxiliary head's loss. It matters with model.auxiliary only."
+        0.4, description="The weight of the auxiliary head's loss, which exists only with model.auxiliary."
     )
     ohem_threshold: float = Field(
         0.0,
@@ -58,8 +71,8 @@ class TrainingOptions(Group):
         100_000,
         ge=0,
         le=2**31 - 1,
-        description="The least number of pixels per image that enter the loss, the hardest ones of the batch. It "
-        "matters with training.ohem_threshold only.",
+        description="The least number of pixels per image that enter the loss, the hardest ones of the batch. It is "
+        "used only with training.ohem_threshold.",
     )
     class_balance: float = Field(
         0.0,
@@ -92,7 +105,8 @@ class TrainingOptions(Group):
         1,
         ge=1,
         le=65536,
-        description="The number of parts into which a batch is divided to save memory. It must divide batch_size.",
+        description="The number of parts into which a batch is divided to save memory. It must divide "
+        "training.batch_size.",
     )
     evaluate_every: Steps | None = Field(
         None, description="The number of steps between evaluations. None evaluates once per epoch."
@@ -112,7 +126,7 @@ class TrainingOptions(Group):
         "and predictions.",
     )
     report: bool = Field(
-        True, description="Whether report.html is written into the run's directory when training is done."
+        True, description="Whether report.html is written into the run's directory when training is finished."
     )
     log_every: Steps = Field(20, description="The number of steps between lines of the log.")
     profile_steps: StepRange = Field(
@@ -121,7 +135,8 @@ class TrainingOptions(Group):
     )
     resume_anyway: bool = Field(
         False,
-        description="Whether a run is resumed although its recipe or its data differ from those it was started with.",
+        description="Whether a run is resumed although its recipe or its data differ from those that it was started "
+        "with. Set it after you have checked that the difference is intended.",
     )
 
     @model_validator(mode="after")
@@ -147,8 +162,8 @@ class InitOptions(Group):
 
     checkpoint: Text = Field(
         "",
-        description="The checkpoint that training starts from: a file, a run's directory, a name from --mode=zoo, "
-        "or an address such as https://... If it is empty, training starts from random weights.",
+        description="The checkpoint that training starts from: a file, a run's directory, a name from --mode=zoo, or "
+        "an address such as https://... If it is empty, training starts from random weights.",
     )
     query_key_gain: float = Field(
         1.0,

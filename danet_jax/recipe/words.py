@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pydantic
 from pydantic.fields import FieldInfo
 
-from danet_jax.errors import InputError
+from danet_jax.errors import InputError, did_you_mean
 from danet_jax.recipe.kinds import Group
 
 _TYPES = {
@@ -60,10 +59,8 @@ def does_not_exist(
 ) -> InputError:
     """Returns the error for a name that does not exist, with the nearest name and all that exist."""
     names = [str(known) for known in existing]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
     return InputError(
-        f"{shown} does not exist; {hint}{there_are}: {', '.join(names)}",
+        f"{shown} does not exist; {did_you_mean(name, names)}{there_are}: {', '.join(names)}",
         what=what or shown,
         value=name,
         allowed=tuple(existing),

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: a line or a bar on the terminal, metrics.jsonl, TensorBoard files."""
+"""What a run reports while it trains: lines or a bar on the terminal, metrics.jsonl, TensorBoard files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import rich.console
-import rich.progress
-
 from danet_jax.errors import InputError
+from danet_jax.runs import terminal
 from danet_jax.runs.files import is_bucket, replacing
 
 _METRICS = "metrics.jsonl"
@@ -70,31 +68,20 @@ class TrainingLog:
         # TensorBoard hides what an earlier process wrote past `start`.
         restart = SessionLog(status=SessionLog.START)
         self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
-        self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self._progress = None
-        if self._console.is_terminal:
-            self._progress = rich.progress.Progress(
-                rich.progress.TextColumn("step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(),
-                rich.progress.TimeElapsedColumn(),
-                rich.progress.TextColumn("of about"),
-                rich.progress.TimeRemainingColumn(),
-                rich.progress.TextColumn("{task.fields[status]}"),
-                console=self._console,
-            )
-            self._task = self._progress.add_task("train", total=steps, completed=start, status="")
-            self._progress.start()
+        self._context = contextlib.ExitStack()
+        bar = terminal.shown("step", steps, start=start, logged=False)
+        self._update = self._context.enter_context(bar)
         self._steps = steps
 
     def say(self, text: str) -> None:
         """Prints one line."""
         if self._enabled:
-            self._console.print(text, markup=False)
+            print(text, flush=True)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar, if there is one."""
-        if self._enabled and self._progress is not None:
-            self._progress.update(self._task, completed=step)
+        if self._enabled:
+            self._update(step)
 
     def write(
         self, step: int, values: Mapping[str, float], *, prefix: str = "train", protocol: str = ""
@@ -116,12 +103,12 @@ class TrainingLog:
         if self._bucket is not None and time.monotonic() - self._copied > _COPIES_EVERY:
             self._copy()
         shown = _SHOWN if prefix == "train" else values
-        text = " ".join(f"{name}={values[name]:.4g}" for name in shown if name in values)
-        if self._progress is not None and prefix == "train":
-            self._progress.update(self._task, completed=step, status=text)
-        else:
+        words = [f"{name}={values[name]:.4g}" for name in shown if name in values]
+        if prefix == "train":
+            self._update(step, words)
+        if prefix != "train" or not (terminal.is_terminal() and sys.stdout.isatty()):
             of = "" if prefix == "train" else f"{prefix} ({protocol}) "
-            self.say(f"step {step}/{self._steps} {of}{text}")
+            self.say(f"step {step}/{self._steps} {of}{' '.join(words)}")
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Adds images, uint8 `[H, W, 3]` by name, to TensorBoard's files."""
@@ -157,8 +144,7 @@ class TrainingLog:
 
     def __exit__(self, *exception: object) -> None:
         if self._enabled:
-            if self._progress is not None:
-                self._progress.stop()
+            self._context.close()
             for opened in (self._stream, self._events):
                 with contextlib.suppress(OSError):  # a full disk, which is reported already
                     opened.close()

@@ -52,6 +52,13 @@ def find_topology(name: str) -> Topology:
     raise _refusal(name, f"does not exist; there are, for example: {EXAMPLES}")
 
 
+def describe_absent_tpu() -> None:
+    """Tells libtpu, where it is installed without a TPU, what it would otherwise ask the network for and warn about."""
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets it where it finds no TPU
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Returns the peak rate of a chip in bfloat16 operations per second; None if it is not known."""
     fitting = [kind for kind in _TENSOR_TFLOPS if device_kind.startswith(kind)]
@@ -78,6 +85,7 @@ def _tpu(name: str, gib: int) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise _refusal(name, "needs the TPU's compiler, but no chip: pip install libtpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # Do not ask the network which TPU this machine has.
+    describe_absent_tpu()
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # Do not keep other programs from compiling.
     try:
         devices = topologies.get_topology_desc(name, "tpu").devices

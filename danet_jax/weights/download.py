@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from danet_jax.errors import InputError, one_line
 from danet_jax.runs.files import as_path
+from danet_jax.runs.terminal import shown
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
@@ -240,13 +241,8 @@ def _check(part: Path, address: str, digest: str) -> None:
 
 @contextlib.contextmanager
 def _progress(source: _Source, start: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal, set to a number of bytes; none where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        name = urlsplit(source.address).path.rsplit("/", 1)[-1]
-        task = progress.add_task(name, total=source.size, completed=start)
-        yield lambda position: progress.update(task, completed=position)
+    """A bar on the terminal, set to a number of bytes; a line in a log file."""
+    name = urlsplit(source.address).path.rsplit("/", 1)[-1]
+    total = None if source.size is None else source.size / 1e6
+    with shown(f"downloading {name}", total, start=start // 1_000_000, unit="MB") as update:
+        yield lambda position: update(position / 1e6)

@@ -50,10 +50,8 @@ def load_pretrained(
     """
     check_fits(model, variables)
     checkpoint = load_checkpoint(path_or_name)
-    try:
-        variables, _ = initialize_from(checkpoint, model, variables)
-    except InputError as error:
-        raise error.in_file(os.fspath(path_or_name)) from error
+    refuse_other_backbone(checkpoint, model, path_or_name)
+    variables, _ = initialize_from(checkpoint, model, variables)
     for line in differing_options(checkpoint.model, model):
         warnings.warn(f"{path_or_name}: {line}", stacklevel=2)
     if not np.allclose([checkpoint.mean, checkpoint.std], [MEAN, STD], atol=1e-4):
@@ -72,19 +70,9 @@ def initialize_from(
 
     The report's lines say what was taken, what keeps its fresh values, what was left behind, and which options differ.
 
-    Raises:
-      InputError: the checkpoint has another backbone or stem.
+    The checkpoint must have the backbone and the stem of the model; see `refuse_other_backbone`.
     """
     found = checkpoint.model
-    for option in ("backbone", "stem"):
-        here, there = getattr(model, option), getattr(found, option)
-        if here != there:
-            raise InputError(
-                f"the checkpoint has {option} {there}, the network has {here}; set --config.model.{option}={there}",
-                what=option,
-                value=here,
-                allowed=there,
-            )
     fresh: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     loaded: _Flat = flatten_dict(checkpoint.variables)
     if isinstance(found, ResNet):
@@ -103,6 +91,20 @@ def initialize_from(
         *(f"{line}: {_modules(paths)}" for line, paths in report.items() if paths),
         *differing_options(found, model),
     ]
+
+
+def refuse_other_backbone(checkpoint: Checkpoint, model: DANet, path: str | os.PathLike[str]) -> None:
+    """Raises InputError, naming the checkpoint's path, if it has another backbone or stem than `model`."""
+    for option in ("backbone", "stem"):
+        here, there = getattr(model, option), getattr(checkpoint.model, option)
+        if here != there:
+            raise InputError(
+                f"{path}: the checkpoint has {option} {there}, the network has {here}; set "
+                f"--config.model.{option}={there}",
+                what=os.fspath(path),
+                value=here,
+                allowed=there,
+            )
 
 
 def differing_options(found: DANet | ResNet, model: DANet) -> list[str]:

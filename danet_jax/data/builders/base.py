@@ -36,6 +36,7 @@ from danet_jax.data.builders.state import SourceFiles
 from danet_jax.data.inspection import Examined, check_pair, in_order
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
+from danet_jax.runs.terminal import watched
 
 _WAITS_QUIETLY = 5.0
 """Seconds to wait for another preparation without a line."""
@@ -262,7 +263,9 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             ranges = shards.shard_ranges(sizes[split])
             generators[split] = [
                 functools.partial(
-                    self._examples, f"{split} {number}/{len(ranges)}", [readers[i] for i in examples]
+                    self._examples,
+                    split if len(ranges) == 1 else f"{split} {number}/{len(ranges)}",
+                    [readers[i] for i in examples],
                 )
                 for number, examples in enumerate(ranges, start=1)
             ]
@@ -272,8 +275,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """Yields the examples of a shard and counts them in its summary."""
         pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
         summary = self._writer.summary = Summary()
-        progress = {"desc": f"Preparing {self.name}, {title}", "unit": " images", "leave": False}
-        for pair, examined in tfds.core.utils.tqdm(pairs, total=len(readers), **progress):
+        for pair, examined in watched(pairs, f"preparing {self.name} {title}", len(readers)):
             summary.add(pair.name, examined, pair.assumed)
             image, label = ReadOnce(pair.image), ReadOnce(pair.label or b"")
             yield pair.name, {"name": pair.name, "image": image, "label": label}

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -165,11 +164,10 @@ class ReadOnce:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from warning about what is intended, and from drawing bars into log files."""
+    """Keeps TFDS from warning about what is intended, and from drawing bars of its own."""
     before = logging.get_verbosity()
     logging.set_verbosity(min(before, logging.ERROR))
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
+    tfds.disable_progress_bar()
     try:
         yield
     finally:
