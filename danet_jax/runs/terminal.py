@@ -25,6 +25,8 @@ _SECONDS_OF_SPEED = 600.0
 """The remaining time follows from the speed in this time: steps and evaluations can take minutes."""
 
 _progress: Progress | None = None
+_depth = 0
+"""The number of contexts of `shown` around what runs now, where nothing moves."""
 
 
 def is_terminal() -> bool:
@@ -45,7 +47,8 @@ def shown(
     """A context in which stderr shows that something is being done.
 
     A terminal shows a moving line with `text`, the time, and a bar if `total` is known. Within another context without
-    a bar, the line takes the place of the other one. A log file gets `text` once.
+    a bar, the line takes the place of the other one. A log file gets `text` once, but only within another context: all
+    that `run.py` does is in one, and the package as a library prints nothing.
 
     Args:
       text: what is being done.
@@ -59,13 +62,16 @@ def shown(
       A function `update(done, words)` that sets how much is done and, if it is given them, what is shown behind the
       bar: as many of the words as the terminal has room for.
     """
-    global _progress
+    global _progress, _depth
     if not enabled or not is_terminal():
-        if enabled and logged:
-            print(
-                text if total is None else f"{text}, {total:g} {unit}".rstrip(), file=sys.stderr, flush=True
-            )
-        yield lambda *_: None
+        if enabled and logged and _depth:
+            line = text if total is None else f"{text}, {total:g} {unit}".rstrip()
+            print(line, file=sys.stderr, flush=True)
+        _depth += 1
+        try:
+            yield lambda *_: None
+        finally:
+            _depth -= 1
         return
     outermost = _progress is None
     progress = _progress = _progress or _new_progress()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
+from danet_jax.models import resnet
 from tests.reference import torch_resnet
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "flax.md"
@@ -29,13 +30,18 @@ SECTIONS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Programs are not optimised, which takes most of the time of compiling them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def page(few_blocks, tmp_path_factory):
     """The names that each section leaves. The page runs once, from top to bottom, as a reader would run it."""
     cache = tmp_path_factory.mktemp("cache")
-    network = torch_resnet.ResNet("resnet18", imagenet_classifier=True)
-    # The classifier that the page starts from, with random weights, where it would be after it was downloaded.
-    torch.save(network.state_dict(), cache / "resnet18-f37072fd.pth")
     names, after = {}, {}
     devices = jax.devices()[:1]  # the page's batches need not divide over the eight devices of the tests
     with (
@@ -43,6 +49,11 @@ def page(few_blocks, tmp_path_factory):
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
     ):
+        for each in (resnet.BLOCKS, torch_resnet.BLOCKS):
+            patch.setitem(each, "resnet18", (1, 1, 1, 1))  # compiles in half the time
+        network = torch_resnet.ResNet("resnet18", imagenet_classifier=True)
+        # The classifier that the page starts from, with random weights, where it would be after it was downloaded.
+        torch.save(network.state_dict(), cache / "resnet18-f37072fd.pth")
         patch.setenv("DANET_JAX_CACHE", str(cache))
         patch.setattr(jax, "devices", lambda *_: devices)
         for section in SECTIONS:

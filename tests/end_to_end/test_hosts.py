@@ -84,23 +84,6 @@ def own_lines(error):
     return [line for line in error.splitlines() if line.startswith(("run.py:", "Traceback", "Exception"))]
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (("--coordinator=here", "--processes=2", "--process=0"), "--coordinator"),
-        (("--coordinator=here:1", "--process=0"), "--processes"),
-        (("--coordinator=here:1", "--processes=2", "--process=2"), "--process"),
-        (("--processes=2",), "--coordinator"),
-        (("--join_timeout=0",), "--join_timeout"),
-    ],
-)
-def test_flags_that_make_no_sense_are_refused(flags, named, main, capsys):
-    assert main(*FLAGS, *flags) == 1
-    error = capsys.readouterr().err
-    assert named in error
-    assert error.count("\n") == 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("receivers", "number", "moment", "flags"),

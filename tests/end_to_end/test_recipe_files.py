@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from tests.end_to_end.test_refusals import QUICKSTART, refused
+from tests.end_to_end.conftest import QUICKSTART
+from tests.end_to_end.test_refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -12,13 +13,13 @@ from tests.end_to_end.test_refusals import QUICKSTART, refused
     [
         ("", "recipe.py: has no function get_config"),
         ("get_config = 3", "recipe.py: has no function get_config"),
-        ("def get_config(): pass", "recipe.py: get_config returns None"),
-        ("def get_config(): return {}", "recipe.py: get_config returns a dict"),
-        ("def get_config(): return [1]", "recipe.py: get_config returns a list"),
-        ("async def get_config(): pass", "recipe.py: get_config returns a coroutine"),
-        ("def get_config(): yield", "recipe.py: get_config returns a generator"),
-        ("def get_config(size): pass", "recipe.py: needs a variant (size)"),
-        ("def get_config(a, b): pass", "recipe.py: get_config takes one argument"),
+        ("def get_config(): pass", "recipe.py: get_config returns NoneType"),
+        ("def get_config(): return {}", "recipe.py: get_config returns dict"),
+        ("def get_config(): return [1]", "recipe.py: get_config returns list"),
+        ("async def get_config(): pass", "recipe.py: get_config returns coroutine"),
+        ("def get_config(): yield", "recipe.py: get_config returns generator"),
+        ("def get_config(size): pass", "recipe.py: get_config(size) is not called without a variant"),
+        ("def get_config(a, b): pass", "recipe.py: get_config(a, b) is not called"),
         ("def get_config(*, a): pass", "recipe.py: "),
         ("x = 1\nimport nonsense_module", "recipe.py, line 2: ModuleNotFoundError"),
         ("def get_config():\n  return 1 / 0", "recipe.py, line 2: ZeroDivisionError"),
@@ -73,6 +74,6 @@ def test_recipe_files_that_cannot_be_read(main, capsys, tmp_path):
 
 def test_variants(main, capsys, tmp_path):
     (tmp_path / "plain.py").write_text("from danet_jax.recipe import defaults as get_config")
-    assert "plain.py: takes no variant, so leave out ':big'" in refused(main, capsys, "--config=plain.py:big")
+    assert "is not called with 'big'" in refused(main, capsys, "--config=plain.py:big")
     error = refused(main, capsys, f"{QUICKSTART}:pan")
     assert "quickstart.py: config variant 'pan' does not exist; there are: danet, pam, cam, fcn" in error

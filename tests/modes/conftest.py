@@ -10,10 +10,19 @@ from danet_jax.modes.train import training_step
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import read_classes
+from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import describe
 from danet_jax.training.mesh import make_mesh
+from tests.reference.narrow import narrow_networks
 
 STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Networks are narrow in this module."""
+    with narrow_networks():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +64,22 @@ def compiled_once(recipe):
             made.append(step)
             made.append(step.fresh_state(make_mesh(2, 1)))
         step, state = made
-        # The step takes its state away.
+        # The step donates its state.
         return step._replace(fresh_state=lambda *_: jax.tree.map(jax.numpy.copy, state))
 
     return once
 
 
+def start(recipe, folder):
+    """Trains in a folder as `run.py` does, and returns the exit status."""
+    with StopSignals() as signals:
+        return train.run(recipe, folder, [], signals=signals)
+    print(signals)
+    return signals.status
+
+
 @pytest.fixture
-def trained(recipe, compiled_once, monkeypatch):
+def trained(narrow, recipe, compiled_once, monkeypatch):
     """Trains in a folder, `evaluate` giving the mIoU, and returns the last state."""
 
     def call(folder, evaluate=lambda: 0.5, changed_step=lambda step: step, status=0, recipe=recipe):
@@ -79,7 +96,7 @@ def trained(recipe, compiled_once, monkeypatch):
         step = compiled_once()
         changed = step._replace(step=changed_step(step.step))
         monkeypatch.setattr(train, "training_step", lambda *_, **__: changed)
-        assert train.run(recipe, folder, []) == status
+        assert start(recipe, folder) == status
         state = step.fresh_state()
         classes = read_classes(folder)
         description = describe(recipe.network(len(classes)), classes)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danet_jax.modes import prepare, train
+from danet_jax.modes import prepare
 from danet_jax.runs.directory import read_data, write_description
+from tests.modes.conftest import start
 from tests.modes.test_prepare_and_check import folder, recipe_of
 from tests.reference.refusal import refused
 
@@ -35,7 +36,7 @@ def test_training_is_refused_with_what_changed(run, tmp_path):
         picture = Image.open(tmp_path / "in" / part / "val/1.png")
         picture.save(tmp_path / "in" / part / "val/2.png")
     with refused(what=workdir / "data.json") as caught:
-        train.run(recipe, workdir, [])
+        start(recipe, workdir)
     train_labels, val_images = caught.value.value
     assert "train" in train_labels
     assert "labels" in train_labels
@@ -67,7 +68,7 @@ def test_a_damaged_digest_is_refused(run, content):
     recipe, workdir = run
     (workdir / "data.json").write_text(content)
     with refused(what=workdir / "data.json"):
-        train.run(recipe, workdir, [])
+        start(recipe, workdir)
 
 
 def test_the_digest_that_a_run_stores(run):

@@ -1,3 +1,5 @@
+"""What the compilers of accelerators report about the steps of a recipe."""
+
 import importlib.util
 import json
 
@@ -8,6 +10,8 @@ from danet_jax.recipe import defaults, read_recipe
 from danet_jax.training.topologies import Topology, find_topology
 from tests.reference.program_text import collectives, traffic, widest_window
 from tests.reference.refusal import refused
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 FIELDS = {
     *(
@@ -69,7 +73,7 @@ def test_a_training_step_on_this_cpu_divided_over_devices(tmp_path):
     assert status == 0
     assert "all-reduce" in collectives(program)
     assert 0 < sum(collectives(program).values()) < traffic(program)
-    assert report["flops"] > 1e8
+    assert report["flops"] > 1e6
 
 
 @pytest.mark.slow
@@ -79,7 +83,7 @@ def test_a_prediction_on_a_tpu_that_is_not_here(tmp_path):
     assert status == 0
     assert report["device_memory_gib"] == 16
     assert collectives(program) == {}
-    assert report["flops"] > 1e8
+    assert report["flops"] > 1e6
 
 
 needs_cuda = pytest.mark.skipif(
@@ -105,13 +109,13 @@ def test_a_prediction_on_h100s_gives_each_its_own_rows(tmp_path):
         tmp_path, "h100:2", step="predict", mesh__space=2, model__dtype="bfloat16", arguments=["64x64"]
     )
     assert status == 0
-    assert report["flops"] > 1e8
+    assert report["flops"] > 1e6
     assert sum(collectives(program).values()) < 0.1 * traffic(program)
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(tmp_path, monkeypatch, capsys):
     devices = find_topology("cpu:2").devices
-    monkeypatch.setattr(compile, "find_topology", lambda name: Topology(devices, 2**20, {}))
+    monkeypatch.setattr(compile, "find_topology", lambda name: Topology(devices, 2**10, {}))
     status, report, _ = compiled(tmp_path, "cpu:2", step="predict")
     assert status == 1
     assert not report["fits"]
@@ -124,9 +128,9 @@ def test_a_compiler_that_gives_up_for_lack_of_memory_says_how_much_it_wanted():
     error = RuntimeError(
         "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.\nUsed 25.50G of 15.75G hbm. Exceeded hbm capacity"
     )
-    assert compile._beyond_memory(error, "v5e:1x1") == int(25.5 * 2**30)
+    assert compile.needed_memory(error, "v5e:1x1") == int(25.5 * 2**30)
     with refused("--topology", "v5e:1x1") as caught:
-        compile._beyond_memory(RuntimeError("INTERNAL:\n boom"), "v5e:1x1")
+        compile.needed_memory(RuntimeError("INTERNAL:\n boom"), "v5e:1x1")
     assert "INTERNAL: boom" in str(caught.value)
 
 

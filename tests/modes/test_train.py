@@ -13,14 +13,28 @@ import pytest
 
 from danet_jax.modes import train
 from danet_jax.runs import checkpoints
-from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import read_run, refuse_changed
-from tests.modes.conftest import STEPS
+from tests.modes.conftest import STEPS, start
 from tests.reference.refusal import refused
 
 
-def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_path, capsys):
-    whole = trained(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """The folder and the last state of a training without interruptions, once a test has made them."""
+    return {}
+
+
+def whole_run(uninterrupted, trained, tmp_path_factory):
+    if not uninterrupted:
+        folder = tmp_path_factory.mktemp("whole")
+        uninterrupted.update(folder=folder, state=jax.device_get(trained(folder)))
+    return uninterrupted["folder"], uninterrupted["state"]
+
+
+def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(
+    trained, uninterrupted, tmp_path_factory, tmp_path, capsys
+):
+    folder, whole = whole_run(uninterrupted, trained, tmp_path_factory)
 
     def fail_at_step_four(calls=[0]):  # noqa: B006
         calls[0] += 1
@@ -32,11 +46,11 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_pat
         trained(tmp_path / "parts", fail_at_step_four)
     resumed = trained(tmp_path / "parts")
     assert "from step 4" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), whole)
     lines = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == list(range(1, STEPS + 1))
-    reference = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    reference = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = (
         "step",
         "train/loss",
@@ -52,47 +66,28 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(trained, tmp_pat
     assert list((tmp_path / "parts/tensorboard").iterdir())
 
 
-@pytest.fixture
-def hangup():
-    """A closed terminal's signal ends the process, even if the tests run under `nohup`."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangup")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_step_saves_it_and_loses_nothing(trained, tmp_path, capsys, number):
-    whole = trained(tmp_path / "whole")
+def test_a_signal_ends_the_step_saves_it_and_loses_nothing(
+    trained, uninterrupted, tmp_path_factory, tmp_path, capsys
+):
+    _, whole = whole_run(uninterrupted, trained, tmp_path_factory)
     told = []
 
     def changed(train_step):
         def step(state, batch):
             if int(state.step) == 4 and not told:
-                told.append(os.kill(os.getpid(), number))
+                told.append(os.kill(os.getpid(), signal.SIGTERM))
             return train_step(state, batch)
 
         return step
 
-    before = signal.getsignal(number)
-    trained(tmp_path / "parts", changed_step=changed, status=128 + number)
-    assert signal.getsignal(number) == before
+    before = signal.getsignal(signal.SIGTERM)
+    trained(tmp_path, changed_step=changed, status=143)
+    assert signal.getsignal(signal.SIGTERM) == before
     last = capsys.readouterr().out.splitlines()[-1]
-    assert (
-        last
-        == f"stopped by {number.name} at step 5 of 6, saved in {tmp_path / 'parts'}; the same command goes on"
-    )
-    resumed = trained(tmp_path / "parts")
+    assert last.startswith(f"stopped by SIGTERM at step 5 of 6, saved in {tmp_path};")
+    resumed = trained(tmp_path)
     assert "from step 5" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(whole))
-
-
-@pytest.mark.usefixtures("hangup")
-def test_nohup_is_respected():
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with StopSignals():
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), whole)
 
 
 def test_a_signal_during_evaluation_ends_it_and_it_is_made_up_for(trained, tmp_path, capsys):
@@ -153,10 +148,8 @@ def test_another_batch_size_goes_on_with_the_next_example(trained, recipe, tmp_p
 
 def test_a_signal_before_the_first_step_ends_at_once(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "recipe_dataset", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    assert train.run(recipe, tmp_path, []) == 143
-    assert (
-        capsys.readouterr().out == "stopped by SIGTERM before the first step; the same command starts again\n"
-    )
+    assert start(recipe, tmp_path) == 143
+    assert capsys.readouterr().out.startswith("stopped by SIGTERM before the first step;")
     assert not list(tmp_path.iterdir())
 
 
@@ -227,11 +220,45 @@ def test_a_run_that_is_not_whole_or_has_gone_further_is_refused(trained, recipe,
     fewer = recipe.model_copy(update={"training": options})
     config = (tmp_path / "config.json").read_text()
     with refused("config.training.steps", 3):
-        train.run(fewer, tmp_path, [])
+        start(fewer, tmp_path)
     assert (tmp_path / "config.json").read_text() == config
     # What the backward pass recomputes changes no result.
     model = recipe.model.model_copy(update={"remat": "blocks"})
-    assert train.run(recipe.model_copy(update={"model": model}), tmp_path, []) == 0
+    assert start(recipe.model_copy(update={"model": model}), tmp_path) == 0
     (tmp_path / "config.json").unlink()
     with refused(tmp_path / "config.json"):
-        train.run(recipe, tmp_path, [])
+        start(recipe, tmp_path)
+
+
+def test_a_finished_training_is_reported_before_data_are_read(trained, recipe, tmp_path, capsys, monkeypatch):
+    trained(tmp_path)
+    monkeypatch.setattr(train, "recipe_dataset", lambda *_: pytest.fail("data were touched"))
+    by_epochs = {"steps": None, "epochs": 2.0, "resume_anyway": True}  # 12 images in batches of 4
+    for changes in ({}, by_epochs):
+        capsys.readouterr()
+        options = recipe.training.model_copy(update=changes)
+        assert start(recipe.model_copy(update={"training": options}), tmp_path) == 0
+        [line] = capsys.readouterr().out.splitlines()
+        assert f"{tmp_path}: finished at step 6 of 6, mIoU 50.00 %" in line
+        assert "not compared" in line
+    # Another network is refused, and a checkpoint that is damaged or was not evaluated is resumed.
+    model = recipe.model.model_copy(update={"channel_attention": False})
+    with refused(tmp_path / "checkpoints/6"):
+        start(recipe.model_copy(update={"model": model, "training": options}), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "read_scores", lambda _: None)
+        assert train.describe_finished(recipe, tmp_path) == ""
+    next((tmp_path / "checkpoints/6/variables/d").iterdir()).unlink()
+    assert train.describe_finished(recipe, tmp_path) == ""
+
+
+def test_a_checkpoint_that_does_not_fit_the_recipe_is_refused_before_data_are_read(
+    trained, recipe, tmp_path, monkeypatch
+):
+    trained(tmp_path / "run")
+    monkeypatch.setattr(train, "recipe_dataset", lambda *_: pytest.fail("data were touched"))
+    init = recipe.init.model_copy(update={"checkpoint": str(tmp_path / "run")})
+    model = recipe.model.model_copy(update={"backbone": "resnet34"})
+    with refused(tmp_path / "run", "resnet34", "resnet18"):
+        start(recipe.model_copy(update={"init": init, "model": model}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
