@@ -149,6 +149,11 @@ def with_new_digests(run):
     write_digests(epath.Path(checkpoint))
 
 
+def key_twice(run):
+    content = (run / "config.json").read_text().strip()
+    (run / "config.json").write_text(f'{{"seed": 1, {content[1:-1]}, "seed": 2}}')
+
+
 def array_elsewhere(content):
     tree = content["tree_metadata"]
     name, value = next(iter(tree.items()))
@@ -176,7 +181,7 @@ DAMAGED = {
     "config without a model": (replaced("config.json", b"{}"), "config.json"),
     "config without a dataset": (config(lambda c: c.update(evaluation={})), "config.json"),
     "dataset is null": (config(lambda c: c.update(dataset=None, evaluation={})), "config.json"),
-    "key twice": (replaced("config.json", b'{"model": {}, "model": {}}'), "config.json"),
+    "key twice": (key_twice, "config.json"),
     "model is a text": (config(lambda c: c.update(model="x")), "config.json"),
     "backbone is a path": (config(lambda c: c["model"].update(backbone="../x")), "config.json"),
     "option that runs": (config(lambda c: c["model"].update(__reduce__="os.system")), "config.json"),
