@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from danet_jax.classes import Classes
 from danet_jax.data.summary import Summary, warnings
@@ -35,11 +35,15 @@ DATASET_NAMES = tuple(sorted(_BUILDERS))
 
 
 class EncodedExample(TypedDict):
-    """One example as stored: image and label still encoded; `label` is None in a split without labels."""
+    """One example as stored: image and label still encoded; `label` is None in a split without labels.
+
+    `bits` says how many bits of 16-bit channels are used, 16 if it is absent.
+    """
 
     name: str
     image: bytes
     label: bytes | None
+    bits: NotRequired[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Dataset:
       summaries: What each split holds, counted when it was prepared.
       shard_sizes: Bytes of each shard's file by its name, as it was written.
       shard_digests: Digest of each shard's file by its name, as it was written.
+      bits_used: How many bits of 16-bit channels are used.
     """
 
     name: str
@@ -63,6 +68,12 @@ class Dataset:
     summaries: Mapping[str, Summary] = dataclasses.field(default_factory=dict, compare=False)
     shard_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict, compare=False)
     shard_digests: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    bits_used: int = 16
+
+    @property
+    def bits(self) -> int:
+        """The bits per channel of images for a network trained on these data: 8, unless some images have more."""
+        return self.bits_used if any(summary.deep for summary in self.summaries.values()) else 8
 
     def warnings(self) -> list[str]:
         """Returns a line for everything about the data that should be reported before training on them."""
@@ -99,7 +110,7 @@ class Dataset:
                 value=split,
                 allowed=tuple(self.splits),
             )
-        source = EncodedSource(self.directory, split, self.splits[split], self.shard_sizes)
+        source = EncodedSource(self.directory, split, self.splits[split], self.shard_sizes, self.bits_used)
         if labelled and source[0]["label"] is None:
             raise InputError(
                 f"{self.name}: the split {split!r} has no labels; choose another with {labelled}",
@@ -135,8 +146,15 @@ class Dataset:
 class EncodedSource(Sequence[EncodedExample]):
     """The examples of one split, read on access; can be pickled and sent to worker processes."""
 
-    def __init__(self, directory: str, split: str, length: int, shard_sizes: Mapping[str, int] | None = None):
-        self._directory, self._split, self._length = directory, split, length
+    def __init__(
+        self,
+        directory: str,
+        split: str,
+        length: int,
+        shard_sizes: Mapping[str, int] | None = None,
+        bits: int = 16,
+    ):
+        self._directory, self._split, self._length, self._bits = directory, split, length, bits
         self._shard_sizes = dict(shard_sizes or {})
 
     def __len__(self) -> int:
@@ -160,7 +178,7 @@ class EncodedSource(Sequence[EncodedExample]):
                 f"({first_line(error)}); delete {self._directory} and run --mode=prepare",
                 what=str(self._shard_of(index % len(self))),
             ) from None
-        return {"name": name, "image": image, "label": label}
+        return {"name": name, "image": image, "label": label, "bits": self._bits}
 
     @functools.cached_property
     def _records(self) -> Any:
@@ -265,6 +283,7 @@ def open_dataset(
         builder.summaries(),
         {name: shard["bytes"] for name, shard in described.items()},
         {name: shard["digest"] for name, shard in described.items()},
+        builder.bits,
     )
 
 

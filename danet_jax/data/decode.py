@@ -3,6 +3,8 @@
 PNG is decoded by imagecodecs, TIFF by tifffile and everything else by Pillow. Transparent images are composed over
 white. Images are meant to be shown as their EXIF orientation (or TIFF's Orientation) says: `upright` turns them.
 Prepared data are upright already, since a label has to be turned with its image (see `danet_jax.data.builders.pair`).
+
+Pixels have the depth that a network takes: uint8, or uint16 from 0 to `2**depth - 1`. Either stands for 0 to 1.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from danet_jax.data.tiff import decode_tiff, is_tiff, tiff_bits, tiff_orientation, tiff_remarks
+from danet_jax.data.tiff import (
+    TiffPixels,
+    decode_tiff,
+    is_tiff,
+    tiff_bits,
+    tiff_orientation,
+    tiff_remarks,
+)
 from danet_jax.errors import InputError, one_line
 
 _BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
@@ -28,7 +37,7 @@ _SCAN, _PROGRESSIVE, _END = 0xDA, 0xC2, 0xD9  # markers of JPEG
 _BEHIND_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # a marker that is no part of a scan
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLER = bytes(range(37, 250, 3)) * 2
-_SMALLEST_RANGE = 2**14
+SMALLEST_RANGE = 2**14
 """16-bit images that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
 _FEW_LEVELS = 32
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP")
@@ -66,9 +75,32 @@ TO_UPRIGHT = {
 }
 
 
-def decode_image(data: bytes, name: str, *, upright: bool = False, bits: int = 16) -> np.ndarray:
-    """Decodes an image to uint8 `[H, W, 3]`; see `decode_picture`."""
-    return np.array(decode_picture(data, name, upright=upright, bits=bits))
+def decode_image(
+    data: bytes, name: str, *, upright: bool = False, bits: int = 16, depth: int = 8, trusted: bool = False
+) -> np.ndarray:
+    """Decodes an image to `[H, W, 3]`: uint8, or uint16 from 0 to `2**depth - 1` for a depth of more than 8 bits.
+
+    Args:
+      data: see `decode_picture`, as all other arguments.
+      name: the file's name, for error messages.
+      upright: turn the image as its EXIF or TIFF orientation says.
+      bits: how many bits of 16-bit channels are used.
+      depth: the bits of the result. At more than 8, a 16-bit image of any brightness is accepted, and nothing is lost
+        where `depth` equals `bits`.
+      trusted: the file was decoded without an error before.
+
+    Raises:
+      InputError: see `decode_picture`.
+    """
+    if depth == 8:
+        return np.array(decode_picture(data, name, upright=upright, bits=bits, trusted=trusted))
+    decoded = _decoded(data, name, trusted=trusted)
+    if isinstance(decoded, Image.Image):
+        pixels = deepened(np.asarray(decoded.convert("RGB")), depth)
+    else:
+        pixels = _composed_deep(decoded, bits, depth, name)
+    turn = TO_UPRIGHT.get(orientation(data)) if upright else None
+    return pixels if turn is None else turned(pixels, turn)
 
 
 def decode_picture(
@@ -86,35 +118,58 @@ def decode_picture(
       bits: how many bits of 16-bit channels are used: 12 for values up to 4095, of which the upper 8 bits are then
         4095 >> 4.
       trusted: the file was decoded without an error before; a JPEG is then not checked for missing parts, which takes
-        as long as decoding it.
+        as long as decoding it, and 16-bit channels may use any part of their range.
 
     Raises:
       InputError: the file is not an image, is damaged or cut short, has signed, floating-point or 32-bit pixels or more
         bands than RGB and alpha, or uses hardly any of the range of its 16 bits.
     """
-    if is_tiff(data):
-        colours, depth, alpha, premultiplied = decode_tiff(data, name)
-        picture = _composed(colours, alpha, depth, bits, name, premultiplied=premultiplied)
-    elif data.startswith(_PNG):
-        pixels = _decode_png(data, name)
-        alpha = pixels[..., -1] if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else None
-        colours = pixels if alpha is None else pixels[..., :-1]
-        picture = _composed(colours, alpha, 8 * pixels.itemsize, bits, name)
-    else:
-        picture = _load(data, name)
-        if data.startswith(_JPEG) and not trusted:
-            _refuse_cut_jpeg(data, picture, name)
-        if picture.mode.startswith("I;16"):
-            picture = _composed(np.asarray(picture).astype(np.uint16), None, 16, bits, name)
-        elif picture.mode in ("I", "F"):
-            raise InputError(f"{name}: an image with 32-bit pixels; save it as 8-bit RGB", what=name)
-        elif picture.has_transparency_data:
-            rgba = np.asarray(picture.convert("RGBA"))
-            picture = _composed(rgba[..., :3], rgba[..., 3], 8, bits, name)
+    decoded = _decoded(data, name, trusted=trusted)
+    picture = decoded if isinstance(decoded, Image.Image) else _composed(decoded, bits, name, trusted)
     if upright:
         turn = TO_UPRIGHT.get(orientation(data))
         picture = picture if turn is None else picture.transpose(turn)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _decoded(data: bytes, name: str, *, trusted: bool) -> Image.Image | TiffPixels:
+    """Returns an 8-bit image of Pillow's without transparency, or colours of any depth with or without alpha."""
+    if is_tiff(data):
+        return decode_tiff(data, name)
+    if data.startswith(_PNG):
+        pixels = _decode_png(data, name)
+        alpha = pixels[..., -1] if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else None
+        return TiffPixels(pixels if alpha is None else pixels[..., :-1], 8 * pixels.itemsize, alpha)
+    picture = _load(data, name)
+    if data.startswith(_JPEG) and not trusted:
+        _refuse_cut_jpeg(data, picture, name)
+    if picture.mode.startswith("I;16"):
+        return TiffPixels(np.asarray(picture).astype(np.uint16), 16)
+    if picture.mode in ("I", "F"):
+        raise InputError(f"{name}: an image with 32-bit pixels; save it as 8-bit RGB", what=name)
+    if picture.has_transparency_data:
+        rgba = np.asarray(picture.convert("RGBA"))
+        return TiffPixels(rgba[..., :3], 8, rgba[..., 3])
+    return picture
+
+
+def deepened(pixels: np.ndarray, depth: int) -> np.ndarray:
+    """Returns uint8 pixels as uint16 from 0 to `2**depth - 1`; a depth of 8 leaves them as they are."""
+    if depth == 8:
+        return pixels
+    return ((pixels.astype(np.uint32) * (2**depth - 1) + 127) // 255).astype(np.uint16)
+
+
+def shown(pixels: np.ndarray, depth: int) -> np.ndarray:
+    """Returns pixels of this depth as people look at them, uint8."""
+    return pixels if depth == 8 else (pixels >> (depth - 8)).astype(np.uint8)
+
+
+def turned(pixels: np.ndarray, turn: Image.Transpose) -> np.ndarray:
+    """Returns pixels `[H, W, ...]` of any type, turned as `PIL.Image.Image.transpose` does."""
+    index = np.arange(pixels.shape[0] * pixels.shape[1], dtype=np.int32).reshape(pixels.shape[:2])
+    moved = np.asarray(Image.fromarray(index).transpose(turn))
+    return pixels.reshape(-1, *pixels.shape[2:])[moved]
 
 
 def orientation(data: bytes) -> int:
@@ -148,10 +203,10 @@ def remarks(data: bytes, name: str, bits: int = 16) -> tuple[str, ...]:
         found.append("several frames or pages, of which the first is used")
     if further_band:
         found.append("a fourth band of unknown meaning, which is left out")
-    if has_sixteen_bits(data, name):
-        pixels = decode_image(data, name, bits=bits)
-        if int(pixels.max()) - int(pixels.min()) < _FEW_LEVELS - 1:
-            found.append(f"fewer than {_FEW_LEVELS} grey levels in the 8 bits that are used of 16")
+    if is_deep(data, name):
+        pixels = decode_image(data, name, bits=bits, depth=bits)
+        if int(pixels.max()) - int(pixels.min()) < (_FEW_LEVELS - 1) * 2 ** (bits - 8):
+            found.append(f"little contrast: fewer than {_FEW_LEVELS} of the 256 grey levels of 8 bits")
     return tuple(found)
 
 
@@ -177,21 +232,13 @@ def _essential(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _composed(
-    colours: np.ndarray,
-    alpha: np.ndarray | None,
-    depth: int,
-    bits: int,
-    name: str,
-    *,
-    premultiplied: bool = False,
-) -> Image.Image:
-    """Returns grey or RGB of `depth` bits as 8-bit grey or RGB, composed over white."""
+def _composed(decoded: TiffPixels, bits: int, name: str, trusted: bool) -> Image.Image:
+    """Returns grey or RGB of any depth as 8-bit grey or RGB, composed over white."""
+    colours, depth, alpha, premultiplied = decoded
     if colours.dtype != np.uint8:
-        if alpha is not None:  # of 12 bits in 16, too, or of all 16
-            used = bits if depth == 16 and not int(alpha.max(initial=0)) >> bits else depth
-            alpha = (alpha >> (used - 8)).astype(np.uint8)
-        colours = _upper_bits(colours, bits, name) if depth == 16 else colours >> (depth - 8)
+        if alpha is not None:
+            alpha = (alpha >> (_alpha_bits(decoded, bits) - 8)).astype(np.uint8)
+        colours = _upper_bits(colours, bits, name, trusted) if depth == 16 else colours >> (depth - 8)
         colours = colours.astype(np.uint8)
     if colours.ndim == 3 and colours.shape[2] == 1:
         colours = colours[..., 0]
@@ -205,21 +252,49 @@ def _composed(
     return Image.fromarray(np.ascontiguousarray(colours))
 
 
-def _upper_bits(pixels: np.ndarray, bits: int, name: str) -> np.ndarray:
+def _composed_deep(decoded: TiffPixels, bits: int, depth: int, name: str) -> np.ndarray:
+    """Returns grey or RGB of any depth as RGB of `depth` bits, uint16 `[H, W, 3]`, composed over white."""
+    colours, stored, alpha, premultiplied = decoded
+    if stored == 16:
+        _refuse_beyond(colours, bits, name)
+        stored = bits
+    colours = colours if colours.ndim == 3 else colours[..., None]
+    if alpha is None and stored == depth:
+        pixels = colours
+    else:
+        levels = colours / (2**stored - 1)
+        if alpha is not None:
+            share = np.minimum(alpha[..., None] / (2 ** _alpha_bits(decoded, bits) - 1), 1)
+            levels = np.minimum((levels if premultiplied else levels * share) + 1 - share, 1)
+        pixels = np.round(levels * (2**depth - 1))
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), np.uint16)
+
+
+def _alpha_bits(decoded: TiffPixels, bits: int) -> int:
+    """Returns the bits of alpha, which may have 12 bits in 16 as the colours have, or all 16."""
+    assert decoded.alpha is not None
+    return bits if decoded.bits == 16 and not int(decoded.alpha.max(initial=0)) >> bits else decoded.bits
+
+
+def _upper_bits(pixels: np.ndarray, bits: int, name: str, trusted: bool) -> np.ndarray:
     largest = int(pixels.max(initial=0))
-    if bits == 16 and 0 < largest < _SMALLEST_RANGE:
+    if bits == 16 and 0 < largest < SMALLEST_RANGE and not trusted:
         raise InputError(
             f"{name}: of 16 bits only values up to {largest} are used, of which {(largest >> 8) + 1} grey levels would "
-            "be left; save it with 8 bits, or, in your own data, set dataset.options.bits to the bits that are used, "
-            f"such as {max(8, largest.bit_length() + largest.bit_length() % 2)}",
+            "be left for a network that was trained on 8-bit images; save it with 8 bits",
             what=name,
             value=largest,
         )
+    _refuse_beyond(pixels, bits, name)
+    return pixels >> (bits - 8)
+
+
+def _refuse_beyond(pixels: np.ndarray, bits: int, name: str) -> None:
+    largest = int(pixels.max(initial=0))
     if largest >> bits:
         raise InputError(
             f"{name}: holds the value {largest}, which has more than {bits} bits", what=name, value=largest
         )
-    return pixels >> (bits - 8)
 
 
 def _refuse_cut_jpeg(data: bytes, picture: Image.Image, name: str) -> None:
@@ -356,17 +431,17 @@ def is_plain_label(data: bytes) -> bool:
     return len(data) > _COLOUR_TYPE and (data[_BIT_DEPTH], data[_COLOUR_TYPE]) == (8, 0)
 
 
-def has_sixteen_bits(data: bytes, name: str) -> bool:
-    """Returns whether an image has 16-bit channels; raises InputError if it is not an image."""
+def is_deep(data: bytes, name: str) -> bool:
+    """Returns whether an image has more than 8 bits per channel; raises InputError if it is not an image."""
     if is_tiff(data):
-        return tiff_bits(data, name) == 16
+        return tiff_bits(data, name) > 8
     picture = opened(data, name)
     return data[_BIT_DEPTH] == 16 if data.startswith(_PNG) else picture.mode.startswith("I;16")
 
 
 def encode_image(pixels: np.ndarray) -> bytes:
-    """Encodes an image, uint8 `[H, W, 3]`, as PNG; `decode_image` returns it exactly."""
-    return _encoded(pixels, "PNG")
+    """Encodes an image, uint8 or uint16 `[H, W, 3]`, as PNG; `decode_image` returns it exactly."""
+    return _encoded(pixels, "PNG") if pixels.dtype == np.uint8 else _encoded_deep(pixels)
 
 
 def encode_label(label: np.ndarray) -> bytes:
@@ -375,8 +450,18 @@ def encode_label(label: np.ndarray) -> bytes:
 
 
 def encode_uncompressed(pixels: np.ndarray) -> bytes:
-    """Encodes an image, uint8 `[H, W, 3]`, or a label map, uint8 `[H, W]`, as BMP: large, and decoded at once."""
-    return _encoded(pixels, "BMP")
+    """Encodes an image or a label map without compression, so that it is large and decoded at once.
+
+    Args:
+      pixels: uint8 `[H, W, 3]` or `[H, W]`, which becomes BMP; or uint16 `[H, W, 3]`, which becomes PNG.
+    """
+    return _encoded(pixels, "BMP") if pixels.dtype == np.uint8 else _encoded_deep(pixels, level=0)
+
+
+def _encoded_deep(pixels: np.ndarray, level: int | None = None) -> bytes:
+    import imagecodecs
+
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=level))
 
 
 def _encoded(pixels: np.ndarray, kind: str) -> bytes:

@@ -33,6 +33,7 @@ class Examined(NamedTuple):
       counts: Pixels of each label value, int64 `[256]`; None without a label.
       darkest: The smallest value of each channel of the image.
       brightest: The largest value of each channel of the image.
+      deep: Whether the image has more than 8 bits per channel.
       image_digest: Digest of the image's size and pixels, however they are encoded.
       label_digest: Digest of the label's size and values; empty without a label.
     """
@@ -41,6 +42,7 @@ class Examined(NamedTuple):
     counts: np.ndarray | None
     darkest: np.ndarray
     brightest: np.ndarray
+    deep: bool
     image_digest: bytes
     label_digest: bytes = b""
 
@@ -51,10 +53,11 @@ def check_pair(pair: Pair, class_count: int) -> Examined:
     Raises:
       InputError: One of them cannot be decoded, the sizes differ or a label is neither a class nor 255.
     """
-    image = decode.decode_image(pair.image, pair.image_file)
+    image = pair.pixels()
     height, width = image.shape[:2]
     darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
-    examined = Examined((height, width), None, darkest, brightest, _digest(image))
+    deep = image.dtype != np.uint8
+    examined = Examined((height, width), None, darkest, brightest, deep, _digest(image))
     if pair.label is None:
         return examined
     label = decode.decode_label(pair.label, pair.label_file)
@@ -103,8 +106,8 @@ class Findings(Summary):
 
     images: int = 0
     sizes: collections.Counter[tuple[int, int]] = dataclasses.field(default_factory=collections.Counter)
-    darkest: np.ndarray = dataclasses.field(default_factory=lambda: np.full(3, 255, np.uint8))
-    brightest: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3, np.uint8))
+    darkest: np.ndarray = dataclasses.field(default_factory=lambda: np.full(3, 65535, np.uint16))
+    brightest: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(3, np.uint16))
     errors: list[str] = dataclasses.field(default_factory=list)
     digests: set[bytes] = dataclasses.field(default_factory=set)
 

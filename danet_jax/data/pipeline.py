@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -97,6 +98,7 @@ def training_batches(
     flip: bool = True,
     mirrored: np.ndarray | None = None,
     photometric: bool = False,
+    bits: int = 8,
     workers: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
@@ -113,7 +115,8 @@ def training_batches(
       flip: Whether images are mirrored at random.
       mirrored: The label that each label becomes in a mirrored image, see `transforms.mirrored_labels`; None for no
         change.
-      photometric: Whether light and colours are changed at random, see `photometric.distort`.
+      photometric: Whether light and colours are changed at random, see `transforms.distort`.
+      bits: The bits per channel of the images that the network takes.
       workers: Processes that decode and augment; 0 does it in threads of this process.
       shard_index: This host's number.
       shard_count: Number of hosts that share the stream.
@@ -121,7 +124,7 @@ def training_batches(
     Returns:
       An iterator of `{"image": uint8 [batch_size, crop_size, crop_size, 3], "label": uint8 [batch_size,
       crop_size, crop_size]}` with `get_state` and `set_state`; a stream that was set to a saved state
-      continues exactly as the one that saved it.
+      continues exactly as the one that saved it. For more than 8 bits images are uint16, from 0 to `2**bits - 1`.
 
     Raises:
       InputError: There are no examples or they have no labels.
@@ -138,7 +141,9 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .random_map(
-            Augment(base_size, crop_size, SCALE_RANGE if random_scale else None, flip, mirrored, photometric)
+            Augment(
+                base_size, crop_size, SCALE_RANGE if random_scale else None, flip, mirrored, photometric, bits
+            )
         )
         .repeat()
     )
@@ -154,6 +159,7 @@ def training_batches(
 def evaluation_examples(
     source: Sequence[EncodedExample],
     *,
+    bits: int = 8,
     shard_index: int = 0,
     shard_count: int = 1,
     workers: int = 0,
@@ -164,10 +170,12 @@ def evaluation_examples(
 
     Returns:
       An iterator of `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; label is None in a
-      split without labels.
+      split without labels. For more than 8 `bits` images are uint16, from 0 to `2**bits - 1`.
     """
     share = len(range(len(source))[shard_index::shard_count])
-    examples = grain.MapDataset.source(source)[shard_index::shard_count].map(decode_example)
+    examples = grain.MapDataset.source(source)[shard_index::shard_count].map(
+        functools.partial(decode_example, depth=bits)
+    )
 
     def read() -> Iterator[dict[str, Any]]:
         iterator = _read_ahead(examples, min(workers, share))

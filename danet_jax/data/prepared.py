@@ -27,6 +27,8 @@ class PreparedImage:
     Args:
       data: The encoded image.
       name: Its name, for error messages.
+      bits: How many bits of 16-bit channels are used.
+      depth: The bits of the result; at more than 8 the image is always decoded completely.
 
     Attributes:
       size: Height and width.
@@ -35,21 +37,26 @@ class PreparedImage:
       InputError: It is damaged.
     """
 
-    def __init__(self, data: bytes, name: str):
-        self._data, self._name = data, name
-        self._complete: Image.Image | None = None
+    def __init__(self, data: bytes, name: str, bits: int = 16, depth: int = 8):
+        self._data, self._name, self._bits = data, name, bits
+        self._complete: Image.Image | np.ndarray | None = None
         self._frame = _jpeg_frame(data)
-        if (header := _png_header(data)) is not None:
+        if depth > 8:
+            self._complete = decode.decode_image(data, name, bits=bits, depth=depth, trusted=True)
+            height, width = self._complete.shape[:2]
+        elif (header := _png_header(data)) is not None:
             width, height = header[:2]
         elif self._frame:
             height, width = struct.unpack_from(">HH", data, self._frame)
         else:
-            self._complete = _complete(data, name)
+            self._complete = _complete(data, name, bits)
             width, height = self._complete.size
         self.size = height, width
 
-    def first_rows(self, rows: int) -> Image.Image:
+    def first_rows(self, rows: int) -> Image.Image | np.ndarray:
         """Returns an RGB image whose first `rows` are those of `decode.decode_image`; what follows is undefined.
+
+        It is an array, uint16 `[H, W, 3]`, for a depth of more than 8 bits.
 
         Raises:
           InputError: It is damaged.
@@ -59,7 +66,9 @@ class PreparedImage:
         if self._frame:
             return decode.decode_picture(_cut(self._data, self._frame, rows), self._name, trusted=True)
         picture = _rows_of_png(self._data, self._name, rows, _COLOURS)
-        return decode.decode_picture(self._data, self._name) if picture is None else picture
+        if picture is None:
+            return decode.decode_picture(self._data, self._name, bits=self._bits, trusted=True)
+        return picture
 
 
 def _jpeg_frame(data: bytes) -> int:
@@ -86,12 +95,12 @@ def _cut(data: bytes, frame: int, rows: int) -> bytes:
     return data[:frame] + struct.pack(">H", height) + data[frame + 2 :]
 
 
-def _complete(data: bytes, name: str) -> Image.Image:
+def _complete(data: bytes, name: str, bits: int) -> Image.Image:
     if data.startswith(b"BM"):  # which OpenCV reads in half of the time
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if pixels is not None:
             return Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-    return decode.decode_picture(data, name, trusted=True)
+    return decode.decode_picture(data, name, bits=bits, trusted=True)
 
 
 def first_label_rows(data: bytes, name: str, rows: int) -> np.ndarray:

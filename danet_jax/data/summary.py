@@ -32,6 +32,7 @@ class Summary:
       first_assumed: The first of these examples, by the assumption.
       images_digest: Digest of all names and images, whatever their order and encoding; None if it was not computed.
       labels_digest: The same of all names and labels.
+      deep: Number of examples whose image has more than 8 bits per channel.
     """
 
     examples: int = 0
@@ -43,10 +44,12 @@ class Summary:
     first_assumed: dict[str, str] = dataclasses.field(default_factory=dict)
     images_digest: int | None = 0
     labels_digest: int | None = 0
+    deep: int = 0
 
     def add(self, name: str, examined: Examined, assumed: Sequence[str] = ()) -> None:
         """Counts one example: its name, what was seen in it, and what was assumed about it."""
         self.examples += 1
+        self.deep += examined.deep
         self.images_digest = _sum(self.images_digest, _named(name, examined.image_digest))
         if (counts := examined.counts) is not None:
             self.labelled += 1
@@ -70,6 +73,7 @@ class Summary:
     def merge(self, other: Summary) -> None:
         """Adds what another part has counted."""
         self.examples += other.examples
+        self.deep += other.deep
         self.labelled += other.labelled
         self.only_ignored += other.only_ignored
         self.pixels += other.pixels
@@ -105,6 +109,7 @@ class Summary:
             "present": {str(value): int(self.present[value]) for value in np.flatnonzero(self.present)},
             "images_digest": self.images_digest,
             "labels_digest": self.labels_digest,
+            "deep": self.deep,
         }
 
     @classmethod
@@ -118,6 +123,7 @@ class Summary:
         summary.first_assumed = dict(values["first_assumed"])
         summary.images_digest = values.get("images_digest")
         summary.labels_digest = values.get("labels_digest")
+        summary.deep = values.get("deep", 0)
         return summary
 
 

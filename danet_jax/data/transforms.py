@@ -124,16 +124,25 @@ def apply_view(
 
 
 def _seen(
-    picture: Image.Image,
+    picture: Image.Image | np.ndarray,
     label: np.ndarray,
     size: tuple[int, int],
     view: View,
     mirrored: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Applies a view to a picture and a label map of this size, which may lack the rows below the crop."""
+    """Applies a view to an image and a label map of this size, which may lack the rows below the crop.
+
+    An image of more than 8 bits is an array; Pillow scales each channel of it by itself, with 32 bits.
+    """
     rows, columns = min(view.size, view.height - view.top), min(view.size, view.width - view.left)
-    seen = np.zeros((view.size, view.size, 3), np.uint8)
-    seen[:rows, :columns] = np.asarray(_scaled_part(picture, size[0], view, rows, columns))
+    if isinstance(picture, Image.Image):
+        seen = np.zeros((view.size, view.size, 3), np.uint8)
+        seen[:rows, :columns] = np.asarray(_scaled_part(picture, size[0], view, rows, columns))
+    else:
+        seen = np.zeros((view.size, view.size, 3), np.uint16)
+        for channel in range(3):
+            alone = Image.fromarray(picture[..., channel].astype(np.int32))
+            seen[:rows, :columns, channel] = np.asarray(_scaled_part(alone, size[0], view, rows, columns))
     from_rows = _nearest(size[0], view.height)[view.top : view.top + rows]
     from_columns = _nearest(size[1], view.width)[view.left : view.left + columns]
     if view.flip:
@@ -193,19 +202,25 @@ def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
     return needed * (length // parts), needed * (new_length // parts)
 
 
-def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def distort(image: np.ndarray, rng: np.random.Generator, depth: int = 8) -> np.ndarray:
     """Changes brightness, contrast, saturation and hue, each in half of the images, at random.
 
     The source is mmsegmentation's `PhotoMetricDistortion` (mmseg/datasets/transforms/transforms.py), after SSD
     (arXiv 1512.02325, section 2.2).
 
     Args:
-      image: uint8 `[H, W, 3]`, RGB.
+      image: uint8 `[H, W, 3]`, RGB; or uint16 from 0 to `2**depth - 1`, which is changed in float32.
       rng: the source of randomness.
+      depth: the bits per channel.
 
     Returns:
-      uint8 `[H, W, 3]`: brightness changes first; contrast before or after saturation and hue, which change in HSV.
+      The same shape and dtype: brightness changes first; contrast before or after saturation and hue, which change in
+      HSV.
     """
+    if depth > 8:
+        largest = np.float32(2**depth - 1)
+        levels = distort(image.astype(np.float32) * (255 / largest), rng)
+        return np.round(levels * (largest / 255)).astype(np.uint16)
     if rng.random() < 0.5:
         image = _linear(image, 1.0, rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS))
     contrast_first = rng.random() < 0.5
@@ -216,22 +231,30 @@ def distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hue = int(rng.integers(-MAX_HUE, MAX_HUE)) if rng.random() < 0.5 else 0
     if saturation != 1.0 or hue:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
-        hsv[..., 1] = _linear(hsv[..., 1], saturation)
+        if image.dtype == np.uint8:
+            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
+            hsv[..., 1] = _linear(hsv[..., 1], saturation)
+        else:  # hue in degrees, saturation from 0 to 1
+            hsv[..., 0] = (hsv[..., 0] + 2 * hue) % 360
+            hsv[..., 1] = np.minimum(hsv[..., 1] * saturation, 1)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     return image if contrast_first else _linear(image, contrast)
 
 
 def _linear(levels: np.ndarray, factor: float, offset: float = 0.0) -> np.ndarray:
-    return np.clip(levels.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+    return np.clip(levels.astype(np.float32) * factor + offset, 0, 255).astype(levels.dtype)
 
 
-def decode_example(example: EncodedExample) -> dict[str, Any]:
-    """Decodes a stored example to `name`, `image` uint8 `[H, W, 3]`, and `label` uint8 `[H, W]` or None."""
+def decode_example(example: EncodedExample, depth: int = 8) -> dict[str, Any]:
+    """Decodes a stored example to `name`, `image` `[H, W, 3]`, and `label` uint8 `[H, W]` or None.
+
+    The image is uint8, or uint16 from 0 to `2**depth - 1` for a depth of more than 8 bits.
+    """
     name, label = example["name"], example["label"]
+    image = PreparedImage(example["image"], name, example.get("bits", 16), depth)
     return {
         "name": name,
-        "image": np.array(PreparedImage(example["image"], name).first_rows(_ALL)),
+        "image": np.array(image.first_rows(_ALL)),
         "label": None if label is None else np.array(first_label_rows(label, name, _ALL)),
     }
 
@@ -246,13 +269,14 @@ class Augment:
     flip: bool = True
     mirrored: np.ndarray | None = None
     photometric: bool = False
+    depth: int = 8
 
     def __call__(self, example: EncodedExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
         name, stored_label = example["name"], example["label"]
         if stored_label is None:
             raise InputError(f"{name}: has no label to train on", what=name)
-        stored = PreparedImage(example["image"], name)
+        stored = PreparedImage(example["image"], name, example.get("bits", 16), self.depth)
         height, width = stored.size
         view = draw_view(
             height,
@@ -268,5 +292,5 @@ class Augment:
         image, label = _seen(picture, part, (height, width), view, self.mirrored)
         if self.photometric:  # the padding stays black
             rows, columns = view.height - view.top, view.width - view.left
-            image[:rows, :columns] = distort(image[:rows, :columns], rng)
+            image[:rows, :columns] = distort(image[:rows, :columns], rng, self.depth)
         return {"image": image, "label": label}

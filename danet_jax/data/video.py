@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from danet_jax.data.decode import decode_image
+from danet_jax.data.decode import decode_image, deepened
 from danet_jax.errors import InputError, one_line
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -48,13 +48,18 @@ class Video:
       missing: how many frames were damaged or missing when it was last read to its end.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, bits: int = 16, depth: int = 8):
         """Opens the video.
+
+        Args:
+          path: the file, or the pattern.
+          bits: how many bits of 16-bit channels are used, in numbered images.
+          depth: the bits per channel of the frames; more than 8 make them uint16, from 0 to `2**depth - 1`.
 
         Raises:
           InputError: it does not exist, is not a video that FFmpeg reads, or images are missing.
         """
-        self.path = path
+        self.path, self._bits, self._depth = path, bits, depth
         self.files = _numbered(path) if _is_pattern(path) else [path]
         self.missing = 0
         self._is_pattern = self.files != [path]
@@ -97,7 +102,7 @@ class Video:
 
     def _images(self) -> Iterator[tuple[Fraction, _Pixels]]:
         for number, path in enumerate(self.files):
-            yield number * self.tick, functools.partial(_image, path)
+            yield number * self.tick, functools.partial(self._image, path)
 
     def _decoded(self) -> Iterator[tuple[Fraction, _Pixels]]:
         """Yields the time of each frame, and a function that returns its pixels."""
@@ -124,10 +129,17 @@ class Video:
                     tick = frame.time_base or Fraction(0)
                     time = time + step if frame.pts is None else frame.pts * tick - begin
                     length = max(step, (frame.duration or 0) * tick)
-                    yield max(time, Fraction(0)), functools.partial(_upright, frame)
+                    yield max(time, Fraction(0)), functools.partial(self._upright, frame)
             cut = _declared_seconds(stream) - time - length
             cut_frames = round(cut / step) if cut > 0.5 and not stream.frames else 0
             self.missing = damaged or max(0, stream.frames - packets, cut_frames)
+
+    def _image(self, path: Path) -> np.ndarray:
+        return decode_image(path.read_bytes(), str(path), upright=True, bits=self._bits, depth=self._depth)
+
+    def _upright(self, frame: av.VideoFrame) -> np.ndarray:
+        pixels = frame.to_ndarray(format="rgb24")
+        return deepened(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)), self._depth)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -157,15 +169,6 @@ def _declared_seconds(stream: av.VideoStream) -> float:
         return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
     except ValueError:
         return 0.0
-
-
-def _image(path: Path) -> np.ndarray:
-    return decode_image(path.read_bytes(), str(path), upright=True)
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
 def _numbered(pattern: Path) -> list[Path]:

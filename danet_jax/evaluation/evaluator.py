@@ -73,7 +73,8 @@ class Evaluator:
 
         Args:
           variables: the network's variables, on any devices, the same on every host.
-          examples: this host's examples: `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`.
+          examples: this host's examples: `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`;
+            images are uint16 if the protocol's `bits` are more than 8.
 
         Raises:
           InputError: there are no examples, or one has no label, a label of another size, or a value that is neither
@@ -85,7 +86,7 @@ class Evaluator:
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal images
             for example in examples:
-                yield checked_example(example, self.classes)
+                yield checked_example(example, self.classes, self.protocol.pixel_type)
                 images += 1
 
         confusion = self._empty
@@ -100,8 +101,10 @@ class Evaluator:
         return Result(counts, self.classes, total, self.protocol)
 
 
-def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the image, uint8 `[H, W, 3]`, and the label, uint8 `[H, W]`, of an example.
+def checked_example(
+    example: Mapping[str, Any], classes: Classes, pixel_type: Any = np.uint8
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the image, `[H, W, 3]` of `pixel_type`, and the label, uint8 `[H, W]`, of an example.
 
     Raises:
       InputError: see `Evaluator`.
@@ -115,8 +118,9 @@ def checked_example(example: Mapping[str, Any], classes: Classes) -> tuple[np.nd
     def wrong(problem: str, value: Any = None) -> InputError:
         return InputError(f"{name}: {problem}", what=str(name), value=value)
 
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise wrong(f"the image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+    if image.dtype != pixel_type or image.ndim != 3 or image.shape[2] != 3:
+        kind = np.dtype(pixel_type).name
+        raise wrong(f"the image must be {kind} [H, W, 3], not {image.dtype} {list(image.shape)}")
     if label is None:
         raise wrong("the image has no label; evaluate a split that has labels")
     label = np.asarray(label)

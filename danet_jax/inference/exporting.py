@@ -33,7 +33,8 @@ def probabilities(
         the best.
       model: the network.
       variables: the network's parameters and batch statistics.
-      images: uint8 `[B, H, W, 3]`; B, H and W may be symbolic dimensions of `jax.export`.
+      images: `[B, H, W, 3]`, uint8, or uint16 for a network of more than 8 bits; B, H and W may be symbolic dimensions
+        of `jax.export`.
 
     Raises:
       InputError: the sizes are symbolic, and the protocol has scales but no base size.

@@ -9,7 +9,7 @@ from typing import Any
 from danet_jax.errors import InputError
 from danet_jax.inference.protocol import Protocol
 
-_OPTIONS = {field.name for field in dataclasses.fields(Protocol)} - {"name", "flip_pairs", "mirrored"}
+_OPTIONS = {field.name for field in dataclasses.fields(Protocol)} - {"name", "bits", "flip_pairs", "mirrored"}
 
 
 def protocol_of(config: Mapping[str, Any]) -> Protocol:

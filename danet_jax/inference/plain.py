@@ -72,7 +72,7 @@ class Inputs(NamedTuple):
     """What the compiled function takes besides the variables; n is 1 where all images have one size.
 
     Attributes:
-      images: uint8 `[B, H, W, 3]`.
+      images: uint8 or uint16 `[B, H, W, 3]`.
       labels: uint8 `[B, H + padding, W]`, 255 where there are none; None if the reduction needs none.
       scalings: from the images to what the network sees, one per scale.
       sizes: int32 `[n, 2]`, heights and widths of the images and then at each scale.
@@ -145,7 +145,7 @@ class WholeImages:
     ) -> Inputs:
         """Returns the compiled function's arrays for images of a group and their labels, filled up to `at_once`."""
         at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
-        pixels = np.zeros((at_once, height, width, 3), np.uint8)
+        pixels = np.zeros((at_once, height, width, 3), self.protocol.pixel_type)
         truths = None
         if labels:
             truths = np.full((at_once, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8)

@@ -109,7 +109,7 @@ class Predictor(typing.Protocol):
         Args:
           variables: the network's, on every device of the mesh.
           group: the group of the images.
-          images: uint8 `[H, W, 3]` each.
+          images: uint8 `[H, W, 3]` each, or uint16 for a network of more than 8 bits.
           reduction: what is made of the scores.
           labels: uint8 `[H, W]` of each image, where the reduction needs them.
           exact: whether no more is computed than these images, at the price of further programs for smaller batches;

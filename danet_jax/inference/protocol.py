@@ -61,6 +61,9 @@ class Protocol:
       mean: subtracted from the channels R, G and B, in 0 to 1. None: as the network was trained, which is ImageNet's
         unless its checkpoint says otherwise.
       std: divides the channels after that. None: as for `mean`.
+      bits: the bits per channel of the images. Pixel values are divided by `2**bits - 1`, and images of more than 8
+        bits are uint16, resized in float32 whatever `image_resize`. None: as the network was trained, which is 8 unless
+        its checkpoint says otherwise.
       flip_pairs: classes that the flip turns into each other, as `left lane=right lane`: their scores are swapped.
       mirrored: the class that the flip turns each class into, by number, set by `for_network`; empty: none changes.
       name: the name that is shown beside results.
@@ -80,6 +83,7 @@ class Protocol:
     image_resize: str = "float"
     mean: Triple | None = None
     std: Triple | None = None
+    bits: int | None = None
     flip_pairs: tuple[str, ...] = ()
     mirrored: tuple[int, ...] = ()
     name: str = "custom"
@@ -109,6 +113,8 @@ class Protocol:
                 raise self._wrong(key, "must be two whole numbers")
             if not 1 <= min(numbers) <= max(numbers) < 32768:
                 raise self._wrong(key, "must be at least 1 and below 32768")
+        if self.bits is not None and (not _are_numbers((self.bits,), int) or not 8 <= self.bits <= 16):
+            raise self._wrong("bits", "must be a whole number from 8 to 16, or None")
         check_normalisation(*self.normalisation)
         for key in ("mean", "std"):
             if (value := getattr(self, key)) is not None:
@@ -230,14 +236,19 @@ class Protocol:
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
     def for_network(
-        self, align_corners: bool, mean: Triple = MEAN, std: Triple = STD, classes: Classes | None = None
+        self,
+        align_corners: bool,
+        mean: Triple = MEAN,
+        std: Triple = STD,
+        classes: Classes | None = None,
+        bits: int = 8,
     ) -> Protocol:
-        """Returns the protocol with open fields taken from a network's up-sampling, normalisation and classes.
+        """Returns the protocol with open fields taken from a network's up-sampling, normalisation, classes and bits.
 
         Raises:
           InputError: `flip_pairs` does not fit the classes.
         """
-        of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std}
+        of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std, "bits": bits}
         open_ones = {key: value for key, value in of_network.items() if getattr(self, key) is None}
         if classes is not None and self.flip_pairs:
             open_ones["mirrored"] = classes.mirrored(self.flip_pairs)
@@ -247,6 +258,16 @@ class Protocol:
     def normalisation(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation; ImageNet's where they are open."""
         return MEAN if self.mean is None else self.mean, STD if self.std is None else self.std
+
+    @property
+    def depth(self) -> int:
+        """The bits per channel of the images; 8 where they are open."""
+        return self.bits or 8
+
+    @property
+    def pixel_type(self) -> Any:
+        """The type of the images, uint8 or uint16."""
+        return np.uint8 if self.depth == 8 else np.uint16
 
     def replace(self, **changes: Any) -> Protocol:
         """Returns the protocol with fields changed, and the changes added to its name.
@@ -270,8 +291,11 @@ class Protocol:
         return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns every field, as stored in `evaluation.json`."""
-        return dataclasses.asdict(self)
+        """Returns every field, as stored in `evaluation.json`; without `bits` the network takes images of 8 bits."""
+        fields = dataclasses.asdict(self)
+        if self.depth == 8:
+            del fields["bits"]
+        return fields
 
 
 PRESETS: Mapping[str, Callable[[str], Protocol]] = {

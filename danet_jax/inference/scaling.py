@@ -1,4 +1,4 @@
-"""From 8-bit images to the network's input at one scale of a protocol: resized, normalised and masked."""
+"""From images to the network's input at one scale of a protocol: resized, normalised and masked."""
 
 from __future__ import annotations
 
@@ -55,27 +55,31 @@ def scaling_of(
 
 def taps_of(protocol: Protocol, axis: int, pixels: Any, size: Any, new_size: Any) -> Taps:
     """Returns the taps `[2, n]` at `size` of `pixels` at `new_size`, along an image's rows (axis 0) or columns (1)."""
-    if protocol.image_resize == "uint8":
+    if _in_8_bits(protocol):
         return opencv_taps(pixels, size, new_size, of_columns=axis == 1)
     return bilinear_taps(pixels, size, new_size, align_corners=bool(protocol.align_corners))
 
 
+def _in_8_bits(protocol: Protocol) -> bool:
+    return protocol.image_resize == "uint8" and protocol.depth == 8
+
+
 def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array:
-    """Returns the network's input, float32 `[n, h, w, 3]`, 0 past `sizes`, for images uint8 `[n, H, W, 3]`."""
+    """Returns the network's input, float32 `[n, h, w, 3]`, 0 past `sizes`, for images `[n, H, W, 3]`."""
     rows, columns, sizes = scaling
     x = jnp.asarray(images)
     if rows is not None and columns is not None:
-        if protocol.image_resize == "uint8":
+        if _in_8_bits(protocol):
             x = resize_8bit(x, rows, columns)
         else:
             x = along_columns(dense(columns, x.shape[2]), x.astype(jnp.float32))
             x = along_rows(dense(rows, x.shape[1]), x)
-    x = normalize(x, *protocol.normalisation)
+    x = normalize(x, *protocol.normalisation, protocol.depth)
     return masked(x, None if sizes is None else inside(x, jnp.asarray(sizes)))
 
 
 def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
-    """Returns the network's input for one whole image, uint8 `[H, W, 3]`, at scale 1: float32 `[1, h, w, 3]`."""
+    """Returns the network's input for one whole image `[H, W, 3]` at scale 1: float32 `[1, h, w, 3]`."""
     size = image.shape[0], image.shape[1]
     new_size = protocol.scaled_size(1.0, *size)
     scaling = scaling_of(protocol, [size], [new_size], new_size, padded=False)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import MAX_CLASSES, Classes
-from danet_jax.data.decode import decode_image
+from danet_jax.data.decode import decode_image, deepened, shown
 from danet_jax.errors import InputError
 from danet_jax.inference.options import protocol_of
 from danet_jax.inference.plain import WholeImages
@@ -43,6 +43,24 @@ from danet_jax.weights.download import download
 AHEAD = 2
 """Results that the devices may be ahead of the host, which fetches them."""
 
+_MODES_OF_8_BITS = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+)
+"""Of `PIL.Image`; `convert("RGB")` clips the values of all others to 255."""
+
 
 class Segmenter:
     """Segments images: `segmenter(images)` returns labels, `segmenter.scores(images)` the scores behind them.
@@ -59,7 +77,8 @@ class Segmenter:
     Args:
       model: the network.
       variables: its parameters and batch statistics.
-      protocol: how it is applied to an image; None is the whole image at once.
+      protocol: how it is applied to an image; None is the whole image at once. Its `bits` are those of the images that
+        the network was trained on: with more than 8, images are uint16 from 0 to `2**bits - 1`.
       classes: names and colours, for drawing results.
       mesh: the devices on this host, images divided over its axis `data` and their rows over `space`; None is the
         first device.
@@ -93,6 +112,7 @@ class Segmenter:
                 allowed=model.num_classes,
             )
         self.model, self.protocol, self.classes = model, self._predictor.protocol, classes
+        self.bits_used = self.protocol.depth if self.protocol.depth > 8 else 16
         self.variables = self._checked_variables(variables)
 
     def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
@@ -121,7 +141,8 @@ class Segmenter:
 
         Args:
           images: uint8 `[B, H, W, 3]` RGB; or one image: uint8 `[H, W, 3]`, a `PIL.Image`, a path, or an address such
-            as `https://HOST/photo.jpg`; or a list of these. Files are turned as their EXIF orientation says.
+            as `https://HOST/photo.jpg`; or a list of these. Files are turned as their EXIF orientation says. Arrays
+            are uint16 where `protocol.bits` is more than 8.
 
         Returns:
           int32 `[B, H, W]`; for one image `[H, W]`; for a list a list of these.
@@ -130,9 +151,9 @@ class Segmenter:
           InputError: `images` is none of these, or a file cannot be read.
         """
         if isinstance(images, list | tuple):
-            return list(self.stream(_image(image) for image in images))
-        batch = images if np.ndim(images) == 4 else _image(images)[None]
-        batch = checked_images(batch)
+            return list(self.stream(self._image(image) for image in images))
+        batch = images if np.ndim(images) == 4 else self._image(images)[None]
+        batch = checked_images(batch, bits=self.protocol.depth)
         labels = self._labels(self._predictor.group(*batch.shape[1:3]), batch, exact=True)
         return labels if np.ndim(images) == 4 else labels[0]
 
@@ -151,15 +172,15 @@ class Segmenter:
 
         classes = self.classes or Classes.named([f"class {index}" for index in range(self.num_classes)])
         several = isinstance(images, list | tuple) or np.ndim(images) == 4
-        pixels = [_image(image) for image in images] if several else [_image(images)]
+        pixels = [self._image(image) for image in images] if several else [self._image(images)]
         pictures = [
-            overlay(image, labels, classes, legend=legend, outlines=outlines)
+            overlay(shown(image, self.protocol.depth), labels, classes, legend=legend, outlines=outlines)
             for image, labels in zip(pixels, self(pixels), strict=True)
         ]
         return pictures if several else pictures[0]
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields labels, int32 `[H, W]`, of one image after another, each uint8 `[H, W, 3]` RGB, in their order.
+        """Yields labels, int32 `[H, W]`, of one image after another, each `[H, W, 3]` RGB, in their order.
 
         Consecutive images of one size go to the device together, as many as it takes at once. It works on them while
         earlier results are used and later images are read; no more than two such batches are in memory. Images are
@@ -168,7 +189,8 @@ class Segmenter:
         Raises:
           InputError: an image is not such an array.
         """
-        copies = ((np.array(checked_images(image, "H W 3")),) for image in images)
+        bits = self.protocol.depth
+        copies = ((np.array(checked_images(image, "H W 3", bits=bits)),) for image in images)
         collected = batches(self._predictor, copies, in_order=True)
         with concurrent.futures.ThreadPoolExecutor(1) as device:
             labels: Iterator[Any] = (
@@ -188,23 +210,22 @@ class Segmenter:
         nor vanish, and their order and ratios are right.
 
         Raises:
-          InputError: `images` is not uint8 `[B, H, W, 3]`.
+          InputError: `images` is not an array `[B, H, W, 3]`, uint8, or uint16 where `protocol.bits` is more than 8.
         """
-        images = checked_images(images)
+        images = checked_images(images, bits=self.protocol.depth)
         scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
         return self._fill(scores, self._predictor.group(*images.shape[1:3]), images, SCORES, exact=True)
 
     def explain(self, image: np.ndarray | jax.Array) -> Insight:
-        """Returns what the network saw in one image, uint8 `[H, W, 3]` RGB: queries, keys, scales and logits.
+        """Returns what the network saw in one image, `[H, W, 3]` RGB: queries, keys, scales and logits.
 
         The network sees the whole image, at the protocol's base size, unflipped, whatever its scales and windows.
 
         Raises:
           InputError: `image` is not such an array.
         """
-        return insight(
-            self.model, self.variables, seen_whole(self.protocol, checked_images(image, "H W 3", "image"))
-        )
+        image = checked_images(image, "H W 3", "image", self.protocol.depth)
+        return insight(self.model, self.variables, seen_whole(self.protocol, image))
 
     def attention(
         self, image: np.ndarray | jax.Array, places: Sequence[Sequence[int]] | np.ndarray
@@ -220,6 +241,31 @@ class Segmenter:
           InputError: `image` or `places` is not such an array, or the network has no position attention.
         """
         return self.explain(image).maps(places)
+
+    def _image(self, image: Any) -> np.ndarray:
+        """Returns one image, a path, an address, a `PIL.Image` or an array, as an array `[H, W, 3]`."""
+        depth = self.protocol.depth
+        if isinstance(image, str | os.PathLike):
+            path = download(image) if isinstance(image, str) and "://" in image else Path(image)
+            try:
+                data = path.read_bytes()
+            except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+                reason = getattr(error, "strerror", None) or error
+                raise InputError(
+                    f"images: {os.fspath(image)}: cannot be read: {reason}", what="images"
+                ) from error
+            return decode_image(data, os.fspath(image), upright=True, bits=self.bits_used, depth=depth)
+        if hasattr(image, "getexif"):  # a PIL.Image
+            from PIL import ImageOps
+
+            if image.mode not in _MODES_OF_8_BITS:
+                raise InputError(
+                    f"images: a PIL.Image of mode {image.mode} has no defined range; pass its file, or an array",
+                    what="images",
+                    value=image.mode,
+                )
+            image = deepened(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), depth)
+        return checked_images(image, "H W 3", bits=depth)
 
     def _labels(self, group: Group, images: Sequence[np.ndarray] | np.ndarray, *, exact: bool) -> np.ndarray:
         labels = np.empty((len(images), *images[0].shape[:2]), np.int32)
@@ -289,7 +335,9 @@ def load_segmenter(
             f"{path}: holds only a backbone; train it with --config.init.checkpoint={path}", what=str(path)
         )
     protocol = protocol_for(checkpoint, protocol)
-    return Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
+    segmenter = Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
+    segmenter.bits_used = checkpoint.bits_used
+    return segmenter
 
 
 def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
@@ -301,7 +349,7 @@ def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Pr
         protocol = protocol_of(checkpoint.config)
     network = checkpoint.network
     return (protocol or Protocol.whole()).for_network(
-        network.align_corners, checkpoint.mean, checkpoint.std, checkpoint.classes
+        network.align_corners, checkpoint.mean, checkpoint.std, checkpoint.classes, checkpoint.bits
     )
 
 
@@ -317,33 +365,33 @@ def _refuse_other_types(*, protocol: Any = None, classes: Any = None, mesh: Any 
             )
 
 
-def _image(image: Any) -> np.ndarray:
-    """Returns one image, a path, an address, a `PIL.Image` or an array, as uint8 `[H, W, 3]`."""
-    if isinstance(image, str | os.PathLike):
-        path = download(image) if isinstance(image, str) and "://" in image else Path(image)
-        try:
-            data = path.read_bytes()
-        except (OSError, ValueError) as error:  # a name with NUL is a ValueError
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"images: {os.fspath(image)}: cannot be read: {reason}", what="images"
-            ) from error
-        return decode_image(data, os.fspath(image), upright=True)
-    if hasattr(image, "getexif"):  # a PIL.Image
-        from PIL import ImageOps
+def checked_images(images: Any, shape: str = "B H W 3", name: str = "images", bits: int = 8) -> np.ndarray:
+    """Returns an array of this shape, none of whose sides is 0: uint8, or uint16 for more than 8 bits.
 
-        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    return checked_images(image, "H W 3")
-
-
-def checked_images(images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
-    """Returns an array uint8 of this shape, none of whose sides is 0."""
+    Raises:
+      InputError: the array has another type or shape, or holds larger values than `2**bits - 1`.
+    """
     found, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
-    dimensions = shape.split()
-    allowed = f"uint8 [{', '.join(dimensions)}] RGB"
-    if found is None or len(found) != len(dimensions) or found[-1] != 3 or dtype != np.uint8:
+    dimensions, kind = shape.split(), "uint8" if bits == 8 else "uint16"
+    allowed = f"{kind} [{', '.join(dimensions)}] RGB"
+    if found is None or len(found) != len(dimensions) or found[-1] != 3 or dtype != kind:
         given = type(images).__name__ if found is None else f"{dtype} {list(found)}"
-        raise InputError(f"{name} must be {allowed}, not {given}", what=name, allowed=allowed)
+        remedy = ""
+        if {str(dtype), kind} == {"uint8", "uint16"}:
+            remedy = (
+                f"; the network was trained on images of {bits} bits, so pass values from 0 to {2**bits - 1}"
+            )
+        raise InputError(
+            f"{name} must be {allowed}, not {given}{remedy}", what=name, value=given, allowed=allowed
+        )
     if 0 in found:
         raise InputError(f"{name} must not be empty: {list(found)}", what=name, allowed=allowed)
-    return np.asarray(images)
+    images = np.asarray(images)
+    if 8 < bits < 16 and (largest := int(images.max())) >> bits:
+        raise InputError(
+            f"{name}: the value {largest} has more than the {bits} bits that the network was trained on",
+            what=name,
+            value=largest,
+            allowed=range(2**bits),
+        )
+    return images

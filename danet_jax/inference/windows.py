@@ -71,11 +71,11 @@ def cut(
     at_once: int,
     least: tuple[int, int],
 ) -> tuple[np.ndarray, Scaling]:
-    """Returns the parts of images that windows are made of, uint8 `[n, H, W, 3]`, and how these become windows.
+    """Returns the parts of images that windows are made of, `[n, H, W, 3]`, and how these become windows.
 
     Args:
       protocol: how images are resized.
-      windows: each with its image, uint8 `[h, w, 3]`.
+      windows: each with its image, `[h, w, 3]`.
       shape: height and width of the network's input, at least those of the windows.
       at_once: n, to which the windows are filled up.
       least: the smallest H and W.
@@ -95,7 +95,7 @@ def cut(
             taps[which].index[:, number, : axis.window] = np.clip(index, first, last) - first
             taps[which].weight[:, number, : axis.window] = weight
     extents = np.maximum(-(-np.diff(ranges)[..., 0].max(1) // BLOCK) * BLOCK, least)
-    blocks = np.zeros((at_once, *extents, 3), np.uint8)
+    blocks = np.zeros((at_once, *extents, 3), protocol.pixel_type)
     for block, (_, image), (top, bottom), (left, right) in zip(blocks, windows, *ranges, strict=False):
         block[: bottom - top, : right - left] = image[top:bottom, left:right]
     rows, columns = taps

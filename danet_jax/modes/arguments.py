@@ -108,15 +108,20 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Returns an image file as it is meant to be shown, uint8 `[H, W, 3]`, and reports on stderr what was left out.
+def read_image(path: Path, bits: int = 16, depth: int = 8) -> np.ndarray:
+    """Returns an image file as it is meant to be shown, `[H, W, 3]`, and reports on stderr what was left out.
+
+    Args:
+      path: the file.
+      bits: how many bits of 16-bit channels are used.
+      depth: the bits of the result, see `decode_image`.
 
     Raises:
       InputError: it cannot be read or decoded.
     """
     data = read_file(path)
-    image = decode_image(data, str(path), upright=True)
-    for remark in remarks(data, str(path)):
+    image = decode_image(data, str(path), upright=True, bits=bits, depth=depth)
+    for remark in remarks(data, str(path), bits):
         print(f"{path}: it has {remark}", file=sys.stderr)
     return image
 

@@ -8,13 +8,14 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import rich.table
 
 from danet_jax.classes import Classes
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.pair import Pair
 from danet_jax.data.dataset import EncodedSource
-from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.data.decode import decode_label, shown
 from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
@@ -45,7 +46,8 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         findings, splits = {}, _readers(recipe, builder)
         for split, readers in splits.items():
             findings[split] = inspect(watched(readers, f"checking {split}", len(readers)), builder.classes)
-            findings[split].errors += filter(None, [builder.wrong_with(split, findings[split])])
+        for split, found in findings.items():  # after all, since a builder may compare the splits
+            found.errors += filter(None, [builder.wrong_with(split, found)])
         # What was assumed when the data were prepared can no longer be seen in them.
         warned = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()
@@ -84,7 +86,8 @@ def _stored(source: EncodedSource, index: int, split: str) -> Pair:
     except InputError as error:
         raise InputError(f"{split}, {error}", what=error.what, value=error.value) from None
     name = f"{split}/{example['name']}"
-    return Pair(example["name"], example["image"], example["label"], f"{name}, image", f"{name}, label")
+    image, label, bits = example["image"], example["label"], example.get("bits", 16)
+    return Pair(example["name"], image, label, f"{name}, image", f"{name}, label", bits=bits)
 
 
 def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Iterator[Example]:
@@ -99,8 +102,10 @@ def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Itera
             with contextlib.suppress(InputError):
                 pair = readers[index * len(readers) // count]()
                 check_pair(pair, len(classes))
+                image = pair.pixels()
+                image = shown(image, 8 if image.dtype == np.uint8 else pair.bits)
                 label = None if pair.label is None else decode_label(pair.label, pair.label_file)
-                yield Example(f"{split}/{pair.name}", decode_image(pair.image, pair.image_file), label)
+                yield Example(f"{split}/{pair.name}", image, label)
 
 
 def _tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:

@@ -94,7 +94,7 @@ def run(
         network = found.network
         try:
             evaluator = evaluator_of(
-                network, protocol.for_network(network.align_corners, found.mean, found.std)
+                network, protocol.for_network(network.align_corners, found.mean, found.std, bits=found.bits)
             )
         except InputError as error:
             raise error.in_file(path) from error
@@ -106,7 +106,7 @@ def run(
                 print(f"warning: {path}, {warning}", file=sys.stderr)
             print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
         examples = evaluation_examples(
-            source, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
+            source, bits=found.bits, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
         )
         count = len(range(len(source))[host::hosts])
         params = with_scales(found.variables["params"], dict.fromkeys(without, jnp.float32(0)))

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
-from danet_jax.inference.segmenter import load_segmenter
+from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
-from danet_jax.modes.prepare import validation_examples
+from danet_jax.modes.prepare import pixels_of, validation_examples
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
 from danet_jax.runs.terminal import shown
@@ -45,7 +44,7 @@ def run(
     segmenter = load_segmenter(trained_network(workdir, checkpoint), protocol, **(overrides or {}))
     failures = 0
     outputs = Outputs(workdir / "explore", overwrite=overwrite)
-    for source, name, title, read in _images(recipe, arguments):
+    for source, name, title, read in _images(recipe, arguments, segmenter):
         since = time.perf_counter()
         try:
             image = read()
@@ -60,12 +59,17 @@ def run(
 
 
 def _images(
-    recipe: Recipe | None, arguments: list[str]
+    recipe: Recipe | None, arguments: list[str], segmenter: Segmenter
 ) -> Iterator[tuple[str, str, str, Callable[[], np.ndarray]]]:
     """Yields for each image its source, the name of its page, a title and a function that reads its pixels."""
     if recipe is not None and not arguments:
         for name, example in validation_examples(recipe, _EXAMPLES):
             title = example["name"]
-            yield f"validation example {title}", name, title, partial(decode_image, example["image"], title)
+            yield f"validation example {title}", name, title, partial(pixels_of, example, segmenter)
     for path in images_of(arguments):
-        yield os.path.abspath(path), short_name(path), path.name, partial(read_image, path)
+        yield (
+            os.path.abspath(path),
+            short_name(path),
+            path.name,
+            partial(read_image, path, segmenter.bits_used, segmenter.protocol.depth),
+        )

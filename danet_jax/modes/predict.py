@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import Classes
-from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.data.decode import decode_label, shown
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.pictures import overlay, save_labels, save_png, side_by_side
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
-from danet_jax.modes.prepare import validation_examples
+from danet_jax.modes.prepare import pixels_of, validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
@@ -78,11 +78,11 @@ def run(
                     outlines=outlines,
                 )
                 continue
-            image = read_image(path)
+            image = read_image(path, segmenter.bits_used, segmenter.protocol.depth)
             with outputs.writing(os.path.abspath(path), short_name(path), _SUFFIXES) as paths:
                 labels = segmenter(image)
                 save_labels(labels, classes, paths[0])
-                save_png(draw(image, labels), paths[1])
+                save_png(draw(shown(image, segmenter.protocol.depth), labels), paths[1])
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
@@ -104,8 +104,9 @@ def _predict_examples(
     draw: Callable[[np.ndarray, np.ndarray], Image.Image],
 ) -> None:
     for name, example in validation_examples(recipe, _EXAMPLES):
-        image = decode_image(example["image"], name)
+        image = pixels_of(example, segmenter)
         labels = segmenter(image)
+        image = shown(image, segmenter.protocol.depth)
         pictures, titles = [draw(image, labels)], ["prediction"]
         if example["label"] is not None:
             pictures.append(draw(image, decode_label(example["label"], name)))

@@ -6,18 +6,23 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.published import PublishedBuilder
 from danet_jax.data.dataset import Dataset, EncodedExample, data_changes, dataset_builder, open_dataset
+from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError, first_line
 from danet_jax.modes.arguments import apart, refuse_arguments
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import read_data
 from danet_jax.runs.hosts import refuse_differing
+
+if TYPE_CHECKING:
+    from danet_jax.inference.segmenter import Segmenter
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
@@ -103,6 +108,17 @@ def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway
         changes = ["the run stores no digest of its data, so it cannot be checked that they are the same"]
     if changes and jax.process_index() == 0:
         print(f"warning: {workdir}: {'; '.join(changes)}", file=sys.stderr)
+
+
+def pixels_of(example: EncodedExample, segmenter: Segmenter) -> np.ndarray:
+    """Returns the image of a stored example as a network takes it, `[H, W, 3]`."""
+    return decode_image(
+        example["image"],
+        example["name"],
+        bits=example.get("bits", 16),
+        depth=segmenter.protocol.depth,
+        trusted=True,
+    )
 
 
 def describe(builder: PairsBuilder) -> str:

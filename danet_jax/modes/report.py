@@ -50,7 +50,7 @@ def contents(folder: Path) -> Contents:
         source = dataset.source(recipe.dataset.validation_split)
         every = max(1, -(-len(source) // MOST_IMAGES))
         count = -(-len(source) // every)
-        examples = evaluation_examples(source, shard_count=every)
+        examples = evaluation_examples(source, bits=segmenter.protocol.depth, shard_count=every)
         moving = watched(examples, f"segmenting {recipe.dataset.validation_split} with {folder.name}", count)
         result, pictures = evaluate_examples(segmenter, moving, dataset.classes)
     except InputError as error:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from danet_jax.classes import Classes
-from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import refuse_arguments, trained_network
-from danet_jax.modes.prepare import recipe_dataset
+from danet_jax.modes.prepare import pixels_of, recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
 from danet_jax.runs.terminal import watched
@@ -49,7 +48,7 @@ def run(
     check_classes(segmenter, dataset.classes)
     source = dataset.source(split)
     predictions = (
-        (example["name"], segmenter(decode_image(example["image"], example["name"])).astype(np.uint8))
+        (example["name"], segmenter(pixels_of(example, segmenter)).astype(np.uint8))
         for example in watched(source, f"segmenting {split}", len(source))
     )
     outputs = Outputs(workdir, overwrite=overwrite)

@@ -7,6 +7,7 @@ the initial state.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import sys
@@ -50,7 +51,7 @@ from danet_jax.runs.lock import locked, refuse_locked
 from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.pace import Pace, Profile
 from danet_jax.runs.stopping import StopSignals
-from danet_jax.runs.stored import describe, read_scores, refuse_changed, refuse_other_description
+from danet_jax.runs.stored import bits_of, describe, read_scores, refuse_changed, refuse_other_description
 from danet_jax.runs.terminal import shown, watched
 from danet_jax.training.losses import HardPixels, balanced_weights
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
@@ -125,6 +126,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
         refuse_other_data(workdir, digest, resume_anyway=options.resume_anyway)
+    saved = checkpoint_steps(workdir / "checkpoints")
+    bits = bits_of(workdir / "checkpoints" / str(saved[-1])) if saved else dataset.bits
     source = dataset.source(data.train_split, labelled="dataset.train_split")
     validation = dataset.source(data.validation_split, labelled="dataset.validation_split")
     batches = training_batches(
@@ -137,6 +140,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
         flip=data.flip,
         mirrored=mirrored_labels(dataset.classes, data.flip_pairs),
         photometric=data.photometric,
+        bits=bits,
         workers=data.workers,
         shard_index=host,
         shard_count=hosts,
@@ -148,21 +152,25 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
 
     # The network, the train step and the evaluation.
     model = recipe.network(len(dataset.classes))
-    description = describe(model, dataset.classes)
+    description = describe(model, dataset.classes, bits)
     class_weights = None
     if options.class_balance:
         class_weights = balanced_weights(dataset.class_pixels(data.train_split), options.class_balance)
-    schedule, train_step, fresh_state = training_step(recipe, model, steps, class_weights)
-    protocol = recipe.protocol()
+    schedule, train_step, fresh_state = training_step(recipe, model, steps, class_weights, bits)
+    protocol = dataclasses.replace(recipe.protocol(), bits=bits)
     evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 
     def validate(variables: Mapping[str, Any]) -> Result:
-        examples = evaluation_examples(validation, shard_index=host, shard_count=hosts, workers=data.workers)
+        examples = evaluation_examples(
+            validation, bits=bits, shard_index=host, shard_count=hosts, workers=data.workers
+        )
         count = len(range(len(validation))[host::hosts])
         moving = watched(examples, f"evaluating {data.validation_split}", count, enabled=first_host)
         return evaluator(variables, signals.interrupting(moving))
 
-    first_examples = itertools.islice(evaluation_examples(validation), options.pictures if first_host else 0)
+    first_examples = itertools.islice(
+        evaluation_examples(validation, bits=bits), options.pictures if first_host else 0
+    )
     pictures = ValidationPictures(model, protocol, dataset.classes, list(first_examples))
 
     # The initial state: fresh, from other weights, or from the last checkpoint.
@@ -272,7 +280,11 @@ class TrainingStep(NamedTuple):
 
 
 def training_step(
-    recipe: Recipe, model: DANet, steps: int, class_weights: tuple[float, ...] | None = None
+    recipe: Recipe,
+    model: DANet,
+    steps: int,
+    class_weights: tuple[float, ...] | None = None,
+    bits: int = 8,
 ) -> TrainingStep:
     """Builds the schedule, the train step and the initial state of a recipe.
 
@@ -281,6 +293,7 @@ def training_step(
       model: the recipe's network.
       steps: the number of steps of the whole training, over which the learning rate decays.
       class_weights: the weight of each class in the loss; None weights all of them equally.
+      bits: the bits per channel of the images.
     """
     options = recipe.training
     schedule = poly_schedule(options.learning_rate, steps, options.power)
@@ -305,6 +318,7 @@ def training_step(
         accumulation=options.accumulation,
         mean=mean,
         std=std,
+        bits=bits,
     )
 
     def fresh_state(mesh: Mesh) -> TrainState:
@@ -358,7 +372,7 @@ def refuse_what_cannot_be_resumed(recipe: Recipe, workdir: Path) -> None:
         return
     newest, classes = workdir / "checkpoints" / str(reached[-1]), read_classes(workdir)
     try:
-        refuse_other_description(newest, describe(recipe.network(len(classes)), classes))
+        refuse_other_description(newest, describe(recipe.network(len(classes)), classes, bits_of(newest)))
     except InputError as error:
         if error.what and error.what.startswith(("model.", "classes.")):
             raise error.in_file(newest) from error

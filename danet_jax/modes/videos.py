@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import Classes
-from danet_jax.data.decode import decode_label
+from danet_jax.data.decode import decode_label, shown
 from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.inference.pictures import blended, legend_of, save_labels, stacked
@@ -61,10 +61,10 @@ def predict_video(
     Raises:
       InputError: the video cannot be read or written, or is damaged; finished label maps stay.
     """
-    video = Video(path)
+    video = Video(path, segmenter.bits_used, segmenter.protocol.depth)
     name = short_name(path).replace("%", "_")
     with outputs.writing(os.path.abspath(path), name, ("_labels", "_overlay.mp4")) as (labels, overlay):
-        drawing = _Drawing(classes, legend, outlines)
+        drawing = _Drawing(classes, legend, outlines, segmenter.protocol.depth)
         _predict(segmenter, drawing, video, labels, overlay, keep_labels=keep_labels)
 
 
@@ -72,6 +72,7 @@ class _Drawing(NamedTuple):
     classes: Classes
     legend: bool
     outlines: bool
+    depth: int
 
 
 def _predict(
@@ -121,10 +122,11 @@ def _overlaid(video: Video, labels: Path, count: int, drawing: _Drawing) -> Iter
         found = functools.reduce(np.union1d, map(labels_of, range(count)))
         legend = legend_of(found, drawing.classes, labels_of(0).shape[1])
     for index, (at, frame) in enumerate(video.timed()):
-        shown = blended(frame, labels_of(index), drawing.classes, outlines=drawing.outlines)
+        image = shown(frame, drawing.depth)
+        picture = blended(image, labels_of(index), drawing.classes, outlines=drawing.outlines)
         if legend:
-            shown = np.asarray(stacked(Image.fromarray(shown), legend))
-        yield at, shown
+            picture = np.asarray(stacked(Image.fromarray(picture), legend))
+        yield at, picture
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:

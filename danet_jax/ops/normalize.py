@@ -35,13 +35,16 @@ def check_normalisation(mean: Any, std: Any) -> None:
             )
 
 
-def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> jax.Array:
-    """Computes `(images / 255 - mean) / std`.
+def normalize(
+    images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, bits: int = 8
+) -> jax.Array:
+    """Computes `(images / (2**bits - 1) - mean) / std`, with 255 for images of 8 bits.
 
     Args:
-      images: RGB `[..., 3]`, uint8 or float, from 0 to 255.
+      images: RGB `[..., 3]`: uint8, or uint16 for more than 8 bits, or float from 0 to `2**bits - 1`.
       mean: means of the channels, for colours from 0 to 1.
       std: standard deviations of the channels, for colours from 0 to 1.
+      bits: the bits per channel.
 
     Returns:
       Float32 of the same shape.
@@ -59,21 +62,24 @@ def normalize(images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[flo
     if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
         given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
         raise _images_error(f"must be an array [..., 3] of RGB, not {given}", given)
-    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise _images_error(f"must be uint8 or float from 0 to 255, not {images.dtype}", images.dtype)
-    if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):
+    white, whole = 2**bits - 1, jnp.uint8 if bits == 8 else jnp.uint16
+    is_float = jnp.issubdtype(images.dtype, jnp.floating)
+    if images.dtype != whole and not is_float:
+        kind = jnp.dtype(whole).name
+        raise _images_error(f"must be {kind}, or float of 0 to {white}, not {images.dtype}", images.dtype)
+    if is_float and not isinstance(images, jax.core.Tracer):
         largest = np.max(np.asarray(images, np.float32))
         if 0 < largest <= 1:
             raise _images_error(
-                f"are {images.dtype} of at most {largest:.3g} where 0 to 255 is expected: multiply them by 255",
+                f"are {images.dtype} of at most {largest:.3g} where 0 to {white} is expected: multiply them by {white}",
                 largest,
             )
     check_normalisation(mean, std)
-    scale = np.float32(1) / (np.float32(255) * np.asarray(std, np.float32))
+    scale = np.float32(1) / (np.float32(white) * np.asarray(std, np.float32))
     shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
     shape = (1,) * (images.ndim - 1) + (3,)
     return images.astype(jnp.float32) * scale.reshape(shape) - shift.reshape(shape)
 
 
 def _images_error(problem: str, value: Any) -> InputError:
-    return InputError(f"images {problem}", what="images", value=value, allowed="uint8 or float from 0 to 255")
+    return InputError(f"images {problem}", what="images", value=value, allowed="uint8 or uint16, or float")

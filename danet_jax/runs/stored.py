@@ -3,7 +3,7 @@
     STEP/variables     what the network is applied with
     STEP/training      the rest of the state: step, optimizer, random key
     STEP/data          the position in the stream of examples
-    STEP/description   the options of the network and the classes, as they were trained
+    STEP/description   the options of the network, the classes and the bits of the images, as they were trained
     STEP/digests.json  size and CRC-32 of each of these files
     STEP/metrics       scores, once the checkpoint was evaluated, with a digest of their own
 
@@ -50,13 +50,14 @@ _FREE = ("model.dtype", "model.attention_backend", "model.remat", "model.dropout
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained network as it was found in a run's directory."""
+    """A trained network as it was found in a run's directory; `bits` are those per channel of its images."""
 
     model: DANet
     variables: Mapping[str, Any]
     classes: Classes
     config: dict[str, Any]
     step: int
+    bits: int = 8
 
 
 def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
@@ -88,7 +89,8 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
     best = best_of({step: found.get("miou") for step, found in scores.items()})
     step = steps[-1] if best is None else best
     try:
-        return Run(model, _read_variables(folders[step], model, classes), classes, config, step)
+        variables = _read_variables(folders[step], model, classes)
+        return Run(model, variables, classes, config, step, bits_of(folders[step]))
     except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
         if not folders[step].exists():  # a run that is still training has replaced it meanwhile
             return read_run(path, which=which)
@@ -102,7 +104,7 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
 
 def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[str, Any]:
     refuse_changed(checkpoint, ("variables", "description"))
-    refuse_other_description(checkpoint, describe(model, classes))
+    refuse_other_description(checkpoint, describe(model, classes, bits_of(checkpoint)))
     # The other hosts are not waited for, because one may still write a report.
     host = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -116,12 +118,26 @@ def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[st
         return handler.restore(checkpoint / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def describe(model: DANet, classes: Classes) -> dict[str, Any]:
-    """Returns the description of a network and its classes that a checkpoint contains, as JSON."""
+def describe(model: DANet, classes: Classes, bits: int = 8) -> dict[str, Any]:
+    """Returns the description of a network, its classes and its images that a checkpoint contains, as JSON."""
     return {
         "model": options_of(model),
         "classes": {"names": list(classes.names), "colours": list(classes.colours)},
+        **({} if bits == 8 else {"bits": bits}),
     }
+
+
+def bits_of(checkpoint: Path) -> int:
+    """Returns the bits per channel of the images that a checkpoint's network takes.
+
+    Raises:
+      InputError: its description was not written by a run.
+    """
+    file = checkpoint / "description" / "metadata"
+    bits = read_json(file).get("bits", 8)
+    if bits not in range(8, 17):
+        raise InputError(f"{file}: was not written by a run: bits={bits!r}", what=str(file), value=bits)
+    return int(bits)
 
 
 def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> None:

@@ -158,6 +158,7 @@ def make_train_step(
     accumulation: int = 1,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
+    bits: int = 8,
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
     """Returns the compiled training step `(state, batch) -> (state, metrics)`, which donates the old state.
 
@@ -175,6 +176,7 @@ def make_train_step(
         over the valid pixels of the whole batch; batch statistics are those of a part.
       mean: means that normalise the images, see `danet_jax.normalize`.
       std: standard deviations that normalise the images, see `danet_jax.normalize`.
+      bits: the bits per channel of the images, which are uint16 for more than 8.
 
     Returns:
       A function of a state and a batch, a dict of "image", uint8 `[B, H, W, 3]`, and "label", uint8 `[B, H, W]`. The
@@ -203,7 +205,7 @@ def make_train_step(
     def loss(params: Any, batch_stats: Any, part: Mapping[str, jax.Array], key: jax.Array, pixels: jax.Array):
         logits, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalize(part["image"], mean, std),
+            normalize(part["image"], mean, std, bits),
             train=True,
             upsample=False,
             rngs={"dropout": key},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from danet_jax.classes import Classes
+from danet_jax.data.decode import shown
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 
@@ -24,7 +25,7 @@ class ValidationPictures:
       model: the network.
       protocol: how it is applied to an image.
       classes: their colours are used.
-      examples: `{"name", "image": uint8 [H, W, 3], "label": uint8 [H, W]}`.
+      examples: `{"name", "image", "label"}`, as an `Evaluator` takes them.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ValidationPictures:
         for index, example in enumerate(self._examples):
             labels = segmenter(example["image"])
             step = -(-max(labels.shape) // _LONGEST)
-            parts = (example["image"], self._palette[example["label"]], self._palette[labels])
+            image = shown(example["image"], segmenter.protocol.depth)
+            parts = (image, self._palette[example["label"]], self._palette[labels])
             images[f"validation/picture_{index}"] = np.concatenate([x[::step, ::step] for x in parts], 1)
         return images

@@ -51,6 +51,8 @@ class Checkpoint:
       dropped: names of the tensors that were not needed.
       config: the recipe of the run, if it was trained here.
       mean, std: the normalisation that the network was trained with, R, G and B in 0 to 1.
+      bits: the bits per channel of the images that the network was trained on; images of more than 8 bits are uint16,
+        from 0 to `2**bits - 1`.
     """
 
     model: DANet | ResNet
@@ -61,6 +63,15 @@ class Checkpoint:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mean: Triple = MEAN
     std: Triple = STD
+    bits: int = 8
+
+    @property
+    def bits_used(self) -> int:
+        """How many bits of the 16-bit channels of image files are used: as many as in the data of the training."""
+        if self.bits > 8:
+            return self.bits
+        used = self.config.get("dataset", {}).get("options", {}).get("bits", 16)
+        return used if used in range(8, 17) else 16
 
     @property
     def is_backbone(self) -> bool:
@@ -164,7 +175,16 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     model = _overridden(run.model, overrides)
     description = f"of a run here, step {run.step}: {_in_words(model)}"
     mean, std = normalisation_of(run.config)
-    return Checkpoint(model, run.variables, run.classes, description, config=run.config, mean=mean, std=std)
+    return Checkpoint(
+        model,
+        run.variables,
+        run.classes,
+        description,
+        config=run.config,
+        mean=mean,
+        std=std,
+        bits=run.bits,
+    )
 
 
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
@@ -185,6 +205,7 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
         config=described.config,
         mean=mean,
         std=std,
+        bits=described.bits,
     )
 
 

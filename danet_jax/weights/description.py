@@ -26,17 +26,23 @@ FREE = tuple(name for name in OPTIONS if name not in READ_FROM_TENSORS)
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A network's options, its classes where they are known, and the recipe of the run that it comes from."""
+    """A network's options, its classes where they are known, and the recipe of the run that it comes from.
+
+    `bits` are those per channel of the images that it takes.
+    """
 
     num_classes: int
     model: Mapping[str, Any]
     classes: Classes | None = None
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    bits: int = 8
 
     @classmethod
-    def of(cls, model: DANet, classes: Classes | None, config: Mapping[str, Any]) -> Description:
+    def of(
+        cls, model: DANet, classes: Classes | None, config: Mapping[str, Any], bits: int = 8
+    ) -> Description:
         """Returns the description of a network, without what a recipe says about the user's file system."""
-        return cls(model.num_classes, options_of(model), classes, _without_places(config))
+        return cls(model.num_classes, options_of(model), classes, _without_places(config), bits)
 
     def build(self, num_classes: int | None = None) -> DANet:
         """Returns the network, with `num_classes` if given; raises InputError for options that do not exist."""
@@ -51,6 +57,7 @@ class Description:
                 "model": dict(self.model),
                 "classes": classes,
                 "config": self.config,
+                **({} if self.bits == 8 else {"bits": self.bits}),
             }
         )
 
@@ -69,6 +76,7 @@ class Description:
                 dict(content["model"]),
                 None if classes is None else make_classes(classes["names"], classes["colours"]),
                 content["config"],
+                int(content.get("bits", 8)),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"its description of itself cannot be read: {error!r}") from error

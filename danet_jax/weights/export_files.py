@@ -39,8 +39,16 @@ def export_torch(checkpoint: Checkpoint, path: Path) -> None:
     Their network has ImageNet's classifier too, `pretrained.fc`, which it does not use: load with `strict=False`.
 
     Raises:
-      InputError: torch is not installed.
+      InputError: torch is not installed, or the network takes images of more than 8 bits.
     """
+    if checkpoint.bits > 8:
+        raise InputError(
+            f"--format=torch: the network was trained on images of {checkpoint.bits} bits, and the authors' code, "
+            "whose layout this is, reads 8; export it as safetensors, stablehlo or onnx",
+            what="--format=torch",
+            value=checkpoint.bits,
+            allowed=8,
+        )
     try:
         import torch
     except ModuleNotFoundError:
@@ -69,7 +77,9 @@ def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def description(checkpoint: Checkpoint) -> str:
     """Returns what the file says about the network, in JSON."""
-    return Description.of(checkpoint.network, checkpoint.classes, checkpoint.config).to_json()
+    return Description.of(
+        checkpoint.network, checkpoint.classes, checkpoint.config, checkpoint.bits
+    ).to_json()
 
 
 def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:

@@ -19,7 +19,7 @@ from danet_jax.runs.files import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat
-from danet_jax.weights.export_stablehlo import Apply, Size, by_path, check, whole_image
+from danet_jax.weights.export_stablehlo import Apply, Size, by_path, check, pixel_type, whole_image
 
 # Calls in a jaxpr that can be replaced by what they call, when no gradient is asked for.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
@@ -34,7 +34,7 @@ def export_onnx(
 ) -> None:
     """Writes `images` uint8 `[batch, H, W, 3]` RGB -> `probabilities` float32 `[batch, H, W, num_classes]`.
 
-    It computes in float32, whatever the network did.
+    It computes in float32, whatever the network did. Images are uint16 for a network of more than 8 bits.
 
     The file is run in onnxruntime and compared before it is put in place. Its metadata hold the description.
 
@@ -62,7 +62,7 @@ def export_onnx(
     in_float32 = dataclasses.replace(checkpoint, model=model)
     weights, function = flat(checkpoint.variables), by_path(apply, model)
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *size, 3), pixel_type(checkpoint))
     jaxpr = jax.make_jaxpr(lambda images: function(weights, images))(images)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every constant without a type
     with _in_one_line("jax2onnx", path):

@@ -7,6 +7,9 @@
         weights = load(file.read("weights.safetensors"))
     probabilities = program.call(weights, images)  # uint8 [B, H, W, 3] RGB -> float32 [B, H, W, num_classes]
 
+Images are uint16, from 0 to 2**bits - 1, for a network that was trained on more than 8 bits per channel; the
+description in the weights' metadata says how many.
+
 It is lowered for CPU, CUDA and TPU at once. Weights are arguments of the program, not constants in it: they
 would be compiled with it, which takes long, and makes XLA's CPU compiler of JAX 0.10.2 crash in attention.
 """
@@ -44,7 +47,7 @@ Size = tuple[int, int]
 
 
 Apply = Callable[[DANet, Mapping[str, Any], jax.Array], jax.Array]
-"""What is exported: of a network, its variables and images uint8 `[B, H, W, 3]`, float32 `[B, H, W, K]`."""
+"""What is exported: of a network, its variables and images `[B, H, W, 3]`, float32 `[B, H, W, K]`."""
 
 
 def whole_image(model: DANet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
@@ -56,6 +59,11 @@ def whole_image(model: DANet, variables: Mapping[str, Any], images: jax.Array) -
 def by_path(apply: Apply, model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
     """Returns `apply` of a network as a function of its weights by path and of images."""
     return lambda weights, images: apply(model, unflatten_dict(dict(weights), sep="/"), images)
+
+
+def pixel_type(checkpoint: Checkpoint) -> Any:
+    """Returns the type of the images that a network takes."""
+    return jnp.uint8 if checkpoint.bits == 8 else jnp.uint16
 
 
 def exported_for_all(
@@ -98,7 +106,7 @@ def export_stablehlo(
             "--format=stablehlo needs flatbuffers: pip install flatbuffers", what="--format=stablehlo"
         ) from None
     weights = flat(checkpoint.variables)
-    exported = exported_for_all(by_path(apply, checkpoint.network), weights, size, jnp.uint8)
+    exported = exported_for_all(by_path(apply, checkpoint.network), weights, size, pixel_type(checkpoint))
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w") as file:
             file.writestr("program", bytes(exported.serialize()))
@@ -125,7 +133,7 @@ def check(
     tolerance = TOLERANCE[jnp.dtype(checkpoint.network.dtype).name]
     rng = np.random.default_rng(0)
     for batch, size in enumerate(sizes + sizes[:1] * (len(sizes) == 1), start=1):
-        images = rng.integers(0, 256, (batch, *size, 3), np.uint8)
+        images = rng.integers(0, 2**checkpoint.bits, (batch, *size, 3), pixel_type(checkpoint))
         expected, found = np.asarray(expected_of(weights, images)), np.asarray(run(images))
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not difference <= tolerance:

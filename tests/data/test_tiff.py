@@ -13,7 +13,7 @@ from danet_jax.data.decode import (
     decode_image,
     decode_label,
     encode_label,
-    has_sixteen_bits,
+    is_deep,
     orientation,
     remarks,
 )
@@ -68,7 +68,7 @@ def test_rgb_of_8_and_16_bits(rgb, deep, form, planes):
         stored = np.moveaxis(pixels, -1, 0) if planes == "separate" else pixels
         data = tiff(stored, photometric="rgb", planarconfig=planes, **FORMS[form])
         np.testing.assert_array_equal(decode_image(data, "x.tif"), expected)
-        assert has_sixteen_bits(data, "x.tif") == (pixels is deep)
+        assert is_deep(data, "x.tif") == (pixels is deep)
         assert remarks(data, "x.tif") == ()
 
 

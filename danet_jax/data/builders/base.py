@@ -57,6 +57,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     Attributes:
       classes: The classes that label values stand for.
+      bits: How many bits of 16-bit channels are used.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -75,6 +76,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         sources: SourceFiles | None = None,
         former: str = "",
         uncompressed: bool = False,
+        bits: int = 16,
     ):
         """Chooses the place on disk.
 
@@ -86,11 +88,12 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
           former: Name of this variant in version 0.2.0, if it did not compare the content of `sources`.
           uncompressed: Whether images are stored without compression, in a preparation of its own: several times
             larger, and decoded in a tenth of the time.
+          bits: How many bits of 16-bit channels are used.
 
         Raises:
           InputError: There is a single class, or the description of prepared data is damaged.
         """
-        self.classes = classes
+        self.classes, self.bits = classes, bits
         self._uncompressed = uncompressed
         self._sources = sources
         self._writer = ShardWriter()

@@ -85,8 +85,8 @@ class Folder(base.PairsBuilder):
             a mistake (`refuse`) or 255 (`ignore`). `ignore_label`: the id that is ignored, -1 if none is.
             `label_offset`: the id of the first class; what is below is ignored. `exif`: whether labels were drawn on
             the pixels as `stored`, or on the `upright` image that viewers show. `bits`: how many bits of 16-bit
-            images are used. `validation`: the share of the images that becomes the split `val`, drawn at random
-            by `split_seed`. `masks_dir`: the folder of the labels, where it has another name. `unlabelled`: whether
+            channels are used; if images have such channels, the network takes images of `bits` bits. `validation`: the
+            share of the images that becomes the split `val`, drawn at random by `split_seed`. `masks_dir`: the folder of the labels, where it has another name. `unlabelled`: whether
             pixels that no shape covers are of the class `background`, which is added as class 0, or 255 (`ignore`).
             `uncompressed`: whether images are stored without compression.
 
@@ -121,6 +121,8 @@ class Folder(base.PairsBuilder):
         images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
         if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
             changed["tiff"] = "read by tifffile"  # version 0.2.0 read other pixels from some of them
+        if 8 < options["bits"] < 16:
+            changed["depth"] = "kept"  # version 0.2.0 prepared images of 8 bits
         if drawn:
             changed["shapes"] = 1, indices  # raise the number when they are drawn differently
         super().__init__(
@@ -130,7 +132,9 @@ class Folder(base.PairsBuilder):
             sources=sources,
             classes=listed.classes,
             uncompressed=options["uncompressed"],
+            bits=options["bits"],
         )
+        self._largest: dict[str, int] = {}
         ids = {name: number for number, name in enumerate(listed.classes.names)}
         by_index = {index: ids[name] for index, name in enumerate(indices) if name in ids}
         self._ids: dict[Any, int] = {"__ignore__": IGNORE_LABEL, **ids, **by_index}
@@ -144,7 +148,9 @@ class Folder(base.PairsBuilder):
         )
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Returns whether masks of 0 and 255 leave open what 255 means."""
+        """Returns whether 16-bit images leave most of their range unused, or masks of 0 and 255 what 255 means."""
+        if error := self._narrow_range():
+            return str(error)
         values = np.flatnonzero(summary.present).tolist()
         of_shapes = any(entry.drawing for entry in self._splits[split])
         if of_shapes or values != [0, IGNORE_LABEL] or len(self.classes) != 2:
@@ -154,6 +160,25 @@ class Folder(base.PairsBuilder):
         return (
             f"{self.name}: the labels of {split} hold only 0 and 255; if 255 is {self.classes.names[1]!r}, set "
             "dataset.options.labels=colours, and if it is ignored, dataset.options.labels=ids"
+        )
+
+    def _refuse_wrong_splits(self) -> None:
+        if error := self._narrow_range():
+            raise error
+        super()._refuse_wrong_splits()
+
+    def _narrow_range(self) -> InputError | None:
+        """Returns an error that names the brightest of the 16-bit images if all of them may be of fewer bits."""
+        file = max(self._largest, key=self._largest.__getitem__, default="")
+        largest = self._largest.get(file, 0)
+        if self.bits != 16 or not 0 < largest < decode.SMALLEST_RANGE:
+            return None
+        fitting = max(8, largest.bit_length() + largest.bit_length() % 2)
+        return wrong_file(
+            file,
+            f"no image has a larger value than {largest}, though 16-bit channels hold 65535; set "
+            f"dataset.options.bits to the bits that are used, such as {fitting}",
+            value=largest,
         )
 
     def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
@@ -196,9 +221,8 @@ class Folder(base.PairsBuilder):
     def _read(self, entry: Entry, assumed: tuple[str, ...]) -> Pair:
         assert entry.image is not None  # else there is no reader
         image, label = str(entry.image), str(entry.label or "")
-        bits, follow = self._options["bits"], self._options["exif"]
-        data, label_data = _content(entry.image), None
-        assumed += tuple(f"have {remark}" for remark in decode.remarks(data, image, bits))
+        data, label_data, follow = _content(entry.image), None, self._options["exif"]
+        assumed += tuple(f"have {remark}" for remark in decode.remarks(data, image, self.bits))
         if entry.drawing and not entry.unlabelled:
             label_data, follow, remarks = self._drawn(entry.drawing(), data, image, label)
             assumed += remarks
@@ -209,11 +233,13 @@ class Folder(base.PairsBuilder):
                 problem = f"its EXIF orientation is {turned}, but that of its image is {of_image}; save it without EXIF"
                 raise wrong_file(label, problem, value=turned, allowed=of_image)
             label_data = self._train_ids(label_data, label)
-        pair = Pair(entry.name, data, label_data, image, label, assumed)
-        pair = turned_upright(pair, follow, bits, certain=entry.drawing is not None)
-        if bits != 16 and pair.image is data and decode.has_sixteen_bits(data, image):
-            data = decode.encode_image(decode.decode_image(data, image, bits=bits))
-            pair = dataclasses.replace(pair, image=data)
+        pair = Pair(entry.name, data, label_data, image, label, assumed, self.bits)
+        deep = decode.is_deep(data, image)
+        if deep:
+            self._largest[image] = int(pair.pixels().max())
+        pair = turned_upright(pair, follow, certain=entry.drawing is not None)
+        if deep and self.bits == 8 and pair.image is data:  # nothing is lost
+            pair = dataclasses.replace(pair, image=decode.encode_image(pair.pixels()))
         return pair
 
     def _drawn(

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
 
 from danet_jax.data import decode
 from danet_jax.errors import InputError
@@ -37,6 +36,14 @@ class Pair:
     image_file: str
     label_file: str = ""
     assumed: tuple[str, ...] = ()
+    bits: int = 16
+
+    def pixels(self) -> np.ndarray:
+        """Returns the image, uint8 `[H, W, 3]`; uint16 of `bits` if it has more than 8 bits per channel."""
+        deep = decode.is_deep(self.image, self.image_file)
+        return decode.decode_image(
+            self.image, self.image_file, bits=self.bits, depth=self.bits if deep else 8
+        )
 
 
 PairReader = Callable[[], Pair]
@@ -78,14 +85,14 @@ def without_compression(reader: PairReader) -> Reader:
 
     def read() -> Pair:
         pair = reader()
-        image = decode.encode_uncompressed(decode.decode_image(pair.image, pair.image_file))
+        image = decode.encode_uncompressed(pair.pixels())
         label = pair.label and decode.encode_uncompressed(decode.decode_label(pair.label, pair.label_file))
         return dataclasses.replace(pair, image=image, label=label)
 
     return Reader(read, _LESS_COMPRESSED * size_of(reader))
 
 
-def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16, *, certain: bool = False) -> Pair:
+def turned_upright(pair: Pair, labels_follow: str | None, *, certain: bool = False) -> Pair:
     """Returns `pair` with image and label as the image's EXIF orientation shows them, which is how `predict` reads it.
 
     A label is turned with its image if it was drawn on the pixels as they are stored, which no file records.
@@ -94,7 +101,6 @@ def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16, *, cer
       pair: The example as read.
       labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" image that viewers show.
         None, where that is unknown, is "stored" unless only "upright" has the label's size.
-      bits: How many bits of 16-bit images are used, see `decode.decode_picture`.
       certain: Whether `labels_follow` is known, so that there is nothing to report.
 
     Returns:
@@ -106,25 +112,25 @@ def turned_upright(pair: Pair, labels_follow: str | None, bits: int = 16, *, cer
     turn = decode.TO_UPRIGHT.get(orientation := decode.orientation(pair.image))
     if turn is None:
         return pair
-    stored = Image.fromarray(decode.decode_image(pair.image, pair.image_file, bits=bits))
-    shown = stored.transpose(turn)
-    image = decode.encode_image(np.asarray(shown))
+    stored = pair.pixels()
+    shown = decode.turned(stored, turn)
+    image = decode.encode_image(shown)
     if pair.label is None:
         return dataclasses.replace(pair, image=image)
-    label = Image.fromarray(decode.decode_label(pair.label, pair.label_file))
-    fits = {STORED: label.size == stored.size, UPRIGHT: label.size == shown.size}
+    label = decode.decode_label(pair.label, pair.label_file)
+    fits = {STORED: label.shape == stored.shape[:2], UPRIGHT: label.shape == shown.shape[:2]}
     follow = labels_follow or (UPRIGHT if fits[UPRIGHT] and not fits[STORED] else STORED)
     other = UPRIGHT if follow == STORED else STORED
     if not fits[follow]:
         remedy = f"set dataset.options.exif={other}" if fits[other] else "make them the same size"
         raise InputError(
-            f"{pair.label_file}: the label is {label.width}x{label.height} but its image {pair.image_file} is "
-            f"{stored.width}x{stored.height} as stored and {shown.width}x{shown.height} as its EXIF orientation "
-            f"{orientation} shows it; {remedy}",
+            f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
+            f"{stored.shape[1]}x{stored.shape[0]} as stored and {shown.shape[1]}x{shown.shape[0]} as its EXIF "
+            f"orientation {orientation} shows it; {remedy}",
             what=pair.label_file,
-            value=label.size,
+            value=label.shape[::-1],
         )
-    label_data = decode.encode_label(np.asarray(label.transpose(turn) if follow == STORED else label))
+    label_data = decode.encode_label(decode.turned(label, turn) if follow == STORED else label)
     assumed = "turned upright as EXIF says, with labels as if they were drawn on the "
     assumed += "image as viewers show it" if follow == UPRIGHT else "pixels as stored"
     if labels_follow:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from danet_jax.classes import Classes
+from danet_jax.data.decode import shown
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, checked_images
 from danet_jax.models.danet import DANet
@@ -61,7 +62,8 @@ def explore(
 
     Args:
       segmenter: a network, for example from `danet_jax.load_segmenter`.
-      image: uint8 `[H, W, 3]` RGB. The network sees the whole image, once, at scale 1 of its protocol.
+      image: uint8 `[H, W, 3]` RGB, or uint16 where `segmenter.protocol.bits` is more than 8. The network sees the whole
+        image, once, at scale 1 of its protocol.
       path: the file to write.
       name: the page's title; by default the file's name.
       limit_megabytes: the largest size of the page. Positions of large images are pooled: the page stores exact sums of
@@ -79,8 +81,9 @@ def explore(
         raise InputError(
             f"segmenter must be {allowed}, not {type(segmenter).__name__}", what="segmenter", allowed=allowed
         )
-    path, image = as_path(path), checked_images(image, "H W 3", "image")
-    seen = activations(segmenter, image)
+    path, depth = as_path(path), segmenter.protocol.depth
+    image = checked_images(image, "H W 3", "image", depth)
+    seen, image = activations(segmenter, image), shown(image, depth)
     cell = 1
     if seen.queries is not None and 4 * seen.queries.size > _MAP_SHARE * limit_megabytes * 1e6:
         while -(-seen.grid[0] // cell) * -(-seen.grid[1] // cell) > MOST_CELLS:

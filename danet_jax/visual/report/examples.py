@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
+from danet_jax.data.decode import shown as in_8_bits
 from danet_jax.evaluation.confusion import count_pairs
 from danet_jax.evaluation.evaluator import checked_example
 from danet_jax.evaluation.result import Result
@@ -53,14 +54,16 @@ def evaluate_examples(
     total = np.zeros((len(classes), len(classes)), np.int64)
     kept: list[tuple[float, int, str, np.ndarray, np.ndarray, np.ndarray]] = []
     for number, example in enumerate(examples):
-        image, truth = checked_example(example, classes)
+        image, truth = checked_example(example, classes, segmenter.protocol.pixel_type)
         labels = segmenter(image[None])[0].astype(np.uint8)
         confusion = np.asarray(count_pairs(jnp.asarray(truth), jnp.asarray(labels), len(classes)))
         total += confusion
         iou = 100 * Result(confusion, classes, 1, segmenter.protocol).miou
         step = -(-max(labels.shape) // _LONGEST)
         truth, labels = truth[::step, ::step], labels[::step, ::step]
-        small = Image.fromarray(image).resize(labels.shape[::-1], Image.Resampling.LANCZOS)
+        small = Image.fromarray(in_8_bits(image, segmenter.protocol.depth)).resize(
+            labels.shape[::-1], Image.Resampling.LANCZOS
+        )
         kept.append((iou, number, example["name"], np.asarray(small), truth, labels))
     result = Result(total, classes, len(kept), segmenter.protocol)
 
