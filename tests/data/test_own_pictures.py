@@ -1,11 +1,12 @@
 """Pictures as cameras and scanners write them: turned by EXIF, of many bits or bands, or refused."""
 
-import cv2
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
 from danet_jax.data.decode import decode_image, decode_label
+from danet_jax.data.transforms import decode_example
 from danet_jax.modes.arguments import read_image
 from tests.reference.own_data import standard
 from tests.reference.refusal import refused
@@ -67,17 +68,50 @@ def test_exif_of_a_label_must_be_its_image_s(drawn):
 
 def test_twelve_bits_in_sixteen(drawn, rng):
     standard(drawn)
+    path = drawn.root / "images/train/a.png"
     for values in (rng.integers(0, 4096, (8, 12)), rng.integers(0, 4096, (8, 12, 3))):
         values.flat[0] = 4095
-        if values.ndim == 2:
-            drawn.save(Image.fromarray(values.astype(np.uint16)), "images/train/a.png")
-        else:
-            cv2.imwrite(str(drawn.root / "images/train/a.png"), values[..., ::-1].astype(np.uint16))
-        with refused(what=drawn.root / "images/train/a.png", value=4095):
+        path.write_bytes(imagecodecs.png_encode(values.astype(np.uint16)))
+        with refused(what=path, value=4095):
             drawn.open()
-        expected = np.broadcast_to((values >> 4).reshape(8, 12, -1), (8, 12, 3))
-        stored = drawn.open(bits=12).source("train")[0]["image"]
-        np.testing.assert_array_equal(decode_image(stored, ""), expected)
+        with refused(what=path, value=4095):
+            drawn.open(bits=10)
+        expected = np.broadcast_to(values.reshape(8, 12, -1), (8, 12, 3))
+        for options in ({}, {"uncompressed": True}):
+            dataset = drawn.open(bits=12, **options)
+            assert dataset.bits == 12
+            stored = dataset.source("train")[0]
+            found = decode_example(stored, 12)["image"]
+            assert found.dtype == np.uint16
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(decode_example(stored)["image"], expected >> 4)
+        in_8_bits = np.round(drawn.images["b"] * (4095 / 255))
+        np.testing.assert_array_equal(decode_example(dataset.source("val")[0], 12)["image"], in_8_bits)
+
+
+def test_a_dark_image_among_bright_ones(drawn, rng):
+    standard(drawn)
+    for split, largest in (("train", 65535), ("val", 3000)):
+        values = rng.integers(0, largest + 1, (8, 12)).astype(np.uint16)
+        path = drawn.root / f"images/{split}/{'a' if split == 'train' else 'b'}.png"
+        path.write_bytes(imagecodecs.png_encode(values))
+    dataset = drawn.open()
+    assert dataset.bits == 16
+    np.testing.assert_array_equal(
+        decode_example(dataset.source("val")[0], 16)["image"], values[..., None].repeat(3, 2)
+    )
+    with refused(what=path):
+        read_image(path)
+    np.testing.assert_array_equal(read_image(path, 16, 16)[..., 0], values)
+
+
+def test_eight_bits_in_sixteen_lose_nothing(drawn, rng):
+    standard(drawn)
+    values = rng.integers(0, 256, (8, 12, 3)).astype(np.uint16)
+    (drawn.root / "images/train/a.png").write_bytes(imagecodecs.png_encode(values))
+    dataset = drawn.open(bits=8)
+    assert dataset.bits == 8
+    np.testing.assert_array_equal(decode_example(dataset.source("train")[0])["image"], values)
 
 
 @pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".webp", {"lossless": True}), (".bmp", {})])
@@ -116,7 +150,6 @@ def test_few_grey_levels_are_reported(drawn, rng, capsys):
 
 
 def test_twelve_bits_that_are_turned(drawn, rng):
-    """The orientation survives the conversion to 8 bits."""
     standard(drawn)
     values = rng.integers(0, 4096, (8, 12)).astype(np.uint16)
     values[0, 0] = 4095
@@ -124,6 +157,6 @@ def test_twelve_bits_that_are_turned(drawn, rng):
     exif[0x0112] = 6
     drawn.save(Image.fromarray(values), "images/train/a.png", exif=exif)
     dataset = drawn.open(bits=12)
-    stored = decode_image(dataset.source("train")[0]["image"], "")
-    np.testing.assert_array_equal(stored[..., 0], np.rot90(values >> 4, -1))
+    stored = decode_example(dataset.source("train")[0], 12)["image"]
+    np.testing.assert_array_equal(stored[..., 0], np.rot90(values, -1))
     assert len(dataset.warnings()) == 1
