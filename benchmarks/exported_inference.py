@@ -1,12 +1,13 @@
-"""Inference time of the exported programs beside the jit-compiled function that they are made of.
+"""Inference time of exported programs beside that of the jit-compiled function that they contain.
 
     python -m benchmarks.exported_inference [--backbone resnet50] [--size 256] [--repeats 5] [--rounds 3]
 
-One image, uint8 in and probabilities out, float32. Each program runs in a process of its own, several rounds in
-turn; the table has the best times. ONNX is left out, saying so, where jax2onnx or onnxruntime is not installed.
+One image, from uint8 to probabilities in float32. Each program runs in its own process, several rounds in turn, and the
+table shows the best times. Without jax2onnx and onnxruntime, ONNX is reported as left out.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ PROGRAMS = ("jit", "stablehlo, open size", "stablehlo, one size", "onnx")
 
 
 def make_checkpoint(options):
-    """A network with random weights."""
+    """Returns a network with random weights."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -39,21 +40,29 @@ def make_checkpoint(options):
     return Checkpoint(model, variables, None, "random")
 
 
+def exported_function():
+    """Returns the function that is exported, from a network, its variables and images to probabilities."""
+    from danet_jax import Protocol
+    from danet_jax.inference.exporting import probabilities
+
+    return functools.partial(probabilities, Protocol.whole().for_network(align_corners=False))
+
+
 def export(folder, options):
     """Writes every program that can be written."""
     from danet_jax.weights.export_stablehlo import export_stablehlo
 
-    checkpoint, size = make_checkpoint(options), (options.size, options.size)
-    export_stablehlo(checkpoint, folder / "stablehlo, open size", None)
-    export_stablehlo(checkpoint, folder / "stablehlo, one size", size)
+    checkpoint, size, apply = make_checkpoint(options), (options.size, options.size), exported_function()
+    export_stablehlo(checkpoint, folder / "stablehlo, open size", None, apply)
+    export_stablehlo(checkpoint, folder / "stablehlo, one size", size, apply)
     if importlib.util.find_spec("jax2onnx") and importlib.util.find_spec("onnxruntime"):
         from danet_jax.weights.export_onnx import export_onnx
 
-        export_onnx(checkpoint, folder / "onnx", size)
+        export_onnx(checkpoint, folder / "onnx", size, apply)
 
 
 def load(folder, name, options):
-    """A function from images to probabilities."""
+    """Returns a function from images to probabilities."""
     if name == "onnx":
         import onnxruntime
 
@@ -63,10 +72,11 @@ def load(folder, name, options):
 
     if name == "jit":
         from danet_jax.weights.export_files import flat
-        from danet_jax.weights.export_stablehlo import probabilities
+        from danet_jax.weights.export_stablehlo import by_path
 
         checkpoint = make_checkpoint(options)
-        function, weights = jax.jit(probabilities(checkpoint.model)), flat(checkpoint.variables)
+        function = jax.jit(by_path(exported_function(), checkpoint.model))
+        weights = flat(checkpoint.variables)
     else:
         import zipfile
 
@@ -81,7 +91,7 @@ def load(folder, name, options):
 
 
 def main():
-    """Exports, runs the programs in turn, prints the table."""
+    """Exports the programs, runs them in turn and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=int, default=256)

@@ -14,7 +14,7 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
-from danet_jax.inference.predictor import Reduction, batches, on_this_host, predicted
+from danet_jax.inference.predictor import Reduction, on_this_host, predicted
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import make_predictor
 
@@ -90,8 +90,8 @@ class Evaluator:
                 images += 1
 
         confusion = self._empty
-        collected = batches(self._predictor, pairs(), in_order=False)
-        for part in predicted(self._predictor, variables, collected, self._count, ahead=AHEAD):
+        parts = predicted(self._predictor, variables, pairs(), self._count, in_order=False, ahead=AHEAD)
+        for _, part in parts:
             confusion = self._add(confusion, part.results)
         counts, total = _summed_over_hosts(confusion.compute(), images)
         if total == 0:

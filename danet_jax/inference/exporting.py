@@ -1,4 +1,4 @@
-"""What exported files compute: class probabilities of whole images under a protocol, as `--mode=predict`."""
+"""The function that is exported: class probabilities of whole images under a protocol, as in `--mode=predict`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def probabilities(
     """Returns class probabilities under a protocol without a window, float32 `[B, H, W, K]`.
 
     Args:
-      protocol: scores that are not probabilities are normalised to a sum of 1 in each pixel; the best class stays
-        the best.
+      protocol: how the network is applied. Scores that are not probabilities are normalised to a sum of 1 in each
+        pixel, which keeps their order.
       model: the network.
-      variables: the network's parameters and batch statistics.
+      variables: its parameters and batch statistics.
       images: `[B, H, W, 3]`, uint8, or uint16 for a network of more than 8 bits; B, H and W may be symbolic dimensions
         of `jax.export`.
 
     Raises:
-      InputError: the sizes are symbolic, and the protocol has scales but no base size.
+      InputError: the sizes are symbolic, and the protocol has several scales but no base size.
     """
     size = images.shape[1], images.shape[2]
     known = isinstance(size[0], int) and isinstance(size[1], int)
@@ -70,7 +70,7 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
             value=protocol.scales,
         )
 
-    # min and max stand for the cases in which either side is the longer one.
+    # min and max cover both cases, since either side may be the longer one.
     def side(n: Any, other: Any) -> Any:
         def to(length: int) -> Any:
             """Returns side `n`, rounded, where the other side becomes `length`."""
@@ -88,7 +88,7 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
 
 
 def _fusion_of_open_size(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: None) -> jax.Array:
-    """Calls `fusion` as a program of its own, whose shapes all follow from two plain dimensions."""
+    """Calls `fusion` as a separate program, in which all shapes follow from two plain dimensions."""
     program = exported_for_all(
         lambda variables, x: fusion(model, variables, x, sizes), variables, None, x.dtype
     )

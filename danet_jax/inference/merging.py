@@ -1,9 +1,9 @@
-"""From the network's logits to scores of an image's pixels, for whole images and for windows.
+"""Turns a network's logits into scores of an image's pixels, for whole images and for windows.
 
-Logits stay at the output stride, 64 times fewer than pixels, until scores of a part of the image are needed. From there
-to the pixels it is two matrix products, one along columns and one along rows. The exception is `exp`, which the authors
-apply between up-sampling the logits and resizing the scaled image: there the exponentials of up to two pixels of the
-scaled image are mixed along each axis.
+Logits stay at the output stride, where they are 64 times fewer than pixels, until scores of a part of the image are
+needed. Two matrix products, one along columns and one along rows, then resize them. `exp` is an exception: the authors
+apply it between up-sampling the logits and resizing the scaled image, so that the exponentials of up to two pixels of
+the scaled image are mixed along each axis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 NO_SHIFT = -1e30
-"""The exponent of a pixel to which no exponential has been added yet."""
+"""The exponent of a pixel before any exponential is added."""
 
 REPRESENTABLE = (-60.0, 80.0)
 """Bounds of the logarithm of a pixel's largest score within which its scores fit in float32: exp(-87) to exp(88)."""
@@ -35,17 +35,17 @@ Network = Callable[["DANet", Mapping[str, Any], jax.Array, Any], jax.Array]
 """Maps a model, its variables, its input, and the sizes within it if it is padded, to logits at the output stride."""
 
 Weighted = tuple[jax.Array, jax.Array]
-"""A matrix along one axis, float32 `[B, n, m]`, or its product with logits; and float32 `[B, n]`, the weight of the
-result's exponentials."""
+"""A matrix along one axis, float32 `[B, n, m]`, or its product with logits; and the weight of the exponentials of the
+result, float32 `[B, n]`."""
 
 
 class Axis(NamedTuple):
-    """One of the windows along the rows or the columns of a scaled image; ints, or int32 arrays of one shape.
+    """The position of a window along the rows or columns of a scaled image; ints, or int32 arrays of one shape.
 
     Attributes:
-      image: the image's pixels at its own size.
-      scaled: the scaled image's pixels.
-      window: the pixels that the network sees; those past the scaled image are black.
+      image: the number of pixels of the image at its own size.
+      scaled: the number of pixels of the scaled image.
+      window: the number of pixels that the network sees; those past the scaled image are black.
       stride: the distance between windows.
       count: the number of windows.
       last: the first pixel of the last window, which need not be a multiple of the stride.
@@ -81,16 +81,16 @@ def fusion(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: Any)
 
 
 def accepts_sizes(model: DANet) -> bool:
-    """Returns whether the network's input may be padded; with a backbone of the user's own it may not."""
+    """Returns whether the network's input may be padded; with a user's own backbone it may not."""
     return getattr(model, "accepts_sizes", True)
 
 
 class Sums(NamedTuple):
-    """Scores so far; W is innermost, so that no product needs a transposition.
+    """Sums of scores; W is innermost, so that no product needs a transposition.
 
     Attributes:
-      scores: float32 `[B, T, K, W]`; with "exp", the scores divided by exp(shift).
-      shift: float32 `[B, T, 1, W]`, used by "exp": every pixel has its own exponent, so that nothing overflows.
+      scores: float32 `[B, T, K, W]`; for "exp" the scores divided by exp(shift).
+      shift: float32 `[B, T, 1, W]`, used by "exp": each pixel has its own exponent, so that nothing overflows.
     """
 
     scores: jax.Array
@@ -103,16 +103,16 @@ class Merging:
     Args:
       model: the network.
       protocol: how the scores are merged.
-      reduction: what is made of the scores.
+      reduction: what is computed from the scores.
       same: whether all scaled images are as large as the image, so that no pixels are mixed.
 
     Raises:
-      InputError: the flip swaps classes whose numbers are not known.
+      InputError: the protocol has `flip_pairs`, but no classes were given.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, reduction: Reduction, *, same: bool) -> None:
         self._views = len(protocol.scales) * len(protocol.flips)
-        # The softmax of one view keeps the order of the classes.
+        # The softmax of a single view keeps the order of the classes.
         ordered = reduction.ranking and self._views == 1 and protocol.merge == "softmax"
         self.merge = "logits" if ordered else protocol.merge
         self._model, self._ranking, self._same = model, reduction.ranking, same
@@ -130,7 +130,7 @@ class Merging:
     ) -> list[jax.Array]:
         """Returns logits of the network's input and, flipped back, of its mirror image: float32 `[B, h, K, w]` each.
 
-        Up-sampling is symmetric, so that both are added here already where the protocol adds them.
+        Up-sampling is symmetric, so that both are added here if the protocol adds them.
         """
         if not flip:
             return [jnp.swapaxes(network(self._model, variables, x, sizes), 2, 3)]
@@ -164,7 +164,7 @@ class Merging:
           mirrored: bool `[B, 1]`, whether the scaled image was flipped before windows were cut.
 
         Returns:
-          With "exp" one matrix for each pixel of the scaled image that is mixed, otherwise one in all.
+          For "exp" one matrix for each pixel of the scaled image that is mixed, otherwise a single one.
         """
         if self._same:
             place = jnp.clip(pixels[None], 0, axis.scaled - 1)[None]
@@ -192,11 +192,11 @@ class Merging:
         return [(dense(linear, samples), mix[0])]
 
     def zeros(self, *shape: Any) -> Sums:
-        """Returns the sums to start with, for scores of shape `[B, T, K, W]`."""
+        """Returns empty sums for scores of shape `[B, T, K, W]`."""
         return Sums(jnp.zeros(shape, jnp.float32), jnp.full((*shape[:2], 1, shape[3]), NO_SHIFT, jnp.float32))
 
     def add(self, sums: Sums, parts: Sequence[Weighted]) -> Sums:
-        """Adds the results of `to_rows` for a view, or with "exp" for a part of it."""
+        """Adds the results of `to_rows` for a view, or for "exp" for a part of it."""
         if self.merge == "exp":
             return _with_exponentials(sums, parts)
         [(logits, _)] = parts
@@ -206,15 +206,15 @@ class Merging:
     def scores(self, sums: Sums) -> jax.Array:
         """Returns the scores, float32 `[B, T, K, W]`.
 
-        Scores of "exp" are sums of exponentials and may have any magnitude. Where a pixel's largest score lies between
-        exp(-60) and exp(80) they are returned as they are; elsewhere the scores of that pixel are divided by one common
+        Scores of "exp" are sums of exponentials and may have any magnitude. They are returned as they are in pixels
+        whose largest score lies between exp(-60) and exp(80); elsewhere the scores of a pixel are divided by a common
         factor that brings the largest into this range.
         """
         if self.merge != "exp" or self._ranking:
             return sums.scores
         largest = jnp.max(sums.scores, 2, keepdims=True)
         peak = jnp.where(largest > 0, jnp.log(jnp.maximum(largest, 1e-37)), 0.0) + sums.shift
-        # In two steps, since a score may be small because its weights are, and the factor alone overflow.
+        # In two steps: where small weights make a score small, the factor alone could overflow.
         root = jnp.exp((sums.shift + (jnp.clip(peak, *REPRESENTABLE) - peak)) / 2)
         return sums.scores * root * root
 
@@ -238,11 +238,11 @@ def _times(pattern: str, x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _with_exponentials(sums: Sums, parts: Sequence[Weighted]) -> Sums:
-    """Adds `weight * exp(logits)` for each part; weights are at least 0."""
+    """Adds `weight * exp(logits)` for each part; weights are not negative."""
     peaks = [jnp.where(weight > 0, part.max(2, keepdims=True), NO_SHIFT) for part, weight in parts]
     shift = jnp.stack([sums.shift, *peaks]).max(0)
     scores = sums.scores * jnp.exp(sums.shift - shift)
     for part, weight in parts:
-        # Where the weight is 0 the exponential may be infinite, and 0 times infinity is NaN.
+        # Where the weight is 0, the exponential may be infinite, and their product NaN.
         scores = scores + jnp.where(weight > 0, weight * jnp.exp(part - shift), 0.0)
     return Sums(scores, shift)

@@ -1,8 +1,8 @@
-"""Whole images: resized, normalised, applied, resized back and reduced in one jit-compiled function.
+"""Scores whole images in one jit-compiled function, from uint8 pixels to labels or other reductions of the scores.
 
-The function gathers nothing: resizing is two matrix products, one along rows and one along columns, which bring the
-network's logits to the image's own size at once. A batch is divided over the axis `data` of a mesh, the rows of the
-images over `space`. Images of many sizes share a few padded shapes, so that little is compiled.
+The function has no gather: resizing is two matrix products, one along rows and one along columns, which bring the
+network's logits to the image's own size. A batch is divided over the axis `data` of a mesh, the rows of the images over
+`space`. Images of many sizes share a few padded shapes, so that few programs are compiled.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 PIXELS_AT_ONCE = {"cpu": 1 << 17, "other": 1 << 20}
-"""Pixels, in at most eight images, that a device takes at a time: enough that what depends on the weights alone, such
-as Winograd's transforms on a CPU, costs little in comparison."""
+"""Pixels, in at most eight images, that a device takes at a time: enough that work that depends on the weights only,
+such as Winograd's transforms on a CPU, costs little in comparison."""
 
 BAND_PIXELS = {"cpu": 1 << 14, "other": 1 << 17}
 """Pixels of a band in which scores are computed and dropped: few enough for a CPU's cache, enough for many cores."""
 
 MOST_SHAPES, MULTIPLE = 3, 32
-"""Shapes after which new ones become rare, and the number of pixels that they are multiples of."""
+"""The number of shapes after which new ones become rare, and the number of pixels that their sides are multiples of."""
 
 
 def scores_of_rows(
@@ -44,13 +44,13 @@ def scores_of_rows(
 
     Args:
       merging: how logits become scores.
-      logits: float32 `[B, h, K, w]`, of each flip at each scale.
-      sizes: int32 `[B or 1, 2]`, of the images and then at each scale.
+      logits: float32 `[B, h, K, w]` for each flip of each scale.
+      sizes: int32 `[B or 1, 2]`, heights and widths of the images and then at each scale.
       width: W.
     """
     axes = [[Axis.whole(sizes[0][:, i : i + 1], size[:, i : i + 1]) for i in (0, 1)] for size in sizes[1:]]
     columns = jnp.arange(width, dtype=jnp.int32)
-    # Columns first, once for all rows: logits have few of these.
+    # Columns come first, once for all rows: logits have few rows.
     wide = [
         [to_columns(x, merging.resize_weights(columns, axis, x.shape[3])) for x in flips]
         for flips, (_, axis) in zip(logits, axes, strict=True)
@@ -69,12 +69,12 @@ def scores_of_rows(
 
 
 class Inputs(NamedTuple):
-    """What the compiled function takes besides the variables; n is 1 where all images have one size.
+    """The arguments of the compiled function besides the variables; n is 1 if all images have one size.
 
     Attributes:
       images: uint8 or uint16 `[B, H, W, 3]`.
-      labels: uint8 `[B, H + padding, W]`, 255 where there are none; None if the reduction needs none.
-      scalings: from the images to what the network sees, one per scale.
+      labels: uint8 `[B, H + padding, W]`, 255 where there is none; None if the reduction needs none.
+      scalings: for each scale, how images become the network's input.
       sizes: int32 `[n, 2]`, heights and widths of the images and then at each scale.
     """
 
@@ -89,8 +89,8 @@ class WholeImages:
 
     Args:
       model: the network.
-      protocol: one without a window, with nothing left open.
-      mesh: devices of this host, with axes `data` and `space`.
+      protocol: a protocol without a window and without open fields.
+      mesh: devices of this host, with the axes `data` and `space`.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
@@ -99,12 +99,12 @@ class WholeImages:
         kind = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
         self._pixels_at_once, self._band_pixels = PIXELS_AT_ONCE[kind], BAND_PIXELS[kind]
         self.program = jax.jit(self._program, static_argnames="reduction")
-        """Maps variables and `Inputs` to the reduction of the scores."""
+        """Returns the reduction of the scores for variables and `Inputs`."""
 
     def group(self, height: int, width: int) -> Group:
-        """Returns the group of an image of this size: the arrays that it fits in."""
+        """Returns the group of an image of this size: the shapes of arrays that hold it."""
         sizes = self._sizes(height, width)
-        # A backbone of the user's own may not be able to ignore padding.
+        # A user's own backbone may not be able to ignore padding.
         shape = shared_shape(self._shapes, sizes) if accepts_sizes(self._model) else sizes
         return Group(shape, shape != sizes)
 
@@ -143,7 +143,7 @@ class WholeImages:
         labels: Sequence[np.ndarray] = (),
         at_once: int | None = None,
     ) -> Inputs:
-        """Returns the compiled function's arrays for images of a group and their labels, filled up to `at_once`."""
+        """Returns the arguments for images of a group and their labels, filled up to `at_once` images."""
         at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
         pixels = np.zeros((at_once, height, width, 3), self.protocol.pixel_type)
         truths = None
@@ -165,7 +165,7 @@ class WholeImages:
         return Inputs(pixels, truths, scalings, [np.asarray(scale, np.int32) for scale in by_scale])
 
     def _bands(self, height: int, width: int) -> tuple[int, int, int]:
-        """Returns the devices that rows are divided over, the bands of each device, and the rows of a band."""
+        """Returns the number of devices that share the rows, of bands for each device, and of rows in a band."""
         devices = self.mesh.shape["space"]
         of_device = -(-height // devices)
         bands = -(-of_device // max(1, self._band_pixels // width))
@@ -178,11 +178,11 @@ class WholeImages:
         )
 
     def _at_once(self, group: Group, images: int | None = None) -> int:
-        """Returns the most images of a group at a time, or the batch size for this many that computes no more."""
+        """Returns the batch size of a group; for a given number of images, one that computes little more."""
         devices = self.mesh.shape["data"]
         largest = max(height * width for height, width in group.shape[1:])
         of_device = max(1, min(8, self._pixels_at_once // largest))
-        if images is not None:  # by powers of two, so that numbers of images make few programs
+        if images is not None:  # a power of two, so that few programs are compiled
             of_device = min(of_device, 1 << ((-(-images // devices)).bit_length() - 1))
         return of_device * devices
 
@@ -190,7 +190,7 @@ class WholeImages:
         images, labels, scalings, sizes = inputs
         batch, height, width, _ = images.shape
         devices, bands, of_band = self._bands(height, width)
-        if labels is None:  # then there are none to bring to the device
+        if labels is None:  # made on the device, so that nothing is transferred
             labels = jnp.full((batch, devices * bands * of_band, width), IGNORE_LABEL, jnp.uint8)
         same = all(scaling.rows is None for scaling in scalings)
         merging = Merging(self._model, self.protocol, reduction, same=same)
@@ -225,16 +225,16 @@ class WholeImages:
 
 
 def shared_shape(shapes: list[Sizes], sizes: Sizes) -> Sizes:
-    """Returns a shape for an image of `sizes`, each at least as large; a new one, which costs a compilation, is added.
+    """Returns a shape that holds an image of `sizes`; a new one, which costs a compilation, is appended to `shapes`.
 
-    The first shape is exactly that of the first image, so that images of one size are not padded at all. A later
-    image takes a shape of which it fills at least half of the pixels, or gets one of its own, rounded up to
-    `MULTIPLE`. After `MOST_SHAPES` it takes whichever holds it, and only if none does, one more is added: rounded up
-    to powers of two, and from the second time on to a square of those, so that this seldom happens.
+    The first shape is exactly that of the first image, so that images of one size are not padded. A later image takes a
+    shape of which it fills at least half of the pixels, or gets its own, rounded up to `MULTIPLE`. After `MOST_SHAPES`
+    it takes any shape that holds it. If none does, one is added that is rounded up to powers of two, and from the
+    second time on to a square of those, so that this seldom happens.
 
     Args:
-      shapes: those in use; appended to.
-      sizes: of the image, and at each scale.
+      shapes: the shapes in use.
+      sizes: those of the image, at its own size and at each scale.
     """
 
     def area(sizes: Sizes) -> int:

@@ -1,8 +1,4 @@
-"""The interface of the two ways of applying a network to images, and the loop that keeps the devices busy.
-
-`plain.WholeImages` scores images as a whole, `sliding.SlidingWindows` in windows. `Segmenter` and `Evaluator` use
-either through `Predictor`, `batches` and `predicted`.
-"""
+"""The interface of whole-image and sliding-window inference, and the loop that keeps the devices busy."""
 
 from __future__ import annotations
 
@@ -21,13 +17,16 @@ from danet_jax.inference.protocol import Protocol
 Sizes = tuple[tuple[int, int], ...]
 """(height, width) of an image, and of the image at each scale."""
 
+Item = TypeVar("Item", bound=tuple[np.ndarray, ...])
+"""An image `[H, W, 3]`, alone or followed by its labels, uint8 `[H, W]`."""
+
 
 class Reduction(NamedTuple):
-    """What is made of scores, on the device.
+    """What the devices compute from scores.
 
     Attributes:
-      function: maps scores float32 `[B, T, K, W]` of T x W pixels and labels uint8 `[B, T, W]` (255 where there are
-        none, and past the image) to an array.
+      function: maps the scores of T x W pixels, float32 `[B, T, K, W]`, and their labels, uint8 `[B, T, W]` (255 where
+        there is none, and past the image), to an array.
       ranking: whether only the order of the classes in each pixel matters.
       summed: whether the results are summed over all pixels; otherwise they are stacked.
     """
@@ -48,9 +47,9 @@ class Group(NamedTuple):
     """What images that go through the devices together have in common.
 
     Attributes:
-      shape: the arrays' height and width, at the image's own size and at each scale; empty if images of any sizes go
-        together.
-      padded: whether an image may be smaller than these.
+      shape: the height and width of the arrays, at the image's own size and at each scale; empty if images of any size
+        go together.
+      padded: whether an image may be smaller than these arrays.
     """
 
     shape: Sizes
@@ -58,7 +57,7 @@ class Group(NamedTuple):
 
 
 class Region(NamedTuple):
-    """Where a result belongs: the number of the image, and the first row and column there."""
+    """The place of a result: the number of the image in its batch, and the first row and column there."""
 
     image: int
     top: int
@@ -69,7 +68,7 @@ class Part(NamedTuple):
     """Results on the device.
 
     Attributes:
-      regions: where they belong.
+      regions: where the results belong.
       results: `[n, ...]` with n at least the number of regions, or their sum.
     """
 
@@ -81,7 +80,7 @@ class Predictor(typing.Protocol):
     """A network under a protocol on the devices of a mesh.
 
     Attributes:
-      protocol: nothing in it is left open.
+      protocol: a protocol without open fields.
       mesh: devices of this host.
     """
 
@@ -104,33 +103,58 @@ class Predictor(typing.Protocol):
         *,
         exact: bool = False,
     ) -> Iterator[Part]:
-        """Scores images and yields the results part by part, as soon as the devices have been given the work.
+        """Scores images and yields the results part by part, as soon as the work is dispatched to the devices.
 
         Args:
-          variables: the network's, on every device of the mesh.
+          variables: the network's variables, on every device of the mesh.
           group: the group of the images.
-          images: uint8 `[H, W, 3]` each, or uint16 for a network of more than 8 bits.
-          reduction: what is made of the scores.
-          labels: uint8 `[H, W]` of each image, where the reduction needs them.
-          exact: whether no more is computed than these images, at the price of further programs for smaller batches;
-            otherwise batches are filled up.
+          images: `[H, W, 3]` each, of the protocol's `pixel_type`.
+          reduction: what is computed from the scores.
+          labels: uint8 `[H, W]` for each image, if the reduction needs them.
+          exact: compute these images only, which compiles further programs for smaller batches; otherwise batches are
+            filled up.
         """
 
 
-Item = TypeVar("Item", bound=tuple[np.ndarray, ...])
+def predicted(
+    predictor: Predictor,
+    variables: Mapping[str, Any],
+    items: Iterable[Item],
+    reduction: Reduction,
+    *,
+    in_order: bool,
+    ahead: int,
+    exact: bool = False,
+) -> Iterator[tuple[list[Item], Part]]:
+    """Applies a network to images and yields the results part by part, each with the batch that it belongs to.
 
-
-def batches(
-    predictor: Predictor, items: Iterable[Item], *, in_order: bool
-) -> Iterator[tuple[Group, list[Item]]]:
-    """Collects images that go through the devices together.
+    A part is yielded once it is computed, while the devices work on up to `ahead` more. All parts of one batch follow
+    one another.
 
     Args:
-      predictor: decides which images these are, and how many.
-      items: an image uint8 `[H, W, 3]` each, alone or followed by its labels.
-      in_order: whether only consecutive images of one size are collected, so that their order is kept; otherwise an
+      predictor: decides which images go through the devices together.
+      variables: the network's variables, on every device of the predictor's mesh.
+      items: the images, alone or followed by their labels.
+      reduction: what is computed from the scores.
+      in_order: whether only consecutive images of one size form a batch, so that their order is kept; otherwise an
         image waits for others of its group.
+      ahead: how many parts the devices may be ahead.
+      exact: see `Predictor.run`.
     """
+    in_flight: collections.deque[tuple[list[Item], Part]] = collections.deque()
+    for group, batch in _batches(predictor, items, in_order=in_order):
+        images, *labels = zip(*batch, strict=True)
+        for part in predictor.run(variables, group, images, reduction, *labels, exact=exact):
+            in_flight.append((batch, part))
+            if len(in_flight) > ahead:
+                jax.block_until_ready(in_flight[0][1].results)
+                yield in_flight.popleft()
+    yield from in_flight
+
+
+def _batches(
+    predictor: Predictor, items: Iterable[Item], *, in_order: bool
+) -> Iterator[tuple[Group, list[Item]]]:
     waiting: dict[Hashable, tuple[Group, list[Item]]] = {}
     for item in items:
         height, width = item[0].shape[:2]
@@ -145,29 +169,8 @@ def batches(
     yield from waiting.values()
 
 
-def predicted(
-    predictor: Predictor,
-    variables: Mapping[str, Any],
-    collected: Iterable[tuple[Group, list[Item]]],
-    reduction: Reduction,
-    *,
-    ahead: int,
-    exact: bool = False,
-) -> Iterator[Part]:
-    """Yields the results of `batches`, each once it is computed, while the devices work on up to `ahead` more."""
-    in_flight: collections.deque[Part] = collections.deque()
-    for group, items in collected:
-        images, *labels = zip(*items, strict=True)
-        for part in predictor.run(variables, group, images, reduction, *labels, exact=exact):
-            in_flight.append(part)
-            if len(in_flight) > ahead:
-                jax.block_until_ready(in_flight[0].results)
-                yield in_flight.popleft()
-    yield from in_flight
-
-
 def on_this_host(variables: Any) -> Any:
-    """Returns variables that may be on the devices of all hosts, the same on each, as arrays of this host."""
+    """Returns variables that are the same on all hosts, on whatever devices they are, as arrays of this host."""
 
     def local(x: Any) -> Any:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:

@@ -1,6 +1,6 @@
 """How a network is applied to an image: scales, flips, windows, and how their scores are merged.
 
-The results of one network under two protocols differ by percents, so a number means little without its protocol.
+The results of one network under two protocols differ by several percent, so a number means little without its protocol.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MMSEG_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """One way of applying a network to an image.
+    """How a network is applied to an image.
 
-    Each scale of the image is scored, and possibly its flip, as a whole or in windows; the scores are resized to the
-    image's own size and merged.
+    Each scale of the image, and its flip if requested, is scored as a whole or in windows. The scores are resized to
+    the image's own size and merged.
 
     >>> Protocol.authors("cityscapes", multi_scale=True).window
     (1024, 1024)
@@ -46,8 +46,8 @@ class Protocol:
         Two: the image is resized to the largest size that fits a box with this long and this short side
         (mmsegmentation).
       edge: what happens to windows that reach past the image's right or lower edge. "pad": they are filled up with
-        black, 0 before normalisation (the authors). "shift": they are moved inside, and an image smaller than the
-        window is scored at its own size (mmsegmentation).
+        black, 0 before normalisation (the authors). "shift": they are moved inside, and an image that is smaller than
+        the window is scored at its own size (mmsegmentation).
       merge: how scores are merged.
         "exp" (the authors): the score of a window is exp(logits + un-flipped logits of the flipped window); the mean
         over windows, resized to the image's size, summed over scales.
@@ -64,12 +64,14 @@ class Protocol:
       bits: the bits per channel of the images. Pixel values are divided by `2**bits - 1`, and images of more than 8
         bits are uint16, resized in float32 whatever `image_resize`. None: as the network was trained, which is 8 unless
         its checkpoint says otherwise.
-      flip_pairs: classes that the flip turns into each other, as `left lane=right lane`: their scores are swapped.
-      mirrored: the class that the flip turns each class into, by number, set by `for_network`; empty: none changes.
+      flip_pairs: pairs of classes that a flip turns into each other, such as `left lane=right lane`; their scores are
+        swapped.
+      mirrored: for each class the number of the class that a flip turns it into, set by `for_network`. Empty: no class
+        changes.
       name: the name that is shown beside results.
 
     Raises:
-      InputError: a value that does not exist or makes no sense; the message names it.
+      InputError: a field has the wrong type or is out of range; `what` names it.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -98,11 +100,7 @@ class Protocol:
         for key, kinds in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
             if not isinstance(getattr(self, key), kinds):
                 raise self._wrong(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}", kinds)
-        if (
-            not _are_numbers(self.scales)
-            or not self.scales
-            or not 0 < min(self.scales) <= max(self.scales) <= 100
-        ):
+        if not _are_numbers(self.scales) or not all(0 < scale <= 100 for scale in self.scales or (0,)):
             raise self._wrong("scales", "must be one or more numbers above 0 and at most 100")
         for key in ("window", "stride", "base_size"):
             value = getattr(self, key)
@@ -136,11 +134,11 @@ class Protocol:
 
     @classmethod
     def authors(cls, dataset: str = "cityscapes", *, multi_scale: bool = False) -> Protocol:
-        """Returns the protocol of the authors' code, which the paper's results were obtained with.
+        """Returns the protocol of the authors' code, with which the paper's results were obtained.
 
         Args:
           dataset: "cityscapes" has larger images and windows than all others.
-          multi_scale: eight scales and half-overlapping windows, the paper's "MS".
+          multi_scale: use eight scales and half-overlapping windows, the paper's "MS".
         """
         if dataset == "cityscapes":
             base_size, crop = 2048, 1024 if multi_scale else 768
@@ -167,10 +165,10 @@ class Protocol:
 
         Args:
           dataset: published data sets have a base size; images of others keep their own size.
-          multi_scale: six scales, and flips.
-          whole: True for Cityscapes' models trained on crops of 512x1024; False for those of 769x769, which are
-            evaluated in windows (of 480x480 for PASCAL Context). None is True for ADE20K, PASCAL VOC and COCO Stuff,
-            whose models always see whole images, and False for others.
+          multi_scale: use six scales, and flips.
+          whole: True for the Cityscapes models that were trained on crops of 512x1024; False for those of 769x769,
+            which are evaluated in windows (of 480x480 for PASCAL Context). None is True for ADE20K, PASCAL VOC and COCO
+            Stuff, whose models always see whole images, and False for others.
         """
         if dataset == "pascal_context" and not whole:
             crop, stride, align_corners = 480, 320, False
@@ -198,15 +196,14 @@ class Protocol:
 
     @classmethod
     def preset(cls, name: str, dataset: str = "cityscapes") -> Protocol:
-        """Returns the protocol of a name in `PRESETS`, for a dataset.
+        """Returns the protocol of `PRESETS` with this name, for a data set.
 
         Raises:
-          InputError: there is no protocol of that name; the message lists those that exist.
+          InputError: there is no protocol of this name.
         """
         if name not in PRESETS:
-            allowed = ", ".join(PRESETS)
             raise InputError(
-                f"protocol={name!r} must be one of {allowed}",
+                f"protocol={name!r} must be one of {', '.join(PRESETS)}",
                 what="protocol",
                 value=name,
                 allowed=list(PRESETS),
@@ -219,19 +216,17 @@ class Protocol:
         return (False, True) if self.flip else (False,)
 
     def scaled_size(self, scale: float, height: int, width: int) -> tuple[int, int]:
-        """Returns height and width of an image at a scale, rounded as the authors and mmsegmentation do."""
+        """Returns the height and width of an image at a scale, rounded as the authors and mmsegmentation do."""
         base = self.base_size
         if isinstance(base, int):
             long_side = math.ceil(base * scale)
             if height > width:
                 return long_side, max(1, int(width * long_side / height + 0.5))
             return max(1, int(height * long_side / width + 0.5)), long_side
-        if base is None:
-            if scale == 1:
-                return height, width
-            long_side, short_side = int(max(height, width) * scale), int(min(height, width) * scale)
-        else:
-            long_side, short_side = int(max(base) * scale), int(min(base) * scale)
+        if base is None and scale == 1:
+            return height, width
+        box = base or (height, width)
+        long_side, short_side = int(max(box) * scale), int(min(box) * scale)
         factor = min(long_side / max(height, width), short_side / min(height, width))
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
@@ -243,10 +238,17 @@ class Protocol:
         classes: Classes | None = None,
         bits: int = 8,
     ) -> Protocol:
-        """Returns the protocol with open fields taken from a network's up-sampling, normalisation, classes and bits.
+        """Returns the protocol with the fields that are None taken from a network.
+
+        Args:
+          align_corners: how the network up-samples.
+          mean: the normalisation of the images that it was trained on.
+          std: the same.
+          classes: its classes, which `flip_pairs` names.
+          bits: the bits per channel of the images that it was trained on.
 
         Raises:
-          InputError: `flip_pairs` does not fit the classes.
+          InputError: `flip_pairs` names a class that does not exist.
         """
         of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std, "bits": bits}
         open_ones = {key: value for key, value in of_network.items() if getattr(self, key) is None}
@@ -308,6 +310,67 @@ PRESETS: Mapping[str, Callable[[str], Protocol]] = {
     "mmseg_whole_ms": partial(Protocol.mmseg, multi_scale=True, whole=True),
 }
 """Protocols for a data set, by their names on the command line, `--config.evaluation.protocol=NAME`."""
+
+_OPTIONS = {field.name for field in dataclasses.fields(Protocol)} - {"name", "bits", "flip_pairs", "mirrored"}
+
+
+def protocol_of(config: Mapping[str, Any]) -> Protocol:
+    """Returns the protocol of a recipe.
+
+    It is the one that `evaluation.protocol` names, for the data set `dataset.name`, with fields replaced by the other
+    options of `evaluation`: None keeps the protocol's own value, and `()` removes a window, a stride or a base size. A
+    `base_size` of one number is the length of the long side, of two the size of a box; `whole_base_size` applies to the
+    protocol "whole" only. Without `dataset.flip` no mirrored image is scored, since its classes depend on the side. The
+    scores of `dataset.flip_pairs` are swapped in mirrored images.
+
+    Args:
+      config: the recipe as nested mappings of simple types, with at least the groups `dataset` and `evaluation`.
+
+    Raises:
+      InputError: a group is missing, or an option does not exist or has a wrong value.
+    """
+    for group in ("dataset", "evaluation"):
+        if not isinstance(config.get(group), Mapping):
+            raise InputError(
+                f"config.{group}={config.get(group)!r} must be a group of options",
+                what=f"config.{group}",
+                value=config.get(group),
+            )
+    dataset = config["dataset"]
+    changes = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config["evaluation"].items()
+        if value is not None
+    }
+    name, whole_base_size = changes.pop("protocol", "whole"), changes.pop("whole_base_size", None)
+    for key in changes.keys() - _OPTIONS:
+        raise InputError(
+            f"config.evaluation.{key} does not exist; it has: {', '.join(sorted(_OPTIONS))}",
+            what=f"config.evaluation.{key}",
+            allowed=_OPTIONS,
+        )
+    if name == "whole" and whole_base_size is not None:
+        changes.setdefault("base_size", whole_base_size)
+    if not dataset.get("flip", True):
+        if changes.get("flip"):
+            raise InputError(
+                "config.evaluation.flip=True mirrors images, but config.dataset.flip=False says that their classes "
+                "depend on the side; set config.evaluation.flip=False too",
+                what="config.evaluation.flip",
+                value=True,
+            )
+        changes["flip"] = False
+    for key in {"window", "stride", "base_size"} & changes.keys():
+        changes[key] = changes[key] or None
+    if isinstance(base := changes.get("base_size"), tuple) and len(base) == 1:
+        changes["base_size"] = base[0]
+    if "window" in changes and changes["window"] is None:
+        changes["stride"] = None
+    try:
+        protocol = Protocol.preset(str(name), str(dataset.get("name", "cityscapes"))).replace(**changes)
+        return protocol.replace(flip_pairs=tuple(dataset.get("flip_pairs") or ()) if protocol.flip else ())
+    except InputError as error:
+        raise error.in_group("config.evaluation.") from error
 
 
 def _are_numbers(values: Any, kind: type = float) -> bool:

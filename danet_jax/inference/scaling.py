@@ -1,4 +1,4 @@
-"""From images to the network's input at one scale of a protocol: resized, normalised and masked."""
+"""Turns images into the network's input at one scale of a protocol: resizes, normalises and masks them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Scaling(NamedTuple):
     """How images, or parts of them, `[n, H, W, 3]`, become the network's input, `[n, h, w, 3]`.
 
     Attributes:
-      rows, columns: taps `[2, n or 1, h]` and `[2, n or 1, w]`, with weight 0 where the input is black; None where
-        images keep their size.
-      sizes: int32 `[n, 2]`, heights and widths within h and w; None where nothing is padded.
+      rows, columns: taps `[2, n or 1, h]` and `[2, n or 1, w]`, with weight 0 where the input is black; None if images
+        keep their size.
+      sizes: int32 `[n, 2]`, heights and widths within h and w; None if nothing is padded.
     """
 
     rows: Taps | None
@@ -36,7 +36,7 @@ class Scaling(NamedTuple):
 def scaling_of(
     protocol: Protocol, sizes: Sequence[Size], new_sizes: Sequence[Size], shape: Size, *, padded: bool
 ) -> Scaling:
-    """Returns the scaling of images from `sizes` to `new_sizes`, in arrays of `shape`; one size may serve all."""
+    """Returns the scaling of images from `sizes` to `new_sizes`, in arrays of `shape`; one size stands for all."""
     of_each = np.asarray(new_sizes, np.int32) if padded else None
     if list(sizes) == list(new_sizes):
         return Scaling(None, None, of_each)
@@ -87,7 +87,7 @@ def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
 
 
 def flipped(x: jax.Array, sizes: Any) -> jax.Array:
-    """Returns `[B, h, w, C]` mirrored, each within its own width."""
+    """Returns `[B, h, w, C]` mirrored, each image within its own width."""
     if sizes is None:
         return x[:, :, ::-1]
     place = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]

@@ -1,10 +1,8 @@
-"""From 8-bit images to label maps."""
+"""Segments images with a trained network."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import copy
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,23 +12,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image, ImageOps
 
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.data.decode import decode_image, deepened, shown
 from danet_jax.errors import InputError
-from danet_jax.inference.options import protocol_of
 from danet_jax.inference.plain import WholeImages
-from danet_jax.inference.predictor import (
-    LABELS,
-    SCORES,
-    Group,
-    Predictor,
-    Reduction,
-    batches,
-    on_this_host,
-    predicted,
-)
-from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.predictor import LABELS, SCORES, Predictor, Reduction, on_this_host, predicted
+from danet_jax.inference.protocol import Protocol, protocol_of
 from danet_jax.inference.scaling import seen_whole
 from danet_jax.inference.sliding import SlidingWindows
 from danet_jax.models.danet import DANet
@@ -59,7 +48,7 @@ _MODES_OF_8_BITS = (
     "LAB",
     "HSV",
 )
-"""Of `PIL.Image`; `convert("RGB")` clips the values of all others to 255."""
+"""Modes of a `PIL.Image` that `convert("RGB")` does not clip."""
 
 
 class Segmenter:
@@ -70,18 +59,19 @@ class Segmenter:
     >>> labels = segment("photo.jpg")  # doctest: +SKIP
     >>> segment.overlay("photo.jpg").show()  # doctest: +SKIP
 
-    At most eight functions are compiled for images of any number of sizes, and further ones for two, four or eight
-    small images at a time, which are faster together. Labels of an image of any size need little memory: scores are
-    merged and dropped part by part.
+    Images of any number of sizes compile at most eight functions, and further ones for two, four or eight small images
+    at a time, which are faster together. Labels of an image of any size need little memory: scores are merged and
+    dropped part by part.
 
     Args:
       model: the network.
       variables: its parameters and batch statistics.
-      protocol: how it is applied to an image; None is the whole image at once. Its `bits` are those of the images that
-        the network was trained on: with more than 8, images are uint16 from 0 to `2**bits - 1`.
+      protocol: how the network is applied to an image; None applies it to the whole image at once. The protocol's
+        `bits` are those of the images that the network was trained on: for more than 8, images are uint16 from 0 to
+        `2**bits - 1`.
       classes: names and colours, for drawing results.
-      mesh: the devices on this host, images divided over its axis `data` and their rows over `space`; None is the
-        first device.
+      mesh: devices of this host; images are divided over its axis `data` and their rows over `space`. None is the first
+        device.
 
     Raises:
       InputError: an argument has the wrong type, the variables or the classes do not fit the model, a variable
@@ -113,10 +103,11 @@ class Segmenter:
             )
         self.model, self.protocol, self.classes = model, self._predictor.protocol, classes
         self.bits_used = self.protocol.depth if self.protocol.depth > 8 else 16
+        """How many bits of the 16-bit channels of image files are used."""
         self.variables = self._checked_variables(variables)
 
     def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
-        """Returns a segmenter with other variables of the same shapes; compiled functions are shared.
+        """Returns a segmenter with other variables of the same shapes, which shares the compiled functions.
 
         Raises:
           InputError: the variables do not fit the model, or contain NaN or Inf.
@@ -137,12 +128,12 @@ class Segmenter:
         return self.model.num_classes
 
     def __call__(self, images: Any) -> Any:
-        """Returns labels of images of any size.
+        """Returns the labels of images of any size.
 
         Args:
           images: uint8 `[B, H, W, 3]` RGB; or one image: uint8 `[H, W, 3]`, a `PIL.Image`, a path, or an address such
             as `https://HOST/photo.jpg`; or a list of these. Files are turned as their EXIF orientation says. Arrays
-            are uint16 where `protocol.bits` is more than 8.
+            are uint16 if `protocol.bits` is more than 8.
 
         Returns:
           int32 `[B, H, W]`; for one image `[H, W]`; for a list a list of these.
@@ -151,10 +142,9 @@ class Segmenter:
           InputError: `images` is none of these, or a file cannot be read.
         """
         if isinstance(images, list | tuple):
-            return list(self.stream(self._image(image) for image in images))
-        batch = images if np.ndim(images) == 4 else self._image(images)[None]
-        batch = checked_images(batch, bits=self.protocol.depth)
-        labels = self._labels(self._predictor.group(*batch.shape[1:3]), batch, exact=True)
+            return list(self.stream(map(self._image, images)))
+        batch = self._checked(images) if np.ndim(images) == 4 else self._image(images)[None]
+        labels = np.stack(list(self._predicted(batch, LABELS, exact=True))).astype(np.int32)
         return labels if np.ndim(images) == 4 else labels[0]
 
     def overlay(self, images: Any, *, legend: bool = True, outlines: bool = False) -> Any:
@@ -172,60 +162,55 @@ class Segmenter:
 
         classes = self.classes or Classes.named([f"class {index}" for index in range(self.num_classes)])
         several = isinstance(images, list | tuple) or np.ndim(images) == 4
-        pixels = [self._image(image) for image in images] if several else [self._image(images)]
-        pictures = [
+        pixels = [self._image(image) for image in (images if several else [images])]
+        overlays = [
             overlay(shown(image, self.protocol.depth), labels, classes, legend=legend, outlines=outlines)
             for image, labels in zip(pixels, self(pixels), strict=True)
         ]
-        return pictures if several else pictures[0]
+        return overlays if several else overlays[0]
 
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields labels, int32 `[H, W]`, of one image after another, each `[H, W, 3]` RGB, in their order.
+        """Yields the labels, int32 `[H, W]`, of one image `[H, W, 3]` after another, in their order.
 
         Consecutive images of one size go to the device together, as many as it takes at once. It works on them while
-        earlier results are used and later images are read; no more than two such batches are in memory. Images are
+        earlier results are used and later images are read; no more than three such batches are in memory. Images are
         copied, so that they may all be read into one buffer.
 
         Raises:
-          InputError: an image is not such an array.
+          InputError: an image is not an array of the type that `__call__` takes.
         """
-        bits = self.protocol.depth
-        copies = ((np.array(checked_images(image, "H W 3", bits=bits)),) for image in images)
-        collected = batches(self._predictor, copies, in_order=True)
-        with concurrent.futures.ThreadPoolExecutor(1) as device:
-            labels: Iterator[Any] = (
-                device.submit(self._labels, group, [image for (image,) in batch], exact=False)
-                for group, batch in collected
-            )
-            # The device has the next batch while the results of one are used.
-            for of_batch, _ in itertools.pairwise(itertools.chain(labels, [None])):
-                yield from of_batch.result()
+        copies = (np.array(self._checked(image, "H W 3")) for image in images)
+        for labels in self._predicted(copies, LABELS, exact=False):
+            yield labels.astype(np.int32)
 
     def scores(self, images: np.ndarray | jax.Array) -> np.ndarray:
-        """Returns scores of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.
+        """Returns the score of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.
 
-        With "softmax" they are class probabilities, with "logits" logits. With "exp" they are the authors' sums of
+        With "softmax" scores are class probabilities, with "logits" logits. With "exp" they are the authors' sums of
         exponentials, not normalised over classes, and may have any magnitude: in a pixel whose largest score is not
-        between exp(-60) and exp(80), all scores are divided by one factor that brings it there. They neither overflow
-        nor vanish, and their order and ratios are right.
+        between exp(-60) and exp(80), all scores are divided by one factor that brings it there. Thus they neither
+        overflow nor vanish, and their order and ratios are right.
 
         Raises:
-          InputError: `images` is not an array `[B, H, W, 3]`, uint8, or uint16 where `protocol.bits` is more than 8.
+          InputError: `images` is not an array `[B, H, W, 3]` of the type that `__call__` takes.
         """
-        images = checked_images(images, bits=self.protocol.depth)
+        images = self._checked(images)
         scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
-        return self._fill(scores, self._predictor.group(*images.shape[1:3]), images, SCORES, exact=True)
+        for place, result in zip(scores, self._predicted(images, SCORES, exact=True), strict=True):
+            place[...] = result
+        return scores
 
     def explain(self, image: np.ndarray | jax.Array) -> Insight:
         """Returns what the network saw in one image, `[H, W, 3]` RGB: queries, keys, scales and logits.
 
-        The network sees the whole image, at the protocol's base size, unflipped, whatever its scales and windows.
+        The network sees the whole image, at the protocol's base size, without flips, whatever its scales and windows.
 
         Raises:
-          InputError: `image` is not such an array.
+          InputError: `image` is not an array of the type that `__call__` takes.
         """
-        image = checked_images(image, "H W 3", "image", self.protocol.depth)
-        return insight(self.model, self.variables, seen_whole(self.protocol, image))
+        return insight(
+            self.model, self.variables, seen_whole(self.protocol, self._checked(image, "H W 3", "image"))
+        )
 
     def attention(
         self, image: np.ndarray | jax.Array, places: Sequence[Sequence[int]] | np.ndarray
@@ -238,12 +223,38 @@ class Segmenter:
             input, (y // 8, x // 8).
 
         Raises:
-          InputError: `image` or `places` is not such an array, or the network has no position attention.
+          InputError: `image` or `places` has the wrong type or shape, or the network has no position attention.
         """
         return self.explain(image).maps(places)
 
+    def _predicted(
+        self, images: Iterable[np.ndarray], reduction: Reduction, *, exact: bool
+    ) -> Iterator[np.ndarray]:
+        """Yields the reduction of each image, `[H, W]` or `[H, W, K]`, in their order."""
+        batch, arrays = None, []
+        parts = predicted(
+            self._predictor,
+            self.variables,
+            ((image,) for image in images),
+            reduction,
+            in_order=True,
+            ahead=AHEAD,
+            exact=exact,
+        )
+        for items, part in parts:
+            results = np.asarray(part.results)
+            if items is not batch:
+                batch = items
+                arrays = [np.empty((*x.shape[:2], *results.shape[3:]), results.dtype) for (x,) in items]
+            for (index, top, left), result in zip(part.regions, results, strict=False):
+                place = arrays[index][top:, left:][: result.shape[0], : result.shape[1]]
+                place[...] = result[: place.shape[0], : place.shape[1]]  # the rest is past the image
+                # Tiles come from top to bottom and from left to right.
+                if (top + place.shape[0], left + place.shape[1]) == arrays[index].shape[:2]:
+                    yield arrays[index]
+
     def _image(self, image: Any) -> np.ndarray:
-        """Returns one image, a path, an address, a `PIL.Image` or an array, as an array `[H, W, 3]`."""
+        """Returns one image, given as a path, an address, a `PIL.Image` or an array, as an array `[H, W, 3]`."""
         depth = self.protocol.depth
         if isinstance(image, str | os.PathLike):
             path = download(image) if isinstance(image, str) and "://" in image else Path(image)
@@ -255,9 +266,7 @@ class Segmenter:
                     f"images: {os.fspath(image)}: cannot be read: {reason}", what="images"
                 ) from error
             return decode_image(data, os.fspath(image), upright=True, bits=self.bits_used, depth=depth)
-        if hasattr(image, "getexif"):  # a PIL.Image
-            from PIL import ImageOps
-
+        if isinstance(image, Image.Image):
             if image.mode not in _MODES_OF_8_BITS:
                 raise InputError(
                     f"images: a PIL.Image of mode {image.mode} has no defined range; pass its file, or an array",
@@ -265,30 +274,10 @@ class Segmenter:
                     value=image.mode,
                 )
             image = deepened(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), depth)
-        return checked_images(image, "H W 3", bits=depth)
+        return self._checked(image, "H W 3")
 
-    def _labels(self, group: Group, images: Sequence[np.ndarray] | np.ndarray, *, exact: bool) -> np.ndarray:
-        labels = np.empty((len(images), *images[0].shape[:2]), np.int32)
-        return self._fill(labels, group, images, LABELS, exact=exact)
-
-    def _fill(
-        self,
-        result: np.ndarray,
-        group: Group,
-        images: Sequence[np.ndarray] | np.ndarray,
-        reduction: Reduction,
-        *,
-        exact: bool,
-    ) -> np.ndarray:
-        """Writes the reduction of each image, all of one size, into `result`, and returns it."""
-        collected = [(group, [(image,) for image in images])]
-        for regions, results in predicted(
-            self._predictor, self.variables, collected, reduction, ahead=AHEAD, exact=exact
-        ):
-            for region, part in zip(regions, np.asarray(results), strict=False):
-                place = result[region.image, region.top :, region.left :][: part.shape[0], : part.shape[1]]
-                place[...] = part[: place.shape[0], : place.shape[1]]  # the rest is past the image
-        return result
+    def _checked(self, images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
+        return checked_images(images, shape, name, self.protocol.depth)
 
 
 def make_predictor(
@@ -301,15 +290,15 @@ def make_predictor(
     """
     if not isinstance(model, nn.Module) or isinstance(model, ResNet) or not hasattr(model, "num_classes"):
         raise InputError(f"model must be a danet_jax.DANet, not {type(model).__name__}", what="model")
-    _refuse_other_types(protocol=protocol, classes=classes, mesh=mesh)
+    _check_types(protocol=protocol, classes=classes, mesh=mesh)
     protocol = (protocol or Protocol.whole()).for_network(model.align_corners, classes=classes)
     if mesh is not None and tuple(mesh.axis_names) == ("data", "space"):
         mesh = mesh.local_mesh
     else:
         of_mesh = devices if mesh is None else mesh.local_devices
         mesh = Mesh(np.asarray(of_mesh).reshape(-1, 1), ("data", "space"))
-    tier: Any = WholeImages if protocol.window is None else SlidingWindows
-    return tier(model, protocol, mesh)
+    kind: Any = WholeImages if protocol.window is None else SlidingWindows
+    return kind(model, protocol, mesh)
 
 
 def load_segmenter(
@@ -328,32 +317,36 @@ def load_segmenter(
     Raises:
       InputError: there is no trained network at `path`, or it is only a backbone.
     """
-    _refuse_other_types(protocol=protocol)
+    _check_types(protocol=protocol)
     checkpoint = load_checkpoint(path, **overrides)
     if not isinstance(checkpoint.model, DANet):
         raise InputError(
             f"{path}: holds only a backbone; train it with --config.init.checkpoint={path}", what=str(path)
         )
-    protocol = protocol_for(checkpoint, protocol)
-    segmenter = Segmenter(checkpoint.model, checkpoint.variables, protocol, checkpoint.classes)
+    segmenter = Segmenter(
+        checkpoint.model, checkpoint.variables, protocol_for(checkpoint, protocol), checkpoint.classes
+    )
     segmenter.bits_used = checkpoint.bits_used
     return segmenter
 
 
 def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
-    """Returns `protocol` for the network of a checkpoint, with nothing left open.
+    """Returns `protocol` for the network of a checkpoint, without open fields.
 
     None is the protocol that a run was evaluated with, and for other checkpoints the whole image at once.
     """
     if protocol is None and "evaluation" in checkpoint.config:
         protocol = protocol_of(checkpoint.config)
-    network = checkpoint.network
     return (protocol or Protocol.whole()).for_network(
-        network.align_corners, checkpoint.mean, checkpoint.std, checkpoint.classes, checkpoint.bits
+        checkpoint.network.align_corners,
+        checkpoint.mean,
+        checkpoint.std,
+        checkpoint.classes,
+        checkpoint.bits,
     )
 
 
-def _refuse_other_types(*, protocol: Any = None, classes: Any = None, mesh: Any = None) -> None:
+def _check_types(*, protocol: Any = None, classes: Any = None, mesh: Any = None) -> None:
     for name, value, kind, allowed in (
         ("protocol", protocol, Protocol, "a danet_jax.Protocol, such as Protocol.authors()"),
         ("classes", classes, Classes, "danet_jax.Classes, such as Classes.named([...])"),

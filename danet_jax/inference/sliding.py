@@ -1,12 +1,13 @@
-"""Sliding windows over images of any size: scored in batches of one shape, then merged tile by tile.
+"""Scores images of any size in sliding windows: in batches of one shape, whose logits are merged tile by tile.
 
-Two functions are compiled, and they serve images of every size. One scores a batch of windows and keeps their logits at
-the output stride; the other merges the logits that each tile of an image depends on. Windows and tiles are divided over
-the devices. An image whose logits take too much memory is processed in bands, from top to bottom.
+Two functions are compiled for images of all sizes. One scores a batch of windows and keeps their logits at the output
+stride; the other merges the logits that each tile of an image depends on. Windows and tiles are divided over the
+devices. An image whose logits take too much memory is processed in bands, from top to bottom.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,11 +19,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Merging, Sums, accepts_sizes, to_columns, to_rows
+from danet_jax.inference.merging import Axis, Merging, Sums, accepts_sizes, to_columns, to_rows
 from danet_jax.inference.predictor import SCORES, Group, Part, Reduction, Region
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Scaling, scaled
-from danet_jax.inference.windows import Window, cut, reach, windows_of
+from danet_jax.inference.scaling import Scaling, scaled, taps_of
+from danet_jax.ops.resize import Taps, bilinear_taps
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -31,16 +32,35 @@ TILES_AT_ONCE = 16
 """Tiles that one call merges on each device."""
 
 LOGITS_BYTES = 1 << 30
-"""Memory for the logits that are kept at a time, on each device; one row of tiles is kept even if it takes more."""
+"""Memory on each device for the logits that are kept; those of one row of tiles are kept even if they take more."""
 
 FEWEST_SLOTS = 16
-"""Windows whose logits there is room for at least: enough for most images at one scale, so that few recompile."""
+"""The least number of windows whose logits are kept: enough for most images at one scale, so that few recompile."""
 
-Job = tuple[Window, np.ndarray]
+BLOCK = 256
+"""The sides of the parts of images that are sent to the devices are multiples of this many pixels, so that few shapes
+are compiled."""
+
+Job = tuple["Window", np.ndarray]
 """A window, and the image that it is cut from."""
 
 Row = list[tuple[Region, np.ndarray]]
-"""A row of tiles: where each lies, and which windows it depends on, ordered by view."""
+"""A row of tiles: the place of each, and the windows that it depends on, ordered by view."""
+
+
+class Window(NamedTuple):
+    """One window of one view, in pixels of the scaled (and, if `flip`, flipped) image; ints, or int32 arrays `[n]`.
+
+    Attributes:
+      view: the number of its scale and flip; the windows of one view cover the image.
+      flip: whether the whole scaled image was flipped before the window was cut.
+      rows, columns: where the window lies.
+    """
+
+    view: Any
+    flip: Any
+    rows: Axis
+    columns: Axis
 
 
 class Tile(NamedTuple):
@@ -50,7 +70,7 @@ class Tile(NamedTuple):
       top, left: int32 `()`, its first row and column in the image.
       slots: int32 `[L]`, indices of windows, ordered by view.
       length: int32 `()`, how many of `slots` are used.
-      labels: uint8 `[T, W]`, 255 past the image or where there are none.
+      labels: uint8 `[T, W]`, 255 past the image and where there is none.
     """
 
     top: Any
@@ -65,7 +85,7 @@ class SlidingWindows:
 
     Args:
       model: the network.
-      protocol: one with a window, with nothing left open.
+      protocol: a protocol with a window and without open fields.
       mesh: devices of this host; windows and tiles are divided over all of them.
     """
 
@@ -81,8 +101,8 @@ class SlidingWindows:
         at_once = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
         height, width = (-(-n // model.output_stride) for n in self._shape)
-        self._logits = height, model.num_classes, width  # shape of one window's logits
-        # Both only grow, so that other sizes seldom recompile anything.
+        self._logits = height, model.num_classes, width  # the shape of one window's logits
+        # Both only grow, so that other sizes seldom recompile.
         self._capacity, self._block = 0, (0, 0)
         self._divided, self._everywhere = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())
@@ -91,7 +111,7 @@ class SlidingWindows:
         self._merge = jax.jit(self._merge_tiles, static_argnames=("reduction", "same"))
 
     def group(self, height: int, width: int) -> Group:
-        """Returns the one group: images of any sizes go through the devices together."""
+        """Returns the only group, since images of any size go through the devices together."""
         return Group((), False)
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
@@ -110,7 +130,7 @@ class SlidingWindows:
     ) -> Iterator[Part]:
         """Scores images of any sizes and yields the results; see `Predictor.run`.
 
-        Batches of windows are filled up whether `exact` or not.
+        Batches of windows are filled up even if `exact`.
         """
         jobs, rows = self._jobs_and_tiles(images)
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
@@ -149,7 +169,7 @@ class SlidingWindows:
         return jobs, rows
 
     def _bands(self, rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
-        """Divides rows of tiles into bands whose logits there is memory for, and adapts the capacity to them.
+        """Divides rows of tiles into bands whose logits fit in memory, and adapts the capacity to them.
 
         Returns:
           The tiles of each band, and the windows that they depend on.
@@ -169,8 +189,8 @@ class SlidingWindows:
         """Returns logits of windows, float32 `[capacity + 1, h, K, w]` at the output stride, on every device."""
         at_once, capacity = self._windows_at_once, self._capacity
         kept = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._everywhere)
-        # A window that is smaller than the others needs masks; the others do without, whatever else is scored.
-        # Where the network takes no masks, such windows have a shape of their own.
+        # Only windows that are smaller than the others need masks. If the network takes no masks, such windows have
+        # a shape of their own.
         own = [(window.rows.window, window.columns.window) for window, _ in jobs]
         kinds = [(self._shape, size != self._shape) if self._masks else (size, False) for size in own]
         for shape, masked in sorted(set(kinds)):
@@ -179,7 +199,7 @@ class SlidingWindows:
                 windows = [jobs[slot] for slot in part]
                 blocks, scaling = cut(self.protocol, windows, shape, at_once, self._block)
                 self._block = blocks.shape[1], blocks.shape[2]
-                # The windows that fill up a batch go to the last slot, which is not used.
+                # Windows that fill up a batch go to the last slot, which is not used.
                 slots = np.pad(part, (0, at_once - len(part)), constant_values=capacity).astype(np.int32)
                 scaling = scaling if masked else scaling._replace(sizes=None)
                 blocks = jax.device_put(blocks, self._divided)
@@ -233,7 +253,7 @@ class SlidingWindows:
     def _tile(
         self, jobs: Sequence[int], labels: Sequence[np.ndarray], region: Region, of_tile: np.ndarray
     ) -> Tile:
-        """Returns the tile of a region that depends on the jobs `of_tile`, among all `jobs` of a band."""
+        """Returns the tile of a region that depends on the jobs `of_tile` among all `jobs` of a band."""
         slots = np.zeros(self._capacity, np.int32)
         slots[: len(of_tile)] = np.searchsorted(jobs, of_tile)
         padded = np.full(self._tile_size, IGNORE_LABEL, np.uint8)
@@ -284,3 +304,73 @@ def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) ->
     view = zeros.scores if merging.merge == "softmax" else jnp.zeros(())
     sums, _ = lax.fori_loop(0, tile.length, add, (zeros, view))
     return merging.scores(sums)
+
+
+def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
+    """Yields all windows of an image, ordered by view."""
+    window = protocol.window or (height, width)
+    stride = protocol.stride or window
+    # For "exp" each window is flipped by itself.
+    flips = protocol.flips if protocol.merge != "exp" else (False,)
+    views = [(scale, flip) for scale in protocol.scales for flip in flips]
+    for view, (scale, flip) in enumerate(views):
+        sizes = zip((height, width), protocol.scaled_size(scale, height, width), window, stride, strict=True)
+        rows, columns = (_along(*numbers, protocol.edge) for numbers in sizes)
+        yield from (Window(view, flip, row, column) for row in rows for column in columns)
+
+
+def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list[Axis]:
+    """Returns the windows that cover an axis."""
+    count = -(-max(scaled - window, 0) // stride) + 1
+    last = (count - 1) * stride if edge == "pad" else max(scaled - window, 0)
+    window = window if edge == "pad" else min(window, scaled)
+    starts = [*range(0, (count - 1) * stride, stride), last]
+    return [Axis(image, scaled, window, stride, count, last, start) for start in starts]
+
+
+@functools.lru_cache(1 << 12)
+def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
+    """Returns the first of an image's rows or columns that depend on a window, and the one past the last."""
+    pixels = np.arange(axis.image)
+    place = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
+    at = (axis.scaled - 1 - place if mirrored else place) - axis.start
+    touched = pixels[((at >= 0) & (at < axis.window)).any(0)]
+    return (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
+
+
+def cut(
+    protocol: Protocol,
+    windows: Sequence[tuple[Window, np.ndarray]],
+    shape: tuple[int, int],
+    at_once: int,
+    least: tuple[int, int],
+) -> tuple[np.ndarray, Scaling]:
+    """Cuts the parts of images that windows are made of, `[n, H, W, 3]`, and returns how they become windows.
+
+    Args:
+      protocol: how images are resized.
+      windows: windows, each with its image `[h, w, 3]`.
+      shape: height and width of the network's input, at least those of the windows.
+      at_once: n, to which the windows are filled up.
+      least: the smallest H and W.
+    """
+    taps = [Taps(np.zeros((2, at_once, n), np.int32), np.zeros((2, at_once, n), np.float32)) for n in shape]
+    ranges = np.zeros((2, len(windows), 2), np.int64)  # axis, window, (first, last + 1)
+    sizes = np.full((at_once, 2), shape, np.int32)
+    for number, (window, _) in enumerate(windows):
+        sizes[number] = window.rows.window, window.columns.window
+        for which, axis in enumerate((window.rows, window.columns)):
+            pixels = axis.start + np.arange(axis.window)
+            place = axis.scaled - 1 - pixels if which == 1 and window.flip else pixels
+            index, weight = taps_of(protocol, which, place, axis.image, axis.scaled)
+            weight = np.where((place >= 0) & (place < axis.scaled), weight, np.float32(0))
+            first, last = index[weight > 0].min(), index[weight > 0].max()
+            ranges[which, number] = first, last + 1
+            taps[which].index[:, number, : axis.window] = np.clip(index, first, last) - first
+            taps[which].weight[:, number, : axis.window] = weight
+    extents = np.maximum(-(-np.diff(ranges)[..., 0].max(1) // BLOCK) * BLOCK, least)
+    blocks = np.zeros((at_once, *extents, 3), protocol.pixel_type)
+    for block, (_, image), (top, bottom), (left, right) in zip(blocks, windows, *ranges, strict=False):
+        block[: bottom - top, : right - left] = image[top:bottom, left:right]
+    rows, columns = taps
+    return blocks, Scaling(rows, columns, sizes)

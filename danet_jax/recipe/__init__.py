@@ -30,8 +30,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
-from danet_jax.inference.options import protocol_of
-from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.protocol import Protocol, protocol_of
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
 from danet_jax.recipe.dataset import DatasetOptions

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from danet_jax.inference.options import protocol_of
-from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol
+from danet_jax.classes import Classes
+from danet_jax.inference.protocol import AUTHORS_SCALES, MMSEG_SCALES, Protocol, protocol_of
 from danet_jax.inference.segmenter import Segmenter
+from tests.reference.refusal import refused
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores, mmseg_scores
 
@@ -146,3 +147,47 @@ def test_mmseg_whole_in_a_box(rng):
                 network, image, scales=(0.5, 1.25), flip=True, **options, dtype=torch.float64
             )
             assert_close(ours[None], expected)
+
+
+CLASSES = Classes.named(["left lane", "sky", "road", "right lane", "car"])
+PAIRS = ("left lane=right lane",)
+SWAPPED = [3, 1, 2, 0, 4]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"merge": "softmax"},
+        {"merge": "logits", "scales": (0.75, 1.0), "base_size": 40},
+        {"merge": "softmax", "window": (24, 24), "stride": (10, 13)},
+        {"merge": "exp"},
+    ],
+)
+def test_flip_pairs_swap_the_scores_of_mirrored_images(rng, changes):
+    model, variables, _ = small_networks(rng)
+    image = rng.integers(0, 256, (1, 32, 40, 3), dtype=np.uint8)
+    once = Segmenter(model, variables, Protocol.whole().replace(**changes), CLASSES)
+    both = Protocol.whole().replace(**changes, flip=True, flip_pairs=PAIRS)
+    scores = Segmenter(model, variables, both, CLASSES).scores(image)
+    upright, mirrored = once.scores(image), once.scores(image[:, :, ::-1])[:, :, ::-1][..., SWAPPED]
+    expected = upright * mirrored if changes["merge"] == "exp" else (upright + mirrored) / 2
+    np.testing.assert_allclose(scores, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_flip_pairs_of_a_recipe():
+    dataset = {"name": "folder", "flip_pairs": PAIRS}
+    options = {"protocol": "authors", "window": None}
+    protocol = protocol_of({"dataset": dataset, "evaluation": options})
+    assert protocol.flip
+    assert protocol.for_network(True, classes=CLASSES).mirrored == tuple(SWAPPED)
+    assert not protocol_of({"dataset": {**dataset, "flip": False}, "evaluation": options}).flip
+    assert protocol_of({"dataset": dataset, "evaluation": {"protocol": "whole"}}) == Protocol.whole()
+    with refused():
+        protocol.for_network(True, classes=Classes.named(["a", "b"]))
+
+
+def test_flip_pairs_need_the_names_of_classes(rng):
+    model, variables, _ = small_networks(rng)
+    segmenter = Segmenter(model, variables, Protocol.whole().replace(flip=True, flip_pairs=PAIRS))
+    with refused(what="flip_pairs"):
+        segmenter(rng.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8))

@@ -1,26 +1,51 @@
-"""What holds for every protocol: one window is the whole image; padding, overflow and reused buffers change nothing."""
+"""What holds for every protocol: one window is the whole image; padding, meshes and reused buffers change nothing."""
 
 import fsspec
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from danet_jax import DANet
+from danet_jax import DANet, Protocol, Segmenter
 from danet_jax.classes import Classes
 from danet_jax.inference import sliding
-from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.segmenter import Segmenter
+from danet_jax.inference.plain import WholeImages
+from danet_jax.inference.predictor import LABELS
+from danet_jax.models import resnet
 from danet_jax.weights.convert import convert
 from tests.reference import torch_danet
 from tests.reference.small_network import small_networks
 from tests.reference.torch_evaluation import authors_scores, normalised
 
+SLIDING = Protocol.mmseg("other").replace(window=(48, 48), stride=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network, its variables, and the same network in PyTorch."""
+    return small_networks(np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def segment(small):
+    """A segmenter of whole images; all tests share its compiled functions."""
+    return Segmenter(*small[:2], classes=Classes.named(list("abcde")))
+
+
+def assert_labels(labels, scores, margin=1.001):
+    """Compares labels with scores, except for pixels in which two classes have nearly the same score."""
+    ordered = np.sort(scores)
+    clear = ordered[..., -1] > margin * ordered[..., -2]
+    np.testing.assert_array_equal(labels[clear], scores.argmax(-1)[clear])
+
 
 @pytest.mark.parametrize("merge", ["softmax", "logits", "exp"])
-def test_one_window_over_the_image_is_the_whole_image(merge, rng):
-    model, variables, _ = small_networks(rng)
+def test_one_window_over_the_image_is_the_whole_image(merge, small, rng):
+    model, variables, _ = small
     whole = Protocol.whole().replace(merge=merge, flip=True)
     window = whole.replace(window=(41, 57), edge="pad")
     larger = whole.replace(window=(64, 64), edge="shift")
@@ -31,16 +56,26 @@ def test_one_window_over_the_image_is_the_whole_image(merge, rng):
         np.testing.assert_allclose(segment.scores(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_padded_shapes_change_nothing(rng):
-    model, variables, _ = small_networks(rng)
-    padded = Segmenter(model, variables)
-    for height, width in ((41, 57), (40, 33), (64, 64), (57, 250), (33, 40)):
-        images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-        exact = Segmenter(model, variables)  # the first size is not padded
-        expected = exact.scores(images)
+def test_images_of_many_sizes_share_a_few_padded_programs(small, rng):
+    model, variables, _ = small
+    padded, compiled = Segmenter(model, variables), []
+
+    def count(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for size in rng.integers(20, 90, (40, 2)):
+            assert padded(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).shape == tuple(size)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert len(compiled) <= 8
+    for size in ((41, 57), (40, 33), (57, 250)):
+        images = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
+        expected = Segmenter(model, variables).scores(images)  # the first size is not padded
         np.testing.assert_allclose(padded.scores(images), expected, rtol=1e-4, atol=1e-6)
-        clear = np.diff(np.sort(expected)[..., -2:])[..., 0] > 1e-4
-        np.testing.assert_array_equal(padded(images)[clear], expected.argmax(-1)[clear])
+        assert_labels(padded(images), expected)
 
 
 def test_danet_as_the_authors_and_as_a_whole(rng):
@@ -56,11 +91,9 @@ def test_danet_as_the_authors_and_as_a_whole(rng):
     )
     scores = segment.scores(image[None])[0]
     assert np.abs(scores - expected).max() < 1e-4 * np.abs(expected).max()
-    clear = np.sort(expected)[..., -1] > 1.001 * np.sort(expected)[..., -2]
     labels = segment(image[None])
-    assert labels.shape == (1, 97, 129)
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(labels[0][clear], expected.argmax(-1)[clear])
+    assert (labels.shape, labels.dtype) == ((1, 97, 129), np.int32)
+    assert_labels(labels[0], expected)
 
     segment = Segmenter(model, variables)
     with torch.no_grad():
@@ -94,9 +127,9 @@ def test_exponentials_neither_overflow_nor_vanish(scales, rng):
 
 
 @pytest.mark.parametrize("merge", ["exp", "logits"])
-def test_a_tile_finds_its_part_of_a_window(merge, rng):
+def test_a_tile_finds_its_part_of_a_window(merge, small, rng):
     # Small tiles of large windows, at scales on both sides of each step, need parts of different sizes.
-    model, variables, _ = small_networks(rng)
+    model, variables, _ = small
     protocol = Protocol.authors().replace(
         base_size=None, window=(104, 120), stride=(90, 60), merge=merge, scales=(0.4, 1.0, 1.1, 2.0, 2.1, 4.1)
     )
@@ -106,8 +139,8 @@ def test_a_tile_finds_its_part_of_a_window(merge, rng):
     np.testing.assert_allclose(small.scores(image), large.scores(image), rtol=2e-5, atol=1e-5)
 
 
-def test_an_image_whose_windows_do_not_fit_goes_through_in_bands(rng, monkeypatch):
-    model, variables, _ = small_networks(rng)
+def test_an_image_whose_windows_do_not_fit_goes_through_in_bands(small, rng, monkeypatch):
+    model, variables, _ = small
     protocol = Protocol.mmseg("other").replace(window=(48, 48), stride=(20, 31), flip=True, scales=(0.7, 1.0))
     image = rng.integers(0, 256, (1, 333, 140, 3), dtype=np.uint8)
     expected = Segmenter(model, variables, protocol).scores(image)
@@ -118,21 +151,27 @@ def test_an_image_whose_windows_do_not_fit_goes_through_in_bands(rng, monkeypatc
     assert segment._predictor._capacity < windows
 
 
-def test_a_mesh_of_devices_gives_the_same_scores(rng):
-    model, variables, _ = small_networks(rng)
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()).reshape(4, 2), ("data", "space"))
-    images = rng.integers(0, 256, (3, 70, 91, 3), dtype=np.uint8)
-    for protocol in (
+@pytest.mark.parametrize(
+    "protocol",
+    [
         Protocol.whole(),
+        Protocol.whole().replace(base_size=70, flip=True, merge="exp"),
         Protocol.authors().replace(base_size=80, window=(48, 48), stride=(32, 32)),
-    ):
-        one = Segmenter(model, variables, protocol)
-        many = Segmenter(model, variables, protocol, mesh=mesh)
-        np.testing.assert_allclose(many.scores(images), one.scores(images), rtol=1e-4, atol=1e-6)
+    ],
+)
+def test_a_mesh_of_devices_gives_the_same_scores(small, protocol, rng):
+    """A batch is divided over the axis `data`, the rows of whole images over `space`."""
+    model, variables, _ = small
+    mesh = Mesh(np.asarray(jax.devices()[:8]).reshape(2, 4), ("data", "space"))
+    images = rng.integers(0, 256, (3, 45, 60, 3), dtype=np.uint8)
+    many = Segmenter(model, variables, protocol, mesh=mesh)
+    expected = Segmenter(model, variables, protocol).scores(images)
+    np.testing.assert_allclose(many.scores(images), expected, rtol=2e-4, atol=1e-6)
+    assert_labels(many(images), expected)
 
 
-def test_a_network_that_takes_no_sizes_is_never_padded(rng):
-    model, variables, _ = small_networks(rng)
+def test_a_network_that_takes_no_sizes_is_never_padded(small, rng):
+    model, variables, _ = small
 
     class Exact(type(model)):
         accepts_sizes = False
@@ -143,15 +182,13 @@ def test_a_network_that_takes_no_sizes_is_never_padded(rng):
 
     exact = Exact(model.num_classes)
     images = [rng.integers(0, 256, (1, *size, 3), dtype=np.uint8) for size in ((41, 57), (40, 33), (64, 49))]
-    for protocol in (Protocol.whole(), Protocol.mmseg("other").replace(window=(48, 48), stride=(32, 32))):
+    for protocol in (Protocol.whole(), SLIDING):
         ours, expected = Segmenter(exact, variables, protocol), Segmenter(model, variables, protocol)
         for image in images:
             np.testing.assert_allclose(ours.scores(image), expected.scores(image), rtol=1e-4, atol=1e-6)
 
 
-def test_images_in_every_form(rng, tmp_path):
-    model, variables, _ = small_networks(rng)
-    segment = Segmenter(model, variables, classes=Classes.named(list("abcde")))
+def test_images_in_every_form(segment, rng, tmp_path):
     image = rng.integers(0, 256, (30, 41, 3), dtype=np.uint8)
     [expected] = segment(image[None])
     path = tmp_path / "photo.png"
@@ -173,18 +210,51 @@ def test_images_in_every_form(rng, tmp_path):
     assert np.asarray(segment.overlay(image)).tobytes() == np.asarray(segment.overlay([image])[0]).tobytes()
 
 
-def test_a_stream_may_reuse_one_buffer(rng):
-    model, variables, _ = small_networks(rng)
+@pytest.mark.parametrize("protocol", [Protocol.whole(), SLIDING])
+def test_a_stream_keeps_the_order_and_may_reuse_one_buffer(small, protocol, rng):
+    segment = Segmenter(*small[:2], protocol)
     images = rng.integers(0, 256, (11, 40, 56, 3), dtype=np.uint8)
-    buffer = np.empty_like(images[0])
+    images = [*images[:7], images[7, :33], *images[8:]]
+    buffer = np.empty((40, 56, 3), np.uint8)
 
     def camera():
         for image in images:
-            buffer[...] = image
-            yield buffer
+            view = buffer[: len(image)]
+            view[...] = image
+            yield view
 
-    for protocol in (Protocol.whole(), Protocol.whole().replace(window=(48, 48), stride=(32, 32))):
-        segment = Segmenter(model, variables, protocol)
-        of_buffer, expected = list(segment.stream(camera())), list(segment.stream(images))
-        np.testing.assert_array_equal(of_buffer, expected)
-        assert len({labels.tobytes() for labels in of_buffer}) == len(images)
+    for labels, image in zip(segment.stream(camera()), images, strict=True):
+        assert_labels(labels, segment.scores(image[None])[0])
+
+
+def test_few_images_are_computed_together_and_no_more_than_these(segment, rng):
+    images = rng.integers(0, 256, (7, 40, 56, 3), dtype=np.uint8)
+    alone = np.concatenate([segment.scores(image[None]) for image in images])
+    np.testing.assert_allclose(segment.scores(images), alone, rtol=2e-4, atol=1e-6)
+    whole = segment._predictor
+    for exact, sizes in ((True, [4, 2, 1]), (False, [8])):
+        parts = whole.run(segment.variables, whole.group(40, 56), list(images), LABELS, exact=exact)
+        assert [len(labels) for _, labels in parts] == sizes
+
+
+@pytest.mark.parametrize("changes", [{}, {"base_size": 96, "flip": True, "image_resize": "uint8"}])
+def test_compiled_for_a_tpu_it_gathers_nothing(changes, monkeypatch):
+    pytest.importorskip("libtpu", reason="needs libtpu, the compiler for TPUs")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # another process may be compiling too
+    monkeypatch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
+    model = DANet(4, backbone="resnet18")
+    devices = topologies.get_topology_desc("v5e:2x2", "tpu").devices[:1]
+    mesh = Mesh(np.asarray(devices).reshape(1, 1), ("data", "space"))
+    protocol = Protocol.whole().replace(**changes).for_network(True)
+    whole = WholeImages(model, protocol, mesh)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    inputs = whole.inputs(whole.group(48, 64), [])
+    sharding = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (variables, inputs)
+    )
+    text = whole.program.lower(*shapes, reduction=LABELS).compile().as_text()
+    assert "fusion" in text
+    assert " gather(" not in text
+    assert "dynamic-gather" not in text
