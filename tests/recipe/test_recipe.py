@@ -237,7 +237,7 @@ def test_options_of_the_protocol_are_its_fields():
     assert options.pop("protocol") == Protocol().replace(name="whole").name
     assert options.pop("whole_base_size") is None
     fields = {field.name for field in dataclasses.fields(Protocol)}
-    assert set(options) == fields - {"name", "flip_pairs", "mirrored"}
+    assert set(options) == fields - {"name", "bits", "flip_pairs", "mirrored"}
     assert set(options.values()) == {None}  # the protocol's own
     assert Recipe().protocol() == Protocol.whole()
 
