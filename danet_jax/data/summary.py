@@ -135,6 +135,11 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
             lines.append(
                 f"{split}: {count} of {summary.examples} pictures, {summary.first_assumed[sentence]} first, {sentence}"
             )
+        if 0 < summary.deep < summary.examples:
+            lines.append(
+                f"{split}: {summary.deep} of {summary.examples} images have more than 8 bits per channel, so the network "
+                "takes images of more than 8 bits; the other images are scaled to their range"
+            )
     labelled = {split: summary for split, summary in splits.items() if summary.labelled}
     if not labelled:
         return lines

@@ -194,7 +194,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
             write_description(workdir, recipe.as_dict(), dataset.classes, digest)
             table = parameter_overview.get_parameter_overview(state.variables["params"], include_stats=False)
             write_text(workdir / "parameters.txt", f"{table}\n")
-            print(f"{len(source)} examples, {steps} steps", flush=True)
+            depth = "" if bits == 8 else f", images of {bits} bits per channel"
+            print(f"{len(source)} examples, {steps} steps{depth}", flush=True)
         signals.is_safe = lambda: step == 0 or checkpoints.is_complete(step)
 
         with (

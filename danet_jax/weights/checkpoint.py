@@ -70,7 +70,8 @@ class Checkpoint:
         """How many bits of the 16-bit channels of image files are used: as many as in the data of the training."""
         if self.bits > 8:
             return self.bits
-        used = self.config.get("dataset", {}).get("options", {}).get("bits", 16)
+        options = self.config.get("dataset", {}).get("options", {})
+        used = options.get("bits") if isinstance(options, Mapping) else None
         return used if used in range(8, 17) else 16
 
     @property
