@@ -137,8 +137,8 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
             )
         if 0 < summary.deep < summary.examples:
             lines.append(
-                f"{split}: {summary.deep} of {summary.examples} images have more than 8 bits per channel, so the network "
-                "takes images of more than 8 bits; the other images are scaled to their range"
+                f"{split}: {summary.deep} of {summary.examples} images have more than 8 bits per channel, so the "
+                "network takes such images; the others are scaled to the same range"
             )
     labelled = {split: summary for split, summary in splits.items() if summary.labelled}
     if not labelled:
