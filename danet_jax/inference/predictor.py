@@ -128,8 +128,8 @@ def predicted(
 ) -> Iterator[tuple[list[Item], Part]]:
     """Applies a network to images and yields the results part by part, each with the batch that it belongs to.
 
-    A part is yielded once it is computed, while the devices work on up to `ahead` more. All parts of one batch follow
-    one another.
+    A part is yielded once it is computed, while the devices work on up to `ahead` more. On a CPU these run side by side
+    and each takes its memory. All parts of one batch follow one another.
 
     Args:
       predictor: decides which images go through the devices together.
@@ -138,16 +138,21 @@ def predicted(
       reduction: what is computed from the scores.
       in_order: whether only consecutive images of one size form a batch, so that their order is kept; otherwise an
         image waits for others of its group.
-      ahead: how many parts the devices may be ahead.
+      ahead: how many parts the devices work on at a time, at least 1.
       exact: see `Predictor.run`.
     """
     in_flight: collections.deque[tuple[list[Item], Part]] = collections.deque()
     for group, batch in _batches(predictor, items, in_order=in_order):
         images, *labels = zip(*batch, strict=True)
-        for part in predictor.run(variables, group, images, reduction, *labels, exact=exact):
+        parts = predictor.run(variables, group, images, reduction, *labels, exact=exact)
+        while True:
+            if len(in_flight) == ahead:
+                jax.block_until_ready(in_flight[0][1].results)
+            part = next(parts, None)
+            if part is None:
+                break
             in_flight.append((batch, part))
             if len(in_flight) > ahead:
-                jax.block_until_ready(in_flight[0][1].results)
                 yield in_flight.popleft()
     yield from in_flight
 

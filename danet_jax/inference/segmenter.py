@@ -29,8 +29,9 @@ from danet_jax.models.variables import check_fits, refuse_not_finite
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.download import download
 
-AHEAD = 2
-"""Results that the devices may be ahead of the host, which fetches them."""
+AHEAD = {"cpu": 1, "other": 2}
+"""Parts that a device works on while the host uses the results of the one before. A CPU would compute several side by
+side, which takes more memory and is no faster."""
 
 _MODES_OF_8_BITS = (
     "1",
@@ -101,6 +102,8 @@ class Segmenter:
                 value=len(classes),
                 allowed=model.num_classes,
             )
+        on_cpu = self._predictor.mesh.devices.flat[0].platform == "cpu"
+        self._ahead = AHEAD["cpu" if on_cpu else "other"]
         self.model, self.protocol, self.classes = model, self._predictor.protocol, classes
         self.bits_used = self.protocol.depth if self.protocol.depth > 8 else 16
         """How many bits of the 16-bit channels of image files are used."""
@@ -238,7 +241,7 @@ class Segmenter:
             ((image,) for image in images),
             reduction,
             in_order=True,
-            ahead=AHEAD,
+            ahead=self._ahead,
             exact=exact,
         )
         for items, part in parts:
