@@ -128,8 +128,8 @@ def predicted(
 ) -> Iterator[tuple[list[Item], Part]]:
     """Applies a network to images and yields the results part by part, each with the batch that it belongs to.
 
-    A part is yielded once it is computed, while the devices work on up to `ahead` more. On a CPU these run side by side
-    and each takes its memory. All parts of one batch follow one another.
+    A part is yielded once it is computed, while the devices work on up to `ahead` more; a CPU computes these side by
+    side. All parts of one batch follow one another.
 
     Args:
       predictor: decides which images go through the devices together.

@@ -31,7 +31,7 @@ from danet_jax.weights.download import download
 
 AHEAD = {"cpu": 1, "other": 2}
 """Parts that a device works on while the host uses the results of the one before. A CPU would compute several side by
-side, which takes more memory and is no faster."""
+side, and need memory for each."""
 
 _MODES_OF_8_BITS = (
     "1",
@@ -176,7 +176,7 @@ class Segmenter:
         """Yields the labels, int32 `[H, W]`, of one image `[H, W, 3]` after another, in their order.
 
         Consecutive images of one size go to the device together, as many as it takes at once. It works on them while
-        earlier results are used and later images are read; no more than three such batches are in memory. Images are
+        earlier results are used and later images are read; no more than four such batches are in memory. Images are
         copied, so that they may all be read into one buffer.
 
         Raises:

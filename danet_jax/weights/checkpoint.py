@@ -72,7 +72,7 @@ class Checkpoint:
             return self.bits
         options = self.config.get("dataset", {}).get("options", {})
         used = options.get("bits") if isinstance(options, Mapping) else None
-        return used if used in range(8, 17) else 16
+        return used if isinstance(used, int) and 8 <= used <= 16 else 16
 
     @property
     def is_backbone(self) -> bool:
