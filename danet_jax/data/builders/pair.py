@@ -28,6 +28,7 @@ class Pair:
       image_file: Where the image comes from, for error messages.
       label_file: Where the label comes from, for error messages.
       assumed: What was assumed because the files do not say it, a sentence each, the same for all examples.
+      bits: How many bits of 16-bit channels are used, see `decode.decode_image`.
     """
 
     name: str
