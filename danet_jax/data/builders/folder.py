@@ -86,9 +86,10 @@ class Folder(base.PairsBuilder):
             `label_offset`: the id of the first class; what is below is ignored. `exif`: whether labels were drawn on
             the pixels as `stored`, or on the `upright` image that viewers show. `bits`: how many bits of 16-bit
             channels are used; if images have such channels, the network takes images of `bits` bits. `validation`: the
-            share of the images that becomes the split `val`, drawn at random by `split_seed`. `masks_dir`: the folder of the labels, where it has another name. `unlabelled`: whether
-            pixels that no shape covers are of the class `background`, which is added as class 0, or 255 (`ignore`).
-            `uncompressed`: whether images are stored without compression.
+            share of the images that becomes the split `val`, drawn at random by `split_seed`. `masks_dir`: the folder
+            of the labels, where it has another name. `unlabelled`: whether pixels that no shape covers are of the class
+            `background`, which is added as class 0, or 255 (`ignore`). `uncompressed`: whether images are stored
+            without compression.
 
         Raises:
           InputError: The folder, a split or the classes are missing, or an option makes no sense.
