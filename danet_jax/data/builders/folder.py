@@ -163,10 +163,10 @@ class Folder(base.PairsBuilder):
             "dataset.options.labels=colours, and if it is ignored, dataset.options.labels=ids"
         )
 
-    def _refuse_wrong_splits(self) -> None:
-        if error := self._narrow_range():
+    def _describe_shards(self) -> dict[str, dict[str, Any]]:
+        if error := self._narrow_range():  # which names the image
             raise error
-        super()._refuse_wrong_splits()
+        return super()._describe_shards()
 
     def _narrow_range(self) -> InputError | None:
         """Returns an error that names the brightest of the 16-bit images if all of them may be of fewer bits."""
