@@ -126,8 +126,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     if is_run(workdir):
         refuse_other_classes(workdir, dataset.classes)
         refuse_other_data(workdir, digest, resume_anyway=options.resume_anyway)
-    saved = checkpoint_steps(workdir / "checkpoints")
-    bits = bits_of(workdir / "checkpoints" / str(saved[-1])) if saved else dataset.bits
+    bits = trained_bits(workdir / "checkpoints", dataset.bits)
     source = dataset.source(data.train_split, labelled="dataset.train_split")
     validation = dataset.source(data.validation_split, labelled="dataset.validation_split")
     batches = training_batches(
@@ -379,6 +378,14 @@ def refuse_what_cannot_be_resumed(recipe: Recipe, workdir: Path) -> None:
             raise error.in_file(newest) from error
     except OSError:  # a damaged checkpoint is reported when it is restored
         pass
+
+
+def trained_bits(checkpoints: Path, default: int) -> int:
+    """Returns the bits per channel of the images of a run's network, `default` if it has no intact checkpoint."""
+    for step in reversed(checkpoint_steps(checkpoints)):
+        with contextlib.suppress(OSError, InputError):  # a damaged checkpoint is reported when it is restored
+            return bits_of(checkpoints / str(step))
+    return default
 
 
 def describe_finished(recipe: Recipe, workdir: Path) -> str:
