@@ -17,6 +17,7 @@ from danet_jax.models import resnet
 from danet_jax.modes import evaluate, explore, export, predict, report, train
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import defaults, read_recipe
+from danet_jax.runs.stopping import StopSignals
 from danet_jax.weights.checkpoint import load_checkpoint
 from tests.reference.refusal import refused
 
@@ -72,7 +73,8 @@ def run(drawn, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
         recipe = recipe_of(drawn[0])
-        assert train.run(recipe, workdir, []) == 0
+        with StopSignals() as signals:
+            assert train.run(recipe, workdir, [], signals=signals) == 0
         yield recipe, workdir
 
 
@@ -198,5 +200,9 @@ def test_onnx_takes_uint16(drawn, run, tmp_path):
 
 def test_resuming_keeps_the_networks_bits(run):
     recipe, workdir = run
-    assert train.run(recipe, workdir, []) == 0
+    longer = recipe.model_copy(
+        update={"training": recipe.training.model_copy(update={"steps": 3, "resume_anyway": True})}
+    )
+    with StopSignals() as signals:
+        assert train.run(longer, workdir, [], signals=signals) == 0
     assert load_checkpoint(workdir).bits == BITS
