@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 import pathlib
 import re
@@ -19,23 +21,23 @@ from danet_jax.errors import InputError, first_line
 if TYPE_CHECKING:
     from danet_jax.data.builders.base import PairsBuilder
 
-_BUILDERS = {
-    "ade20k": ("ade20k", "Ade20k"),
-    "cityscapes": ("cityscapes", "Cityscapes"),
-    "coco_stuff10k": ("coco_stuff", "CocoStuff10k"),
-    "coco_stuff164k": ("coco_stuff", "CocoStuff164k"),
-    "folder": ("folder", "Folder"),
-    "pascal_context": ("pascal_context", "PascalContext"),
-    "pascal_voc_aug": ("pascal_voc_aug", "PascalVocAug"),
-    "scenes": ("scenes", "Scenes"),
+_MODULES = {
+    "ade20k": "ade20k",
+    "cityscapes": "cityscapes",
+    "coco_stuff10k": "coco_stuff",
+    "coco_stuff164k": "coco_stuff",
+    "folder": "folder",
+    "pascal_context": "pascal_context",
+    "pascal_voc_aug": "pascal_voc_aug",
+    "scenes": "scenes",
 }
-"""Name of the data set -> module in `danet_jax.data.builders` and class there, imported on first use."""
+"""The module in `danet_jax.data.builders` that has the builder of each data set, imported on first use."""
 
-DATASET_NAMES = tuple(sorted(_BUILDERS))
+DATASET_NAMES = tuple(_MODULES)
 
 
 class EncodedExample(TypedDict):
-    """One example as stored: image and label still encoded; `label` is None in a split without labels.
+    """One example as stored, image and label still encoded; `label` is None in a split without labels.
 
     `bits` says how many bits of 16-bit channels are used, 16 if it is absent.
     """
@@ -56,8 +58,8 @@ class Dataset:
       splits: Number of examples of each split.
       directory: Where the prepared data are; `tfds.builder_from_directory` reads it, too.
       summaries: What each split holds, counted when it was prepared.
-      shard_sizes: Bytes of each shard's file by its name, as it was written.
-      shard_digests: Digest of each shard's file by its name, as it was written.
+      shard_sizes: Bytes of each shard's file as it was written, by the file's name.
+      shard_digests: Digest of each shard's file as it was written, by the file's name.
       bits_used: How many bits of 16-bit channels are used.
     """
 
@@ -97,8 +99,8 @@ class Dataset:
         """Returns the examples of `split` as a random-access sequence.
 
         Args:
-          split: Its name.
-          labelled: The option that chose it, if the split must have labels.
+          split: The name of the split.
+          labelled: The option that chose the split, if it must have labels.
 
         Raises:
           InputError: There is no such split, or it has no labels though it must.
@@ -127,35 +129,26 @@ class Dataset:
           encoded), `labels` (of names and values) and `shards` (of the files). `images` and `labels` are None for data
           that were prepared by version 0.2.0, `shards` for those of earlier versions.
         """
-        return {split: self._digest(split) for split in splits}
-
-    def _digest(self, split: str) -> dict[str, Any]:
-        summary = self.summaries.get(split)
-        pattern = re.compile(rf".+-{re.escape(split)}\.array_record-\d+-of-\d+")
-        shards = {name: value for name, value in self.shard_digests.items() if pattern.fullmatch(name)}
-        return {
-            "examples": self.splits[split],
-            "images": _hexadecimal(summary.images_digest if summary else None),
-            "labels": _hexadecimal(summary.labels_digest if summary else None),
-            "shards": hashlib.sha256(json.dumps(sorted(shards.items())).encode()).hexdigest()[:32]
-            if shards
-            else None,
-        }
+        digests = {}
+        for split in splits:
+            summary = self.summaries.get(split)
+            pattern = re.compile(rf".+-{re.escape(split)}\.array_record-\d+-of-\d+")
+            shards = [item for item in sorted(self.shard_digests.items()) if pattern.fullmatch(item[0])]
+            digests[split] = {
+                "examples": self.splits[split],
+                "images": _hexadecimal(summary.images_digest if summary else None),
+                "labels": _hexadecimal(summary.labels_digest if summary else None),
+                "shards": hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:32] if shards else None,
+            }
+        return digests
 
 
 class EncodedSource(Sequence[EncodedExample]):
     """The examples of one split, read on access; can be pickled and sent to worker processes."""
 
-    def __init__(
-        self,
-        directory: str,
-        split: str,
-        length: int,
-        shard_sizes: Mapping[str, int] | None = None,
-        bits: int = 16,
-    ):
+    def __init__(self, directory: str, split: str, length: int, shard_sizes: Mapping[str, int], bits: int):
         self._directory, self._split, self._length, self._bits = directory, split, length, bits
-        self._shard_sizes = dict(shard_sizes or {})
+        self._shard_sizes = dict(shard_sizes)
 
     def __len__(self) -> int:
         return self._length
@@ -166,29 +159,31 @@ class EncodedSource(Sequence[EncodedExample]):
         Raises:
           InputError: A file of the prepared data is missing, cut short or damaged.
         """
-        if not -len(self) <= index < len(self):  # array_record raises ValueError, which would not end a loop
+        if not -len(self) <= index < len(self):  # array_record raises ValueError, which would not end a loop.
             raise IndexError(f"example {index} of {len(self)}")
-        records = self._records
+        index %= len(self)
+        records, ends, paths = self._opened
         try:
-            record = records[index % len(self)]
+            record = records[index]
             name, image, label = record["name"].decode(), record["image"], record["label"] or None
-        except Exception as error:  # whatever a damaged shard, or a damaged description of it, makes of it
+        except Exception as error:  # A damaged shard, or a damaged description of it, raises anything.
+            path = paths[bisect.bisect_right(ends, index)]
             raise InputError(
-                f"{self._shard_of(index % len(self))}: damaged, example {index} of {self._split} cannot be read "
-                f"({first_line(error)}); delete {self._directory} and run --mode=prepare",
-                what=str(self._shard_of(index % len(self))),
+                f"{path}: damaged, example {index} of {self._split} cannot be read ({first_line(error)}); "
+                f"delete {self._directory} and run --mode=prepare",
+                what=str(path),
             ) from None
         return {"name": name, "image": image, "label": label, "bits": self._bits}
 
     @functools.cached_property
-    def _records(self) -> Any:
-        import tensorflow_datasets as tfds  # only where something is read: it takes half a second
+    def _opened(self) -> tuple[Any, list[int], list[Any]]:
+        """The records, and for each shard the number of examples up to its end, and its file."""
+        import tensorflow_datasets as tfds  # It takes half a second, so it is imported only where something is read.
 
         try:
             builder = tfds.builder_from_directory(self._directory)
             split = builder.info.splits[self._split]
-            self._shards = list(zip(split.filepaths, split.shard_lengths, strict=True))
-            for path, _ in self._shards:
+            for path in split.filepaths:
                 written, found = self._shard_sizes.get(path.name), path.stat().length
                 if written not in (None, found):
                     raise InputError(
@@ -198,28 +193,19 @@ class EncodedSource(Sequence[EncodedExample]):
                         value=found,
                         allowed=written,
                     )
-            return builder.as_data_source(
-                self._split,
-                decoders={"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()},
-            )
+            encoded = {name: tfds.decode.SkipDecoding() for name in ("image", "label")}
+            records = builder.as_data_source(self._split, decoders=encoded)
+            return records, list(itertools.accumulate(split.shard_lengths)), split.filepaths
         except InputError:
             raise
-        except Exception as error:  # whatever a damaged description or a missing file makes of it
+        except Exception as error:  # A damaged description or a missing file raises anything.
             raise InputError(
                 f"{self._directory}: cannot be opened ({first_line(error)}); delete it and run --mode=prepare",
                 what=self._directory,
             ) from None
 
-    def _shard_of(self, index: int) -> Any:
-        """The file that holds an example."""
-        for path, length in self._shards:
-            if index < length:
-                return path
-            index -= length
-        return self._directory
-
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_records"}
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
 
 
 def dataset_builder(
@@ -235,15 +221,15 @@ def dataset_builder(
     Raises:
       InputError: The name or an option is unknown, or a `folder` lacks something.
     """
-    if name not in _BUILDERS:
+    if name not in _MODULES:
         raise InputError(
             f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}",
             what="dataset.name",
             value=name,
             allowed=DATASET_NAMES,
         )
-    module, builder_class = _BUILDERS[name]
-    create = getattr(importlib.import_module(f"danet_jax.data.builders.{module}"), builder_class)
+    module = importlib.import_module(f"danet_jax.data.builders.{_MODULES[name]}")
+    create = getattr(module, "".join(map(str.capitalize, name.split("_"))))
     return create(data_dir=data_dir, root=root, class_names=class_names, options=options)
 
 
@@ -265,7 +251,7 @@ def open_dataset(
       root: Where the user's files (or the published archives) are; `scenes` needs none.
       data_dir: Where prepared data are kept.
       class_names: The classes of a `folder` without `classes.csv`.
-      options: Options of the dataset, see its builder.
+      options: Options of the data set, see its builder.
       needed: Splits that must exist, by the names of the options that choose them.
 
     Raises:
@@ -293,22 +279,24 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     A split that only one of the two describes is not compared.
     """
     changes = []
-    for split in before.keys() & now.keys():
+    for split in sorted(before.keys() & now.keys()):
         one, other = before[split], now[split]
         count = other["examples"] - one["examples"]
         if count:
             verb = "added" if count > 0 else "removed"
-            changes.append(
-                f"{split}: {abs(count)} images {verb} ({one['examples']} before, {other['examples']} now)"
-            )
+            change = f"{abs(count)} images {verb} ({one['examples']} before, {other['examples']} now)"
         elif None in (one["images"], other["images"]):
-            if one["shards"] and other["shards"] and one["shards"] != other["shards"]:
-                changes.append(f"{split}: images or labels edited, or prepared again by another version")
+            if None in (one["shards"], other["shards"]) or one["shards"] == other["shards"]:
+                continue
+            change = "images or labels edited, or prepared again by another version"
         elif one["images"] != other["images"]:
-            changes.append(f"{split}: images edited, renamed or replaced")
+            change = "images edited, renamed or replaced"
         elif one["labels"] != other["labels"]:
-            changes.append(f"{split}: labels edited")
-    return sorted(changes)
+            change = "labels edited"
+        else:
+            continue
+        changes.append(f"{split}: {change}")
+    return changes
 
 
 def _hexadecimal(digest: int | None) -> str | None:

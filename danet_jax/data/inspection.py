@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class Examined(NamedTuple):
-    """What `check_pair` saw.
+    """What `check_pair` found in an example.
 
     Attributes:
       size: Height and width.
@@ -55,22 +55,21 @@ def check_pair(pair: Pair, class_count: int) -> Examined:
     """
     image = pair.pixels()
     height, width = image.shape[:2]
-    darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
-    deep = image.dtype != np.uint8
+    darkest, brightest, deep = image.min((0, 1)), image.max((0, 1)), image.dtype != np.uint8
     examined = Examined((height, width), None, darkest, brightest, deep, _digest(image))
     if pair.label is None:
         return examined
     label = decode.decode_label(pair.label, pair.label_file)
-    if image.shape[:2] != label.shape:
+    if label.shape != (height, width):
         raise InputError(
             f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
             f"{width}x{height}; make them the same size",
             what=pair.label_file,
             value=label.shape,
-            allowed=image.shape[:2],
+            allowed=(height, width),
         )
     counts = np.bincount(label.ravel(), minlength=256)
-    strange = [int(value) for value in np.flatnonzero(counts) if class_count <= value != IGNORE_LABEL]
+    strange = [value for value in np.flatnonzero(counts).tolist() if class_count <= value != IGNORE_LABEL]
     if strange:
         raise InputError(
             f"{pair.label_file}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
@@ -92,15 +91,15 @@ def _digest(pixels: np.ndarray) -> bytes:
 
 @dataclasses.dataclass
 class Findings(Summary):
-    """What was found in one split; the counts of a summary are those of the good examples.
+    """What was found in one split; the counts of the summary are those of the intact examples.
 
     Attributes:
-      images: Number of examples, the bad ones included.
+      images: Number of examples, wrong ones included.
       sizes: Number of images of each (height, width).
       darkest: The smallest value of red, green and blue in any image.
       brightest: The largest value of red, green and blue in any image.
-      errors: One line for each example that is unreadable, mismatched, has values that are no class, or has
-        the name of another.
+      errors: One line for each example that is unreadable, mismatched, has values that are not a class, or has the
+        name of another.
       digests: Digests of the images.
     """
 
@@ -116,14 +115,13 @@ def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings
     """Reads and checks every example, on all cores.
 
     Args:
-      readers: Each reads one example.
+      readers: Functions that read one example each.
       classes: The classes that label values may stand for.
 
     Returns:
       The findings; nothing about the examples raises.
     """
-    findings = Findings()
-    names = set()
+    findings, names = Findings(), set[str]()
     for example in in_order(functools.partial(_inspect_one, class_count=len(classes)), readers):
         findings.images += 1
         if isinstance(example, str):
@@ -142,17 +140,17 @@ def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings
 
 
 def _inspect_one(read: Callable[[], Pair], class_count: int) -> tuple[Pair, Examined] | str:
-    """The example without its image and label, of which many wait to be counted; or what is wrong with it."""
+    """Returns what is in an example, or what is wrong with it."""
     try:
         pair = read()
         examined = check_pair(pair, class_count)
     except InputError as error:
         return str(error)
-    return dataclasses.replace(pair, image=b"", label=None), examined
+    return dataclasses.replace(pair, image=b"", label=None), examined  # Many wait in memory to be counted.
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields `function(item)` of each item in order, working ahead on all cores.
+    """Yields `function(item)` for each item in order, working ahead on all cores.
 
     Threads are enough for decoding, checking and encoding: decompression, nearly all of the work, runs without
     Python's lock. An exception in `function` is raised when its turn comes.

@@ -2,8 +2,8 @@
 
 There is one stream of training examples for the whole job: each epoch shuffles all examples again, and host k of n
 takes every n-th one. Shuffling and augmenting depend only on the seed and the position in the stream, so neither the
-number of hosts nor the number of worker processes changes what is seen, and the number of examples that all hosts took
-is the only state.
+number of hosts nor the number of worker processes changes what is seen, and the number of examples that all hosts have
+taken is the only state.
 """
 
 from __future__ import annotations
@@ -33,26 +33,25 @@ if TYPE_CHECKING:
     import jax
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-"""Reading ahead in each process; elements are complete batches in training. Pillow decodes outside the GIL."""
+"""Reading ahead in each process; elements are complete batches in training. Pillow decodes without the GIL."""
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
-    """Endless batches. The state is the number of examples that all hosts took."""
+    """Endless batches of host `shard_index`. The state is the number of examples that all hosts have taken."""
 
     def __init__(
         self,
-        examples: grain.MapDataset[dict[str, np.ndarray]],
-        *,
+        examples: grain.MapDataset[Any],
         batch_size: int,
+        workers: int,
         shard_index: int,
         shard_count: int,
-        workers: int,
     ):
         super().__init__()
         self._examples, self._batch_size, self._workers = examples, batch_size, workers
         self._shard_index, self._shard_count, self._taken = shard_index, shard_count, 0
-        _open.add(self)
         self._iterator: grain.DatasetIterator[dict[str, np.ndarray]] | None = None
+        _open.add(self)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Returns the next batch."""
@@ -72,7 +71,7 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         """Sets the position to one that `get_state` returned, in this or another process.
 
         Raises:
-          InputError: It is not such a position.
+          InputError: The state is not such a position.
         """
         taken = state.get("examples_taken")
         if not isinstance(taken, int) or taken < 0:
@@ -117,7 +116,7 @@ def training_batches(
         change.
       photometric: Whether light and colours are changed at random, see `transforms.distort`.
       bits: The bits per channel of the images that the network takes.
-      workers: Processes that decode and augment; 0 does it in threads of this process.
+      workers: Number of processes that decode and augment; 0 does it in threads of this process.
       shard_index: This host's number.
       shard_count: Number of hosts that share the stream.
 
@@ -136,24 +135,10 @@ def training_batches(
             "the training split has no labels; choose another with dataset.train_split",
             what="dataset.train_split",
         )
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .random_map(
-            Augment(
-                base_size, crop_size, SCALE_RANGE if random_scale else None, flip, mirrored, photometric, bits
-            )
-        )
-        .repeat()
-    )
-    return TrainingBatches(
-        examples,
-        batch_size=batch_size,
-        shard_index=shard_index,
-        shard_count=shard_count,
-        workers=workers,
-    )
+    scale_range = SCALE_RANGE if random_scale else None
+    augment = Augment(base_size, crop_size, scale_range, flip, mirrored, photometric, bits)
+    examples = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment).repeat()
+    return TrainingBatches(examples, batch_size, workers, shard_index, shard_count)
 
 
 def evaluation_examples(
@@ -172,13 +157,11 @@ def evaluation_examples(
       An iterator of `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; label is None in a
       split without labels. For more than 8 `bits` images are uint16, from 0 to `2**bits - 1`.
     """
-    share = len(range(len(source))[shard_index::shard_count])
-    examples = grain.MapDataset.source(source)[shard_index::shard_count].map(
-        functools.partial(decode_example, depth=bits)
-    )
+    decode = functools.partial(decode_example, depth=bits)
+    examples = grain.MapDataset.source(source)[shard_index::shard_count].map(decode)
 
     def read() -> Iterator[dict[str, Any]]:
-        iterator = _read_ahead(examples, min(workers, share))
+        iterator = _read_ahead(examples, min(workers, len(examples)))
         try:
             while True:
                 with _signals_held_back():
@@ -188,7 +171,7 @@ def evaluation_examples(
                 yield element
         finally:
             iterator.close()
-            # Grain's last arrays hang on its exceptions; if they are only freed at exit, they count as leaked.
+            # Grain's exceptions refer to its last arrays; if these are only freed at exit, they count as leaked.
             del iterator
             gc.collect()
 
@@ -202,34 +185,14 @@ def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
 
     Args:
       batch: Arrays `[b, H, W, ...]`, where b is this host's share of the global batch.
-      mesh: Has the axes `data`, which splits the batch, and `space`, which splits the rows.
-
-    Raises:
-      InputError: The batch or the rows cannot be divided evenly.
+      mesh: A mesh with the axes `data`, which splits the batch, and `space`, which splits the rows.
     """
-    import jax  # worker processes import this module and need no jax from it
+    import jax  # Worker processes import this module and need no jax from it.
 
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "space"))
     hosts = jax.process_count()
-    for name, array in batch.items():
-        if array.shape[0] * hosts % mesh.shape["data"]:
-            raise InputError(
-                f"a batch of {array.shape[0] * hosts} cannot be divided among mesh.data={mesh.shape['data']}; "
-                "change training.batch_size",
-                what="training.batch_size",
-                value=array.shape[0] * hosts,
-            )
-        if array.shape[1] % mesh.shape["space"]:
-            raise InputError(
-                f"{array.shape[1]} rows of {name} cannot be divided among mesh.space={mesh.shape['space']}; "
-                "change dataset.crop_size",
-                what="dataset.crop_size",
-                value=array.shape[1],
-            )
     return {
-        name: jax.make_array_from_process_local_data(
-            sharding, array, (array.shape[0] * hosts, *array.shape[1:])
-        )
+        name: jax.make_array_from_process_local_data(sharding, array, (len(array) * hosts, *array.shape[1:]))
         for name, array in batch.items()
     }
 
@@ -247,10 +210,10 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """A context in which Grain may start workers: they inherit that `SIGNALS` are blocked.
+    """Blocks `SIGNALS` while Grain may start workers, which inherit that.
 
     Otherwise Ctrl-C would end them before they can ignore it, and the run with an error. Other threads of this process
-    still take a signal up.
+    still receive signals.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -262,9 +225,8 @@ def _signals_held_back() -> Iterator[None]:
 def _end_with_parent(index: int, count: int) -> None:
     """Ends a worker process when the process that started it ends, and only then.
 
-    The parent may be killed and close nothing. Signals to the whole process group, such as Ctrl-C, are for the parent.
+    A parent that is killed closes nothing. Signals to the whole process group, such as Ctrl-C, are for the parent.
     """
-    del index, count
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -280,13 +242,11 @@ def _end_with_parent(index: int, count: int) -> None:
 
 def _own(element: dict[str, Any]) -> dict[str, Any]:
     """Copies arrays out of the memory shared with a worker, so that they stay valid."""
-    return {
-        key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in element.items()
-    }
+    return {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in element.items()}
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Iterators to close before the interpreter ends: later, Grain cannot clean up any more and complains."""
+"""Iterators to close before the interpreter ends, because Grain can no longer clean up later and complains."""
 
 
 @atexit.register

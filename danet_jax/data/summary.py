@@ -58,30 +58,25 @@ class Summary:
             self.present += counts > 0
             if counts[IGNORE_LABEL] == counts.sum():
                 self.only_ignored.append(name)
-        for sentence in assumed:
-            self.assumed[sentence] += 1
-            self.first_assumed.setdefault(sentence, name)
+        self.assumed.update(assumed)
+        self.first_assumed = dict.fromkeys(assumed, name) | self.first_assumed
 
     @classmethod
     def merged(cls, parts: Iterable[Summary]) -> Summary:
         """Returns the summary of all parts together."""
-        whole = cls()
+        total = cls()
         for part in parts:
-            whole.merge(part)
-        return whole
-
-    def merge(self, other: Summary) -> None:
-        """Adds what another part has counted."""
-        self.examples += other.examples
-        self.deep += other.deep
-        self.labelled += other.labelled
-        self.only_ignored += other.only_ignored
-        self.pixels += other.pixels
-        self.present += other.present
-        self.assumed.update(other.assumed)
-        self.first_assumed = {**other.first_assumed, **self.first_assumed}
-        self.images_digest = _sum(self.images_digest, other.images_digest)
-        self.labels_digest = _sum(self.labels_digest, other.labels_digest)
+            total.examples += part.examples
+            total.deep += part.deep
+            total.labelled += part.labelled
+            total.only_ignored += part.only_ignored
+            total.pixels += part.pixels
+            total.present += part.present
+            total.assumed.update(part.assumed)
+            total.first_assumed = part.first_assumed | total.first_assumed
+            total.images_digest = _sum(total.images_digest, part.images_digest)
+            total.labels_digest = _sum(total.labels_digest, part.labels_digest)
+        return total
 
     @property
     def counted(self) -> int:
@@ -99,22 +94,14 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """Returns what `from_json` reads."""
-        return {
-            "examples": self.examples,
-            "labelled": self.labelled,
-            "only_ignored": self.only_ignored,
-            "assumed": dict(self.assumed),
-            "first_assumed": self.first_assumed,
-            "pixels": {str(value): int(self.pixels[value]) for value in np.flatnonzero(self.pixels)},
-            "present": {str(value): int(self.present[value]) for value in np.flatnonzero(self.present)},
-            "images_digest": self.images_digest,
-            "labels_digest": self.labels_digest,
-            "deep": self.deep,
-        }
+        values = dict(vars(self))
+        for name in ("pixels", "present"):
+            values[name] = {str(label): int(values[name][label]) for label in np.flatnonzero(values[name])}
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Summary:
-        """Returns the summary that `as_json` wrote, or version 0.2.0's, which had no digests."""
+        """Returns the summary that `as_json` wrote, or version 0.2.0, whose summaries have no digests."""
         summary = cls(values["examples"], values["labelled"], list(values["only_ignored"]))
         for name in ("pixels", "present"):
             for value, count in values[name].items():
@@ -129,30 +116,30 @@ class Summary:
 
 def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
     """Returns a line for everything that may be intended, but makes training or its score worthless if it is not."""
-    lines = []
-    for split, summary in splits.items():
-        for sentence, count in summary.assumed.items():
-            lines.append(
-                f"{split}: {count} of {summary.examples} pictures, {summary.first_assumed[sentence]} first, {sentence}"
-            )
-        if 0 < summary.deep < summary.examples:
-            lines.append(
-                f"{split}: {summary.deep} of {summary.examples} images have more than 8 bits per channel, so the "
-                "network takes such images; the others are scaled to the same range"
-            )
+    lines = [
+        f"{split}: {count} of {summary.examples} images, {summary.first_assumed[sentence]} first, {sentence}"
+        for split, summary in splits.items()
+        for sentence, count in summary.assumed.items()
+    ]
+    lines += [
+        f"{split}: {summary.deep} of {summary.examples} images have more than 8 bits per channel, so the network takes "
+        "such images; the others are scaled to the same range"
+        for split, summary in splits.items()
+        if 0 < summary.deep < summary.examples
+    ]
     labelled = {split: summary for split, summary in splits.items() if summary.labelled}
-    if not labelled:
-        return lines
-    for split, summary in labelled.items():
-        if not summary.counted:
-            lines.append(
-                f"{split}: all {summary.labelled} labels are {IGNORE_LABEL} (ignored) throughout: nothing can be "
-                "learnt from it, and scores on it are no numbers (nan)"
-            )
+    lines += [
+        f"{split}: all {summary.labelled} labels are {IGNORE_LABEL} (ignored) throughout: nothing can be learnt from "
+        "it, and scores on it are not a number (nan)"
+        for split, summary in labelled.items()
+        if not summary.counted
+    ]
     everywhere = Summary.merged(labelled.values())
-    names = [name for label, name in enumerate(classes.names) if not everywhere.present[label]]
-    if names and everywhere.counted:
-        line = f"{len(names)} of {len(classes)} classes never occur: {some(names)}"
+    if not everywhere.counted:
+        return lines
+    absent = [name for label, name in enumerate(classes.names) if not everywhere.present[label]]
+    if absent:
+        line = f"{len(absent)} of {len(classes)} classes never occur: {some(absent)}"
         if everywhere.present[IGNORE_LABEL]:
             line += (
                 f"; {IGNORE_LABEL}, which is ignored, is in {everywhere.present[IGNORE_LABEL]} labels "
@@ -161,19 +148,19 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
                 "dataset.options.labels=colours"
             )
         lines.append(line)
+    if len(classes) - len(absent) == 1:
+        [only] = set(classes.names) - set(absent)
+        return [*lines, f"{only!r} is the only class that occurs: any network gets 100 %"]
     found = {
         split: [name for label, name in enumerate(classes.names) if summary.present[label]]
         for split, summary in labelled.items()
     }
-    if len(classes) - len(names) == 1 and everywhere.counted:
-        [only] = set(classes.names) - set(names)
-        return [*lines, f"{only!r} is the only class that occurs: any network gets 100 %"]
     for split, there in found.items():
         if len(there) == 1:
             lines.append(f"{split}: {there[0]!r} is the only class that occurs in it")
-    seen = {name for split, there in found.items() if split.startswith("train") for name in there}
+    trained = {name for split, there in found.items() if split.startswith("train") for name in there}
     for split, there in found.items():
-        if seen and (unseen := [name for name in there if name not in seen]):
+        if trained and (unseen := [name for name in there if name not in trained]):
             lines.append(f"{split}: {len(unseen)} of its classes never occur in train: {some(unseen)}")
     return lines
 
@@ -189,5 +176,5 @@ def _named(name: str, digest: bytes) -> int:
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
-    """The digest of two parts together; a sum, so that the order of examples and the parts do not matter."""
+    """Returns the digest of two parts together: a sum, so that neither the order nor the parts matter."""
     return None if one is None or other is None else (one + other) % 2**128

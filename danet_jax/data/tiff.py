@@ -1,7 +1,7 @@
 """Decodes TIFF and GeoTIFF by `tifffile`, or says what the file is if it does not hold one RGB or grey image.
 
 A TIFF can hold pages, thumbnails, pyramids, planes, palettes, inverted grey and bands of any number and type. The rules
-for all of them are in `_Tiff`.
+for all of them are in `Tiff`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
 _SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex integer", 6: "complex"}
 
 
-class TiffPixels(NamedTuple):
-    """The decoded pixels of a TIFF.
+class Pixels(NamedTuple):
+    """The decoded pixels of an image.
 
     Attributes:
-      colours: uint8 or uint16 `[H, W]` (grey) or `[H, W, 3]` (RGB), as stored, not turned by Orientation.
-      bits: the bits per sample, 8 to 16; smaller ones are scaled to 8.
+      colours: uint8 or uint16 `[H, W]` (grey) or `[H, W, 3]` (RGB), as stored, not turned by the orientation.
+      bits: The bits per sample, 8 to 16.
       alpha: `[H, W]` of the same type, or None.
-      premultiplied: whether the colours are multiplied by alpha.
+      premultiplied: Whether the colours are multiplied by alpha.
     """
 
     colours: np.ndarray
@@ -45,157 +45,131 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in _MAGIC
 
 
-def tiff_orientation(data: bytes) -> int:
-    """Returns the Orientation of a TIFF, 1 to 8; 1 if it has none that can be read."""
-    try:
-        tag = _Tiff(data, "").page.tags.get(_ORIENTATION)
-        return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
-    except (InputError, TypeError):
-        return 1
+class Tiff:
+    """An opened TIFF, of which the main page is decoded: the first that is not a thumbnail.
 
-
-def tiff_bits(data: bytes, name: str) -> int:
-    """Returns the bits per sample of a TIFF."""
-    return _Tiff(data, name).bits
-
-
-def tiff_size(data: bytes, name: str) -> tuple[int, int]:
-    """Returns the height and the width of a TIFF as stored."""
-    page = _Tiff(data, name).page
-    return page.imagelength, page.imagewidth
-
-
-def tiff_remarks(data: bytes, name: str) -> tuple[bool, bool]:
-    """Returns whether a TIFF has further pages, and whether it has a further band, that `decode_tiff` leaves out."""
-    tiff = _Tiff(data, name)
-    return tiff.images > 1, tiff.unused_band
-
-
-def decode_tiff(data: bytes, name: str) -> TiffPixels:
-    """Decodes the main page of a TIFF: the first that is not a thumbnail.
-
-    Raises:
-      InputError: the file is damaged, or does not hold grey or RGB of 1 to 16 unsigned bits, with or without alpha.
-    """
-    return _Tiff(data, name).decoded()
-
-
-class _Tiff:
-    """An opened TIFF.
+    Args:
+      data: The encoded file.
+      name: Its name, for error messages.
 
     Attributes:
-      page: the page to decode, tifffile's.
-      images: how many images the file holds; thumbnails and smaller copies of the page do not count.
-      bits: bits per sample.
-      unused_band: whether there is a band beyond red, green and blue of unknown meaning; it is left out.
+      images: How many images the file holds; thumbnails and smaller copies of the main page do not count.
+      size: Height and width of the main page as stored.
+      bits: Bits per sample.
+      orientation: The Orientation, 1 to 8; 1 (upright) if there is none.
+      unused_band: Whether a band beyond red, green and blue, of unknown meaning, is left out.
+
+    Raises:
+      InputError: The file is damaged.
     """
 
     def __init__(self, data: bytes, name: str):
         import tifffile
 
-        # What it cannot decode it also logs; the errors say it.
+        # It also logs what it cannot decode; the errors say the same.
         logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
         self._data, self._name = data, name
         try:
             file = tifffile.TiffFile(io.BytesIO(data))
-            self.page, self.images = _main_page(list(file.pages))
-            if file.is_imagej:  # it stores several images behind one another in one page
+            page, self.images = _main_page(list(file.pages))
+            if file.is_imagej:  # It stores several images one after another in one page.
                 self.images = max(self.images, int((file.imagej_metadata or {}).get("images", 1)))
-            page: Any = self.page
+            self._page: Any = page
+            self.size = int(page.imagelength), int(page.imagewidth)
             self._format, bits = page.sampleformat, page.bitspersample
-            self._samples, self._extra = page.samplesperpixel, tuple(int(kind) for kind in page.extrasamples)
+            self._samples, extra = int(page.samplesperpixel), tuple(int(kind) for kind in page.extrasamples)
             self._photometric, self._compression = int(page.photometric), int(page.compression)
-        except Exception as error:  # tifffile raises nearly anything on damaged files
+            turn = page.tags.get(_ORIENTATION)
+            self.orientation = int(turn.value) if turn is not None and turn.value in range(1, 9) else 1
+            self._same_bits = isinstance(bits, int)
+            self.bits: int = bits if isinstance(bits, int) else max(bits)
+        except Exception as error:  # tifffile raises nearly anything on damaged files.
             raise self._damaged(one_line(error)) from None
-        self._bits = bits
-        self.bits = bits if isinstance(bits, int) else max(bits)
-        self.unused_band = self._photometric == _RGB and self._samples > 3 and not self._alpha_kind()
+        last = extra[-1] if extra else 0
+        self._alpha = last if self._samples in (2, 4) and last in (_PREMULTIPLIED, _ALPHA) else 0
+        self.unused_band = self._photometric == _RGB and self._samples > 3 and not self._alpha
 
-    def decoded(self) -> TiffPixels:
-        self._check_kind()
-        self._check_segments()
+    def pixels(self) -> Pixels:
+        """Decodes the main page.
+
+        Raises:
+          InputError: The file is damaged, or does not hold grey or RGB of 1 to 16 unsigned bits, with or without alpha.
+        """
         try:
-            pixels = self.page.asarray()
+            self._check_kind()
+            self._check_segments()
+            pixels = self._page.asarray()
+            if self._page.axes.startswith("S"):  # planes
+                pixels = np.moveaxis(pixels, 0, -1)
+            if pixels.ndim not in (2, 3) or pixels.shape[:2] != self.size:
+                raise self._refused(f"its pixels have the axes {self._page.axes}")
+            return self._coloured(pixels)
+        except InputError:
+            raise
         except Exception as error:
             raise self._damaged(one_line(error)) from None
-        if self.page.axes.startswith("S"):  # planes
-            pixels = np.moveaxis(pixels, 0, -1)
-        if pixels.ndim not in (2, 3) or pixels.shape[:2] != (self.page.imagelength, self.page.imagewidth):
-            raise self._refused(f"its pixels have the axes {self.page.axes}")
-        return self._coloured(pixels)
 
-    def _coloured(self, pixels: np.ndarray) -> TiffPixels:
-        """Returns grey or RGB from what the pixels are."""
-        largest, bits = (1 << self.bits) - 1, self.bits
+    def _coloured(self, pixels: np.ndarray) -> Pixels:
+        """Returns what pixels of any photometric kind show."""
         if self._photometric == _PALETTE:
-            table = np.asarray(self.page.colormap).T
+            table = np.asarray(self._page.colormap).T
             table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
-            return TiffPixels(table[pixels], 8)
+            return Pixels(table[pixels], 8)
         if self._photometric == _CMYK:
-            return TiffPixels(np.asarray(Image.fromarray(pixels, "CMYK").convert("RGB")), 8)
+            return Pixels(np.array(Image.fromarray(pixels, "CMYK").convert("RGB")), 8)
         if self._photometric == _YCBCR and self._compression != _JPEG:
-            return TiffPixels(np.asarray(Image.fromarray(pixels, "YCbCr").convert("RGB")), 8)
-        if bits < 8:
-            pixels, bits = (pixels.astype(np.uint16) * 255 // largest).astype(np.uint8), 8
-            largest = 255
+            return Pixels(np.array(Image.fromarray(pixels, "YCbCr").convert("RGB")), 8)
+        bits = max(8, self.bits)
+        if self.bits < 8:
+            pixels = (pixels.astype(np.uint16) * 255 // ((1 << self.bits) - 1)).astype(np.uint8)
         if self._photometric == _MIN_IS_WHITE:
-            pixels = (largest - pixels).astype(pixels.dtype)
+            pixels = ((1 << bits) - 1 - pixels).astype(pixels.dtype)
         if pixels.ndim == 2:
-            return TiffPixels(pixels, bits)
-        kind = self._alpha_kind()
+            return Pixels(pixels, bits)
         colours = pixels[..., :3] if self._samples >= 3 else pixels[..., 0]
-        return TiffPixels(colours, bits, pixels[..., -1] if kind else None, kind == _PREMULTIPLIED)
-
-    def _alpha_kind(self) -> int:
-        """Returns what the last sample is: premultiplied, alpha, or 0 for neither."""
-        last = self._extra[-1] if self._extra else 0
-        return last if self._samples in (2, 4) and last in (_PREMULTIPLIED, _ALPHA) else 0
+        alpha = pixels[..., -1] if self._alpha else None
+        return Pixels(colours, bits, alpha, self._alpha == _PREMULTIPLIED)
 
     def _check_kind(self) -> None:
-        page, bits = self.page, self._bits
-        height, width = page.imagelength, page.imagewidth
+        (height, width), depth, bits = self.size, self._page.imagedepth, self._page.bitspersample
         if height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise InputError(
                 f"{self._name}: too many pixels; scale it down or cut it into pieces", what=self._name
             )
-        if not height * width or page.imagedepth > 1:
-            raise self._refused(f"{width}x{height}x{page.imagedepth} pixels")
-        if not isinstance(bits, int) or self._format != 1 or not 1 <= bits <= 16:
+        if not height * width or depth > 1:
+            raise self._refused(f"{width}x{height}x{depth} pixels")
+        if not self._same_bits or self._format != 1 or not 1 <= self.bits <= 16:
             kind = _SAMPLE_FORMATS.get(self._format, "unknown")
             raise self._refused(f"{self._samples} bands of {bits} bits, {kind}")
-        grey = self._photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK)
-        alpha = bool(self._alpha_kind())
-        colours = self._samples - alpha
+        colours = self._samples - bool(self._alpha)
+        subsampling = tuple(self._page.subsampling or (1, 1)) if self._compression != _JPEG else (1, 1)
         fits = {
             _MIN_IS_WHITE: colours == 1,
-            _MIN_IS_BLACK: colours in (1, 3),  # GDAL's usual way to write three bands of 16 bits
-            _RGB: colours in (3, 4),  # a fourth band of unknown meaning, often infrared, is left out
+            _MIN_IS_BLACK: colours in (1, 3),  # GDAL usually writes three bands of 16 bits like this.
+            _RGB: colours in (3, 4),  # A fourth band of unknown meaning, often infrared, is left out.
             _PALETTE: self._samples == 1 and bits <= 8,
             _CMYK: self._samples == 4 and bits == 8,
-            _YCBCR: self._samples == 3 and bits == 8 and self._whole_chroma(),
+            _YCBCR: self._samples == 3 and bits == 8 and subsampling == (1, 1),
         }
         if not fits.get(self._photometric, False):
-            kind = "bands" if grey else f"samples ({page.photometric!s})"
+            grey = self._photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK)
+            kind = "bands" if grey else f"samples ({self._page.photometric!s})"
             raise self._refused(f"{self._samples} {kind} of {bits} bits")
-
-    def _whole_chroma(self) -> bool:
-        return self._compression == _JPEG or tuple(self.page.subsampling or (1, 1)) == (1, 1)
 
     def _check_segments(self) -> None:
         """Refuses a file that lacks some of its strips or tiles, which tifffile would fill with zeros."""
-        page, size = self.page, len(self._data)
-        segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-        if len(segments) < math.prod(page.chunked):
-            raise self._damaged(f"{len(segments)} of {math.prod(page.chunked)} strips or tiles")
+        segments = list(zip(self._page.dataoffsets, self._page.databytecounts, strict=False))
+        expected = math.prod(self._page.chunked)
+        if len(segments) < expected:
+            raise self._damaged(f"{len(segments)} of {expected} strips or tiles")
         for start, length in segments:
-            if not length or start + length > size:
+            end = start + length
+            if not length or end > len(self._data):
                 raise self._damaged("strips or tiles are missing")
-            end = self._data[start + length - 16 : start + length]
-            if self._compression in (_OLD_JPEG, _JPEG) and b"\xff\xd9" not in end:
+            if self._compression in (_OLD_JPEG, _JPEG) and b"\xff\xd9" not in self._data[end - 16 : end]:
                 raise self._damaged("a strip or tile has no end")
-        if self._compression == _NONE and sum(length for _, length in segments) * 8 < (
-            page.imagelength * page.imagewidth * self._samples * self.bits
-        ):
+        bits = math.prod(self.size) * self._samples * self.bits
+        if self._compression == _NONE and 8 * sum(length for _, length in segments) < bits:
             raise self._damaged("too little data")
 
     def _refused(self, found: str) -> InputError:
@@ -215,7 +189,7 @@ class _Tiff:
 def _main_page(pages: list[Any]) -> tuple[Any, int]:
     """Returns the first page that is not a thumbnail, and how many images the file holds."""
     full = [page for page in pages if not _is_reduced(page)]
-    if not full:  # raw formats have a thumbnail first, and the image in a page below it
+    if not full:  # Raw formats have a thumbnail first, and the image in a page below it.
         full = [sub for page in pages for sub in page.pages or () if not _is_reduced(sub)]
     full = full or pages
     larger = [page for page in full[1:] if _is_copy(full[0], page)]

@@ -18,11 +18,8 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.dataset import EncodedExample
-from danet_jax.data.prepared import PreparedImage, first_label_rows
-from danet_jax.errors import InputError
-
-_ALL = 2**31 - 1
-"""More rows than any image has."""
+from danet_jax.data.decode import image_size
+from danet_jax.data.prepared import first_image_rows, first_label_rows
 
 SCALE_RANGE = (0.75, 2.0)
 """The random scales of the authors' code."""
@@ -39,10 +36,12 @@ class View:
     """A crop of a scaled image.
 
     Attributes:
-      flip: whether the image is mirrored, left to right.
-      height, width: size of the scaled image.
-      top, left: first row and column of the crop in the scaled and padded image.
-      size: rows and columns of the crop.
+      flip: Whether the image is mirrored, left to right.
+      height: Rows of the scaled image.
+      width: Columns of the scaled image.
+      top: First row of the crop in the scaled and padded image.
+      left: First column of the crop.
+      size: Rows and columns of the crop.
     """
 
     flip: bool
@@ -51,6 +50,18 @@ class View:
     top: int
     left: int
     size: int
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Rows and columns of the crop that are not padding."""
+        return min(self.size, self.height - self.top), min(self.size, self.width - self.left)
+
+    def rows_needed(self, height: int) -> tuple[int, int]:
+        """Returns the range of rows of an image of this height that the view depends on."""
+        scale = height / self.height
+        reach = max(scale, 1.0) + 1.0  # the radius of the bilinear filter in source rows, and one to spare
+        first = max(0, math.floor((self.top + 0.5) * scale - reach))
+        return first, min(height, math.ceil((self.top + self.part[0] - 0.5) * scale + reach))
 
 
 def draw_view(
@@ -65,18 +76,18 @@ def draw_view(
 ) -> View:
     """Draws a view of an image of `height` x `width` as the authors' code does.
 
-    The short side becomes a uniform whole number from `base_size * scale_range[0]` to `base_size * scale_range[1]`,
-    both ends included; the long side follows, rounded down.
+    The short side becomes a uniform integer from `base_size * scale_range[0]` to `base_size * scale_range[1]`, both
+    ends included; the long side follows, rounded down.
 
     Args:
-      height: rows of the image.
-      width: columns of the image.
-      rng: the source of randomness.
-      base_size: the length of the short side at scale 1.
-      crop_size: rows and columns of the crop.
-      scale_range: smallest and largest scale; None always scales the short side to `base_size` (the rows of the
+      height: Rows of the image.
+      width: Columns of the image.
+      rng: The source of randomness.
+      base_size: The length of the short side at scale 1.
+      crop_size: Rows and columns of the crop.
+      scale_range: Smallest and largest scale; None always scales the short side to `base_size` (the rows of the
         paper's table 2 without "DA").
-      flip: whether images may be mirrored; everything else is drawn alike with and without.
+      flip: Whether images may be mirrored; everything else is drawn alike with and without.
     """
     flip = bool(rng.random() < 0.5) and flip
     low, high = (int(base_size * scale) for scale in scale_range or (1.0, 1.0))
@@ -94,11 +105,11 @@ def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
     """Returns the label that each label becomes in a mirrored image, uint8 `[256]`.
 
     Args:
-      classes: the classes.
-      pairs: pairs of classes that mirroring swaps, such as `left lane=right lane`.
+      classes: The classes.
+      pairs: Pairs of classes that mirroring swaps, such as `left lane=right lane`.
 
     Raises:
-      InputError: there is no class of a name, or it is in two pairs.
+      InputError: There is no class of a name, or it is in two pairs.
     """
     table = np.arange(256, dtype=np.uint8)
     table[: len(classes)] = classes.mirrored(pairs)
@@ -106,47 +117,39 @@ def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
 
 
 def apply_view(
-    image: np.ndarray, label: np.ndarray, view: View, mirrored: np.ndarray | None = None
+    image: np.ndarray,
+    label: np.ndarray,
+    view: View,
+    mirrored: np.ndarray | None = None,
+    *,
+    height: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the crop of `image` and `label` that `view` describes.
+    """Returns the crop of an image and its label map that `view` describes.
 
     Args:
-      image: uint8 `[H, W, 3]`, scaled bilinearly with antialiasing and padded with 0.
+      image: uint8 or uint16 `[H, W, 3]`, scaled bilinearly with antialiasing and padded with 0.
       label: uint8 `[H, W]`, scaled to the nearest value and padded with 255.
-      view: a view drawn for an image of this size.
-      mirrored: what mirroring makes of each label, see `mirrored_labels`; None leaves labels as they are.
+      view: A view drawn for an image of this size.
+      mirrored: What mirroring makes of each label, see `mirrored_labels`; None leaves labels as they are.
+      height: The height of the image, if rows below those that the view needs are missing.
 
     Returns:
-      uint8 `[size, size, 3]` and uint8 `[size, size]`, bit for bit equal to Pillow's result when the whole image is
-      scaled, first the columns and then the rows, padded at the right and bottom, and cropped.
+      `[size, size, 3]` of the image's dtype and uint8 `[size, size]`, bit for bit equal to Pillow's result when the
+      whole image is scaled, first the columns and then the rows, padded at the right and bottom, and cropped.
     """
-    return _seen(Image.fromarray(image), label, image.shape[:2], view, mirrored)
-
-
-def _seen(
-    picture: Image.Image | np.ndarray,
-    label: np.ndarray,
-    size: tuple[int, int],
-    view: View,
-    mirrored: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Applies a view to an image and a label map of this size, which may lack the rows below the crop.
-
-    An image of more than 8 bits is an array; Pillow scales each channel of it by itself, with 32 bits.
-    """
-    rows, columns = min(view.size, view.height - view.top), min(view.size, view.width - view.left)
-    if isinstance(picture, Image.Image):
-        seen = np.zeros((view.size, view.size, 3), np.uint8)
-        seen[:rows, :columns] = np.asarray(_scaled_part(picture, size[0], view, rows, columns))
+    height, width = height or len(image), image.shape[1]
+    rows, columns = view.part
+    seen = np.zeros((view.size, view.size, 3), image.dtype)
+    if image.dtype == np.uint8:
+        seen[:rows, :columns] = _scaled_part(Image.fromarray(image), height, view)
     else:
-        seen = np.zeros((view.size, view.size, 3), np.uint16)
-        for channel in range(3):
-            alone = Image.fromarray(picture[..., channel].astype(np.int32))
-            seen[:rows, :columns, channel] = np.asarray(_scaled_part(alone, size[0], view, rows, columns))
-    from_rows = _nearest(size[0], view.height)[view.top : view.top + rows]
-    from_columns = _nearest(size[1], view.width)[view.left : view.left + columns]
+        for channel in range(3):  # Pillow scales more than 8 bits in images of one channel only.
+            alone = Image.fromarray(image[..., channel].astype(np.int32))
+            seen[:rows, :columns, channel] = _scaled_part(alone, height, view)
+    from_rows = _nearest(height, view.height)[view.top : view.top + rows]
+    from_columns = _nearest(width, view.width)[view.left : view.left + columns]
     if view.flip:
-        from_columns = size[1] - 1 - from_columns
+        from_columns = width - 1 - from_columns
     part = label[from_rows][:, from_columns]
     seen_label = np.full((view.size, view.size), IGNORE_LABEL, np.uint8)
     seen_label[:rows, :columns] = mirrored[part] if view.flip and mirrored is not None else part
@@ -159,42 +162,34 @@ def _nearest(length: int, new_length: int) -> np.ndarray:
     return np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0]
 
 
-def _rows_needed(height: int, view: View, rows: int) -> tuple[int, int]:
-    """Returns the range of rows of a picture of this height that the view depends on."""
-    scale = height / view.height
-    reach = max(scale, 1.0) + 1.0  # the radius of the bilinear filter in source rows, and one to spare
-    first = max(0, math.floor((view.top + 0.5) * scale - reach))
-    return first, min(height, math.ceil((view.top + rows - 0.5) * scale + reach))
-
-
-def _scaled_part(picture: Image.Image, height: int, view: View, rows: int, columns: int) -> Image.Image:
-    """Returns `picture.resize((view.width, view.height), BILINEAR)` cropped to the view, without computing the rest.
+def _scaled_part(image: Image.Image, height: int, view: View) -> np.ndarray:
+    """Returns `image.resize((view.width, view.height), BILINEAR)` cropped to the view, without computing the rest.
 
     Pillow resamples in two passes, columns and rows, each rounding to 8 bits and treating every row (column) alone. So
     the first pass is run on the rows that the view depends on, the second on the columns that it keeps. Pillow 11
     always did the columns first, and so do we; later versions choose the cheaper order, which can differ by one level.
     (`resize(box=...)` would be faster but differs by two: it takes the box as float32.)
     """
-    first, last = _rows_needed(height, view, rows)
-    width, new_width = _beginning(picture.width, view.width, view.left + columns)
+    (rows, columns), (first, last) = view.part, view.rows_needed(height)
+    width, new_width = _beginning(image.width, view.width, view.left + columns)
     if view.flip:
-        part = picture.crop((picture.width - width, first, picture.width, last))
+        part = image.crop((image.width - width, first, image.width, last))
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     else:
-        part = picture.crop((0, first, width, last))
+        part = image.crop((0, first, width, last))
     part = part.resize((new_width, part.height), Image.Resampling.BILINEAR)
     part = part.crop((view.left, 0, view.left + columns, part.height))
     height, new_height = _beginning(height, view.height, view.top + rows)
-    canvas = Image.new(picture.mode, (columns, height))
+    canvas = Image.new(image.mode, (columns, height))
     canvas.paste(part, (0, first))
     canvas = canvas.resize((columns, new_height), Image.Resampling.BILINEAR)
-    return canvas.crop((0, view.top, columns, view.top + rows))
+    return np.asarray(canvas.crop((0, view.top, columns, view.top + rows)))
 
 
 def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
     """Returns prefixes of `length` and `new_length` in the same ratio whose scaled pixels before `end` are the same.
 
-    Pillow computes each pixel from the ratio; as a quotient of whole numbers it is the same to the last bit.
+    Pillow computes each pixel from the ratio; as a quotient of integers it is the same to the last bit.
     """
     parts = math.gcd(length, new_length)
     reached = end * length / new_length + 2 * max(length / new_length, 1.0) + 1.0
@@ -210,8 +205,8 @@ def distort(image: np.ndarray, rng: np.random.Generator, depth: int = 8) -> np.n
 
     Args:
       image: uint8 `[H, W, 3]`, RGB; or uint16 from 0 to `2**depth - 1`, which is changed in float32.
-      rng: the source of randomness.
-      depth: the bits per channel.
+      rng: The source of randomness.
+      depth: The bits per channel.
 
     Returns:
       The same shape and dtype: brightness changes first; contrast before or after saturation and hue, which change in
@@ -234,7 +229,7 @@ def distort(image: np.ndarray, rng: np.random.Generator, depth: int = 8) -> np.n
         if image.dtype == np.uint8:
             hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
             hsv[..., 1] = _linear(hsv[..., 1], saturation)
-        else:  # hue in degrees, saturation from 0 to 1
+        else:  # OpenCV keeps hue in degrees, and saturation from 0 to 1.
             hsv[..., 0] = (hsv[..., 0] + 2 * hue) % 360
             hsv[..., 1] = np.minimum(hsv[..., 1] * saturation, 1)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
@@ -251,11 +246,10 @@ def decode_example(example: EncodedExample, depth: int = 8) -> dict[str, Any]:
     The image is uint8, or uint16 from 0 to `2**depth - 1` for a depth of more than 8 bits.
     """
     name, label = example["name"], example["label"]
-    image = PreparedImage(example["image"], name, example.get("bits", 16), depth)
     return {
         "name": name,
-        "image": np.array(image.first_rows(_ALL)),
-        "label": None if label is None else np.array(first_label_rows(label, name, _ALL)),
+        "image": first_image_rows(example["image"], name, bits=example.get("bits", 16), depth=depth),
+        "label": None if label is None else first_label_rows(label, name),
     }
 
 
@@ -274,10 +268,8 @@ class Augment:
     def __call__(self, example: EncodedExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
         name, stored_label = example["name"], example["label"]
-        if stored_label is None:
-            raise InputError(f"{name}: has no label to train on", what=name)
-        stored = PreparedImage(example["image"], name, example.get("bits", 16), self.depth)
-        height, width = stored.size
+        assert stored_label is not None  # `training_batches` refuses splits without labels.
+        height, width = image_size(example["image"], name)
         view = draw_view(
             height,
             width,
@@ -287,10 +279,12 @@ class Augment:
             scale_range=self.scale_range,
             flip=self.flip,
         )
-        _, last = _rows_needed(height, view, min(view.size, view.height - view.top))
-        picture, part = stored.first_rows(last), first_label_rows(stored_label, name, last)
-        image, label = _seen(picture, part, (height, width), view, self.mirrored)
-        if self.photometric:  # the padding stays black
-            rows, columns = view.height - view.top, view.width - view.left
+        _, last = view.rows_needed(height)
+        bits = example.get("bits", 16)
+        image = first_image_rows(example["image"], name, last, bits=bits, depth=self.depth)
+        label = first_label_rows(stored_label, name, last)
+        image, label = apply_view(image, label, view, self.mirrored, height=height)
+        if self.photometric:  # The padding stays black.
+            rows, columns = view.part
             image[:rows, :columns] = distort(image[:rows, :columns], rng, self.depth)
         return {"image": image, "label": label}

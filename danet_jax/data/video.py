@@ -1,4 +1,4 @@
-"""Reads and writes videos by PyAV (FFmpeg); every frame keeps its own time. Numbered images count as a video, too."""
+"""Reads and writes videos by PyAV (FFmpeg). Every frame keeps its own time. Numbered images count as a video, too."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from pathlib import Path
 import av
 import numpy as np
 
-from danet_jax.data.decode import decode_image, deepened
+from danet_jax.data.decode import decode_image, to_depth
 from danet_jax.errors import InputError, one_line
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _USUAL_RATE = Fraction(25)
 _SHORTEST_TICK = Fraction(1, 10**6)
 _ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0"}
-"""Without B-frames, the duration that MP4 declares is right for any times of the frames."""
-
-_Pixels = Callable[[], np.ndarray]
+"""Without B-frames, the duration that MP4 declares is right whatever the times of the frames are."""
 
 TimedFrame = tuple[Fraction, np.ndarray]
 """The time of a frame in seconds, and its pixels, uint8 `[H, W, 3]` RGB."""
+
+_LazyFrames = Iterator[tuple[Fraction, Callable[[], np.ndarray]]]
+"""The time of each frame, and a function that returns its pixels."""
 
 
 def is_video(path: Path) -> bool:
@@ -40,32 +41,31 @@ def _is_pattern(path: Path) -> bool:
 class Video:
     """A video to be read, once or several times.
 
+    Args:
+      path: The file, or a pattern of numbered images.
+      bits: How many bits of 16-bit channels are used, in numbered images.
+      depth: The bits per channel of the frames; with more than 8 they are uint16, from 0 to `2**depth - 1`.
+
     Attributes:
-      path: the file, or the pattern.
-      files: the file, or the images of the pattern.
-      length: the number of frames that the file declares, which may be wrong; 0 if it declares none.
-      tick: the unit of the times, in seconds.
-      missing: how many frames were damaged or missing when it was last read to its end.
+      path: The file, or the pattern.
+      files: The file, or the images of the pattern.
+      length: The number of frames that the file declares, which may be wrong; 0 if it declares none.
+      tick: The unit of the times, in seconds.
+      missing: How many frames were damaged or missing when it was last read to its end.
+
+    Raises:
+      InputError: The file does not exist or is not a video that FFmpeg reads, or images are missing.
     """
 
     def __init__(self, path: Path, bits: int = 16, depth: int = 8):
-        """Opens the video.
-
-        Args:
-          path: the file, or the pattern.
-          bits: how many bits of 16-bit channels are used, in numbered images.
-          depth: the bits per channel of the frames; more than 8 make them uint16, from 0 to `2**depth - 1`.
-
-        Raises:
-          InputError: it does not exist, is not a video that FFmpeg reads, or images are missing.
-        """
-        self.path, self._bits, self._depth = path, bits, depth
-        self.files = _numbered(path) if _is_pattern(path) else [path]
-        self.missing = 0
-        self._is_pattern = self.files != [path]
+        self.path, self.missing = path, 0
+        self._bits, self._depth = bits, depth
+        self._is_pattern = _is_pattern(path)
         if self._is_pattern:
+            self.files = _numbered(path)
             self.length, self.tick = len(self.files), 1 / _USUAL_RATE
             return
+        self.files = [path]
         if not path.is_file():
             raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}", what=str(path))
         with self._opened() as (_, stream):
@@ -82,13 +82,13 @@ class Video:
         none. Frames are turned as the file says. What cannot be decoded is skipped and counted in `missing`.
 
         Raises:
-          InputError: an image of a pattern cannot be decoded, or frames are not of one size.
+          InputError: An image of a pattern cannot be decoded, or frames differ in size.
         """
         size: tuple[int, ...] = ()
-        for number, (time, frame) in enumerate(self._images() if self._is_pattern else self._decoded()):
-            if 0 < number < start:  # the first decides the size; jumping is not exact in all formats
+        for number, (time, decoded) in enumerate(self._images() if self._is_pattern else self._decoded()):
+            if 0 < number < start:  # The first decides the size; seeking is not exact in all formats.
                 continue
-            pixels = frame()
+            pixels = decoded()
             size = size or pixels.shape[:2]
             if pixels.shape[:2] != size:
                 where = str(self.files[number] if self._is_pattern else self.path)
@@ -100,20 +100,19 @@ class Video:
             if number >= start:
                 yield time, pixels
 
-    def _images(self) -> Iterator[tuple[Fraction, _Pixels]]:
+    def _images(self) -> _LazyFrames:
         for number, path in enumerate(self.files):
             yield number * self.tick, functools.partial(self._image, path)
 
-    def _decoded(self) -> Iterator[tuple[Fraction, _Pixels]]:
-        """Yields the time of each frame, and a function that returns its pixels."""
+    def _decoded(self) -> _LazyFrames:
         with self._opened() as (container, stream):
             stream.thread_type = "AUTO"
             begin = Fraction(container.start_time or 0, av.time_base)
             own = (stream.start_time or 0) * (stream.time_base or Fraction(0))
             if abs(own - begin) < 1e-5:
-                begin = own  # exactly, not in microseconds
+                begin = own  # This is exact; the container's is rounded to microseconds.
             step = 1 / (stream.average_rate or _USUAL_RATE)
-            time, length, packets, damaged = -step, step, 0, 0
+            time, duration, packets, damaged = -step, step, 0, 0
             reading = container.demux(stream)
             while True:
                 try:
@@ -122,15 +121,15 @@ class Video:
                     frames = packet.decode()
                 except StopIteration:
                     break
-                except av.FFmpegError:  # of a damaged packet; at the end of a damaged file, reading stops
+                except av.FFmpegError:  # A packet is damaged; at the end of a damaged file, reading stops.
                     damaged += 1
                     continue
                 for frame in frames:
                     tick = frame.time_base or Fraction(0)
                     time = time + step if frame.pts is None else frame.pts * tick - begin
-                    length = max(step, (frame.duration or 0) * tick)
+                    duration = max(step, (frame.duration or 0) * tick)
                     yield max(time, Fraction(0)), functools.partial(self._upright, frame)
-            cut = _declared_seconds(stream) - time - length
+            cut = _declared_seconds(stream) - time - duration
             cut_frames = round(cut / step) if cut > 0.5 and not stream.frames else 0
             self.missing = damaged or max(0, stream.frames - packets, cut_frames)
 
@@ -139,11 +138,11 @@ class Video:
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:
         pixels = frame.to_ndarray(format="rgb24")
-        return deepened(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)), self._depth)
+        return to_depth(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)), self._depth)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        # By a file object, FFmpeg takes no name for a protocol or a pattern.
+        # FFmpeg would take some names for a protocol or a pattern, so it is given a file object.
         with self.path.open("rb") as file:
             try:
                 container = av.open(file, "r")
@@ -199,14 +198,14 @@ def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _
     An odd height or width is padded by one pixel, a copy of the last, since yuv420p needs even ones.
 
     Args:
-      path: the file.
-      frames: times in seconds, increasing, and frames. A time is rounded to `tick`, and is at least one tick after the
+      path: The file.
+      frames: Times in seconds, increasing, and frames. A time is rounded to `tick`, and is at least one tick after the
         one before.
-      tick: the unit of the times in the file.
+      tick: The unit of the times in the file.
 
     Raises:
-      OSError: it cannot be written (a full disk).
-      InputError: there are no frames.
+      OSError: The file cannot be written, because the disk is full for example.
+      InputError: There are no frames.
     """
     count, last, stream = 0, -1, None
     with path.open("w+b") as file, av.open(file, "w", format="mp4") as container:
@@ -214,11 +213,8 @@ def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _
             height, width = pixels.shape[:2]
             if stream is None:
                 stream = container.add_stream("libx264", rate=_USUAL_RATE, options=_ENCODER)
-                stream.width, stream.height, stream.pix_fmt = (
-                    width + width % 2,
-                    height + height % 2,
-                    "yuv420p",
-                )
+                stream.width, stream.height = width + width % 2, height + height % 2
+                stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = tick
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")

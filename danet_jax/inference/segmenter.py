@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageOps
 
 from danet_jax.classes import MAX_CLASSES, Classes
-from danet_jax.data.decode import decode_image, deepened, shown
+from danet_jax.data.decode import decode_image, shown, to_depth
 from danet_jax.errors import InputError
 from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.predictor import LABELS, SCORES, Predictor, Reduction, on_this_host, predicted
@@ -276,7 +276,7 @@ class Segmenter:
                     what="images",
                     value=image.mode,
                 )
-            image = deepened(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), depth)
+            image = to_depth(np.asarray(ImageOps.exif_transpose(image).convert("RGB")), depth)
         return self._checked(image, "H W 3")
 
     def _checked(self, images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:

@@ -288,7 +288,7 @@ def test_lists_of_other_programs(drawn):
         "val": ["train/a", "val/b"],
     }
     [line] = dataset.warnings()
-    assert line.startswith("val: 1 of 2 pictures, train/a first, are in train, too")
+    assert line.startswith("val: 1 of 2 images, train/a first, are in train, too")
     drawn.write("train.txt", "/images/train/a.png /labels/val/b.png\n")
     label = decode_label(drawn.open().source("train")[0]["label"], "")
     np.testing.assert_array_equal(label, drawn.labels["b"])
@@ -298,7 +298,7 @@ def test_images_of_several_frames_are_reported(drawn):
     standard(drawn)
     drawn.image("images/val/b.png", save_all=True, append_images=[Image.new("RGB", (12, 8))])
     [line] = drawn.open().warnings()
-    assert line.startswith("val: 1 of 1 pictures, b first, have several frames")
+    assert line.startswith("val: 1 of 1 images, b first, have several frames")
 
 
 def test_folders_called_training_and_validation(drawn):

@@ -1,4 +1,4 @@
-"""Videos against PyAV's own time stamps and OpenCV's frames, numbered images, and what is not a video."""
+"""Videos against PyAV's time stamps and OpenCV's frames, numbered images, and files that are not a video."""
 
 import resource
 import struct
@@ -76,10 +76,10 @@ def test_every_frame_keeps_its_own_time(rng, tmp_path, case):
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
         assert stream.frames == 12
-        assert container.duration / 1e6 == pytest.approx(expected[-1] + 0.04, abs=0.01)  # seen to its end
+        assert container.duration / 1e6 == pytest.approx(expected[-1] + 0.04, abs=0.01)
 
 
-def test_times_begin_with_the_file_and_may_not_stand_still(rng, tmp_path):
+def test_times_begin_with_the_file_and_increase(rng, tmp_path):
     frames = clip(rng, 6)
     path = encoded(
         tmp_path / "a.mkv", frames, range(5000, 5600, 100), "libx264", Fraction(1, 1000), container="matroska"
@@ -93,7 +93,7 @@ def test_times_begin_with_the_file_and_may_not_stand_still(rng, tmp_path):
 
 @pytest.mark.parametrize("turns", range(4))
 def test_rotation_as_opencv_applies_it(rng, tmp_path, turns):
-    """By the matrix of the track, which phones write."""
+    """Phones write it into the matrix of the track."""
     path = tmp_path / "a.mp4"
     write_video(path, timed(clip(rng, 3)))
     data = bytearray(path.read_bytes())
@@ -130,23 +130,16 @@ def test_a_full_disk_is_an_error(rng, tmp_path):
 
 
 def test_frames_that_are_missing_are_counted(rng, tmp_path):
-    path = encoded(
-        tmp_path / "a.mkv",
-        clip(rng, 40),
-        range(0, 1600, 40),
-        "libx264",
-        Fraction(1, 1000),
-        container="matroska",
-    )
+    times, tick = range(0, 1600, 40), Fraction(1, 1000)
+    path = encoded(tmp_path / "a.mkv", clip(rng, 40), times, "libx264", tick, container="matroska")
     assert len(list(Video(path).frames())) == 40
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     write_video(tmp_path / "b.mp4", timed(clip(rng, 40)))
     data = (tmp_path / "b.mp4").read_bytes()
     start = data.index(b"mdat")
     size = int.from_bytes(data[start - 4 : start], "big")
-    (tmp_path / "b.mp4").write_bytes(
-        data[: start + size // 3] + bytes(size - size // 3) + data[start + size :]
-    )
+    zeros = bytes(size - size // 3)
+    (tmp_path / "b.mp4").write_bytes(data[: start + size // 3] + zeros + data[start + size :])
     for name in ("a.mkv", "b.mp4"):
         video = Video(tmp_path / name)
         read = len(list(video.frames()))
@@ -169,13 +162,13 @@ def test_what_is_written_is_read(rng, tmp_path):
             assert np.abs(difference).mean() < 12
 
 
-def test_numbered_pictures_are_a_video(rng, tmp_path):
+def test_numbered_images_are_a_video(rng, tmp_path):
     frames = clip(rng, 5)
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"f_{index:04d}.png")
     assert is_video(tmp_path / "f_%04d.png")
     np.testing.assert_array_equal(list(Video(tmp_path / "f_%04d.png").frames()), frames)
-    (tmp_path / "f_0000.png").unlink()  # they may begin anywhere
+    (tmp_path / "f_0000.png").unlink()  # The numbers may begin anywhere.
     video = Video(tmp_path / "f_%04d.png")
     assert video.length == 4
     np.testing.assert_array_equal(list(video.frames(1)), frames[2:])
@@ -192,13 +185,13 @@ def test_numbered_pictures_are_a_video(rng, tmp_path):
         Video(tmp_path / "g_%04d.png")
 
 
-def test_a_picture_with_a_per_cent_sign_is_a_picture(tmp_path):
+def test_an_image_with_a_per_cent_sign_is_not_a_video(tmp_path):
     (tmp_path / "100%d.png").write_bytes(b"x")
     assert not is_video(tmp_path / "100%d.png")
     assert not is_video(tmp_path / "100% sure.png")
 
 
-def test_what_is_no_video(tmp_path):
+def test_files_that_are_not_a_video_are_refused(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     (tmp_path / "d.mp4").mkdir()
     with (tmp_path / "sound.mp4").open("w+b") as file, av.open(file, "w", format="mp4") as container:

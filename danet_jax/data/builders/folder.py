@@ -33,7 +33,6 @@ from danet_jax.data.builders.shapes import Drawing, draw
 from danet_jax.data.builders.state import SourceFiles, fingerprint
 from danet_jax.data.files import wrong_file
 from danet_jax.data.summary import Summary
-from danet_jax.data.tiff import is_tiff, tiff_size
 from danet_jax.errors import InputError
 
 BACKGROUND = "background"
@@ -247,7 +246,7 @@ class Folder(base.PairsBuilder):
         self, drawing: Drawing, data: bytes, image: str, label: str
     ) -> tuple[bytes, str, tuple[str, ...]]:
         """Returns the label map of an image's shapes as PNG, which pixels it follows, and what is to be reported."""
-        stored = tiff_size(data, image) if is_tiff(data) else decode.opened(data, image).size[::-1]
+        stored = decode.image_size(data, image)
         upright = stored[::-1] if decode.orientation(data) > 4 else stored  # which annotation tools show
         size = drawing.size or upright
         if size not in (stored, upright):

@@ -110,11 +110,11 @@ def turned_upright(pair: Pair, labels_follow: str | None, *, certain: bool = Fal
     Raises:
       InputError: Image or label cannot be decoded, or the label has another size.
     """
-    turn = decode.TO_UPRIGHT.get(orientation := decode.orientation(pair.image))
-    if turn is None:
+    orientation = decode.orientation(pair.image)
+    if orientation == 1:
         return pair
     stored = pair.pixels()
-    shown = decode.turned(stored, turn)
+    shown = decode.turned(stored, orientation)
     image = decode.encode_image(shown)
     if pair.label is None:
         return dataclasses.replace(pair, image=image)
@@ -131,7 +131,7 @@ def turned_upright(pair: Pair, labels_follow: str | None, *, certain: bool = Fal
             what=pair.label_file,
             value=label.shape[::-1],
         )
-    label_data = decode.encode_label(decode.turned(label, turn) if follow == STORED else label)
+    label_data = decode.encode_label(decode.turned(label, orientation) if follow == STORED else label)
     assumed = "turned upright as EXIF says, with labels as if they were drawn on the "
     assumed += "image as viewers show it" if follow == UPRIGHT else "pixels as stored"
     if labels_follow:
