@@ -252,7 +252,7 @@ def photo(seed, height, width):
 
 
 def write_photos(folder):
-    """A data set in the simplest layout of docs/datasets.md: JPEG and PNG images, label maps, a list of classes."""
+    """A data set in the simplest layout of docs/your_own_data.md: images, label maps and a list of classes."""
     for index in range(11):
         split = "train" if index < 8 else "val"
         image, label = photo(index, 64 + index, 80 - index)

@@ -1,10 +1,10 @@
-"""DANet on your own images and label maps, in one of the layouts of docs/datasets.md.
+"""DANet on your own images and label maps, in one of the layouts of docs/your_own_data.md.
 
     python run.py --config=configs/folder.py --mode=check --config.dataset.root=PATH
     python run.py --config=configs/folder.py --config.dataset.root=PATH --config.init.checkpoint=RESNET50
 
 `--mode=check` reports what is read; run it before training. A folder without splits needs, for example,
-`--config.dataset.options.validation=0.2`; docs/datasets.md explains the options.
+`--config.dataset.options.validation=0.2`; docs/your_own_data.md explains the options.
 """
 
 from configs import base

@@ -56,7 +56,8 @@ class DatasetOptions(Group):
         Check(_is_plain, "names with values: text, finite numbers, booleans and lists of them"),
     ] = Field(
         {},
-        description="Options of the data set itself, which docs/datasets.md explains. A recipe lists those that exist.",
+        description="Options of the data set itself, explained in docs/datasets.md and docs/your_own_data.md. A recipe "
+        "lists those that exist.",
     )
     train_split: _Split = Field("train", description="The split that the network is trained on.")
     validation_split: _Split = Field("val", description="The split that the network is evaluated on.")
