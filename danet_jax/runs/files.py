@@ -51,7 +51,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
             allowed="a directory or gs://BUCKET/RUN",
         )
     if importlib.util.find_spec("gcsfs") is None:
-        raise InputError(f"{text}: needs gcsfs: pip install 'danet-jax[gcs]'", what=text)
+        raise InputError(f"{text}: needs gcsfs: pip install gcsfs", what=text)
     import aiohttp
     import fsspec
     from etils import epath

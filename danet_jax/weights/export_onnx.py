@@ -54,7 +54,7 @@ def export_onnx(
         import onnxruntime
     except ModuleNotFoundError as error:
         raise InputError(
-            f"--format=onnx needs {error.name}: pip install jax2onnx onnxruntime", what="--format=onnx"
+            f"--format=onnx needs {error.name}: pip install jax2onnx onnx onnxruntime", what="--format=onnx"
         ) from None
     # Position attention consists of plain operations, because ONNX has none of the platforms' kernels. It computes in
     # float32, because onnxruntime has most operations in no other type that JAX and a CPU know.
