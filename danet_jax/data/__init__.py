@@ -1,1 +1,1 @@
-"""From files on disk to batches sharded over devices."""
+"""The data pipeline, from files on disk to batches sharded over devices."""

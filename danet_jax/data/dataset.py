@@ -1,4 +1,4 @@
-"""Data sets by name: prepared on first use, then read by index from ArrayRecord, and compared by their digests."""
+"""Opens data sets by name: prepares them on first use, reads them by index from ArrayRecord, compares digests."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _MODULES = {
     "pascal_voc_aug": "pascal_voc_aug",
     "scenes": "scenes",
 }
-"""The module in `danet_jax.data.builders` that has the builder of each data set, imported on first use."""
+"""The module of `danet_jax.data.builders` that defines each data set's builder; it is imported on first use."""
 
 DATASET_NAMES = tuple(_MODULES)
 
 
 class EncodedExample(TypedDict):
-    """One example as stored, image and label still encoded; `label` is None in a split without labels.
+    """A stored example, whose image and label are still encoded; `label` is None in a split without labels.
 
-    `bits` says how many bits of 16-bit channels are used, 16 if it is absent.
+    `bits` is the number of bits that are used in 16-bit channels; it defaults to 16.
     """
 
     name: str
@@ -50,16 +50,16 @@ class EncodedExample(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset.
+    """A prepared data set.
 
     Attributes:
-      name: The name it was opened by.
+      name: The name by which it was opened.
       classes: The classes that label values stand for.
       splits: Number of examples of each split.
-      directory: Where the prepared data are; `tfds.builder_from_directory` reads it, too.
-      summaries: What each split holds, counted when it was prepared.
-      shard_sizes: Bytes of each shard's file as it was written, by the file's name.
-      shard_digests: Digest of each shard's file as it was written, by the file's name.
+      directory: The directory of the prepared data, which `tfds.builder_from_directory` can read as well.
+      summaries: The contents of each split, counted when it was prepared.
+      shard_sizes: Size in bytes of each shard file when it was written, by file name.
+      shard_digests: Digest of each shard file when it was written, by file name.
       bits_used: How many bits of 16-bit channels are used.
     """
 
@@ -85,7 +85,7 @@ class Dataset:
         """Returns how many pixels of `split` are labelled with each class.
 
         Raises:
-          InputError: The data were prepared by a version that did not count.
+          InputError: The data were prepared by a version that did not count pixels.
         """
         if split not in self.summaries:
             raise InputError(
@@ -100,10 +100,10 @@ class Dataset:
 
         Args:
           split: The name of the split.
-          labelled: The option that chose the split, if it must have labels.
+          labelled: The option that chose the split; if it is given, the split must have labels.
 
         Raises:
-          InputError: There is no such split, or it has no labels though it must.
+          InputError: The split does not exist, or it must have labels and has none.
         """
         if split not in self.splits:
             raise InputError(
@@ -122,12 +122,12 @@ class Dataset:
         return source
 
     def digest(self, *splits: str) -> dict[str, dict[str, Any]]:
-        """Returns what a run stores about its data, as JSON values; `data_changes` compares two of them.
+        """Returns the record of its data that a run stores, as JSON values; `data_changes` compares two records.
 
         Returns:
-          For each of `splits` the number of `examples`, and the digests `images` (of names and pixels, however they are
-          encoded), `labels` (of names and values) and `shards` (of the files). `images` and `labels` are None for data
-          that were prepared by version 0.2.0, `shards` for those of earlier versions.
+          For each of `splits`, the number of `examples` and the digests `images` (names and pixels, regardless of the
+          encoding), `labels` (names and values) and `shards` (files). `images` and `labels` are None for data that
+          were prepared by version 0.2.0, `shards` for data from earlier versions.
         """
         digests = {}
         for split in splits:
@@ -144,7 +144,7 @@ class Dataset:
 
 
 class EncodedSource(Sequence[EncodedExample]):
-    """The examples of one split, read on access; can be pickled and sent to worker processes."""
+    """The examples of one split, read on access; it can be pickled and sent to worker processes."""
 
     def __init__(self, directory: str, split: str, length: int, shard_sizes: Mapping[str, int], bits: int):
         self._directory, self._split, self._length, self._bits = directory, split, length, bits
@@ -159,14 +159,15 @@ class EncodedSource(Sequence[EncodedExample]):
         Raises:
           InputError: A file of the prepared data is missing, cut short or damaged.
         """
-        if not -len(self) <= index < len(self):  # array_record raises ValueError, which would not end a loop.
+        # array_record would raise ValueError, which does not end iteration.
+        if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
         records, ends, paths = self._opened
         try:
             record = records[index]
             name, image, label = record["name"].decode(), record["image"], record["label"] or None
-        except Exception as error:  # A damaged shard, or a damaged description of it, raises anything.
+        except Exception as error:  # A damaged shard or description can raise any exception.
             path = paths[bisect.bisect_right(ends, index)]
             raise InputError(
                 f"{path}: damaged, example {index} of {self._split} cannot be read ({first_line(error)}); "
@@ -177,8 +178,8 @@ class EncodedSource(Sequence[EncodedExample]):
 
     @functools.cached_property
     def _opened(self) -> tuple[Any, list[int], list[Any]]:
-        """The records, and for each shard the number of examples up to its end, and its file."""
-        import tensorflow_datasets as tfds  # It takes half a second, so it is imported only where something is read.
+        """The records, the cumulative number of examples at the end of each shard, and the shard files."""
+        import tensorflow_datasets as tfds  # The import takes half a second, so it waits until data are read.
 
         try:
             builder = tfds.builder_from_directory(self._directory)
@@ -198,7 +199,7 @@ class EncodedSource(Sequence[EncodedExample]):
             return records, list(itertools.accumulate(split.shard_lengths)), split.filepaths
         except InputError:
             raise
-        except Exception as error:  # A damaged description or a missing file raises anything.
+        except Exception as error:  # A damaged description or a missing file can raise any exception.
             raise InputError(
                 f"{self._directory}: cannot be opened ({first_line(error)}); delete it and run --mode=prepare",
                 what=self._directory,
@@ -216,10 +217,10 @@ def dataset_builder(
     class_names: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> PairsBuilder:
-    """Returns the builder of a data set, which has prepared nothing yet; takes the arguments of `open_dataset`.
+    """Returns the builder of a data set without preparing anything; takes the arguments of `open_dataset`.
 
     Raises:
-      InputError: The name or an option is unknown, or a `folder` lacks something.
+      InputError: The name or an option is unknown, or files of a `folder` are missing.
     """
     if name not in _MODULES:
         raise InputError(
@@ -242,21 +243,24 @@ def open_dataset(
     options: Mapping[str, Any] | None = None,
     needed: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Opens a data set, and prepares it first if necessary.
+    """Opens a data set, preparing it first if necessary.
 
-    Every image is decoded and checked during the preparation, so whatever opens can be trained on.
+    Every image is decoded and checked during preparation, so any data set that opens can be trained on.
 
     Args:
       name: One of `DATASET_NAMES`.
-      root: Where the user's files (or the published archives) are; `scenes` needs none.
-      data_dir: Where prepared data are kept.
+      root: The directory of the user's files or of the published archives; `scenes` needs none.
+      data_dir: The directory of all prepared data.
       class_names: The classes of a `folder` without `classes.csv`.
-      options: Options of the data set, see its builder.
+      options: Options of the data set; see its builder.
       needed: Splits that must exist, by the names of the options that choose them.
 
+    Returns:
+      The prepared data set.
+
     Raises:
-      InputError: The name is unknown, a split is absent, or something is wrong with the user's files. Nothing
-        incomplete is left on disk.
+      InputError: The name is unknown, a split is missing, or the user's files are invalid. Nothing incomplete is
+        left on disk.
     """
     builder = dataset_builder(name, root=root, data_dir=data_dir, class_names=class_names, options=options)
     builder.prepare(needed)
@@ -274,9 +278,9 @@ def open_dataset(
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns how data differ from those of an earlier `Dataset.digest`, a line for each change.
+    """Compares data with an earlier `Dataset.digest` and returns one line for each change.
 
-    A split that only one of the two describes is not compared.
+    A split that only one of the two digests describes is not compared.
     """
     changes = []
     for split in sorted(before.keys() & now.keys()):

@@ -1,10 +1,10 @@
-"""Decodes images and label maps to arrays, strictly: a file that cannot be decoded exactly is refused by name.
+"""Decodes images and label maps strictly: a file that cannot be decoded exactly is refused, and the error names it.
 
-PNG is decoded by imagecodecs, TIFF by tifffile and everything else by Pillow. Transparent images are composed over
-white. `upright` turns an image as its EXIF orientation (or TIFF's Orientation) says. Prepared images are upright
-already, because a label has to be turned with its image (see `danet_jax.data.builders.pair`).
+PNG is decoded by imagecodecs, TIFF by tifffile and everything else by Pillow. Transparent images are composited over
+white. `upright` rotates and flips an image according to its EXIF orientation (or TIFF's Orientation). Prepared images
+are already upright, because a label must be turned with its image (see `danet_jax.data.builders.pair`).
 
-Pixels have the depth that a network takes: uint8, or uint16 from 0 to `2**depth - 1`. Either stands for 0 to 1.
+Pixels have the depth that a network takes: uint8, or uint16 from 0 to `2**depth - 1`. Either range represents 0 to 1.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ JPEG = b"\xff\xd8\xff"
 BMP = b"BM"
 JPEG_SCAN = 0xDA
 _PROGRESSIVE, _END = 0xC2, 0xD9
-_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # a marker that is not part of a scan
+_AFTER_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # Matches a marker that is not part of a scan.
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLER = bytes(range(37, 250, 3)) * 2
-_BIT_DEPTH, _COLOUR_TYPE = 24, 25  # offsets in a PNG file, inside its first chunk
+_BIT_DEPTH, _COLOUR_TYPE = 24, 25  # Offsets in a PNG file, within its first chunk.
 SMALLEST_RANGE = 2**14
-"""16-bit images that stay below are taken for 10, 12 or 14 bits: their upper 8 bits hold 64 levels or fewer."""
+"""16-bit images whose values stay below this are assumed to have 10, 12 or 14 bits.
+
+Their upper 8 bits contain 64 levels or fewer.
+"""
 _FEW_LEVELS = 32
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP")
-"""Pillow knows others, some of which start programs (EPS) or hold images of several sizes (ICO)."""
+"""Pillow supports other formats, some of which start programs (EPS) or contain images of several sizes (ICO)."""
 _READABLE = "JPEG, PNG, TIFF, WebP or BMP"
 _OTHER_FORMATS = (
     (4, rb"ftyp(hei|hev|mif1|msf1)", "HEIC"),
@@ -52,27 +55,28 @@ _OTHER_FORMATS = (
     (0, rb"PK\x03\x04", "a zip archive"),
     (0, rb"\x93NUMPY", "a NumPy array"),
 )
-"""Offset, pattern and name of formats that people have and that cannot be read."""
+"""Offset, pattern and name of common formats that cannot be read."""
 
-_ORIENTATION = 0x0112  # EXIF's tag: where the first row and the first column of the stored image belong
+_ORIENTATION = 0x0112  # The EXIF tag that says where the first row and column of the stored image belong.
 
 
 def decode_image(
     data: bytes, name: str, *, upright: bool = False, bits: int = 16, depth: int = 8, trusted: bool = False
 ) -> np.ndarray:
-    """Decodes a JPEG, PNG, TIFF or any other format that Pillow reads to RGB.
+    """Decodes a JPEG, PNG, TIFF or other format that Pillow reads to RGB.
 
-    Grey and palette images become RGB; transparent pixels are composed over white; of an animation the first frame is
-    decoded, of a TIFF the first page that is not a thumbnail.
+    Grey and palette images become RGB, and transparent pixels are composited over white. Only the first frame of an
+    animation is decoded, and only the first page of a TIFF that is not a thumbnail.
 
     Args:
       data: The encoded file.
       name: The file's name, for error messages.
-      upright: Whether the image is turned as its EXIF or TIFF orientation says; cameras store it as the sensor lay.
-      bits: How many bits of 16-bit channels are used: 12 for values up to 4095.
-      depth: The bits per channel of the result. With 8, channels of more bits keep their upper 8, which are 4095 >> 4
-        for 12 bits. With more, nothing is lost where `depth` equals `bits`.
-      trusted: Whether the file was decoded without an error before. A JPEG is then not checked for missing parts,
+      upright: Whether to turn the image according to its EXIF or TIFF orientation; cameras store it as the sensor was
+        held.
+      bits: The number of bits that are used in 16-bit channels, such as 12 for values up to 4095.
+      depth: The bits per channel of the result. With 8, channels of more bits keep their upper 8 bits, such as
+        4095 >> 4 for 12 bits. With more, the result is exact if `depth` equals `bits`.
+      trusted: Whether the file has been decoded without an error before. A JPEG is then not checked for missing parts,
         which takes as long as decoding it, and 16-bit channels may use any part of their range.
 
     Returns:
@@ -91,7 +95,7 @@ def decode_image(
 
 
 def _decoded(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
-    """Returns an 8-bit image of Pillow's without transparency, or pixels of any depth with or without alpha."""
+    """Returns an 8-bit Pillow image without transparency, or pixels of any depth with or without alpha."""
     if is_tiff(data):
         return Tiff(data, name).pixels()
     if data.startswith(PNG):
@@ -110,7 +114,7 @@ def _decoded(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
 
 
 def to_depth(pixels: np.ndarray, depth: int, stored: int = 8) -> np.ndarray:
-    """Returns pixels of `stored` bits with `depth` bits: the upper 8 as uint8, or the nearest value as uint16."""
+    """Converts pixels of `stored` bits to `depth` bits: the upper 8 as uint8, or the nearest values as uint16."""
     if depth == 8:
         return (
             pixels if stored == 8 and pixels.dtype == np.uint8 else (pixels >> (stored - 8)).astype(np.uint8)
@@ -122,12 +126,12 @@ def to_depth(pixels: np.ndarray, depth: int, stored: int = 8) -> np.ndarray:
 
 
 def shown(pixels: np.ndarray, depth: int) -> np.ndarray:
-    """Returns pixels of this depth as people look at them, uint8."""
+    """Converts pixels of this depth to uint8 for display."""
     return to_depth(pixels, 8, depth)
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns pixels `[H, W, ...]` as an EXIF orientation, 1 to 8, says that they are to be shown."""
+    """Returns pixels `[H, W, ...]` rotated and flipped according to an EXIF orientation, 1 to 8."""
     pixels = pixels.swapaxes(0, 1) if orientation > 4 else pixels
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
@@ -135,7 +139,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """Returns the height and the width of an encoded image as stored.
+    """Returns the height and width of an encoded image as stored.
 
     Raises:
       InputError: The file is not an image, or is damaged.
@@ -147,7 +151,7 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
 
 
 def orientation(data: bytes) -> int:
-    """Returns the EXIF or TIFF orientation of an encoded image, 1 to 8; 1 (upright) if it has none to be read."""
+    """Returns the EXIF or TIFF orientation of an encoded image, 1 to 8; 1 (upright) if none can be read."""
     try:
         if is_tiff(data):
             return Tiff(data, "").orientation
@@ -155,13 +159,13 @@ def orientation(data: bytes) -> int:
             return 1
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow raises anything on a damaged EXIF.
+    except Exception:  # Pillow can raise any exception on damaged EXIF data.
         return 1
     return found if found in range(1, 9) else 1
 
 
 def remarks(data: bytes, name: str, bits: int = 16) -> tuple[str, ...]:
-    """Returns what `decode_image` leaves out or nearly loses, each as the end of a sentence that begins with "it has".
+    """Returns what `decode_image` omits or nearly loses, each as the end of a sentence that begins with "it has".
 
     Raises:
       InputError: The file is not an image, or is damaged.
@@ -198,11 +202,11 @@ def is_deep(data: bytes, name: str) -> bool:
 
 
 def _png_pixels(data: bytes, name: str) -> Pixels:
-    """Decodes any PNG; palettes and transparent colours are applied."""
+    """Decodes any PNG, applying its palette and transparent colours."""
     import imagecodecs
 
-    open_image(data, name)  # It names what is not an image at all, or too large.
-    # Chunks that do not change the pixels are left out, because libpng prints warnings about them.
+    open_image(data, name)  # This refuses files that are not images or are too large.
+    # Chunks that do not change the pixels are omitted, because libpng prints warnings about them.
     needed = (chunk for kind, chunk in png_chunks(data) if kind[:1].isupper() or kind == b"tRNS")
     try:
         pixels = np.asarray(imagecodecs.png_decode(PNG + b"".join(needed)))
@@ -215,7 +219,7 @@ def _png_pixels(data: bytes, name: str) -> Pixels:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields the kind of each chunk of a PNG, and the chunk: 8 bytes of header, the content, 4 bytes of checksum."""
+    """Yields the type of each chunk of a PNG and the chunk: 8 bytes of header, the content, 4 bytes of checksum."""
     start = len(PNG)
     while start + 8 <= len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
@@ -224,7 +228,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _composed(pixels: Pixels, bits: int, depth: int, name: str, trusted: bool) -> np.ndarray:
-    """Returns pixels of any depth as RGB of `depth` bits, composed over white."""
+    """Converts pixels of any depth to RGB of `depth` bits, composited over white."""
     colours, stored, alpha, premultiplied = pixels
     if stored == 16:
         largest = int(colours.max(initial=0))
@@ -244,7 +248,7 @@ def _composed(pixels: Pixels, bits: int, depth: int, name: str, trusted: bool) -
     colours = to_depth(colours, depth, bits if stored == 16 else stored)
     colours = np.atleast_3d(colours)
     if alpha is not None:
-        # It has as many bits as the colours, or all 16.
+        # Alpha has as many bits as the colours, or all 16.
         used = bits if stored == 16 and not int(alpha.max(initial=0)) >> bits else stored
         share = to_depth(alpha, depth, used).astype(np.uint16 if depth == 8 else np.uint32)[..., None]
         white = 2**depth - 1
@@ -258,10 +262,10 @@ def _composed(pixels: Pixels, bits: int, depth: int, name: str, trusted: bool) -
 
 
 def _refuse_cut_jpeg(data: bytes, image: Image.Image, name: str) -> None:
-    """Refuses a JPEG that lacks scans or has one that ends early: decoders fill the rest with grey or blur it.
+    """Refuses a JPEG with missing or truncated scans, which decoders would fill with grey or blur.
 
-    Bytes after the end of a scan that is complete are skipped; after one that is not, they are decoded. So the file is
-    decoded a second time with further bytes there, unless it has one scan and its last pixel is not grey.
+    A decoder skips bytes after a complete scan and decodes bytes after an incomplete one. The file is therefore decoded
+    a second time with additional bytes after each scan, unless it has one scan and its last pixel is not grey.
     """
     segments = list(jpeg_segments(data))
     if _lacks_scans(data, segments):
@@ -273,7 +277,7 @@ def _refuse_cut_jpeg(data: bytes, image: Image.Image, name: str) -> None:
         return
     filled, written = b"", 0
     for start, end in scans:
-        # The marker of the restart that a decoder would expect next.
+        # This is the restart marker that a decoder would expect next.
         restart = 0xD0 + len(_RESTART.findall(data, start, end)) % 8
         filled, written = filled + data[written:end] + _FILLER + bytes([0xFF, restart]) + _FILLER, end
     with contextlib.suppress(InputError):
@@ -283,8 +287,8 @@ def _refuse_cut_jpeg(data: bytes, image: Image.Image, name: str) -> None:
 
 
 def _lacks_scans(data: bytes, segments: list[tuple[int, int, int]]) -> bool:
-    """Returns whether a component of a JPEG has a coefficient whose lowest bit is in no scan."""
-    complete: dict[int, int] = {}  # The bits of each component's number say which coefficients are complete.
+    """Returns whether a component of a JPEG has a coefficient whose lowest bit is not in any scan."""
+    complete: dict[int, int] = {}  # One bit mask of complete coefficients per component.
     progressive = False
     for marker, start, _ in segments:
         if 0xC0 <= marker <= _PROGRESSIVE:
@@ -300,9 +304,9 @@ def _lacks_scans(data: bytes, segments: list[tuple[int, int, int]]) -> bool:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields the marker, and the start and the end of the content, of each segment of a JPEG.
+    """Yields the marker and the start and end of the content of each segment of a JPEG.
 
-    That of `JPEG_SCAN` includes the scan's compressed data. The last segment is the end marker, if there is one.
+    The content of `JPEG_SCAN` includes the scan's compressed data. The last segment is the end marker, if present.
     """
     start = 2
     while start + 2 <= len(data):
@@ -328,7 +332,7 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
     """Decodes a label map: an 8-bit single-channel PNG, or a palette PNG whose indices are the labels.
 
     Args:
-      data: The encoded file, a PNG, or the BMP of a preparation without compression.
+      data: The encoded file: a PNG, or a BMP if the data were prepared without compression.
       name: The file's name, for error messages.
 
     Returns:
@@ -363,12 +367,12 @@ def load_label(data: bytes, name: str) -> Image.Image:
         raise InputError(f"{name}: has several frames; save the one that is meant", what=name)
     last_rows = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
     if not all(row.any() for row in last_rows):
-        _png_pixels(data, name)  # Pillow leaves rows 0 whose data are missing.
+        _png_pixels(data, name)  # Pillow leaves rows with missing data at 0, without an error.
     return image
 
 
 def stored_label(image: Image.Image, data: bytes, name: str) -> np.ndarray:
-    """Returns the values of a PNG, `data`, that `load_label` decoded, as `decode_label` does."""
+    """Returns the label values of the PNG `data`, given the `image` that `load_label` returned for it."""
     if image.mode not in ("1", "L", "P"):
         kind = "16-bit" if image.mode.startswith("I") else f"{image.mode} colour"
         raise InputError(
@@ -378,24 +382,24 @@ def stored_label(image: Image.Image, data: bytes, name: str) -> np.ndarray:
         )
     label = np.array(image, np.uint8)
     if image.mode == "L" and data[_COLOUR_TYPE] == 0 and bit_depth(data) < 8:
-        # Pillow stretches 2- and 4-bit grey to 0..255, which is right for images and wrong for labels.
+        # Pillow scales 2- and 4-bit grey to 0..255, which is right for images but wrong for labels.
         label //= 255 // ((1 << bit_depth(data)) - 1)
     return label
 
 
 def bit_depth(data: bytes) -> int:
-    """Returns the bits of each channel of a PNG."""
+    """Returns the bits per channel of a PNG."""
     return data[_BIT_DEPTH]
 
 
 def palette(data: bytes) -> list[tuple[int, int, int]]:
-    """Returns the colours of an intact palette PNG, as many as are stored."""
+    """Returns all colours in the palette of an intact palette PNG."""
     [colours] = (chunk[8:-4] for kind, chunk in png_chunks(data) if kind == b"PLTE")
     return [(red, green, blue) for red, green, blue in zip(*[iter(colours)] * 3, strict=True)]
 
 
 def is_plain_label(data: bytes) -> bool:
-    """Returns whether an intact PNG is 8-bit grey, which every program reads alike."""
+    """Returns whether an intact PNG is 8-bit grey, which every program reads the same way."""
     return (bit_depth(data), data[_COLOUR_TYPE]) == (8, 0)
 
 
@@ -410,7 +414,7 @@ def encode_label(label: np.ndarray) -> bytes:
 
 
 def encode_uncompressed(pixels: np.ndarray) -> bytes:
-    """Encodes an image or a label map without compression, so that it is large and decoded at once.
+    """Encodes an image or a label map without compression, so that the file is larger but decodes faster.
 
     Args:
       pixels: uint8 `[H, W, 3]` or `[H, W]`, which becomes BMP; or uint16 `[H, W, 3]`, which becomes PNG.
@@ -431,24 +435,24 @@ def _encoded_deep(pixels: np.ndarray, level: int | None = None) -> bytes:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Opens an image that is not a TIFF by Pillow, without decoding it.
+    """Opens an image that is not a TIFF with Pillow, without decoding it.
 
     Raises:
-      InputError: The file is not an image, or too large.
+      InputError: The file is not an image, or is too large.
     """
     with _naming(data, name), warnings.catch_warnings():
-        # A large image is not an attack here, and one that is too large is refused.
+        # Large images are legitimate here, and those that are too large are refused.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        Image.init()  # Formats can be named only when they are registered; this happens once.
+        Image.init()  # Formats can only be selected once they are registered; repeated calls do nothing.
         return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 def _loaded(data: bytes, name: str) -> Image.Image:
-    """Decodes an image that is not a TIFF by Pillow."""
+    """Decodes an image that is not a TIFF with Pillow."""
     image = open_image(data, name)
     with _naming(data, name):
         image.load()
-    # Pillow decodes a JPEG whose rest is zeros, as a crash leaves it, as grey.
+    # Pillow decodes missing JPEG data as grey if the rest of the file is zeros, as after a crash.
     if data.startswith(JPEG) and all(marker != _END for marker, _, _ in jpeg_segments(data)):
         raise _damaged(name, "it has no end, as if the rest was never written")
     return image
@@ -456,7 +460,7 @@ def _loaded(data: bytes, name: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _naming(data: bytes, name: str) -> Iterator[None]:
-    """Names the file in Pillow's errors."""
+    """Replaces Pillow's errors by ones that name the file."""
     try:
         yield
     except Image.UnidentifiedImageError:
@@ -472,7 +476,7 @@ def _naming(data: bytes, name: str) -> Iterator[None]:
 
 
 def _unknown(data: bytes, name: str) -> InputError:
-    """Returns the error for a file that is not an image that can be read, with its format if that is known."""
+    """Returns the error for a file that cannot be read as an image, with its format if that is known."""
     if not data:
         return InputError(f"{name}: the file is empty; replace or remove it", what=name)
     kinds = [kind for start, pattern, kind in _OTHER_FORMATS if re.match(pattern, data[start : start + 400])]

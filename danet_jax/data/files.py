@@ -1,4 +1,4 @@
-"""Which files of a folder count: links are followed; hidden files and those that programs leave behind are skipped."""
+"""Lists the files of a folder: links are followed; hidden files and files that programs leave behind are skipped."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SPLIT_NAMES = {name: name for name in USUAL_SPLITS}
 _SPLIT_NAMES |= {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
 
 _LEFT_BEHIND = {"__MACOSX", "@eaDir", "#recycle", "lost+found", "Thumbs.db", "desktop.ini"}
-"""What operating systems and storage servers leave beside people's files; `.DS_Store` and the like are hidden."""
+"""Files and folders that operating systems and storage servers create; `.DS_Store` and the like are hidden anyway."""
 
 
 def wrong_file(
     path: str | os.PathLike[str], problem: str, *, value: Any = None, allowed: Any = None
 ) -> InputError:
-    """Returns the error about a file or folder."""
+    """Returns an error about a file or folder."""
     return InputError(f"{path}: {problem}", what=str(path), value=value, allowed=allowed)
 
 
@@ -34,15 +34,15 @@ def is_stray(name: str) -> bool:
 
 
 def split_name(name: str) -> str:
-    """Returns the usual name of a split that is called `name`, such as val for `validation`."""
+    """Returns the usual name of the split `name`, such as `val` for `validation`."""
     return _SPLIT_NAMES.get(name.casefold(), name)
 
 
 def read_text(path: pathlib.Path, what: str) -> str:
-    """Returns the content of a text file in UTF-8, UTF-16 or Windows' code page 1252.
+    """Returns the content of a text file in UTF-8, UTF-16 or Windows code page 1252.
 
     Raises:
-      InputError: It cannot be read as `what`.
+      InputError: The file cannot be read as `what`.
     """
     try:
         data = path.read_bytes()
@@ -65,11 +65,11 @@ def read_text(path: pathlib.Path, what: str) -> str:
 
 
 def walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields all files below `folder`, sorted by name in each folder, including those of linked folders.
+    """Yields all files below `folder`, including those in linked folders, sorted by name within each folder.
 
     Raises:
-      InputError: A link leads back to a folder that contains it, or to nothing; a folder cannot be read; something is
-        neither a file nor a folder; or a name is not UTF-8.
+      InputError: A link points to a folder that contains it or to nothing, a folder cannot be read, an entry is
+        neither a file nor a folder, or a name is not UTF-8.
     """
     yield from _walk(folder, (os.path.realpath(folder),))
 
@@ -86,7 +86,7 @@ def _walk(folder: pathlib.Path, above: tuple[str, ...]) -> Iterator[pathlib.Path
             raise wrong_file(folder, f"{entry.name!a} is not a name in UTF-8; rename it")
         try:
             is_file, is_folder = entry.is_file(), entry.is_dir()
-        except OSError as error:  # links in a circle
+        except OSError as error:  # Links can form a cycle.
             raise wrong_file(path, f"cannot be read ({error.strerror}); remove it") from None
         real = os.path.realpath(path) if is_folder else ""
         if is_file:

@@ -1,4 +1,4 @@
-"""Reads examples on all cores, checks each one, and collects what is in a split and what is wrong with it."""
+"""Reads and checks examples on all cores, and collects the contents and the errors of a split."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from danet_jax.data.builders.pair import Pair
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
-_MAX_THREADS = 16  # bounds the memory: a thread holds one decoded image, some tens of MiB
+_MAX_THREADS = 16  # This bounds memory: each thread keeps one decoded image of some tens of MiB.
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Examined(NamedTuple):
-    """What `check_pair` found in an example.
+    """The result of `check_pair` for one example.
 
     Attributes:
-      size: Height and width.
-      counts: Pixels of each label value, int64 `[256]`; None without a label.
+      size: Height and width in pixels.
+      counts: Number of pixels of each label value, int64 `[256]`; None without a label.
       darkest: The smallest value of each channel of the image.
       brightest: The largest value of each channel of the image.
       deep: Whether the image has more than 8 bits per channel.
-      image_digest: Digest of the image's size and pixels, however they are encoded.
+      image_digest: Digest of the image's size and pixels, regardless of the encoding.
       label_digest: Digest of the label's size and values; empty without a label.
     """
 
@@ -48,10 +48,10 @@ class Examined(NamedTuple):
 
 
 def check_pair(pair: Pair, class_count: int) -> Examined:
-    """Decodes image and label of `pair` completely and compares them.
+    """Decodes the image and label of `pair` completely and checks that they match.
 
     Raises:
-      InputError: One of them cannot be decoded, the sizes differ or a label is neither a class nor 255.
+      InputError: One of them cannot be decoded, their sizes differ, or a label value is neither a class nor 255.
     """
     image = pair.pixels()
     height, width = image.shape[:2]
@@ -91,15 +91,15 @@ def _digest(pixels: np.ndarray) -> bytes:
 
 @dataclasses.dataclass
 class Findings(Summary):
-    """What was found in one split; the counts of the summary are those of the intact examples.
+    """The result of inspecting one split; the counts of the summary cover the intact examples only.
 
     Attributes:
-      images: Number of examples, wrong ones included.
+      images: Number of examples, including wrong ones.
       sizes: Number of images of each (height, width).
       darkest: The smallest value of red, green and blue in any image.
       brightest: The largest value of red, green and blue in any image.
-      errors: One line for each example that is unreadable, mismatched, has values that are not a class, or has the
-        name of another.
+      errors: One line for each example that is unreadable, does not match its label, has a value that is not a class,
+        or has the same name as another.
       digests: Digests of the images.
     """
 
@@ -112,14 +112,14 @@ class Findings(Summary):
 
 
 def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings:
-    """Reads and checks every example, on all cores.
+    """Reads and checks every example on all cores.
 
     Args:
       readers: Functions that read one example each.
       classes: The classes that label values may stand for.
 
     Returns:
-      The findings; nothing about the examples raises.
+      The findings. Errors in examples are collected in `Findings.errors`, not raised.
     """
     findings, names = Findings(), set[str]()
     for example in in_order(functools.partial(_inspect_one, class_count=len(classes)), readers):
@@ -140,20 +140,21 @@ def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings
 
 
 def _inspect_one(read: Callable[[], Pair], class_count: int) -> tuple[Pair, Examined] | str:
-    """Returns what is in an example, or what is wrong with it."""
+    """Returns an example and its contents, or the message of its error."""
     try:
         pair = read()
         examined = check_pair(pair, class_count)
     except InputError as error:
         return str(error)
-    return dataclasses.replace(pair, image=b"", label=None), examined  # Many wait in memory to be counted.
+    # Many results are queued, so their encoded data are dropped.
+    return dataclasses.replace(pair, image=b"", label=None), examined
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yields `function(item)` for each item in order, working ahead on all cores.
 
-    Threads are enough for decoding, checking and encoding: decompression, nearly all of the work, runs without
-    Python's lock. An exception in `function` is raised when its turn comes.
+    Threads suffice for decoding, checking and encoding, because decompression, which is nearly all of the work,
+    releases the GIL. An exception in `function` is raised when its item is due.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(_MAX_THREADS, cores)

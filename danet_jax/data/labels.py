@@ -1,7 +1,7 @@
-"""The classes of the published data sets, and how the ids in their files become train ids.
+"""The classes of the published data sets, and the mappings from the ids in their files to train ids.
 
-`tables/` holds what each publisher lists, one row per id; the mappings below are derived from it. An id that neither
-stands for a class nor is listed as ignored does not occur in intact files.
+`tables/` contains each publisher's list with one row per id, and the mappings below are derived from it. An id that is
+neither a class nor listed as ignored does not occur in intact files.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class LabelMapping:
     """Maps a publisher's ids to train ids.
 
     Attributes:
-      classes: The classes in the order of their train ids, which are therefore 0, 1, ... without a gap.
+      classes: The classes in the order of their train ids, which are therefore consecutive from 0.
       ids: The publisher's id of each class, in the same order.
       others: The other ids that occur in the publisher's files.
-      others_become: The train id of all `others`: 255 (ignore), unless one class collects them.
+      others_become: The train id of all `others`: 255 (ignore), unless they form a class.
     """
 
     classes: Classes
@@ -37,21 +37,21 @@ class LabelMapping:
 
     @functools.cached_property
     def _table(self) -> np.ndarray:
-        """The train id of every id up to the largest, int16; -1 for ids that do not exist, and at the end."""
+        """The train id of every id up to the largest, int16; -1 for ids that do not exist and as the last entry."""
         table = np.full(max(*self.ids, *self.others) + 2, -1, np.int16)
         table[sorted(self.others)] = self.others_become
         table[list(self.ids)] = np.arange(len(self.classes))
         return table
 
     def to_train_ids(self, ids: np.ndarray, name: str) -> np.ndarray:
-        """Returns the train ids of a label map of the publisher's ids.
+        """Converts a label map from the publisher's ids to train ids.
 
         Args:
           ids: Integers `[H, W]`.
           name: The file's name, for error messages.
 
         Returns:
-          uint8 `[H, W]`: train ids, and `others_become` for the others.
+          uint8 `[H, W]`: train ids, with `others_become` in place of `others`.
 
         Raises:
           InputError: An id does not exist in this data set.
@@ -69,19 +69,19 @@ class LabelMapping:
         return train_ids.astype(np.uint8)
 
     def in_order_of_ids(self) -> LabelMapping:
-        """Returns the same mapping with classes numbered by the publisher's ids, lowest first."""
+        """Returns the same mapping with the classes numbered in ascending order of the publisher's ids."""
         rows = sorted(zip(self.ids, self.classes.names, self.classes.colours, strict=True))
         ids, names, colours = zip(*rows, strict=True)
         return dataclasses.replace(self, classes=Classes(names, colours), ids=ids)
 
     def to_ids(self, train_ids: np.ndarray) -> np.ndarray:
-        """Returns the publisher's ids of train ids, which is the format of test servers.
+        """Converts train ids to the publisher's ids, which test servers expect.
 
         Args:
-          train_ids: uint8 `[H, W]`, every value a class.
+          train_ids: uint8 `[H, W]`; every value must be a class.
 
         Returns:
-          uint8 `[H, W]`.
+          The publisher's ids, uint8 `[H, W]`.
 
         Raises:
           ValueError: A value is not a class, or an id does not fit into 8 bits.
@@ -92,10 +92,10 @@ class LabelMapping:
 
 
 def bit_colours(indices: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    """Returns the colours that the PASCAL VOC development kit gives to labels, 0 to 255.
+    """Returns the colours that the PASCAL VOC development kit assigns to the labels 0 to 255.
 
-    Bits 0, 1, 2 of a label become the highest bits of red, green and blue, bits 3, 4, 5 the next ones and so on, so
-    that all 256 colours differ.
+    Bits 0, 1 and 2 of a label become the highest bits of red, green and blue, bits 3, 4 and 5 the next ones, and so
+    on, so that all 256 colours differ.
     """
     colours = []
     for index in indices:
@@ -116,14 +116,14 @@ def table(name: str) -> list[dict[str, str]]:
 def _mapping(
     rows: Sequence[dict[str, str]], others: Iterable[int], colours: Sequence[Any] = ()
 ) -> LabelMapping:
-    """Returns the mapping of the classes in `rows`; the colours are in the rows unless they are given."""
+    """Returns the mapping of the classes in `rows`, whose own colours are used unless `colours` is given."""
     if not colours:
         colours = [[int(row[channel]) for channel in ("red", "green", "blue")] for row in rows]
     names, ids = tuple(row["name"] for row in rows), tuple(int(row["id"]) for row in rows)
     return LabelMapping(Classes(names, tuple(colours)), ids, frozenset(others))
 
 
-# Cityscapes (Cordts et al., CVPR 2016): of 35 labels, the 19 that have a train id are evaluated.
+# Cityscapes (Cordts et al., CVPR 2016): the 19 of 35 labels that have a train id are evaluated.
 _labels = table("cityscapes")
 _evaluated = sorted((row for row in _labels if row["train_id"]), key=lambda row: int(row["train_id"]))
 assert len(_labels) == 35
@@ -131,28 +131,28 @@ assert [int(row["train_id"]) for row in _evaluated] == list(range(19))
 # The id -1 is 255 in the 8-bit files.
 CITYSCAPES = _mapping(_evaluated, {int(row["id"]) % 256 for row in _labels if not row["train_id"]})
 
-# PASCAL VOC 2012 (Everingham et al., IJCV 2010): the files hold train ids, and 255 for the void border.
+# PASCAL VOC 2012 (Everingham et al., IJCV 2010): the files contain train ids, and 255 for the void border.
 PASCAL_VOC = _mapping(table("pascal_voc"), {IGNORE_LABEL}, bit_colours(range(21)))
 assert PASCAL_VOC.ids == tuple(range(21))
 
-# ADE20K scene parsing (Zhou et al., CVPR 2017): ids 1 to 150, 0 for other objects. Each class has one of the names
-# that the publisher's `objectInfo150` gives it.
+# ADE20K scene parsing (Zhou et al., CVPR 2017): the ids are 1 to 150, and 0 for other objects. Each class has one of
+# its names in the publisher's `objectInfo150`.
 ADE20K = _mapping(table("ade20k"), {0})
 assert ADE20K.ids == tuple(range(1, 151))
 
-# COCO Stuff (Caesar et al., CVPR 2018): 80 things and 91 stuff classes; COCO reserved 11 of the ids 1 to 182 and never
-# drew them; 0 is unlabelled. The publisher's colours are a random permutation made by MATLAB; ours are all different.
+# COCO Stuff (Caesar et al., CVPR 2018): 80 thing and 91 stuff classes. COCO reserved 11 of the ids 1 to 182 and never
+# used them; 0 is unlabelled. The publisher's colours are a random permutation made by MATLAB; ours are all different.
 _drawn = [row for row in table("coco_stuff") if row["drawn"] == "yes"]
 COCO_STUFF = _mapping(_drawn, {0}, bit_colours([int(row["id"]) for row in _drawn]))
 assert len(COCO_STUFF.ids) == 171
 COCO_STUFF_PNG = LabelMapping(
     COCO_STUFF.classes, tuple(i - 1 for i in COCO_STUFF.ids), frozenset({IGNORE_LABEL})
 )
-"""The PNGs of COCO Stuff 164k count from 0 and hold 255 where nothing is labelled."""
+"""The PNGs of COCO Stuff 164k number the classes from 0 and contain 255 where nothing is labelled."""
 
 # PASCAL Context (Mottaghi et al., CVPR 2014): the 59 most frequent of 459 categories, in the order of the publisher's
-# list of 59; the ids are those of the `.mat` files. The publisher chose no colours; mmsegmentation draws background and
-# the 59 in the first 60 of ADE20K's.
+# list of 59, with the ids of the `.mat` files. The publisher defined no colours; like mmsegmentation, we use the first
+# 60 of ADE20K for the background and the 59 classes.
 PASCAL_CONTEXT_TABLE = table("pascal_context")
 _context = tuple(int(row["id"]) for row in PASCAL_CONTEXT_TABLE)
 _rest = frozenset(range(460)) - set(_context)
@@ -160,21 +160,21 @@ _colours = ADE20K.classes.colours[:60]
 assert len(set(_context)) == 59
 assert len(_rest) == 401
 PASCAL_CONTEXT_59 = _mapping(PASCAL_CONTEXT_TABLE, _rest, _colours[1:])
-"""Everything else, including unlabelled pixels, is ignored."""
+"""The 59 classes; everything else, including unlabelled pixels, is ignored."""
 PASCAL_CONTEXT_60 = LabelMapping(
     classes=Classes(("background", *PASCAL_CONTEXT_59.classes.names), _colours),
     ids=(0, *_context),
     others=_rest - {0},
     others_become=0,
 )
-"""The same with everything else as a class of its own, background."""
+"""The 59 classes and, for everything else, the class `background`."""
 PASCAL_CONTEXT_PNG_59 = LabelMapping(
     classes=PASCAL_CONTEXT_59.classes,
     ids=tuple(sorted(_context).index(category) + 1 for category in _context),
     others=frozenset({0, IGNORE_LABEL}),
 )
-"""mmsegmentation's PNGs: 1 to 59 by the order of the categories' ids, 0 for everything else."""
+"""The PNGs of mmsegmentation: 1 to 59 in the order of the category ids, and 0 for everything else."""
 PASCAL_CONTEXT_PNG_60 = LabelMapping(
     classes=PASCAL_CONTEXT_60.classes, ids=(0, *PASCAL_CONTEXT_PNG_59.ids), others=frozenset({IGNORE_LABEL})
 )
-"""The same with everything else as background."""
+"""The PNGs of mmsegmentation with everything else as the class `background`."""

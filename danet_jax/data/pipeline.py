@@ -1,9 +1,8 @@
-"""From prepared examples to batches on devices, with Grain.
+"""Reads prepared examples with Grain, batches them and places the batches on devices.
 
-There is one stream of training examples for the whole job: each epoch shuffles all examples again, and host k of n
-takes every n-th one. Shuffling and augmenting depend only on the seed and the position in the stream, so neither the
-number of hosts nor the number of worker processes changes what is seen, and the number of examples that all hosts have
-taken is the only state.
+The whole job shares one stream of training examples: each epoch reshuffles all examples, and host k of n takes every
+n-th one. Shuffling and augmentation depend only on the seed and the position in the stream. Neither the number of hosts
+nor the number of worker processes changes the stream, and the only state is the number of examples taken by all hosts.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
     import jax
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-"""Reading ahead in each process; elements are complete batches in training. Pillow decodes without the GIL."""
+"""Prefetching in each process; in training, elements are complete batches. Pillow releases the GIL while decoding."""
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
-    """Endless batches of host `shard_index`. The state is the number of examples that all hosts have taken."""
+    """The endless batches of host `shard_index`; the state is the number of examples taken by all hosts."""
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         """Sets the position to one that `get_state` returned, in this or another process.
 
         Raises:
-          InputError: The state is not such a position.
+          InputError: The state is not a valid position.
         """
         taken = state.get("examples_taken")
         if not isinstance(taken, int) or taken < 0:
@@ -80,7 +79,7 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         self._taken = taken
 
     def close(self) -> None:
-        """Ends the worker processes; the next batch starts them again."""
+        """Stops the worker processes; the next batch starts them again."""
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -106,27 +105,27 @@ def training_batches(
 
     Args:
       source: The examples of a split with labels, as `Dataset.source` returns them.
-      batch_size: Examples per batch of this host; may exceed the number of examples.
-      base_size: The short side's length at scale 1, see `transforms.draw_view`.
-      crop_size: Rows and columns of the batches.
+      batch_size: Examples per batch on this host; it may exceed the number of examples.
+      base_size: Length in pixels of the short side at scale 1; see `transforms.draw_view`.
+      crop_size: Rows and columns of the cropped images.
       seed: Determines the order and every augmentation.
-      random_scale: False keeps the short side at `base_size`.
+      random_scale: Whether images are scaled at random; if False, the short side is always `base_size`.
       flip: Whether images are mirrored at random.
-      mirrored: The label that each label becomes in a mirrored image, see `transforms.mirrored_labels`; None for no
-        change.
-      photometric: Whether light and colours are changed at random, see `transforms.distort`.
+      mirrored: The label that each label becomes in a mirrored image; see `transforms.mirrored_labels`. None leaves
+        labels unchanged.
+      photometric: Whether brightness and colours are changed at random; see `transforms.distort`.
       bits: The bits per channel of the images that the network takes.
-      workers: Number of processes that decode and augment; 0 does it in threads of this process.
-      shard_index: This host's number.
+      workers: Number of processes that decode and augment; 0 uses threads of this process instead.
+      shard_index: Index of this host.
       shard_count: Number of hosts that share the stream.
 
     Returns:
       An iterator of `{"image": uint8 [batch_size, crop_size, crop_size, 3], "label": uint8 [batch_size,
-      crop_size, crop_size]}` with `get_state` and `set_state`; a stream that was set to a saved state
-      continues exactly as the one that saved it. For more than 8 bits images are uint16, from 0 to `2**bits - 1`.
+      crop_size, crop_size]}` with `get_state` and `set_state`. A stream that was set to a saved state continues
+      exactly like the one that saved it. For more than 8 bits, images are uint16 from 0 to `2**bits - 1`.
 
     Raises:
-      InputError: There are no examples or they have no labels.
+      InputError: There are no examples, or they have no labels.
     """
     if not len(source):
         raise InputError("the training split has no examples", what="training split")
@@ -149,13 +148,20 @@ def evaluation_examples(
     shard_count: int = 1,
     workers: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Iterates over this host's share of a split, in order; all hosts together see each example exactly once.
+    """Iterates over this host's share of a split in order; together, all hosts see each example exactly once.
 
     Shares differ by at most one example and may be empty.
 
+    Args:
+      source: The examples of a split, as `Dataset.source` returns them.
+      bits: The bits per channel of the images.
+      shard_index: Index of this host.
+      shard_count: Number of hosts that share the split.
+      workers: Number of processes that decode; 0 uses threads of this process instead.
+
     Returns:
-      An iterator of `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; label is None in a
-      split without labels. For more than 8 `bits` images are uint16, from 0 to `2**bits - 1`.
+      An iterator of `{"name": str, "image": uint8 [H, W, 3], "label": uint8 [H, W]}`; `label` is None in a split
+      without labels. For more than 8 bits, images are uint16 from 0 to `2**bits - 1`.
     """
     decode = functools.partial(decode_example, depth=bits)
     examples = grain.MapDataset.source(source)[shard_index::shard_count].map(decode)
@@ -171,7 +177,7 @@ def evaluation_examples(
                 yield element
         finally:
             iterator.close()
-            # Grain's exceptions refer to its last arrays; if these are only freed at exit, they count as leaked.
+            # Grain's exceptions refer to its last arrays, which are reported as leaked if they are freed only at exit.
             del iterator
             gc.collect()
 
@@ -186,8 +192,11 @@ def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
     Args:
       batch: Arrays `[b, H, W, ...]`, where b is this host's share of the global batch.
       mesh: A mesh with the axes `data`, which splits the batch, and `space`, which splits the rows.
+
+    Returns:
+      The global arrays `[b * hosts, H, W, ...]`, sharded over the mesh.
     """
-    import jax  # Worker processes import this module and need no jax from it.
+    import jax  # Worker processes import this module but do not need JAX.
 
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "space"))
     hosts = jax.process_count()
@@ -198,11 +207,11 @@ def to_device(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[
 
 
 def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIterator[Any]:
-    """Iterates over `dataset` in order, reading ahead in `workers` processes or, if 0, in threads."""
+    """Iterates over `dataset` in order, prefetching in `workers` processes or, if 0, in threads."""
     elements = dataset.to_iter_dataset(_READ_AHEAD)
     if not workers:
         return iter(elements)
-    if not flags.FLAGS.is_parsed():  # Grain reads its flags, which only a command line program parses
+    if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which only a command-line program parses.
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     return iter(elements.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own))
@@ -210,10 +219,10 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Blocks `SIGNALS` while Grain may start workers, which inherit that.
+    """Blocks `SIGNALS` while Grain may start workers, which inherit the signal mask.
 
-    Otherwise Ctrl-C would end them before they can ignore it, and the run with an error. Other threads of this process
-    still receive signals.
+    Otherwise, Ctrl-C would kill the workers before they can ignore it, and the run would fail. Other threads of this
+    process still receive signals.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -223,9 +232,10 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Ends a worker process when the process that started it ends, and only then.
+    """Makes a worker process end when its parent process ends, and only then.
 
-    A parent that is killed closes nothing. Signals to the whole process group, such as Ctrl-C, are for the parent.
+    A parent that is killed cannot stop its workers. Signals to the process group, such as Ctrl-C, are left to the
+    parent.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -241,12 +251,12 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def _own(element: dict[str, Any]) -> dict[str, Any]:
-    """Copies arrays out of the memory shared with a worker, so that they stay valid."""
+    """Copies arrays out of the memory that is shared with a worker, so that they remain valid."""
     return {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in element.items()}
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Iterators to close before the interpreter ends, because Grain can no longer clean up later and complains."""
+"""Iterators to close before the interpreter exits; later, Grain cannot clean up and reports errors."""
 
 
 @atexit.register

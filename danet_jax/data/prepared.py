@@ -1,8 +1,8 @@
-"""Images and labels of prepared data, decoded only as far as they are needed.
+"""Decodes images and labels of prepared data, but only as many rows as are needed.
 
-They were checked when they were prepared. A crop needs an image's rows down to the crop's last one, and PNG and JPEG
-are decoded from the first row on. Pillow's PNG decoder takes the compressed rows alone, and stops after as many as
-requested; its JPEG decoder stops where the file says that the image ends.
+The files were checked during preparation. A crop needs the rows of an image down to the last row of the crop, and PNG
+and JPEG are decoded from the top. Pillow's PNG decoder accepts the compressed rows alone and stops after the requested
+number of rows; its JPEG decoder stops at the height that the file declares.
 """
 
 from __future__ import annotations
@@ -33,14 +33,24 @@ _ALL_ROWS = 2**31 - 1
 def first_image_rows(
     data: bytes, name: str, rows: int = _ALL_ROWS, *, bits: int = 16, depth: int = 8
 ) -> np.ndarray:
-    """Returns at least the first `rows` rows of what `decode.decode_image` returns; what follows is undefined.
+    """Returns at least the first `rows` rows of the result of `decode.decode_image`; further rows are undefined.
+
+    Args:
+      data: The encoded image.
+      name: The example's name, for error messages.
+      rows: The number of rows that are needed; by default, all.
+      bits: The number of bits that are used in 16-bit channels.
+      depth: The bits per channel of the result.
+
+    Returns:
+      `[h, W, 3]`: uint8, or uint16 from 0 to `2**depth - 1` for a depth of more than 8 bits.
 
     Raises:
-      InputError: It is damaged.
+      InputError: The image is damaged.
     """
     pixels = _png_rows(data, name, rows, "RGB")
     if pixels is None and data.startswith(BMP):
-        with contextlib.suppress(cv2.error):  # It is twice as fast as Pillow.
+        with contextlib.suppress(cv2.error):  # OpenCV is twice as fast as Pillow.
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         return decode_image(_jpeg_rows(data, rows), name, bits=bits, depth=depth, trusted=True)
@@ -48,17 +58,17 @@ def first_image_rows(
 
 
 def first_label_rows(data: bytes, name: str, rows: int = _ALL_ROWS) -> np.ndarray:
-    """Returns at least the first `rows` rows of a label map, as `decode.decode_label` reads it, uint8 `[h, W]`.
+    """Returns at least the first `rows` rows of the result of `decode.decode_label`, uint8 `[h, W]`.
 
     Raises:
-      InputError: It is damaged.
+      InputError: The label map is damaged.
     """
     label = _png_rows(data, name, rows, "L")
     return decode_label(data, name) if label is None else label
 
 
 def _jpeg_rows(data: bytes, rows: int) -> bytes:
-    """Returns a JPEG with its height reduced if it is coded from top to bottom in one scan, any other file as it is."""
+    """Returns a sequential JPEG with its height reduced if one scan contains all channels; any other file unchanged."""
     if not data.startswith(JPEG):
         return data
     frame, channels = 0, b""
@@ -69,23 +79,21 @@ def _jpeg_rows(data: bytes, rows: int) -> bytes:
             height = int.from_bytes(data[frame : frame + 2], "big")
             if not frame or not height or data[start : start + 1] != channels:
                 return data
-            height = min(
-                height, -(-rows // 32) * 32 + 32
-            )  # Colours are blended over the edges of blocks of 32 rows.
+            # Chroma upsampling blends colours across the edges of blocks of 32 rows.
+            height = min(height, -(-rows // 32) * 32 + 32)
             return data[:frame] + struct.pack(">H", height) + data[frame + 2 :]
     return data
 
 
 def _png_rows(data: bytes, name: str, rows: int, mode: str) -> np.ndarray | None:
-    """Returns the rows of a PNG of 8-bit grey ("L") or "RGB" that is not interlaced; None for any other file."""
-    kind = bytes(
-        [8, {"L": 0, "RGB": 2}[mode], 0, 0, 0]
-    )  # bit depth, colour type, compression, filter, interlacing
+    """Returns the first rows of a non-interlaced PNG of 8-bit grey ("L") or "RGB"; None for any other file."""
+    # The bytes are bit depth, colour type, compression, filter and interlacing.
+    kind = bytes([8, {"L": 0, "RGB": 2}[mode], 0, 0, 0])
     if not data.startswith(PNG) or data[24:29] != kind:
         return None
     width, height = struct.unpack_from(">II", data, 16)
     chunks = list(png_chunks(data))
-    if any(kind == b"tRNS" for kind, _ in chunks):  # A colour is transparent.
+    if any(kind == b"tRNS" for kind, _ in chunks):  # A transparent colour needs compositing.
         return None
     compressed = b"".join(chunk[8:-4] for kind, chunk in chunks if kind == b"IDAT")
     try:

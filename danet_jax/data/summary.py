@@ -1,4 +1,4 @@
-"""What a split holds, counted while it is read, and what is reported about it before training."""
+"""Counts the contents of a split while it is read, and derives the warnings that are reported before training."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _NAMES_SHOWN = 5
 
 @dataclasses.dataclass
 class Summary:
-    """Counts over the examples of a split, or of a part of it.
+    """Counts over the examples of a split or of a part of it.
 
     Attributes:
       examples: Number of examples.
       labelled: Number of examples with a label.
       only_ignored: Names of the examples whose label is 255 throughout.
-      pixels: Pixels of each label value, int64 `[256]`.
-      present: Number of examples that show each label value, int64 `[256]`.
-      assumed: Number of examples for which something was assumed, by the assumption.
-      first_assumed: The first of these examples, by the assumption.
-      images_digest: Digest of all names and images, whatever their order and encoding; None if it was not computed.
-      labels_digest: The same of all names and labels.
+      pixels: Number of pixels of each label value, int64 `[256]`.
+      present: Number of examples in which each label value occurs, int64 `[256]`.
+      assumed: Number of examples to which each assumption applies, by assumption.
+      first_assumed: Name of the first example to which each assumption applies, by assumption.
+      images_digest: Digest of all names and images, independent of order and encoding; None if it was not computed.
+      labels_digest: Digest of all names and labels, likewise.
       deep: Number of examples whose image has more than 8 bits per channel.
     """
 
@@ -47,7 +47,7 @@ class Summary:
     deep: int = 0
 
     def add(self, name: str, examined: Examined, assumed: Sequence[str] = ()) -> None:
-        """Counts one example: its name, what was seen in it, and what was assumed about it."""
+        """Adds one example: its name, the result of examining it, and the assumptions that were made about it."""
         self.examples += 1
         self.deep += examined.deep
         self.images_digest = _sum(self.images_digest, _named(name, examined.image_digest))
@@ -63,7 +63,7 @@ class Summary:
 
     @classmethod
     def merged(cls, parts: Iterable[Summary]) -> Summary:
-        """Returns the summary of all parts together."""
+        """Returns the combined summary of all parts."""
         total = cls()
         for part in parts:
             total.examples += part.examples
@@ -80,20 +80,20 @@ class Summary:
 
     @property
     def counted(self) -> int:
-        """Number of pixels that are not ignored."""
+        """The number of pixels that are not ignored."""
         return int(self.pixels.sum() - self.pixels[IGNORE_LABEL])
 
     def share(self, label: int) -> float:
-        """Returns the share of a class among the pixels that are not ignored, 0 if there are none."""
+        """Returns the fraction of pixels that are not ignored that belong to a class; 0 if there are none."""
         return int(self.pixels[label]) / self.counted if self.counted else 0.0
 
     @property
     def ignored_share(self) -> float:
-        """The share of all labelled pixels that is ignored, 0 if there are none."""
+        """The fraction of all labelled pixels that is ignored; 0 if there are none."""
         return int(self.pixels[IGNORE_LABEL]) / max(1, int(self.pixels.sum()))
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what `from_json` reads."""
+        """Returns the summary as JSON values, which `from_json` reads."""
         values = dict(vars(self))
         for name in ("pixels", "present"):
             values[name] = {str(label): int(values[name][label]) for label in np.flatnonzero(values[name])}
@@ -101,7 +101,7 @@ class Summary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Summary:
-        """Returns the summary that `as_json` wrote, or version 0.2.0, whose summaries have no digests."""
+        """Returns the summary that `as_json` wrote; summaries written by version 0.2.0 have no digests."""
         summary = cls(values["examples"], values["labelled"], list(values["only_ignored"]))
         for name in ("pixels", "present"):
             for value, count in values[name].items():
@@ -115,7 +115,7 @@ class Summary:
 
 
 def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
-    """Returns a line for everything that may be intended, but makes training or its score worthless if it is not."""
+    """Returns a line for each finding that makes training or its score worthless unless it is intended."""
     lines = [
         f"{split}: {count} of {summary.examples} images, {summary.first_assumed[sentence]} first, {sentence}"
         for split, summary in splits.items()
@@ -166,7 +166,7 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
 
 
 def some(names: Sequence[str]) -> str:
-    """Returns the first names, and how many more there are."""
+    """Returns the first names and the number of further ones, for a message."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -176,5 +176,5 @@ def _named(name: str, digest: bytes) -> int:
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
-    """Returns the digest of two parts together: a sum, so that neither the order nor the parts matter."""
+    """Returns the combined digest of two parts: a sum, so that neither order nor grouping matters."""
     return None if one is None or other is None else (one + other) % 2**128

@@ -1,7 +1,7 @@
-"""Decodes TIFF and GeoTIFF by `tifffile`, or says what the file is if it does not hold one RGB or grey image.
+"""Decodes TIFF and GeoTIFF with `tifffile`, and reports the contents of files that are not one RGB or grey image.
 
-A TIFF can hold pages, thumbnails, pyramids, planes, palettes, inverted grey and bands of any number and type. The rules
-for all of them are in `Tiff`.
+A TIFF can contain pages, thumbnails, pyramids, planes, palettes, inverted grey and bands of any number and type. `Tiff`
+implements the rules for all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _OLD_SUBFILE_TYPE = 274, 255
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _NONE, _OLD_JPEG, _JPEG = 1, 6, 7
-_PREMULTIPLIED, _ALPHA = 1, 2  # values of ExtraSamples
+_PREMULTIPLIED, _ALPHA = 1, 2  # Values of ExtraSamples.
 _SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex integer", 6: "complex"}
 
 
@@ -28,7 +28,7 @@ class Pixels(NamedTuple):
     """The decoded pixels of an image.
 
     Attributes:
-      colours: uint8 or uint16 `[H, W]` (grey) or `[H, W, 3]` (RGB), as stored, not turned by the orientation.
+      colours: uint8 or uint16 `[H, W]` (grey) or `[H, W, 3]` (RGB) as stored; the orientation is not applied.
       bits: The bits per sample, 8 to 16.
       alpha: `[H, W]` of the same type, or None.
       premultiplied: Whether the colours are multiplied by alpha.
@@ -46,18 +46,18 @@ def is_tiff(data: bytes) -> bool:
 
 
 class Tiff:
-    """An opened TIFF, of which the main page is decoded: the first that is not a thumbnail.
+    """An opened TIFF, whose main page is decoded: the first page that is not a thumbnail.
 
     Args:
       data: The encoded file.
-      name: Its name, for error messages.
+      name: The file's name, for error messages.
 
     Attributes:
-      images: How many images the file holds; thumbnails and smaller copies of the main page do not count.
+      images: The number of images in the file, not counting thumbnails and smaller copies of the main page.
       size: Height and width of the main page as stored.
       bits: Bits per sample.
-      orientation: The Orientation, 1 to 8; 1 (upright) if there is none.
-      unused_band: Whether a band beyond red, green and blue, of unknown meaning, is left out.
+      orientation: The Orientation tag, 1 to 8; 1 (upright) if there is none.
+      unused_band: Whether a band of unknown meaning beyond red, green and blue is omitted.
 
     Raises:
       InputError: The file is damaged.
@@ -66,13 +66,13 @@ class Tiff:
     def __init__(self, data: bytes, name: str):
         import tifffile
 
-        # It also logs what it cannot decode; the errors say the same.
+        # tifffile also logs decoding failures, which the errors already report.
         logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
         self._data, self._name = data, name
         try:
             file = tifffile.TiffFile(io.BytesIO(data))
             page, self.images = _main_page(list(file.pages))
-            if file.is_imagej:  # It stores several images one after another in one page.
+            if file.is_imagej:  # ImageJ stores several images consecutively in one page.
                 self.images = max(self.images, int((file.imagej_metadata or {}).get("images", 1)))
             self._page: Any = page
             self.size = int(page.imagelength), int(page.imagewidth)
@@ -83,7 +83,7 @@ class Tiff:
             self.orientation = int(turn.value) if turn is not None and turn.value in range(1, 9) else 1
             self._same_bits = isinstance(bits, int)
             self.bits: int = bits if isinstance(bits, int) else max(bits)
-        except Exception as error:  # tifffile raises nearly anything on damaged files.
+        except Exception as error:  # tifffile can raise nearly any exception on damaged files.
             raise self._damaged(one_line(error)) from None
         last = extra[-1] if extra else 0
         self._alpha = last if self._samples in (2, 4) and last in (_PREMULTIPLIED, _ALPHA) else 0
@@ -93,13 +93,14 @@ class Tiff:
         """Decodes the main page.
 
         Raises:
-          InputError: The file is damaged, or does not hold grey or RGB of 1 to 16 unsigned bits, with or without alpha.
+          InputError: The file is damaged, or its pixels are not grey or RGB of 1 to 16 unsigned bits, with or without
+            alpha.
         """
         try:
             self._check_kind()
             self._check_segments()
             pixels = self._page.asarray()
-            if self._page.axes.startswith("S"):  # planes
+            if self._page.axes.startswith("S"):  # The samples are stored as separate planes.
                 pixels = np.moveaxis(pixels, 0, -1)
             if pixels.ndim not in (2, 3) or pixels.shape[:2] != self.size:
                 raise self._refused(f"its pixels have the axes {self._page.axes}")
@@ -110,7 +111,7 @@ class Tiff:
             raise self._damaged(one_line(error)) from None
 
     def _coloured(self, pixels: np.ndarray) -> Pixels:
-        """Returns what pixels of any photometric kind show."""
+        """Converts pixels of any photometric interpretation to grey or RGB."""
         if self._photometric == _PALETTE:
             table = np.asarray(self._page.colormap).T
             table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
@@ -146,7 +147,7 @@ class Tiff:
         fits = {
             _MIN_IS_WHITE: colours == 1,
             _MIN_IS_BLACK: colours in (1, 3),  # GDAL usually writes three bands of 16 bits like this.
-            _RGB: colours in (3, 4),  # A fourth band of unknown meaning, often infrared, is left out.
+            _RGB: colours in (3, 4),  # A fourth band of unknown meaning, often infrared, is omitted.
             _PALETTE: self._samples == 1 and bits <= 8,
             _CMYK: self._samples == 4 and bits == 8,
             _YCBCR: self._samples == 3 and bits == 8 and subsampling == (1, 1),
@@ -157,7 +158,7 @@ class Tiff:
             raise self._refused(f"{self._samples} {kind} of {bits} bits")
 
     def _check_segments(self) -> None:
-        """Refuses a file that lacks some of its strips or tiles, which tifffile would fill with zeros."""
+        """Refuses a file with missing strips or tiles, which tifffile would fill with zeros."""
         segments = list(zip(self._page.dataoffsets, self._page.databytecounts, strict=False))
         expected = math.prod(self._page.chunked)
         if len(segments) < expected:
@@ -187,9 +188,9 @@ class Tiff:
 
 
 def _main_page(pages: list[Any]) -> tuple[Any, int]:
-    """Returns the first page that is not a thumbnail, and how many images the file holds."""
+    """Returns the first page that is not a thumbnail, and the number of images in the file."""
     full = [page for page in pages if not _is_reduced(page)]
-    if not full:  # Raw formats have a thumbnail first, and the image in a page below it.
+    if not full:  # Raw formats store a thumbnail first and the image in a subpage of it.
         full = [sub for page in pages for sub in page.pages or () if not _is_reduced(sub)]
     full = full or pages
     larger = [page for page in full[1:] if _is_copy(full[0], page)]
@@ -198,13 +199,13 @@ def _main_page(pages: list[Any]) -> tuple[Any, int]:
 
 
 def _is_reduced(page: Any) -> bool:
-    """Returns whether the file says that a page is a reduced copy or a mask of another one."""
+    """Returns whether the file declares a page to be a reduced copy or a mask of another one."""
     old = page.tags.get(_OLD_SUBFILE_TYPE)
     return bool(page.subfiletype & 0b101) or (old is not None and old.value == 2)
 
 
 def _is_copy(small: Any, large: Any) -> bool:
-    """Returns whether `small` is smaller than `large` and has the same shape, to within a pixel."""
+    """Returns whether `small` is smaller than `large` and has the same aspect ratio to within a pixel."""
     height, width = large.imagelength, large.imagewidth
     if small.imagelength >= height or small.imagewidth >= width:
         return False

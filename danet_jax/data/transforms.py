@@ -1,8 +1,8 @@
-"""The paper's augmentation in its order: flip, scale, pad, crop; normalisation follows on the device.
+"""The paper's augmentation in its order: flip, scale, pad, crop. Normalisation follows on the device.
 
 Random numbers are drawn first (`draw_view`) and applied afterwards (`apply_view`), so that only the part of the scaled
-image that the crop keeps is computed. `distort`, which neither the paper nor the authors' code uses, changes light and
-colours as mmsegmentation does when it trains DANet.
+image inside the crop is computed. `distort` changes brightness and colours as mmsegmentation does when it trains DANet;
+neither the paper nor the authors' code uses it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from danet_jax.data.decode import image_size
 from danet_jax.data.prepared import first_image_rows, first_label_rows
 
 SCALE_RANGE = (0.75, 2.0)
-"""The random scales of the authors' code."""
+"""The range of random scales in the authors' code."""
 MAX_BRIGHTNESS = 32
-"""The largest change of brightness, in levels of 255."""
+"""The largest change of brightness, in levels of 0 to 255."""
 FACTORS = (0.5, 1.5)
-"""The range of the factors of contrast and saturation."""
+"""The range of factors by which contrast and saturation change."""
 MAX_HUE = 18
 """The largest change of hue, in OpenCV's steps of two degrees."""
 
@@ -36,7 +36,7 @@ class View:
     """A crop of a scaled image.
 
     Attributes:
-      flip: Whether the image is mirrored, left to right.
+      flip: Whether the image is mirrored horizontally.
       height: Rows of the scaled image.
       width: Columns of the scaled image.
       top: First row of the crop in the scaled and padded image.
@@ -53,13 +53,14 @@ class View:
 
     @property
     def part(self) -> tuple[int, int]:
-        """Rows and columns of the crop that are not padding."""
+        """The number of rows and columns of the crop that are not padding."""
         return min(self.size, self.height - self.top), min(self.size, self.width - self.left)
 
     def rows_needed(self, height: int) -> tuple[int, int]:
-        """Returns the range of rows of an image of this height that the view depends on."""
+        """Returns the range of rows on which the view depends, for an image of this height."""
         scale = height / self.height
-        reach = max(scale, 1.0) + 1.0  # the radius of the bilinear filter in source rows, and one to spare
+        # The bilinear filter has a radius of max(scale, 1) source rows; one more row is a margin.
+        reach = max(scale, 1.0) + 1.0
         first = max(0, math.floor((self.top + 0.5) * scale - reach))
         return first, min(height, math.ceil((self.top + self.part[0] - 0.5) * scale + reach))
 
@@ -74,20 +75,23 @@ def draw_view(
     scale_range: tuple[float, float] | None = SCALE_RANGE,
     flip: bool = True,
 ) -> View:
-    """Draws a view of an image of `height` x `width` as the authors' code does.
+    """Draws a random view of an image of `height` x `width` as the authors' code does.
 
-    The short side becomes a uniform integer from `base_size * scale_range[0]` to `base_size * scale_range[1]`, both
-    ends included; the long side follows, rounded down.
+    The new length of the short side is a uniform integer from `base_size * scale_range[0]` to `base_size *
+    scale_range[1]`, both inclusive. The long side keeps the aspect ratio, rounded down.
 
     Args:
       height: Rows of the image.
       width: Columns of the image.
       rng: The source of randomness.
-      base_size: The length of the short side at scale 1.
+      base_size: The length of the short side at scale 1, in pixels.
       crop_size: Rows and columns of the crop.
       scale_range: Smallest and largest scale; None always scales the short side to `base_size` (the rows of the
         paper's table 2 without "DA").
-      flip: Whether images may be mirrored; everything else is drawn alike with and without.
+      flip: Whether images may be mirrored; this does not affect the other random numbers.
+
+    Returns:
+      The view, to be passed to `apply_view`.
     """
     flip = bool(rng.random() < 0.5) and flip
     low, high = (int(base_size * scale) for scale in scale_range or (1.0, 1.0))
@@ -109,7 +113,7 @@ def mirrored_labels(classes: Classes, pairs: Sequence[str]) -> np.ndarray:
       pairs: Pairs of classes that mirroring swaps, such as `left lane=right lane`.
 
     Raises:
-      InputError: There is no class of a name, or it is in two pairs.
+      InputError: A name is not a class or occurs in two pairs.
     """
     table = np.arange(256, dtype=np.uint8)
     table[: len(classes)] = classes.mirrored(pairs)
@@ -130,12 +134,13 @@ def apply_view(
       image: uint8 or uint16 `[H, W, 3]`, scaled bilinearly with antialiasing and padded with 0.
       label: uint8 `[H, W]`, scaled to the nearest value and padded with 255.
       view: A view drawn for an image of this size.
-      mirrored: What mirroring makes of each label, see `mirrored_labels`; None leaves labels as they are.
-      height: The height of the image, if rows below those that the view needs are missing.
+      mirrored: The label that each label becomes in a mirrored image; see `mirrored_labels`. None leaves labels
+        unchanged.
+      height: The height of the full image, if `image` lacks rows below those that the view needs.
 
     Returns:
-      `[size, size, 3]` of the image's dtype and uint8 `[size, size]`, bit for bit equal to Pillow's result when the
-      whole image is scaled, first the columns and then the rows, padded at the right and bottom, and cropped.
+      `[size, size, 3]` of the image's dtype and uint8 `[size, size]`. The result is bit for bit equal to scaling the
+      whole image with Pillow, columns before rows, padding it at the right and bottom, and cropping it.
     """
     height, width = height or len(image), image.shape[1]
     rows, columns = view.part
@@ -143,7 +148,7 @@ def apply_view(
     if image.dtype == np.uint8:
         seen[:rows, :columns] = _scaled_part(Image.fromarray(image), height, view)
     else:
-        for channel in range(3):  # Pillow scales more than 8 bits in images of one channel only.
+        for channel in range(3):  # Pillow scales more than 8 bits only in single-channel images.
             alone = Image.fromarray(image[..., channel].astype(np.int32))
             seen[:rows, :columns, channel] = _scaled_part(alone, height, view)
     from_rows = _nearest(height, view.height)[view.top : view.top + rows]
@@ -157,7 +162,7 @@ def apply_view(
 
 
 def _nearest(length: int, new_length: int) -> np.ndarray:
-    """Returns which of `length` pixels Pillow takes for each of `new_length`, int32 `[new_length]`."""
+    """Returns which of `length` pixels Pillow selects for each of `new_length`, int32 `[new_length]`."""
     line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     return np.asarray(line.resize((new_length, 1), Image.Resampling.NEAREST))[0]
 
@@ -165,10 +170,11 @@ def _nearest(length: int, new_length: int) -> np.ndarray:
 def _scaled_part(image: Image.Image, height: int, view: View) -> np.ndarray:
     """Returns `image.resize((view.width, view.height), BILINEAR)` cropped to the view, without computing the rest.
 
-    Pillow resamples in two passes, columns and rows, each rounding to 8 bits and treating every row (column) alone. So
-    the first pass is run on the rows that the view depends on, the second on the columns that it keeps. Pillow 11
-    always did the columns first, and so do we; later versions choose the cheaper order, which can differ by one level.
-    (`resize(box=...)` would be faster but differs by two: it takes the box as float32.)
+    Pillow resamples in two passes, columns and rows; each pass rounds to 8 bits and treats every row (or column)
+    independently. The first pass therefore covers only the rows on which the view depends, and the second only the
+    columns inside the view. Like Pillow 11, this function always starts with the columns; later versions choose the
+    cheaper order, whose results can differ by one level. (`resize(box=...)` would be faster but differs by two levels,
+    because it stores the box as float32.)
     """
     (rows, columns), (first, last) = view.part, view.rows_needed(height)
     width, new_width = _beginning(image.width, view.width, view.left + columns)
@@ -187,9 +193,9 @@ def _scaled_part(image: Image.Image, height: int, view: View) -> np.ndarray:
 
 
 def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
-    """Returns prefixes of `length` and `new_length` in the same ratio whose scaled pixels before `end` are the same.
+    """Returns prefixes of `length` and `new_length` in the same ratio that give the same scaled pixels before `end`.
 
-    Pillow computes each pixel from the ratio; as a quotient of integers it is the same to the last bit.
+    Pillow computes each pixel from the ratio, which is identical to the last bit as a quotient of integers.
     """
     parts = math.gcd(length, new_length)
     reached = end * length / new_length + 2 * max(length / new_length, 1.0) + 1.0
@@ -198,9 +204,9 @@ def _beginning(length: int, new_length: int, end: int) -> tuple[int, int]:
 
 
 def distort(image: np.ndarray, rng: np.random.Generator, depth: int = 8) -> np.ndarray:
-    """Changes brightness, contrast, saturation and hue, each in half of the images, at random.
+    """Randomly changes brightness, contrast, saturation and hue, each with probability 0.5.
 
-    The source is mmsegmentation's `PhotoMetricDistortion` (mmseg/datasets/transforms/transforms.py), after SSD
+    This is mmsegmentation's `PhotoMetricDistortion` (mmseg/datasets/transforms/transforms.py), which follows SSD
     (arXiv 1512.02325, section 2.2).
 
     Args:
@@ -209,8 +215,8 @@ def distort(image: np.ndarray, rng: np.random.Generator, depth: int = 8) -> np.n
       depth: The bits per channel.
 
     Returns:
-      The same shape and dtype: brightness changes first; contrast before or after saturation and hue, which change in
-      HSV.
+      An image of the same shape and dtype. Brightness changes first, and contrast changes before or after saturation
+      and hue, which change in HSV.
     """
     if depth > 8:
         largest = np.float32(2**depth - 1)
@@ -229,7 +235,7 @@ def distort(image: np.ndarray, rng: np.random.Generator, depth: int = 8) -> np.n
         if image.dtype == np.uint8:
             hsv[..., 0] = (hsv[..., 0].astype(np.int16) + hue) % 180
             hsv[..., 1] = _linear(hsv[..., 1], saturation)
-        else:  # OpenCV keeps hue in degrees, and saturation from 0 to 1.
+        else:  # In float32, OpenCV represents hue in degrees and saturation from 0 to 1.
             hsv[..., 0] = (hsv[..., 0] + 2 * hue) % 360
             hsv[..., 1] = np.minimum(hsv[..., 1] * saturation, 1)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
@@ -255,7 +261,7 @@ def decode_example(example: EncodedExample, depth: int = 8) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Decoding, `draw_view` and `apply_view` as one step of a Grain pipeline; rows below the crop are not decoded."""
+    """Decoding, `draw_view` and `apply_view` as one step of a Grain pipeline, without decoding rows below the crop."""
 
     base_size: int
     crop_size: int
@@ -266,7 +272,7 @@ class Augment:
     depth: int = 8
 
     def __call__(self, example: EncodedExample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns `image` `[crop, crop, 3]` and `label` `[crop, crop]` of one stored example with a label."""
+        """Returns `image` `[crop, crop, 3]` and `label` `[crop, crop]` for one stored example with a label."""
         name, stored_label = example["name"], example["label"]
         assert stored_label is not None  # `training_batches` refuses splits without labels.
         height, width = image_size(example["image"], name)

@@ -1,4 +1,4 @@
-"""Reads and writes videos by PyAV (FFmpeg). Every frame keeps its own time. Numbered images count as a video, too."""
+"""Reads and writes videos with PyAV (FFmpeg), preserving the time of every frame; also reads numbered images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _USUAL_RATE = Fraction(25)
 _SHORTEST_TICK = Fraction(1, 10**6)
 _ENCODER = {"preset": "veryfast", "crf": "20", "bf": "0"}
-"""Without B-frames, the duration that MP4 declares is right whatever the times of the frames are."""
+"""Options of the encoder. Without B-frames, the duration that MP4 declares is correct for any frame times."""
 
 TimedFrame = tuple[Fraction, np.ndarray]
 """The time of a frame in seconds, and its pixels, uint8 `[H, W, 3]` RGB."""
@@ -30,7 +30,7 @@ _LazyFrames = Iterator[tuple[Fraction, Callable[[], np.ndarray]]]
 
 
 def is_video(path: Path) -> bool:
-    """Returns whether a path names a video, or is a pattern such as `frame_%05d.png` of numbered images."""
+    """Returns whether a path is that of a video or a pattern of numbered images such as `frame_%05d.png`."""
     return path.suffix.lower() in SUFFIXES or _is_pattern(path)
 
 
@@ -39,22 +39,22 @@ def _is_pattern(path: Path) -> bool:
 
 
 class Video:
-    """A video to be read, once or several times.
+    """A video that can be read any number of times.
 
     Args:
-      path: The file, or a pattern of numbered images.
-      bits: How many bits of 16-bit channels are used, in numbered images.
-      depth: The bits per channel of the frames; with more than 8 they are uint16, from 0 to `2**depth - 1`.
+      path: The video file, or a pattern of numbered images.
+      bits: The number of bits that are used in 16-bit channels of numbered images.
+      depth: The bits per channel of the frames; with more than 8, frames are uint16 from 0 to `2**depth - 1`.
 
     Attributes:
-      path: The file, or the pattern.
-      files: The file, or the images of the pattern.
+      path: The video file or the pattern.
+      files: The video file or the images that match the pattern.
       length: The number of frames that the file declares, which may be wrong; 0 if it declares none.
-      tick: The unit of the times, in seconds.
-      missing: How many frames were damaged or missing when it was last read to its end.
+      tick: The unit of the frame times, in seconds.
+      missing: The number of frames that were damaged or missing when the video was last read to its end.
 
     Raises:
-      InputError: The file does not exist or is not a video that FFmpeg reads, or images are missing.
+      InputError: The file does not exist or is not a video that FFmpeg can read, or images are missing.
     """
 
     def __init__(self, path: Path, bits: int = 16, depth: int = 8):
@@ -72,21 +72,23 @@ class Video:
             self.length, self.tick = stream.frames, max(stream.time_base or _SHORTEST_TICK, _SHORTEST_TICK)
 
     def frames(self, start: int = 0) -> Iterator[np.ndarray]:
-        """Yields the frames, uint8 `[H, W, 3]` RGB, from number `start` on; see `timed`."""
+        """Yields the frames, uint8 `[H, W, 3]` RGB, starting with number `start`; see `timed`."""
         return (frame for _, frame in self.timed(start))
 
     def timed(self, start: int = 0) -> Iterator[TimedFrame]:
-        """Yields the frames from number `start` on with their times; one is held in memory at a time.
+        """Yields the frames with their times, starting with number `start`; only one is in memory at a time.
 
-        Times are those of the file, counted from its beginning; a nominal frame rate is used only for frames that have
-        none. Frames are turned as the file says. What cannot be decoded is skipped and counted in `missing`.
+        Times are those of the file in seconds, relative to its beginning; frames without a time follow the nominal
+        frame rate. Frames are rotated as the file specifies. Frames that cannot be decoded are skipped and counted in
+        `missing`.
 
         Raises:
-          InputError: An image of a pattern cannot be decoded, or frames differ in size.
+          InputError: A numbered image cannot be decoded, or frames differ in size.
         """
         size: tuple[int, ...] = ()
         for number, (time, decoded) in enumerate(self._images() if self._is_pattern else self._decoded()):
-            if 0 < number < start:  # The first decides the size; seeking is not exact in all formats.
+            # The first frame determines the size. Frames are skipped because seeking is not exact in all formats.
+            if 0 < number < start:
                 continue
             pixels = decoded()
             size = size or pixels.shape[:2]
@@ -110,7 +112,7 @@ class Video:
             begin = Fraction(container.start_time or 0, av.time_base)
             own = (stream.start_time or 0) * (stream.time_base or Fraction(0))
             if abs(own - begin) < 1e-5:
-                begin = own  # This is exact; the container's is rounded to microseconds.
+                begin = own  # The stream's time is exact; the container's is rounded to microseconds.
             step = 1 / (stream.average_rate or _USUAL_RATE)
             time, duration, packets, damaged = -step, step, 0, 0
             reading = container.demux(stream)
@@ -121,7 +123,7 @@ class Video:
                     frames = packet.decode()
                 except StopIteration:
                     break
-                except av.FFmpegError:  # A packet is damaged; at the end of a damaged file, reading stops.
+                except av.FFmpegError:  # A damaged packet is skipped; a damaged file may end here.
                     damaged += 1
                     continue
                 for frame in frames:
@@ -142,7 +144,7 @@ class Video:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        # FFmpeg would take some names for a protocol or a pattern, so it is given a file object.
+        # FFmpeg would interpret some names as a protocol or a pattern, so it gets a file object.
         with self.path.open("rb") as file:
             try:
                 container = av.open(file, "r")
@@ -162,7 +164,7 @@ class Video:
 
 
 def _declared_seconds(stream: av.VideoStream) -> float:
-    """Returns how long a stream says it is, 0 if it does not; Matroska and WebM hold no number of frames."""
+    """Returns the duration that a stream declares in its metadata, or 0; Matroska and WebM store no frame count."""
     hours, minutes, seconds = (stream.metadata.get("DURATION", "").split(":") + ["0"] * 3)[:3]
     try:
         return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
@@ -171,7 +173,7 @@ def _declared_seconds(stream: av.VideoStream) -> float:
 
 
 def _numbered(pattern: Path) -> list[Path]:
-    """Returns the images of a pattern in the order of their numbers, beginning with any number."""
+    """Returns the images that match a pattern in the order of their numbers, which may start at any number."""
     before, form, after = re.split(r"(%0?\d*d)", pattern.name, maxsplit=1)
     name = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
     found = {}
@@ -193,18 +195,21 @@ def _numbered(pattern: Path) -> list[Path]:
 
 
 def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _USUAL_RATE) -> int:
-    """Writes frames of one size as MP4 (H.264, yuv420p), without sound, and returns their number.
+    """Writes frames of one size as MP4 (H.264, yuv420p) without sound.
 
-    An odd height or width is padded by one pixel, a copy of the last, since yuv420p needs even ones.
+    An odd height or width is padded by repeating the last pixel, because yuv420p requires even sizes.
 
     Args:
-      path: The file.
-      frames: Times in seconds, increasing, and frames. A time is rounded to `tick`, and is at least one tick after the
-        one before.
-      tick: The unit of the times in the file.
+      path: The file to write.
+      frames: Pairs of increasing times in seconds and frames, uint8 `[H, W, 3]` RGB. Each time is rounded to `tick`
+        and is at least one tick after the previous one.
+      tick: The unit of the times in the file, in seconds.
+
+    Returns:
+      The number of frames.
 
     Raises:
-      OSError: The file cannot be written, because the disk is full for example.
+      OSError: The file cannot be written, for example because the disk is full.
       InputError: There are no frames.
     """
     count, last, stream = 0, -1, None
