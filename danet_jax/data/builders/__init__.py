@@ -1,1 +1,1 @@
-"""TFDS builders that write ArrayRecord without TensorFlow."""
+"""The builders of the data sets, which write ArrayRecord with TFDS but without TensorFlow."""

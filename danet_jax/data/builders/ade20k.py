@@ -1,8 +1,8 @@
-"""ADE20K scene parsing: 150 classes, 20,210 / 2,000 images of any kind of scene.
+"""ADE20K scene parsing: 150 classes, 20,210 training and 2,000 validation images of any kind of scene.
 
     ADEChallengeData2016.zip    ADEChallengeData2016/{images,annotations}/{training,validation}/
 
-With the option `test`, also the split `test` without labels:
+The option `test` adds the split `test`, which has no labels:
 
     release_test.zip            release_test/testing/*.jpg
 """
@@ -27,7 +27,7 @@ class Ade20k(PublishedBuilder):
     OPTIONS = ("test",)
 
     def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
-        """Returns the readers of the splits."""
+        """Returns the readers of each split."""
         archive, convert = files["ADEChallengeData2016.zip"], PublishedLabels(ADE20K).train_ids
         splits = {
             split: self.readers(

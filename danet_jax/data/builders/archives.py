@@ -1,7 +1,7 @@
-"""Published files, read the same way from a zip, a tar, a tgz or the folder that was extracted from it.
+"""Reads published files in the same way from a zip, a tar, a tgz or the folder that was extracted from it.
 
-A zip and a tar are read in place. A tgz can only be read from its beginning, so the needed part of it is kept in
-memory; it is small in all data sets that have one. Files may be read from several threads at a time.
+A zip or tar is read in place. A tgz can only be read sequentially, so the required files are kept in memory; they are
+small in all data sets that have one. Files may be read from several threads at the same time.
 """
 
 from __future__ import annotations
@@ -32,26 +32,29 @@ _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
 )
-"""What the standard library raises for damaged archives. RuntimeError stands for encrypted ones, NotImplementedError
-for compression methods that Python does not know (Deflate64)."""
+"""Exceptions that the standard library raises for damaged archives.
+
+RuntimeError means that an archive is encrypted, and NotImplementedError that Python does not support its compression
+method (Deflate64).
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One archive of a publisher, or the folder that it extracts to.
+    """One archive of a publisher, or the folder to which it extracts.
 
     Attributes:
       archive: File name as published.
-      folder: The folder in the archive that holds `parts`, without the folders above it; may be empty.
-      parts: The files and folders in `folder` that are needed. A folder that holds the first one is this source.
-      gigabytes: Size of the archive.
-      url: The archive itself if anybody may download it, else the page to get it from.
+      folder: The folder in the archive that contains `parts`, without the folders above it; may be empty.
+      parts: The files and folders in `folder` that are needed. A folder that contains the first one is this source.
+      gigabytes: Size of the archive in GB.
+      url: URL of the archive itself if anybody may download it, otherwise of the page that offers it.
       digest: `ALGORITHM:HEX` of the published archive, if known.
-      also: Other names of `folder`, as other tools or people call it.
-      any_part: Whether a folder that holds any of `parts` is this source.
-      contents: Paths that together identify the folder where it has another name.
-      option: The option that needs it, if not all do.
-      replaces: The archives that it replaces if they are not all there, such as a folder of converted labels.
+      also: Other names that people or tools use for `folder`.
+      any_part: Whether a folder that contains any of `parts` is this source.
+      contents: Paths that together identify the folder if it has another name.
+      option: The option that requires this source; empty if it is always required.
+      replaces: The archives that this source, such as a folder of converted labels, replaces if any of them is missing.
     """
 
     archive: str
@@ -71,11 +74,11 @@ class Source:
 
     @property
     def direct(self) -> bool:
-        """Whether anybody may download it."""
+        """Whether anybody may download the archive."""
         return self.url.endswith(f"/{self.archive}")
 
     def paths(self, place: pathlib.Path) -> Iterator[pathlib.Path]:
-        """Yields the archive or, of an extracted one, its needed files, including those of linked folders."""
+        """Yields the archive or, if it was extracted, its required files, including those in linked folders."""
         for path in (place / part for part in self.parts) if place.is_dir() else (place,):
             if path.is_dir():
                 yield from walk(path)
@@ -84,24 +87,24 @@ class Source:
 
 
 class _Member(NamedTuple):
-    path: str  # as in the archive, or on disk
+    path: str  # The path in the archive or on disk.
     size: int
     read: Callable[[], bytes]
 
 
 class Files:
-    """The needed files of one source by their path below `Source.folder`.
+    """The required files of one source by their path below `Source.folder`.
 
     Args:
-      place: Where `find_all` found the source.
-      source: What it should hold.
-      opened: Closes the archive, after which nothing can be read any more.
+      place: The archive or folder that `find_all` found.
+      source: The source that it should contain.
+      opened: The stack that closes the archive, after which nothing can be read any more.
 
     Attributes:
       names: All paths, sorted.
 
     Raises:
-      InputError: The archive is damaged, cut short, not an archive, or holds a file twice.
+      InputError: The archive is damaged, cut short, not an archive, or contains a file twice.
     """
 
     def __init__(self, place: pathlib.Path, source: Source, opened: contextlib.ExitStack):
@@ -124,7 +127,7 @@ class Files:
         return self._members[name].size
 
     def where(self, name: str) -> str:
-        """Returns how an error message should name a file, which need not exist."""
+        """Returns the name of a file in error messages; the file need not exist."""
         if name not in self:
             return f"{self._place}/{name}" if self._place.is_dir() else f"{self._place}: {name}"
         path = self._members[name].path
@@ -134,7 +137,7 @@ class Files:
         """Returns the content of a file.
 
         Raises:
-          InputError: It does not exist or is damaged.
+          InputError: The file does not exist or is damaged.
         """
         if name not in self:
             raise self.refused(name, "missing")
@@ -144,10 +147,10 @@ class Files:
             raise self.refused(name, _reason(error)) from None
 
     def lines(self, name: str) -> list[str]:
-        """Returns the lines of a list, stripped, without empty ones.
+        """Returns the lines of a list, stripped and without empty lines.
 
         Raises:
-          InputError: The list does not exist, is not text, is empty or has a line twice.
+          InputError: The list does not exist, is not text, is empty or contains a line twice.
         """
         try:
             lines = [line.strip() for line in self.read(name).decode("utf-8-sig").splitlines()]
@@ -197,14 +200,14 @@ def _of_zip(
 ) -> Iterator[tuple[str, _Member]]:
     try:
         archive = zipfile.ZipFile(place, metadata_encoding="utf-8")
-    except UnicodeDecodeError:  # names in an old code page
+    except UnicodeDecodeError:  # The names are in an old code page.
         archive = zipfile.ZipFile(place)
     opened.enter_context(archive)
     lock = threading.Lock()
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    names = [info.filename.replace("\\", "/") for info in infos]  # as some programs for Windows write them
+    names = [info.filename.replace("\\", "/") for info in infos]  # Some Windows programs write backslashes.
     below = [_name_below(name, source) for name in names]
-    if not any(below):  # packed without the folder around it
+    if not any(below):  # The archive was packed without its top folder.
         bare = dataclasses.replace(source, folder="")
         below = [_name_below(name, bare) for name in names]
     for info, name in zip(infos, below, strict=True):
@@ -214,7 +217,7 @@ def _of_zip(
 
 
 def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock) -> bytes:
-    with lock:  # opening and closing count the users of the file, which is not safe among threads
+    with lock:  # Opening and closing update a reference count, which is not thread-safe.
         member = archive.open(info)
     try:
         return member.read()
@@ -225,7 +228,7 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.L
 
 def _of_tar(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
     end = 0
-    places: dict[str, tuple[int, int]] = {}  # offset and size of every file, for hard links to it
+    places: dict[str, tuple[int, int]] = {}  # Offset and size of every file, for hard links.
     with tarfile.open(place, "r:") as archive:
         for info in archive:
             if info.isreg():
@@ -235,7 +238,7 @@ def _of_tar(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]
             if name and target in places:
                 offset, size = places[target]
                 yield name, _Member(info.name, size, functools.partial(_read_range, place, offset, size))
-    if any(_read_range(place, end, 512)):  # tarfile does not check that the empty block at the end is there
+    if any(_read_range(place, end, 512)):  # tarfile does not check for the empty block at the end.
         raise tarfile.ReadError("unexpected end of data")
 
 
@@ -253,12 +256,12 @@ def _of_tgz(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]
             content = archive.extractfile(info) if info.isreg() else None
             if content and (name := _name_below(info.name, source)):
                 yield name, _Member(info.name, info.size, functools.partial(bytes, content.read()))
-        while unpacked.read(2**20):  # the checksum is at the end
+        while unpacked.read(2**20):  # Reading to the end verifies the checksum.
             pass
 
 
 def _name_below(path: str, source: Source) -> str | None:
-    """Returns the part of `path` below `source.folder` if it is in one of `source.parts`, else None."""
+    """Returns the part of `path` below `source.folder` if it is in one of `source.parts`, otherwise None."""
     path = unicodedata.normalize("NFC", path).removeprefix("./")
     if any(map(is_stray, path.split("/"))):
         return None

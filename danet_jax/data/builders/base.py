@@ -1,9 +1,9 @@
-"""What every dataset of image and label pairs shares: preparing it once with TFDS, checked, as ArrayRecord.
+"""The base class of the builders, which checks pairs of images and labels and stores them as ArrayRecord with TFDS.
 
-A data set's own builder says where its pairs are. This base reads each one once, checks it completely, on all cores,
-and writes it, still encoded, into ArrayRecord shards. TFDS writes into a directory of another name and renames it when
-everything is there, so a preparation that fails or is killed leaves nothing that looks complete; the next one starts
-over. TensorFlow is never imported.
+The builder of a data set locates its pairs. This base class reads each pair once, checks it completely, using all
+cores, and writes it, still encoded, into ArrayRecord shards. TFDS writes into a temporary directory and renames it at
+the end, so a preparation that fails or is killed leaves nothing that looks complete, and the next one starts over.
+TensorFlow is never imported.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from danet_jax.errors import InputError
 from danet_jax.runs.terminal import watched
 
 _WAITS_QUIETLY = 5.0
-"""Seconds to wait for another preparation without a line."""
+"""Seconds to wait for another preparation before reporting it."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """Errors of file systems without locks, such as some network mounts."""
 
 _LEFT_BEHIND = ("*/*/incomplete.*", "*/*/unfinished-*")
-"""Folders that a killed preparation leaves: those of TFDS, and those of version 0.2.0."""
+"""Folders that a killed preparation leaves behind: those of TFDS and those of version 0.2.0."""
 
 
 class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base class of the builders: pairs of an image and a label map, prepared on first use.
+    """Base class of the builders, which prepare pairs of an image and a label map on first use.
 
-    A subclass sets `VERSION` (raised when what it writes changes), calls `super().__init__` and defines `pairs`. Its
-    constructor takes and checks `data_dir`, `root`, `class_names` and `options`, as
-    `danet_jax.data.dataset.open_dataset` does, but decodes no image.
+    A subclass sets `VERSION`, which must increase when its output changes, calls `super().__init__` and defines
+    `pairs`. Its constructor takes and checks the arguments `data_dir`, `root`, `class_names` and `options` of
+    `danet_jax.data.dataset.open_dataset`, but decodes no image.
 
     Attributes:
       classes: The classes that label values stand for.
-      bits: How many bits of 16-bit channels are used.
+      bits: The number of bits that are used in 16-bit channels.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     classes: Classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keeps the builder out of TFDS's table of names, where some of them mean its own builders."""
+        """Keeps the builder out of the TFDS registry, where some of the names belong to TFDS's own builders."""
         super().__init_subclass__(skip_registration=True, **kwargs)
 
     def __init__(
@@ -78,20 +78,20 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         uncompressed: bool = False,
         bits: int = 16,
     ):
-        """Chooses the place on disk.
+        """Chooses the directory of the prepared data.
 
         Args:
           data_dir: The directory of all prepared data.
-          variant: Name of the directory of this preparation; it must change whenever what would be written does.
+          variant: Name of the directory of this preparation; it must change whenever the output would change.
           classes: The classes that label values stand for.
           sources: The files whose digests are part of `variant`.
-          former: Name of this variant in version 0.2.0, if it did not compare the content of `sources`.
-          uncompressed: Whether images are stored without compression, in a preparation of its own: several times
-            larger, and decoded in a tenth of the time.
-          bits: How many bits of 16-bit channels are used.
+          former: Name of this variant in version 0.2.0, if that version did not compare the content of `sources`.
+          uncompressed: Whether images are stored without compression in a separate preparation, which is several times
+            larger and decodes in a tenth of the time.
+          bits: The number of bits that are used in 16-bit channels.
 
         Raises:
-          InputError: There is a single class, or the description of prepared data is damaged.
+          InputError: There is only one class, or the description of prepared data is damaged.
         """
         self.classes, self.bits = classes, bits
         self._uncompressed = uncompressed
@@ -111,7 +111,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             for path in itertools.chain.from_iterable(split.filepaths for split in self.info.splits.values()):
                 if not path.name.startswith(f"{self.name}-"):
                     raise ValueError(f"it names the file {path.name}, which is not of this data set")
-        except Exception as error:  # whatever a damaged description makes TFDS raise
+        except Exception as error:  # TFDS can raise any exception on a damaged description.
             raise shards.damaged_description(directory / "dataset_info.json", error) from None
 
     def _directory(self, data_dir: str | pathlib.Path, variant: str) -> pathlib.Path:
@@ -119,36 +119,36 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     @property
     def texts(self) -> Mapping[str, str]:
-        """What the description says about the data set: `description`, `homepage`, `license` and `citation`."""
+        """The texts that describe the data set: `description`, `homepage`, `license` and `citation`."""
         return {}
 
     @abc.abstractmethod
     def pairs(self) -> Mapping[str, Sequence[PairReader]]:
         """Returns, for each split, one function per example that reads it from disk.
 
-        Called once, when the data are prepared. The functions are called from several threads; the examples are stored
-        in their order. A `Reader` also gives its example's size; a `Missing` is refused.
+        This is called once, when the data are prepared. The functions are called from several threads, and the examples
+        are stored in the order of the functions. A `Reader` also gives the size of its example; a `Missing` is refused.
         """
 
     def close(self) -> None:
-        """Closes what `pairs` opened; its functions cannot be called any more."""
+        """Closes the files that `pairs` opened; its functions cannot be called any more."""
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Returns what is wrong with a split although each example may be right; empty if nothing is."""
+        """Returns the problem of a split whose examples may each be valid; empty if there is none."""
         del split, summary
         return ""
 
     def prepare(self, needed: Mapping[str, str] | None = None) -> None:
-        """Prepares the data unless they are prepared already.
+        """Prepares the data unless they have been prepared already.
 
-        Processes that prepare data in the same directory at the same time wait for each other; one that waited for the
-        same data uses them. A preparation that was interrupted starts over.
+        Processes that prepare data in the same directory at the same time wait for each other, and one that waited for
+        the same data uses them. A preparation that was interrupted starts over.
 
         Args:
           needed: Splits that must exist, by the names of the options that choose them.
 
         Raises:
-          InputError: Something about the user's files is wrong, or a split is absent; nothing is left behind.
+          InputError: The user's files are invalid, or a split is missing; nothing is left behind.
         """
         self._needed = needed or {}
         if not self.is_prepared():
@@ -160,13 +160,13 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _prepare(self) -> None:
         top, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
         with _locked(top, self.name), quiet():
-            if (directory / "dataset_info.json").exists():  # another process may have prepared it meanwhile
+            if (directory / "dataset_info.json").exists():  # Another process may have prepared the data.
                 self.info.read_from_directory(self.data_dir)
             if self.is_prepared():
                 return
             for stale in itertools.chain.from_iterable(map(top.glob, _LEFT_BEHIND)):
                 shutil.rmtree(stale, ignore_errors=True)
-            shutil.rmtree(directory, ignore_errors=True)  # if somebody removed some of its files
+            shutil.rmtree(directory, ignore_errors=True)  # Some of its files may have been deleted.
             logging.info("preparing the dataset %s in %s", self.name, self.data_dir)
             try:
                 self.download_and_prepare()
@@ -176,20 +176,20 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             finally:
                 self.close()
                 for empty in (directory.parent, directory.parent.parent):
-                    with contextlib.suppress(OSError):  # not empty when all went well
+                    with contextlib.suppress(OSError):  # They are not empty after a success.
                         empty.rmdir()
 
     def is_prepared(self) -> bool:
-        """Whether all files of the prepared data are there."""
-        # The directory appears under this name by one renaming, when everything is in it.
+        """Returns whether all files of the prepared data exist."""
+        # The directory is renamed to this name once it is complete.
         splits = self.info.splits.values() if pathlib.Path(self.data_dir).is_dir() else ()
         files = [path for split in splits for path in split.filepaths]
         return bool(files) and all(path.exists() for path in files)
 
     def described_shards(self) -> dict[str, dict[str, Any]]:
-        """Returns the `bytes`, `digest` and `summary` of each shard by file name, as it was written.
+        """Returns the `bytes`, `digest` and `summary` of each shard when it was written, by file name.
 
-        It is empty for data that were prepared by versions without descriptions.
+        The result is empty for data that were prepared by versions without descriptions.
 
         Raises:
           InputError: The description is damaged.
@@ -197,11 +197,11 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         return shards.described_shards(pathlib.Path(self.data_dir))
 
     def damaged_shards(self) -> list[str]:
-        """Reads all shards and returns a line for each that is not as it was written."""
+        """Reads all shards and returns a line for each that has changed since it was written."""
         return shards.damaged_shards(pathlib.Path(self.data_dir))
 
     def summaries(self) -> dict[str, Summary]:
-        """Returns the summary of each prepared split; nothing for data prepared by versions that did not count."""
+        """Returns the summary of each prepared split; empty for data prepared by versions that did not count."""
         return self._summaries(self.described_shards())
 
     def _summaries(self, described: Mapping[str, Mapping[str, Any]]) -> dict[str, Summary]:
@@ -212,7 +212,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         }
 
     def _describe_shards(self) -> dict[str, dict[str, Any]]:
-        """Returns the description of all shards just written; raises InputError if a split is wrong."""
+        """Returns the descriptions of all shards just written; raises InputError if a split is invalid."""
         for split, summary in self._summaries(self._writer.described).items():
             if wrong := self.wrong_with(split, summary):
                 raise InputError(wrong, what=self.name)
@@ -236,7 +236,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         )
 
     def _make_download_manager(self, **kwargs: Any) -> Any:
-        """Returns nothing that downloads: TFDS would create folders."""
+        """Returns a stand-in that downloads nothing, because TFDS's own manager would create folders."""
         del kwargs
         return SimpleNamespace(downloaded_size=0)
 
@@ -249,7 +249,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _shard_iterators_per_split(
         self, dl_manager: Any
     ) -> Mapping[str, Sequence[Callable[[], Iterator[Any]]]]:
-        del dl_manager  # nothing is downloaded
+        del dl_manager  # Nothing is downloaded.
         pairs = self.pairs()
         refuse_absent_splits(self.name, self._needed, pairs)
         for reader in itertools.chain(*pairs.values()):
@@ -275,7 +275,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         return generators
 
     def _examples(self, title: str, readers: Sequence[PairReader]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields the examples of a shard and counts them in its summary."""
+        """Yields the examples of a shard and adds them to its summary."""
         pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
         summary = self._writer.summary = Summary()
         for pair, examined in watched(pairs, f"preparing {self.name} {title}", len(readers)):
@@ -299,7 +299,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
 
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
-    """Raises InputError if one of the needed splits of a dataset does not exist."""
+    """Raises InputError if one of the required splits of a data set does not exist."""
     existing = tuple(existing)
     divide = "; set dataset.options.validation=0.2 to validate on a fifth of it, drawn at random"
     for key, split in needed.items():
@@ -319,7 +319,7 @@ def checked_options(
     """Returns `defaults` updated with the options of a data set.
 
     Raises:
-      InputError: A name that is not in `defaults`, or a value of another type than the default.
+      InputError: An option is not in `defaults`, or its value differs in type from the default.
     """
     given = dict(options or {})
     for key, value in given.items():
@@ -351,9 +351,9 @@ def _checked(class_count: int, read: PairReader) -> tuple[Pair, Examined]:
 
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
-    """Holds `directory`, which is made, for the preparation of `what`; waits while another process holds it.
+    """Creates and locks `directory` for the preparation of `what`, waiting while another process has the lock.
 
-    The lock ends with the process. If nothing was prepared, neither its file nor a directory that was made is left.
+    The lock ends with the process. If nothing was prepared, the lock file and the created directories are removed.
 
     Raises:
       InputError: The directory cannot be written to.
@@ -362,7 +362,7 @@ def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = _acquired(directory)
-    except FileNotFoundError:  # another process prepared nothing, and removed the directory
+    except FileNotFoundError:  # Another process prepared nothing and removed the directory.
         with _locked(directory, what):
             yield
         return
@@ -388,7 +388,7 @@ def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
 
 
 def _acquired(directory: pathlib.Path) -> filelock.BaseFileLock:
-    """Returns the lock of a directory, held: the system's or, where it has none, a file that names its holder."""
+    """Returns the acquired lock of a directory: a system lock or, if unsupported, a file that names its owner."""
     lock: filelock.BaseFileLock = filelock.FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)

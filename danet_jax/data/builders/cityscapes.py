@@ -1,14 +1,14 @@
-"""Cityscapes: street scenes of 50 cities, 1024x2048, 19 classes; 2975 / 500 / 1525 images finely annotated.
+"""Cityscapes: street scenes of 50 cities, 1024x2048, 19 classes, 2,975 / 500 / 1,525 finely annotated images.
 
     leftImg8bit_trainvaltest.zip    leftImg8bit/{train,val,test}/CITY/CITY_SEQ_FRAME_leftImg8bit.png
     gtFine_trainvaltest.zip         gtFine/{train,val}/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png
 
-With the option `coarse`, also the split `train_extra` of 19,998 coarsely annotated images:
+The option `coarse` adds the split `train_extra` of 19,998 coarsely annotated images:
 
     leftImg8bit_trainextra.zip      leftImg8bit/train_extra/CITY/...
     gtCoarse.zip                    gtCoarse/train_extra/CITY/..._gtCoarse_labelIds.png
 
-The label ids become the 19 train ids and 255. The test split has no labels.
+Label ids are converted to the 19 train ids and 255. The test split has no labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
 _ABOVE_18 = slice(CITYSCAPES.ids.index(19), len(CITYSCAPES.ids))
-"""Train ids of the label ids above 18, which train ids never are: from traffic light on."""
+"""Train ids of the classes with label ids above 18, from traffic light on; no train id is that large."""
 
 _AS_LABEL_IDS = (
     "without a label id above 18, are read as label ids; "
@@ -46,7 +46,7 @@ class Cityscapes(PublishedBuilder):
     OPTIONS = ("coarse",)
 
     def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
-        """Returns the readers of the splits."""
+        """Returns the readers of each split."""
         convert = _Labels(CITYSCAPES).train_ids
         images, fine = files["leftImg8bit_trainvaltest.zip"], files["gtFine_trainvaltest.zip"]
         splits = {
@@ -65,7 +65,7 @@ class Cityscapes(PublishedBuilder):
         return splits
 
     def finished(self, pair: Pair) -> Pair:
-        """Names an example without its city, and notes where label ids cannot be told from train ids."""
+        """Removes the city from an example's name and records whether its label ids may be train ids."""
         pair = dataclasses.replace(pair, name=pair.name.rpartition("/")[2])
         if pair.label is None:
             return pair
@@ -74,7 +74,7 @@ class Cityscapes(PublishedBuilder):
         return dataclasses.replace(pair, assumed=(*pair.assumed, *noted))
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Reports that a complete split holds train ids: every published one shows sky, plants and cars."""
+        """Reports a complete split that contains train ids: every published split shows vegetation, sky and cars."""
         partial = self.options["allow_partial"] or not summary.labelled
         if partial or summary.present[_ABOVE_18].any():
             return ""
@@ -85,7 +85,7 @@ class Cityscapes(PublishedBuilder):
 
 
 class _Labels(PublishedLabels):
-    """Refuses files of train ids: 255 stands for a licence plate here, which is on a car, whose label id is 26."""
+    """Refuses files of train ids: as a label id, 255 is a licence plate, which occurs only on cars (label id 26)."""
 
     def read(self, data: bytes, name: str) -> LabelFile:
         found = super().read(data, name)

@@ -1,4 +1,4 @@
-"""Lists of classes as people and their tools write them: CSV, `labelmap.txt`, `data.yaml`, plain names."""
+"""Reads lists of classes in the formats that people and tools write: CSV, `labelmap.txt`, `data.yaml`, plain names."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _UNDERSTOOD = "the columns are id,name or id,name,red,green,blue"
 
 
 class ClassList(NamedTuple):
-    """Classes, and what else their list says.
+    """Classes and the other contents of their list.
 
     Attributes:
       classes: The classes in the order of their ids.
-      coloured: Whether the list gives their colours; otherwise they are chosen here.
+      coloured: Whether the list gives the colours; otherwise, they are generated.
       ignored: Colours of ignored pixels.
     """
 
@@ -47,15 +47,18 @@ class ClassList(NamedTuple):
 
 
 def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = IGNORE_LABEL) -> ClassList:
-    """Reads a list of classes; the name of the file says what kind of list it is.
+    """Reads a list of classes, whose format is determined by the name of the file.
 
     Args:
       path: A `data.yaml`, a `labelmap.txt`, another `.txt` with one name per line, or a table.
-      first_id: The id from which a table may count, besides 0.
-      ignore_label: A row of a table with this id is not a class; it gives the colour of ignored pixels.
+      first_id: The first id that a table may have, besides 0.
+      ignore_label: The id of a table row that is not a class but gives the colour of ignored pixels.
+
+    Returns:
+      The classes and their colours.
 
     Raises:
-      InputError: It is not such a list; the message shows the line and what is expected there.
+      InputError: The file is not such a list; the message shows the line and what is expected there.
     """
     try:
         if path.suffix in (".yaml", ".yml"):
@@ -70,10 +73,10 @@ def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = I
 
 
 def named(names: Sequence[str], where: str) -> ClassList:
-    """Returns classes of these names; an error says that they were given in `where`.
+    """Returns classes with these names; errors give `where` as their origin.
 
     Raises:
-      InputError: There are too few or too many, or a name occurs twice.
+      InputError: There are too few or too many names, or one occurs twice.
     """
     try:
         return _checked(list(names))
@@ -82,7 +85,7 @@ def named(names: Sequence[str], where: str) -> ClassList:
 
 
 def with_background(listed: ClassList) -> ClassList:
-    """Returns the classes with `background` as class 0, unless one of them is the background."""
+    """Returns the classes with `background` added as class 0, unless one of them is the background."""
     names, colours = listed.classes.names, listed.classes.colours
     if any(map(is_background, names)):
         return listed
@@ -93,7 +96,7 @@ def with_background(listed: ClassList) -> ClassList:
 
 
 def is_background(name: str) -> bool:
-    """Returns whether a class is called background, or `_background_` as labelme has it."""
+    """Returns whether a class is called `background` or, as in labelme, `_background_`."""
     return name.strip("_").casefold() == "background"
 
 
@@ -101,7 +104,7 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
     """Returns the content of a `data.yaml`.
 
     Raises:
-      InputError: It is not a mapping in YAML, or has a key twice.
+      InputError: The file is not a YAML mapping, or contains a key twice.
     """
     text = read_text(path, "YAML")
     try:
@@ -118,7 +121,7 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
 
 
 def refuse_only_class(where: pathlib.Path | str, names: Sequence[str]) -> None:
-    """Raises InputError if there is a single class."""
+    """Raises InputError if there is only one class."""
     if len(names) == 1:
         raise wrong_file(
             where,
@@ -141,7 +144,7 @@ def _checked(names: list[str], colours: Sequence[Colour] = (), ignored: Sequence
 
 
 def _read_labelmap(path: pathlib.Path) -> ClassList:
-    """Reads `labelmap.txt` as CVAT and Datumaro write it: `name:red,green,blue:parts:actions` in each line."""
+    """Reads the `labelmap.txt` of CVAT and Datumaro, with `name:red,green,blue:parts:actions` in each line."""
     names: list[str] = []
     colours: list[Colour] = []
     for number, text in _lines(path):
@@ -159,7 +162,7 @@ def _read_labelmap(path: pathlib.Path) -> ClassList:
 
 
 def _read_names(path: pathlib.Path) -> ClassList:
-    """Reads one name per line, as in labelme's `class_names.txt`; the colours are PASCAL VOC's, as labelme's."""
+    """Reads one name per line, as in labelme's `class_names.txt`; the colours are PASCAL VOC's, as in labelme."""
     names = [text for _, text in _lines(path) if text != "__ignore__"]
     _refuse_numbered(names)
     return _checked(names, bit_colours(range(min(len(names), 256))))
@@ -188,7 +191,7 @@ def _yaml_names(values: Mapping[str, Any]) -> list[str]:
 
 
 def _refuse_numbered(names: Sequence[str]) -> None:
-    """Refuses names that begin with numbers: they are rows whose cells were not separated."""
+    """Refuses names that begin with numbers, which are rows whose cells were not separated."""
     numbered = [name for name in names if re.match(r"\d+\s*[\s:|=.)-]\s*\S", name)]
     if len(numbered) >= max(2, len(names) - 1):
         raise InputError(
@@ -203,7 +206,7 @@ def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def _read_table(path: pathlib.Path, first_id: int, ignore_label: int) -> ClassList:
-    """Reads a table with commas, semicolons or tabs, with or without a header, ids and colours."""
+    """Reads a table separated by commas, semicolons or tabs; the header, ids and colours are optional."""
     rows = _rows(path)
     columns = _header(rows) if rows else []
     if columns:
@@ -265,11 +268,11 @@ def _rows(path: pathlib.Path) -> Rows:
 
 
 def _header(rows: Rows) -> list[str]:
-    """Returns the columns that the first row names, or nothing if it is not a header."""
+    """Returns the columns that the first row names, or an empty list if it is not a header."""
     cells = rows[0][1]
     words = [re.sub(r"[\s_-]+", " ", cell.casefold()) for cell in cells]
     columns = [_COLUMN.get(word, word) for word in words]
-    if columns[0] == "name" and "label" in words[1:]:  # in name,label the label is the id
+    if columns[0] == "name" and "label" in words[1:]:  # In name,label the label is the id.
         columns[words.index("label")] = "id"
     for column in _COLUMNS:
         if columns.count(column) > 1:
@@ -285,7 +288,7 @@ def _header(rows: Rows) -> list[str]:
 
 
 def _columns_of_data(rows: Rows) -> list[str]:
-    """Returns the columns of a table without a header, judging by their content."""
+    """Infers the columns of a table without a header from their content."""
     number, cells = rows[0]
     numeric = [re.fullmatch(r"-?\d+", cell) is not None for cell in cells]
     for columns in ("id name red green blue", "id name", "name red green blue", "name"):
@@ -297,7 +300,7 @@ def _columns_of_data(rows: Rows) -> list[str]:
 
 
 def _refuse_unknown_ids(columns: Sequence[str], rows: Rows, first_id: int) -> None:
-    """Refuses a table without the column id that has a column of numbers which may be the ids, in another order."""
+    """Refuses a table without the column `id` if an unknown column of numbers may contain the ids in another order."""
     for index, column in enumerate(columns):
         values = [cells[index] for _, cells in rows if index < len(cells)]
         numbers = all(re.fullmatch(r"-?\d+", value) for value in values)
@@ -312,7 +315,7 @@ def _refuse_unknown_ids(columns: Sequence[str], rows: Rows, first_id: int) -> No
 
 
 def _colour(number: int, row: Mapping[str, str]) -> Colour:
-    """Returns the colour in a row: its cells red, green and blue, or its cell colour."""
+    """Returns the colour in a row, from its cells `red`, `green` and `blue` or its cell `colour`."""
     cells = [row.get(channel, "") for channel in ("red", "green", "blue")]
     if "colour" in row:
         hexadecimal = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", row["colour"])

@@ -1,19 +1,20 @@
-"""COCO Stuff: 171 classes of things and stuff, on 10,000 images of COCO 2014 or on all of COCO 2017.
+"""COCO Stuff: 171 thing and stuff classes, annotated on 10,000 images of COCO 2014 or on all of COCO 2017.
 
-COCO Stuff 10k, 9,000 / 1,000 images:
+COCO Stuff 10k has 9,000 training and 1,000 validation images:
 
     cocostuff-10k-v1.1.zip    images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt
 
-The publisher's `test` is labelled and is what everyone validates on: it is the split `val` here. Version 1.0 is read
-as well: it numbers the classes in the same order, but without the ids that COCO never drew, and after 1 for unlabelled.
-Each label file lists its classes, 172 with `unlabeled` in version 1.0 and 182 without it in version 1.1.
+The publisher's `test` is labelled and commonly used for validation, so it becomes the split `val`. Version 1.0 is
+supported as well. It numbers the classes in the same order from 2, without the ids that COCO never used; 1 stands for
+unlabelled. Each label file lists its classes: 172 including `unlabeled` in version 1.0, and 182 without it in 1.1.
 
-COCO Stuff 164k, 118,287 / 5,000 images:
+COCO Stuff 164k has 118,287 training and 5,000 validation images:
 
     train2017.zip, val2017.zip           images/{train2017,val2017}/*.jpg
     stuffthingmaps_trainval2017.zip      annotations/{train2017,val2017}/*.png
 
-The folders are mmsegmentation's, whose converted `*_labelTrainIds.png` are taken where the publisher's PNGs are not.
+The folders are those of mmsegmentation, whose converted `*_labelTrainIds.png` are used if the publisher's PNGs are
+missing.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _mat_train_ids(data: bytes, name: str) -> bytes:
     import scipy.io
 
     count = 0
-    with contextlib.suppress(Exception):  # the next line names a damaged file
+    with contextlib.suppress(Exception):  # `mat_train_ids` reports a damaged file.
         count = scipy.io.loadmat(io.BytesIO(data), variable_names=["names"])["names"].size
     return mat_train_ids(_VERSION_1_0 if count == 172 else COCO_STUFF, ("S",), data, name)
 

@@ -1,4 +1,4 @@
-"""The images of a user's own data set and their labels, by name, and the lists that say which split they are in."""
+"""Pairs the images of a user's own data set with their labels by name, and reads the lists of splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from danet_jax.data.files import (
 _OTHER_IMAGES = """.gif .heic .heif .jp2 .ppm .pgm .psd .svg .avif .jfif .jpe .jxl .tga
     .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2"""
 LABELLED = ("train", "val")
-"""A split whose name begins with one of these is useless without labels."""
+"""Splits whose names begin with one of these must have labels."""
 
 _NO_FILE = "have no label file, which in YOLO's format says that they show none of the classes"
 _SHAPE_READERS = {".txt": read_yolo, ".json": read_labelme}
@@ -34,12 +34,12 @@ class Entry(NamedTuple):
     """One example.
 
     Attributes:
-      name: Its name, unique in its split.
-      image: The file of the image; None if it is missing.
-      label: The file of the label; None if it is missing.
-      expected: Where the missing file was looked for, without its suffix.
-      unlabelled: Whether it is in a split without labels.
-      drawing: Returns the shapes of the label, if they are not pixels.
+      name: The example's name, unique in its split.
+      image: The image file; None if it is missing.
+      label: The label file; None if it is missing.
+      expected: The path, without suffix, where a missing file was expected.
+      unlabelled: Whether the example is in a split without labels.
+      drawing: Returns the shapes of the label; None if the label consists of pixels.
     """
 
     name: str
@@ -54,10 +54,10 @@ Splits = dict[str, list[Entry]]
 
 
 def paired(split: str, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
-    """Returns the images of one split with the labels of the same names, in another folder or in the same.
+    """Returns the images of one split with the labels of the same names, in another folder or in the same one.
 
     Raises:
-      InputError: There are no images, or files that cannot be used.
+      InputError: There are no images, or there are files that cannot be used.
     """
     by_name = files_by_name(images, IMAGE_SUFFIXES)
     if not by_name:
@@ -82,7 +82,7 @@ def _labels(
 ) -> dict[str, pathlib.Path]:
     """Returns the label files below `folder` by the names of their images: PNG or, if there are none, shapes.
 
-    `photo_mask.png` is the label of `photo`. Where labels are beside the images, such files are removed from `images`.
+    `photo_mask.png` is the label of `photo`. If labels are next to the images, such files are removed from `images`.
     """
     masks = files_by_name(folder, (".png",)) if folder.is_dir() and not beside else {}
     pool = images if beside else masks
@@ -104,30 +104,30 @@ def _labels(
 
 
 def _is_other(name: str) -> bool:
-    """Returns whether tools write a file of this name, which is no label, beside their labels."""
+    """Returns whether this is the name of a file that tools write next to their labels but that is not a label."""
     return name.casefold() in ("classes", "labels", "notes", "readme")
 
 
 def _drawing(name: str, labels: Mapping[str, pathlib.Path]) -> Callable[[], Drawing] | None:
-    """Returns what reads the shapes of an image, unless labels, which are all of one kind, are PNG."""
+    """Returns the function that reads the shapes of an image, or None if the labels, all of one kind, are PNG."""
     kind = next(iter(labels.values())).suffix.lower() if labels else ""
     if name in labels and kind in _SHAPE_READERS:
         return functools.partial(_SHAPE_READERS[kind], labels[name])
-    # YOLO writes no file for an image that shows nothing.
+    # YOLO writes no file for an image that shows none of the classes.
     return functools.partial(Drawing, (), remark=_NO_FILE) if kind == ".txt" else None
 
 
 def split_in(text: str) -> str:
-    """Returns the split that a file or folder is named after, such as train in instances_train2017."""
+    """Returns the split in the name of a file or folder, such as `train` in `instances_train2017`."""
     words = map(split_name, re.findall("[a-z]+", text.casefold()))
     return next((word for word in words if word in USUAL_SPLITS), "")
 
 
 def files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-    """Returns the image files below `folder` by their path from there without suffix.
+    """Returns the image files below `folder` by their relative path without suffix.
 
     Raises:
-      InputError: An image has another suffix, or two have one name.
+      InputError: An image has another suffix, or two images have the same name.
     """
     files: dict[str, pathlib.Path] = {}
     for path in walk(folder):
@@ -148,12 +148,12 @@ def files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, 
 
 
 def is_image(path: pathlib.Path) -> bool:
-    """Returns whether a path is that of an image file."""
+    """Returns whether a path is an image file."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_stray(path.name) and path.is_file()
 
 
 def composed(name: str) -> str:
-    """Returns the name with letters and their accents as one character: macOS separates them."""
+    """Returns the name with letters and their accents composed into one character; macOS separates them."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -162,7 +162,7 @@ def _name_below(folder: pathlib.Path, path: pathlib.Path) -> str:
 
 
 def refuse_split_name(where: pathlib.Path, split: str) -> None:
-    """Raises InputError unless `split` can be the name of a split."""
+    """Raises InputError unless `split` is a valid name of a split."""
     if not re.fullmatch(r"\w+", split) or split == "all":
         raise wrong_file(
             where, "a split's name is made of letters, digits and _, and is not 'all'", value=split
@@ -170,7 +170,7 @@ def refuse_split_name(where: pathlib.Path, split: str) -> None:
 
 
 def split_lists(root: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the lists of splits, from the first folder that has any."""
+    """Returns the lists of splits from the first folder that contains any."""
     for folder in ("ImageSets/Segmentation", "ImageSets", "splits", "."):
         prefixes = USUAL_SPLITS if folder == "." else ("",)
         found = [path for path in sorted((root / folder).glob("*.txt")) if not is_stray(path.name)]
@@ -180,10 +180,10 @@ def split_lists(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def listed(path: pathlib.Path, root: pathlib.Path, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
-    """Returns the examples that a list names, sorted; a line may name an image's label as well.
+    """Returns the examples in a list, sorted by name; a line may name the label of an image as well.
 
     Raises:
-      InputError: It is not text or empty, or a line names no image or one that was named before.
+      InputError: The list is empty or not text, or a line names no image or a repeated one.
     """
     by_name = files_by_name(images, IMAGE_SUFFIXES)
     label_by_name = _labels(labels, by_name, beside=labels == images)
@@ -213,7 +213,7 @@ def listed(path: pathlib.Path, root: pathlib.Path, images: pathlib.Path, labels:
 def _image_and_label(
     line: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]
 ) -> tuple[str, pathlib.Path | None]:
-    """Returns the image's name in a line of a list, and its label if the line names that as well."""
+    """Returns the name of the image in a line of a list, and its label if the line names that as well."""
     name = _name_of(line, root, images, by_name)
     if name not in by_name:
         for separator in re.finditer(r"[\s,;]+", line):
@@ -226,7 +226,7 @@ def _image_and_label(
 def _name_of(word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]) -> str:
     word = composed(word.replace("\\", "/").removeprefix("./"))
     if word.startswith(("/", "..")):
-        with contextlib.suppress(ValueError, OSError):  # the path leads elsewhere
+        with contextlib.suppress(ValueError, OSError):  # The path may lead elsewhere.
             word = (root / word).resolve().relative_to(images.resolve()).as_posix()
     word = word.lstrip("/").removeprefix(f"{images.relative_to(root).as_posix()}/")
     suffix = pathlib.PurePosixPath(word).suffix
@@ -234,7 +234,7 @@ def _name_of(word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mappi
 
 
 def _nearest_name(name: str, by_name: Mapping[str, pathlib.Path]) -> str:
-    """Returns which name is nearly the same, for a message."""
+    """Describes the image with the most similar name, for a message."""
     last = name.rpartition("/")[2].casefold()
     nearest = (path for other, path in by_name.items() if other.rpartition("/")[2].casefold() == last)
     return next((f"the nearest is {path}" for path in nearest), f"it has {len(by_name)} others")

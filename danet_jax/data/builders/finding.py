@@ -1,8 +1,8 @@
-"""Where a published data set's archives and folders are below the folder that a user names.
+"""Finds the archives and folders of a published data set below the folder that a user names.
 
-People keep them as the publisher packs them, a folder deeper or higher, by the names that other tools expect, behind
-links, or twice. All sources of a data set are taken from one place where that is possible: images of one copy and
-labels of another could match by name and not by content.
+They may be packed as published, one folder deeper or higher, named as other tools expect, behind links, or present
+twice. If possible, all sources of a data set are taken from the same copy, because images of one copy and labels of
+another could match by name but not by content.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from danet_jax.data.files import is_stray
 from danet_jax.errors import InputError
 
 _MOST_FOLDERS = 2000
-"""The most folders that are searched; a root with more is not that of one data set."""
+"""The largest number of folders that are searched; a root with more is not that of a single data set."""
 
 
 class _Place(NamedTuple):
-    depth: int  # of `top` below the root
-    top: pathlib.Path  # the folder that a copy of the data set is in
-    path: pathlib.Path  # the source's archive or folder there
+    depth: int  # The depth of `top` below the root.
+    top: pathlib.Path  # The folder that contains a copy of the data set.
+    path: pathlib.Path  # The archive or folder of the source in `top`.
 
 
 def find(root: pathlib.Path, source: Source) -> pathlib.Path | None:
-    """Returns the archive or folder of one source, the nearest to `root`, or None."""
+    """Returns the archive or folder of one source that is nearest to `root`, or None."""
     return next((place.path for place in _places(root, (source,), source)), None)
 
 
@@ -38,13 +38,13 @@ def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path
     """Returns the archive or folder of each source, all from one copy of the data set; None for a missing one.
 
     Raises:
-      InputError: There are several copies, and nothing says which one to use.
+      InputError: There are several copies and no reason to prefer one.
     """
-    copies = []  # of each source, by where they are
+    copies = []  # The copies of each source, by the folder that contains them.
     for source in sources:
         apart: dict[pathlib.Path, _Place] = {}
         for place in _places(root, sources, source):
-            apart.setdefault(place.path.resolve(), place)  # the others are links to it
+            apart.setdefault(place.path.resolve(), place)  # The others are links to it.
         copies.append({place.top: place for place in apart.values()})
     if all(len(places) <= 1 for places in copies):
         return [next((place.path for place in places.values()), None) for places in copies]
@@ -62,7 +62,7 @@ def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path
 
 
 def hint(root: pathlib.Path, sources: Sequence[Source]) -> str:
-    """Returns which path looks like a source that was not found, or else what is there, for a message."""
+    """Describes a path that resembles a missing source, or else the files that exist, for a message."""
     if not root.exists():
         return f"; {root} does not exist"
     for path in (path for _, folder in _folders(root, 3) for path in sorted(folder.iterdir())):
@@ -81,7 +81,7 @@ def hint(root: pathlib.Path, sources: Sequence[Source]) -> str:
 
 
 def _places(root: pathlib.Path, sources: Sequence[Source], source: Source) -> Iterator[_Place]:
-    """Yields where a source is, the nearest first: where it has one of its names, or else where it has its contents."""
+    """Yields where a source is, nearest first: folders with one of its names, or else folders with its contents."""
     tops = list(_tops(root, sources))
     named = [_Place(depth, top, place) for depth, top in tops if (place := _at(top, source))]
     yield from named
@@ -92,11 +92,12 @@ def _places(root: pathlib.Path, sources: Sequence[Source], source: Source) -> It
 
 
 def _at(top: pathlib.Path, source: Source) -> pathlib.Path | None:
-    """Returns the source's archive, or what it extracts to, in one folder."""
+    """Returns the archive of a source, or the folder that was extracted from it, in one folder."""
     if (top / source.archive).is_file():
         return top / source.archive
     stem, _, suffix = source.archive.partition(".")
-    numbered = re.compile(rf"{re.escape(stem)} ?\(\d+\)\.{re.escape(suffix)}")  # a repeated download
+    # Browsers number repeated downloads.
+    numbered = re.compile(rf"{re.escape(stem)} ?\(\d+\)\.{re.escape(suffix)}")
     for path in sorted(top.glob(f"{glob.escape(stem)}*{suffix}")):
         if numbered.fullmatch(path.name) and path.is_file():
             return path
@@ -106,13 +107,13 @@ def _at(top: pathlib.Path, source: Source) -> pathlib.Path | None:
 
 
 def _tops(root: pathlib.Path, sources: Sequence[Source]) -> Iterator[tuple[int, pathlib.Path]]:
-    """Yields the folders that may hold the sources, and how far each is below the root."""
-    if root.is_file():  # one of the archives
+    """Yields the folders that may contain the sources, with their depth below the root."""
+    if root.is_file():  # The root is one of the archives.
         yield 0, root.parent
         return
     below = list(_folders(root, 3))
     yield from below[:1]
-    for place in dict.fromkeys((pathlib.Path(os.path.abspath(root)), root.resolve())):  # it may be a link
+    for place in dict.fromkeys((pathlib.Path(os.path.abspath(root)), root.resolve())):  # It may be a link.
         above = set()
         for source in sources:
             for folder in filter(None, (source.folder, *source.also)):
@@ -124,7 +125,7 @@ def _tops(root: pathlib.Path, sources: Sequence[Source]) -> Iterator[tuple[int, 
 
 
 def _folders(root: pathlib.Path, depths: int) -> Iterator[tuple[int, pathlib.Path]]:
-    """Yields the folders of a tree, breadth first, down to less than `depths` below the root."""
+    """Yields the folders of a tree and their depths in breadth-first order; all depths are less than `depths`."""
     level, count = [root] if root.is_dir() else [], 0
     for depth in range(depths):
         yield from ((depth, folder) for folder in level)

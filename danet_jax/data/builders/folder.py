@@ -1,7 +1,8 @@
 """A user's own images and labels below one folder, in the layouts of `own_layouts`.
 
-Classes are named by `classes.csv` (id,name,red,green,blue), `labelmap.txt`, `class_names.txt`, the `names` of a
-`data.yaml`, the recipe, or the annotations. Labels are PNG of class ids, PNG in the classes' colours, or shapes.
+The names of the classes come from `classes.csv` (id,name,red,green,blue), `labelmap.txt`, `class_names.txt`, the
+`names` of a `data.yaml`, the recipe, or the annotations. Labels are PNG of class ids, PNG in the colours of the
+classes, or shapes.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _IN_TRAIN = "are in train, too: scores on them say nothing about new images"
 
 
 class Folder(base.PairsBuilder):
-    """The images and label maps below `root`, prepared again when the content of a file there changes."""
+    """The images and label maps below `root`, which are prepared again when the content of a file changes."""
 
     VERSION = tfds.core.Version("1.1.0")
     name = "folder"
@@ -77,21 +78,21 @@ class Folder(base.PairsBuilder):
 
         Args:
           data_dir: The directory of all prepared data.
-          root: The folder that holds the images and labels, or its `data.yaml`.
+          root: The folder that contains the images and labels, or its `data.yaml`.
           class_names: The classes in the order of their ids; if empty, a file below `root` names them.
-          options: `labels`: whether label files are read by their `ids` (the pixels' values, or indices of a palette)
-            or by their `colours`; `auto` does what `label_files` says. `others`: whether colours of no class are
-            a mistake (`refuse`) or 255 (`ignore`). `ignore_label`: the id that is ignored, -1 if none is.
-            `label_offset`: the id of the first class; what is below is ignored. `exif`: whether labels were drawn on
-            the pixels as `stored`, or on the `upright` image that viewers show. `bits`: how many bits of 16-bit
-            channels are used; if images have such channels, the network takes images of `bits` bits. `validation`: the
-            share of the images that becomes the split `val`, drawn at random by `split_seed`. `masks_dir`: the folder
-            of the labels, where it has another name. `unlabelled`: whether pixels that no shape covers are of the class
-            `background`, which is added as class 0, or 255 (`ignore`). `uncompressed`: whether images are stored
-            without compression.
+          options: `labels`: whether label files are read by `ids` (pixel values or palette indices) or by `colours`;
+            `auto` follows the rules of `label_files`. `others`: whether colours that belong to no class are an error
+            (`refuse`) or become 255 (`ignore`). `ignore_label`: the id that is ignored, or -1 for none.
+            `label_offset`: the id of the first class; lower ids are ignored. `exif`: whether labels were drawn on the
+            pixels as `stored` or on the `upright` image that viewers show. `bits`: the number of bits that are used in
+            16-bit channels; if images have such channels, the network takes images of `bits` bits. `validation`: the
+            fraction of the images that becomes the split `val`, drawn at random with the seed `split_seed`.
+            `masks_dir`: the folder of the labels, if it does not have a usual name. `unlabelled`: whether pixels that
+            no shape covers belong to the class `background`, which is added as class 0, or become 255 (`ignore`).
+            `uncompressed`: whether images are stored without compression.
 
         Raises:
-          InputError: The folder, a split or the classes are missing, or an option makes no sense.
+          InputError: The folder, a split or the classes are missing, or an option is invalid.
         """
         self._options = options = _checked(options)
         if not root:
@@ -120,11 +121,11 @@ class Folder(base.PairsBuilder):
         changed = {key: value for key, value in options.items() if value != OPTIONS[key]}
         images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
         if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
-            changed["tiff"] = "read by tifffile"  # version 0.2.0 read other pixels from some of them
+            changed["tiff"] = "read by tifffile"  # Version 0.2.0 decoded some TIFFs differently.
         if 8 < options["bits"] < 16:
-            changed["depth"] = "kept"  # version 0.2.0 prepared images of 8 bits
+            changed["depth"] = "kept"  # Version 0.2.0 prepared images of 8 bits.
         if drawn:
-            changed["shapes"] = 1, indices  # raise the number when they are drawn differently
+            changed["shapes"] = 1, indices  # Increase the number when shapes are drawn differently.
         super().__init__(
             data_dir=data_dir,
             variant=f"{sources.stem}-{fingerprint(place, content, of_classes, changed)}",
@@ -148,7 +149,7 @@ class Folder(base.PairsBuilder):
         )
 
     def wrong_with(self, split: str, summary: Summary) -> str:
-        """Returns whether 16-bit images leave most of their range unused, or masks of 0 and 255 what 255 means."""
+        """Reports 16-bit images that leave most of their range unused, and masks of 0 and 255 that are ambiguous."""
         if error := self._narrow_range():
             return str(error)
         values = np.flatnonzero(summary.present).tolist()
@@ -163,12 +164,12 @@ class Folder(base.PairsBuilder):
         )
 
     def _describe_shards(self) -> dict[str, dict[str, Any]]:
-        if error := self._narrow_range():  # which names the image
+        if error := self._narrow_range():  # This error names the image.
             raise error
         return super()._describe_shards()
 
     def _narrow_range(self) -> InputError | None:
-        """Returns an error that names the brightest of the 16-bit images if all of them may be of fewer bits."""
+        """Returns an error that names the brightest of the 16-bit images if all of them may use fewer bits."""
         file = max(self._largest, key=self._largest.__getitem__, default="")
         largest = self._largest.get(file, 0)
         if self.bits != 16 or not 0 < largest < decode.SMALLEST_RANGE:
@@ -182,7 +183,7 @@ class Folder(base.PairsBuilder):
         )
 
     def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
-        """The content of all files by split and name, and their sizes and times, which version 0.2.0 compared."""
+        """Returns the digests of all files by split and name, and their sizes and times for comparison with 0.2.0."""
         entries = [(split, entry) for split, entries in self._splits.items() for entry in entries]
         paths = [path for _, entry in entries for path in (entry.image, entry.label) if path]
         digests = sources.digests(dict.fromkeys(paths))
@@ -194,7 +195,7 @@ class Folder(base.PairsBuilder):
         return content, former
 
     def pairs(self) -> dict[str, list[PairReader]]:
-        """Returns readers of the files that were found."""
+        """Returns the readers of the examples that were found."""
         trained_on = {
             entry.image
             for split, entries in self._splits.items()
@@ -213,13 +214,13 @@ class Folder(base.PairsBuilder):
         if entry.label is None and not entry.unlabelled and not entry.drawing:
             problem = f"image without label; expected {entry.expected}.png, .txt or .json"
             return Missing(wrong_file(entry.image, problem))
-        label = None if entry.drawing else entry.label  # files of shapes are small, or describe many images
+        label = None if entry.drawing else entry.label  # Files of shapes are small or describe many images.
         size = sum(path.stat().st_size for path in (entry.image, label) if path)
         assumed = (_IN_TRAIN,) if entry.image in trained_on else ()
         return Reader(functools.partial(self._read, entry, assumed), size)
 
     def _read(self, entry: Entry, assumed: tuple[str, ...]) -> Pair:
-        assert entry.image is not None  # else there is no reader
+        assert entry.image is not None  # Otherwise there is no reader.
         image, label = str(entry.image), str(entry.label or "")
         data, label_data, follow = _content(entry.image), None, self._options["exif"]
         assumed += tuple(f"have {remark}" for remark in decode.remarks(data, image, self.bits))
@@ -238,16 +239,16 @@ class Folder(base.PairsBuilder):
         if deep:
             self._largest[image] = int(pair.pixels().max())
         pair = turned_upright(pair, follow, certain=entry.drawing is not None)
-        if deep and self.bits == 8 and pair.image is data:  # nothing is lost
+        if deep and self.bits == 8 and pair.image is data:  # Nothing is lost.
             pair = dataclasses.replace(pair, image=decode.encode_image(pair.pixels()))
         return pair
 
     def _drawn(
         self, drawing: Drawing, data: bytes, image: str, label: str
     ) -> tuple[bytes, str, tuple[str, ...]]:
-        """Returns the label map of an image's shapes as PNG, which pixels it follows, and what is to be reported."""
+        """Draws the shapes of an image and returns the label map as PNG, the pixels that it follows, and remarks."""
         stored = decode.image_size(data, image)
-        upright = stored[::-1] if decode.orientation(data) > 4 else stored  # which annotation tools show
+        upright = stored[::-1] if decode.orientation(data) > 4 else stored  # Annotation tools show this.
         size = drawing.size or upright
         if size not in (stored, upright):
             problem = f"describes {image} as {size[1]}x{size[0]}, but it is {upright[1]}x{upright[0]}"
@@ -267,7 +268,7 @@ class Folder(base.PairsBuilder):
         return decode.encode_label(values), UPRIGHT if size == upright else STORED, remarks
 
     def _train_ids(self, data: bytes, name: str) -> bytes:
-        """A plain 8-bit grey PNG of train ids, which every reader understands; `data` itself if it is one."""
+        """Returns a plain 8-bit grey PNG of train ids, which is `data` itself if it is one already."""
         read = self._labels.read(data, name)
         values = read.values
         if not read.by_colour:
@@ -293,7 +294,7 @@ class Folder(base.PairsBuilder):
 
 
 def _checked(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns all options, those that were not given with their defaults."""
+    """Checks the options and returns all of them, with defaults for those that were not given."""
     checked = base.checked_options("folder", options, OPTIONS)
     for key, allowed in {**_CHOICES, **_RANGES}.items():
         value = checked[key]
@@ -326,7 +327,7 @@ def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
 
 
 def _colours(root: pathlib.Path, listed: class_list.ClassList, *, needed: bool) -> tuple[Any, str]:
-    """Returns the labels of the classes' colours, and why there are none."""
+    """Returns the label of each class colour, and the reason why there are none, if any."""
     try:
         colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
     except InputError as error:
@@ -351,9 +352,9 @@ def _classes(
     drawn: Sequence[Entry],
     annotated: Sequence[str],
 ) -> tuple[class_list.ClassList, tuple[str, ...]]:
-    """Returns the classes, and the names by which YOLO's files number them.
+    """Returns the classes, and their names in the order in which YOLO's files number them.
 
-    The recipe (`class_names`), a file, the annotations (`annotated`) or else the shapes (`drawn`) name the classes.
+    The names come from the recipe (`class_names`), a file, the annotations (`annotated`) or the shapes (`drawn`).
     """
     path = own_layouts.class_file(root)
     where: pathlib.Path | str = "dataset.class_names" if class_names else path or root / "classes.csv"

@@ -1,9 +1,9 @@
-"""Reads label files: decides what the pixels of a PNG or a MATLAB file mean, or says why that is ambiguous.
+"""Reads label files: determines what the pixels of a PNG or a MATLAB file mean, or reports why they are ambiguous.
 
-The same labels can be stored as PNG in several ways, and programs that compress PNGs convert one into another. They
-keep the colour of every pixel, not its index: a palette is renumbered, grey levels become a palette of (v, v, v), eight
-bits become one, two or four. So a file is read by its colours wherever those are known, by its indices where the
-colours mean nothing, and refused where both are possible and differ.
+The same labels can be stored as PNG in several formats, and programs that compress PNGs convert between them. These
+programs preserve the colour of every pixel but not its index: a palette is renumbered, grey levels become a palette of
+(v, v, v), or eight bits become one, two or four. A file is therefore read by its colours if they are known, read by its
+indices if the colours have no meaning, and refused if both readings are possible and differ.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _REMEDY = "save it as 8-bit grey, or set dataset.options.labels to ids or colour
 
 @dataclasses.dataclass(frozen=True)
 class LabelFile:
-    """A label file that was read.
+    """The content of a label file.
 
     Attributes:
       values: uint8 `[H, W]`.
-      by_colour: Whether `values` are classes (and 255) by their colours; otherwise they are the ids in the file.
-      as_stored: Whether `decode.decode_label` of the file returns `values`, too.
+      by_colour: Whether `values` are classes (and 255) found by their colours; otherwise they are the ids in the file.
+      as_stored: Whether `decode.decode_label` also returns `values` for the file.
     """
 
     values: np.ndarray
@@ -48,16 +48,16 @@ class LabelFile:
 
 
 class LabelFiles:
-    """Reads the label files of one data set, whose palettes must agree; may be used by several threads.
+    """Reads the label files of one data set, whose palettes must agree; several threads may share an instance.
 
     Args:
       valid: The ids that may occur.
-      colours: Classes (and 255) by their colour, where the data set gives colours.
-      read_by: "ids" never looks at colours, "colours" at nothing else; "auto" does as this module says.
-      always_by_colour: Whether grey of fewer than 8 bits is always read by its grey levels, since the publisher's files
-        have 8 bits.
-      ignore_others: Whether colours of no class are ignored instead of refused.
-      without_colours: Why there are no `colours`, if the data set gives some that cannot be used.
+      colours: Classes (and 255) by their colour, if the data set defines colours.
+      read_by: "ids" never uses colours, "colours" uses nothing else, and "auto" follows the rules of this module.
+      always_by_colour: Whether grey of fewer than 8 bits is always read by its grey levels, because the publisher's
+        files have 8 bits.
+      ignore_others: Whether colours that belong to no class are ignored instead of refused.
+      without_colours: The reason why `colours` is empty, if the data set defines colours that cannot be used.
     """
 
     def __init__(
@@ -76,16 +76,15 @@ class LabelFiles:
         self._always_by_colour = always_by_colour
         self._ignore_others = ignore_others
         self._without_colours = without_colours
-        self._palette: dict[
-            int, tuple[Colour, str]
-        ] = {}  # colour of each index, and the first file that has it
+        # The colour of each index, and the first file that contains it.
+        self._palette: dict[int, tuple[Colour, str]] = {}
         self._lock = threading.Lock()
 
     def read(self, data: bytes, name: str) -> LabelFile:
         """Reads one label file.
 
         Raises:
-          InputError: It is not a PNG, is damaged, or the meaning of its pixels is ambiguous.
+          InputError: The file is not a PNG or is damaged, or the meaning of its pixels is ambiguous.
         """
         image = decode.load_label(data, name)
         in_colour = image.mode in ("RGB", "RGBA")
@@ -113,7 +112,7 @@ class LabelFiles:
             classes = {value: self._colours[value, value, value] for value in used.tolist()}
             return LabelFile(_looked_up(grey, classes), by_colour=True)
         if bits == 8:
-            return as_stored  # whoever checks the values names those that are wrong
+            return as_stored  # The caller's check of the values reports the wrong ones.
         if self._always_by_colour or not used.any():
             return LabelFile(grey)
         if not self._valid[used].all():
@@ -163,7 +162,7 @@ class LabelFiles:
         return as_stored
 
     def _agree(self, colours: Mapping[int, Colour], name: str) -> None:
-        """Raises InputError if another file gives an index another colour."""
+        """Raises InputError if another file assigns a different colour to an index."""
         with self._lock:
             for index, colour in colours.items():
                 other, first = self._palette.setdefault(index, (colour, name))
@@ -213,11 +212,11 @@ class LabelFiles:
 
 
 class PublishedLabels(LabelFiles):
-    """Reads a publisher's PNGs, which are grey or have a palette of the classes' colours.
+    """Reads a publisher's PNGs, which are grey or have a palette of the class colours.
 
     Args:
-      mapping: From the publisher's ids to train ids.
-      in_colours: Whether the palette has the classes' colours, and PASCAL VOC's for ignored pixels.
+      mapping: The mapping from the publisher's ids to train ids.
+      in_colours: Whether the palette contains the class colours, and PASCAL VOC's colour for ignored pixels.
     """
 
     def __init__(self, mapping: LabelMapping, *, in_colours: bool = False):
@@ -226,10 +225,10 @@ class PublishedLabels(LabelFiles):
         self._mapping = mapping
 
     def train_ids(self, data: bytes, name: str) -> bytes:
-        """Returns a PNG of train ids: `data` itself if it is one.
+        """Returns a PNG of train ids, which is `data` itself if it is one already.
 
         Raises:
-          InputError: See `read`, or an id does not exist in this data set.
+          InputError: The file cannot be read (see `read`), or an id does not exist in this data set.
         """
         found = self.read(data, name)
         train_ids = self._mapping.to_train_ids(found.values, name)
@@ -238,7 +237,7 @@ class PublishedLabels(LabelFiles):
 
 
 def class_colours(classes: Classes, ignored: Collection[Colour] = ()) -> dict[Colour, int]:
-    """Returns the class of each colour, and 255 for the colours of ignored pixels.
+    """Returns the class of each colour, with 255 for the colours of ignored pixels.
 
     Raises:
       InputError: Two classes have the same colour.
@@ -255,16 +254,19 @@ def class_colours(classes: Classes, ignored: Collection[Colour] = ()) -> dict[Co
 
 
 def mat_train_ids(mapping: LabelMapping, path: Sequence[str], data: bytes, name: str) -> bytes:
-    """Returns a PNG of train ids from a MATLAB file of the publisher's ids.
+    """Converts a MATLAB file of the publisher's ids to a PNG of train ids.
 
     Args:
-      mapping: From the ids to train ids.
-      path: The variable that holds the label map, followed by the fields below it if it is a struct.
-      data: The file.
-      name: Its name, for error messages.
+      mapping: The mapping from the publisher's ids to train ids.
+      path: The variable that contains the label map, followed by the fields below it if it is a struct.
+      data: The encoded file.
+      name: The file's name, for error messages.
+
+    Returns:
+      The encoded PNG.
 
     Raises:
-      InputError: The file is damaged or holds something else.
+      InputError: The file is damaged or does not contain a label map.
     """
     import scipy.io
 
@@ -272,14 +274,14 @@ def mat_train_ids(mapping: LabelMapping, path: Sequence[str], data: bytes, name:
         value = scipy.io.loadmat(io.BytesIO(data), variable_names=[path[0]])[path[0]]
         for field in path[1:]:
             value = value[field][0, 0]
-    except Exception as error:  # scipy raises nearly anything on damaged files
+    except Exception as error:  # SciPy can raise nearly any exception on damaged files.
         reason = f"no {'.'.join(path)}" if isinstance(error, (KeyError, IndexError)) else str(error)
         raise InputError(
             f"{name}: cannot be read as this data set's .mat ({one_line(reason)}); download it again",
             what=name,
         ) from None
     value = np.asarray(value)
-    if value.dtype.kind == "f":  # MATLAB's default
+    if value.dtype.kind == "f":  # MATLAB uses floats by default.
         value = value.astype(np.int64)
     if value.ndim != 2 or value.dtype.kind not in "ui":
         raise InputError(

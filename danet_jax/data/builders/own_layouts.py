@@ -1,15 +1,15 @@
 """Finds the images and labels of a user's own data set, in the layouts that people and their tools produce.
 
-images/SPLIT/NAME.jpg, labels/SPLIT/NAME.png                    folders of splits; masks/ for labels/ as well
-SPLIT/images/NAME.jpg, SPLIT/labels/NAME.png                    the same the other way round, as Roboflow writes it
-images/NAME.jpg, labels/NAME.png, train.txt, val.txt            split lists, beside images/ or in splits/
-images/NAME.jpg, labels/NAME.png                                one folder, divided at random
-SPLIT/NAME.jpg, SPLIT/NAME_mask.png                             labels beside their images; also without SPLIT
-JPEGImages/, SegmentationClass/, ImageSets/Segmentation/*.txt   PASCAL VOC's, as CVAT and labelme write it
+images/SPLIT/NAME.jpg, labels/SPLIT/NAME.png                    folders of splits; labels/ may be called masks/
+SPLIT/images/NAME.jpg, SPLIT/labels/NAME.png                    folders inside the splits, as Roboflow writes them
+images/NAME.jpg, labels/NAME.png, train.txt, val.txt            split lists, next to images/ or in splits/
+images/NAME.jpg, labels/NAME.png                                one folder, split at random
+SPLIT/NAME.jpg, SPLIT/NAME_mask.png                             labels next to their images, with or without SPLIT
+JPEGImages/, SegmentationClass/, ImageSets/Segmentation/*.txt   PASCAL VOC, as CVAT and labelme write it
 data.yaml with images/ and masks/ or labels/                    as Ultralytics reads it
-annotations.xml, or JSON files of COCO                          images anywhere below
+annotations.xml, or JSON files of COCO                          images anywhere below the root
 
-In each but the last, NAME.txt of YOLO and NAME.json of labelme may take the place of NAME.png.
+In all layouts but the last, YOLO's NAME.txt or labelme's NAME.json may replace NAME.png.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 
 
 def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[str]]:
-    """Returns the examples of each split, sorted by name, and the classes that COCO's or CVAT's annotations name.
+    """Returns the examples of each split, sorted by name, and the class names in the annotations of COCO or CVAT.
 
-    The split "" holds what nothing divides.
+    The split "" contains examples that nothing assigns to a split.
 
     Args:
       root: The folder of the data set, or its `data.yaml`.
-      masks_dir: The folder of the labels, if its name is none of the usual ones.
+      masks_dir: The folder of the labels, if it does not have one of the usual names.
 
     Raises:
-      InputError: There is no such layout; the message says what was looked for and what was found.
+      InputError: No known layout was found; the message says what was expected and what was found.
     """
     if root.is_file() and root.suffix not in (".yaml", ".yml"):
         raise wrong_file(
@@ -83,7 +83,7 @@ def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[s
     if lists := split_lists(root):
         splits = {name: listed(path, root, images, labels) for name, path in _by_split(lists).items()}
         if {"train", "val"} <= splits.keys():
-            splits.pop("trainval", None)  # the union of the two
+            splits.pop("trainval", None)  # It is the union of the two.
         return splits, []
     folders = _folders(images) if images.name == "images" else []
     if folders or (images.name == "images" and not any(map(is_image, images.iterdir()))):
@@ -92,18 +92,25 @@ def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[s
 
 
 def wrong_option(option: str, value: object, problem: str, allowed: object = None) -> InputError:
-    """Returns the error about an option of the data set."""
+    """Returns an error about an option of the data set."""
     option = f"dataset.options.{option}"
     return InputError(f"{option}={value}: {problem}", what=option, value=value, allowed=allowed)
 
 
 def divided(splits: Splits, share: float, seed: int, root: pathlib.Path) -> Splits:
-    """Returns the splits with `val` drawn at random from the undivided examples, or else from `train`.
+    """Returns the splits with `val` drawn at random from the examples without a split, or else from `train`.
 
-    The order of a digest of seed and name decides: it is the same on every machine, and adding images moves few others.
+    Examples are ordered by a digest of seed and name, so the result is the same on every machine, and adding images
+    moves few others to another split.
+
+    Args:
+      splits: The examples of each split, as `find_splits` returns them.
+      share: The fraction of the examples that becomes `val`; 0 leaves the splits unchanged.
+      seed: The seed of the random order.
+      root: The folder of the data set, for error messages.
 
     Raises:
-      InputError: There is a split `val` already, or nothing to divide.
+      InputError: There is already a split `val`, or there are no examples to divide.
     """
     if not share:
         if "" in splits:
@@ -127,7 +134,7 @@ def divided(splits: Splits, share: float, seed: int, root: pathlib.Path) -> Spli
 
 
 def class_file(root: pathlib.Path) -> pathlib.Path | None:
-    """Returns the file that names the classes, if there is one."""
+    """Returns the file that names the classes, or None."""
     if root.is_file():
         return root
     there = {path.name.casefold(): path for path in root.iterdir()}
@@ -137,9 +144,9 @@ def class_file(root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
-    """Returns the examples of each split that a `data.yaml` names.
+    """Returns the examples of each split in a `data.yaml`.
 
-    The labels of `images/...` are in the folder `masks_dir`, or that which the file names, or `masks`, or `labels`.
+    The labels of `images/...` are in the folder `masks_dir`, in the one that the file names, in `masks` or in `labels`.
     """
     values = read_yaml(path)
     root = path.parent / str(values.get("path") or ".")
@@ -165,8 +172,8 @@ def _splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
 def _in_yaml_folder(
     path: pathlib.Path, root: pathlib.Path, split: str, place: str, masks: str, *, several: bool
 ) -> list[Entry]:
-    """Returns the examples of one folder of images; of several, the folder is part of an example's name."""
-    # Roboflow's data.yaml names ../train/images where it is train/images, and Ultralytics reads it so.
+    """Returns the examples of one image folder; if there are several, the folder is part of an example's name."""
+    # Roboflow's data.yaml names ../train/images for the folder train/images, and Ultralytics accepts it.
     places = itertools.product((place, place.removeprefix("../")), (root, path.parent))
     images = next((top / folder for folder, top in places if (top / folder).is_dir()), None)
     if images is None:
@@ -205,7 +212,7 @@ def _of_folders(images: pathlib.Path, labels: pathlib.Path, folders: Sequence[pa
 
 
 def _of_split_folders(root: pathlib.Path, masks_dir: str) -> Splits:
-    """Returns the splits of SPLIT/images/ and SPLIT/labels/, or of labels beside their images."""
+    """Returns the splits of SPLIT/images/ and SPLIT/labels/, or of labels next to their images."""
     splits = {}
     folders = [path for path in _folders(root) if split_name(path.name) in USUAL_SPLITS]
     for split, folder in _by_split(folders).items():
@@ -223,7 +230,7 @@ def _of_split_folders(root: pathlib.Path, masks_dir: str) -> Splits:
 
 
 def _of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | None:
-    """Returns the splits and classes of CVAT's `annotations.xml` or of the JSON files of COCO, if there are any."""
+    """Returns the splits and classes of CVAT's `annotations.xml` or of JSON files of COCO; None if there are none."""
     images: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
     for path in filter(is_image, walk(root)):
         images[composed(path.name)].append(path)
@@ -234,7 +241,7 @@ def _of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | None:
             root,
             *(path for path in _folders(root) if path.name == "annotations" or split_in(path.name)),
         ]
-        of_images = {pathlib.Path(name).stem for name in images}  # labelme's
+        of_images = {pathlib.Path(name).stem for name in images}  # These belong to labelme.
         files = [
             path for place in places for path in sorted(place.glob("*.json")) if path.stem not in of_images
         ]
@@ -266,7 +273,7 @@ def _image_at(
     file: pathlib.Path,
     root: pathlib.Path,
 ) -> pathlib.Path | None:
-    """Returns that image, of those of the same file name, whose folders are most like those in the annotations."""
+    """Returns the one of several images of the same file name whose folders best match the path in the annotations."""
 
     def likeness(path: pathlib.Path) -> tuple[int, bool]:
         same = [n for n in range(1, len(place.parts) + 1) if place.parts[-n:] == path.parts[-n:]]
@@ -279,7 +286,7 @@ def _image_at(
 
 
 def _by_split(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
-    """Returns folders or lists by the splits that they are named after."""
+    """Returns folders or lists by the split in their names."""
     found: dict[str, pathlib.Path] = {}
     for path in paths:
         split = split_name(path.name.removesuffix(".txt"))
@@ -290,7 +297,7 @@ def _by_split(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
 
 
 def _label_folder(root: pathlib.Path, masks_dir: str, images: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder of the labels of `images`, which may be `images` itself; None if there is none."""
+    """Returns the folder with the labels of `images`, which may be `images` itself, or None."""
     if masks_dir:
         if not (root / masks_dir).is_dir():
             raise wrong_option("masks_dir", masks_dir, f"{root / masks_dir} is not a folder{_nearest(root)}")
@@ -305,7 +312,7 @@ def _label_folder(root: pathlib.Path, masks_dir: str, images: pathlib.Path) -> p
 
 
 def _labelled_beside(folder: pathlib.Path) -> bool:
-    """Returns whether an image below `folder` has its label beside it."""
+    """Returns whether any image below `folder` has its label in the same folder."""
     ends = ("_mask.png", ".json", ".txt")
     images = filter(is_image, walk(folder))
     return any(path.with_name(path.stem + end).is_file() for path in images for end in ends)
@@ -316,7 +323,7 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _nearest(root: pathlib.Path) -> str:
-    """Returns what is there instead, for a message."""
+    """Describes the folders that exist instead, for a message."""
     for path in _folders(root):
         if (path / "images").is_dir() or (path / "JPEGImages").is_dir():
             return f"; found {path}: set dataset.root={path}"

@@ -1,4 +1,4 @@
-"""One example on its way from the source to the prepared data, and its EXIF orientation."""
+"""One example during preparation, its readers, and its EXIF orientation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from danet_jax.errors import InputError
 
 STORED, UPRIGHT = "stored", "upright"
 LABELS_FOLLOW = (STORED, UPRIGHT)
-_LESS_COMPRESSED = 3  # about how much larger PNGs of photos are without compression; JPEGs are ten times
-_TYPICAL_BYTES = 2**19  # of an example whose reader does not know
+_LESS_COMPRESSED = 3  # PNGs of photos are about three times larger without compression, JPEGs ten times.
+_TYPICAL_BYTES = 2**19  # The assumed size of an example whose reader does not know it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Pair:
     Attributes:
       name: The example's name, unique in its split; predictions are saved under it.
       image: The encoded image.
-      label: The encoded label map, 8-bit single-channel or palette PNG of train ids with 255 = ignore; None in a split
-        without labels.
-      image_file: Where the image comes from, for error messages.
-      label_file: Where the label comes from, for error messages.
-      assumed: What was assumed because the files do not say it, a sentence each, the same for all examples.
-      bits: How many bits of 16-bit channels are used, see `decode.decode_image`.
+      label: The encoded label map, an 8-bit single-channel or palette PNG of train ids in which 255 is ignored; None in
+        a split without labels.
+      image_file: The source of the image, for error messages.
+      label_file: The source of the label, for error messages.
+      assumed: Assumptions about facts that the files do not record, one sentence each, worded alike for all examples.
+      bits: The number of bits that are used in 16-bit channels; see `decode.decode_image`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Pair:
     bits: int = 16
 
     def pixels(self) -> np.ndarray:
-        """Returns the image, uint8 `[H, W, 3]`; uint16 of `bits` if it has more than 8 bits per channel."""
+        """Returns the image `[H, W, 3]`: uint8, or uint16 of `bits` bits if it has more than 8 bits per channel."""
         deep = decode.is_deep(self.image, self.image_file)
         return decode.decode_image(
             self.image, self.image_file, bits=self.bits, depth=self.bits if deep else 8
@@ -48,12 +48,12 @@ class Pair:
 
 
 PairReader = Callable[[], Pair]
-"""Reads one example."""
+"""A function that reads one example."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A function that reads one example, and about how many bytes it will have."""
+    """A function that reads one example, and the approximate size of the example in bytes."""
 
     read: PairReader
     size: int
@@ -65,11 +65,11 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """Stands for the reader of an example that lacks a file: refused before any is read, listed by `--mode=check`."""
+    """A reader of an example with a missing file, which is refused before any reading and listed by `--mode=check`."""
 
     error: InputError
     of_image: bool = False
-    """Whether it is the image that is missing."""
+    """Whether the missing file is the image."""
 
     def __call__(self) -> Pair:
         """Raises the error."""
@@ -77,12 +77,12 @@ class Missing:
 
 
 def size_of(reader: PairReader) -> int:
-    """Returns about how many bytes an example will have."""
+    """Returns the approximate size of an example in bytes."""
     return reader.size if isinstance(reader, Reader) else _TYPICAL_BYTES
 
 
 def without_compression(reader: PairReader) -> Reader:
-    """Returns a reader of the same example that stores it without compression."""
+    """Returns a reader that encodes the same example without compression."""
 
     def read() -> Pair:
         pair = reader()
@@ -94,21 +94,21 @@ def without_compression(reader: PairReader) -> Reader:
 
 
 def turned_upright(pair: Pair, labels_follow: str | None, *, certain: bool = False) -> Pair:
-    """Returns `pair` with image and label as the image's EXIF orientation shows them, which is how `predict` reads it.
+    """Turns image and label of `pair` upright according to the image's EXIF orientation, as `predict` does for images.
 
-    A label is turned with its image if it was drawn on the pixels as they are stored, which no file records.
+    A label is turned with its image if it was drawn on the pixels as stored, which no file records.
 
     Args:
       pair: The example as read.
-      labels_follow: Whether labels were drawn on the "stored" pixels, or on the "upright" image that viewers show.
-        None, where that is unknown, is "stored" unless only "upright" has the label's size.
-      certain: Whether `labels_follow` is known, so that there is nothing to report.
+      labels_follow: Whether labels were drawn on the "stored" pixels or on the "upright" image that viewers show. None
+        means unknown and selects "stored" unless only "upright" matches the size of the label.
+      certain: Whether `labels_follow` is known to be right, so that no assumption is reported.
 
     Returns:
-      `pair` itself if there is nothing to turn; otherwise both as PNG, the image's pixels exactly as decoded.
+      `pair` itself if it is upright already; otherwise a pair with both as PNG and the image's pixels unchanged.
 
     Raises:
-      InputError: Image or label cannot be decoded, or the label has another size.
+      InputError: The image or label cannot be decoded, or the label has a different size.
     """
     orientation = decode.orientation(pair.image)
     if orientation == 1:

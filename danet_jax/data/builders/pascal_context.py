@@ -1,15 +1,15 @@
-"""PASCAL Context: whole scenes of PASCAL VOC 2010, 59 classes, 4,998 / 5,105 images.
+"""PASCAL Context: fully annotated scenes of PASCAL VOC 2010, 59 classes, 4,998 training and 5,105 validation images.
 
     VOCtrainval_03-May-2010.tar    VOCdevkit/VOC2010/{JPEGImages,ImageSets/Main/{train,val}.txt}
     trainval.tar.gz                trainval/*.mat (459 categories), labels.txt
 
-mmsegmentation's conversion will do for the second:
+The conversion of mmsegmentation may replace the second:
 
     VOCdevkit/VOC2010/{SegmentationClassContext/*.png,ImageSets/SegmentationContext/{train,val}.txt}
 
-With the option `background` the pixels of the other 400 categories are a 60th class, the first, as in the
-figures that the paper reports; without, they are ignored. With `by_category` classes are numbered in the order of the
-459, which is that of networks of the authors' code and of mmsegmentation.
+With the option `background`, the pixels of the other 400 categories form a 60th class, which comes first, as in the
+results of the paper; without it, they are ignored. With `by_category`, classes are numbered in the order of the 459
+categories, as in networks trained with the authors' code and with mmsegmentation.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class PascalContext(PublishedBuilder):
 
     @property
     def variant(self) -> str:
-        """The number of classes, and their order if it is not the list's."""
+        """The number of classes, and their order if it is not that of the publisher's list."""
         return f"classes{len(self.mapping.classes)}{'_by_category' if self.options['by_category'] else ''}"
 
     @property
     def mapping(self) -> labels.LabelMapping:
-        """From the publisher's categories to 59 classes, or 60 with `background`."""
+        """The mapping from the publisher's categories to 59 classes, or to 60 with `background`."""
         return self._ordered(labels.PASCAL_CONTEXT_59, labels.PASCAL_CONTEXT_60)
 
     def _ordered(self, without: labels.LabelMapping, background: labels.LabelMapping) -> labels.LabelMapping:
@@ -68,7 +68,7 @@ class PascalContext(PublishedBuilder):
 
 
 def _check_categories(context: Files) -> None:
-    """Checks that the publisher's list numbers the 59 categories as our table does."""
+    """Checks that the publisher's list gives the 59 categories the same numbers as our table."""
     names = {}
     for line in context.lines("labels.txt"):
         match = re.fullmatch(r"(\d+)\s*:\s*(.+)", line)

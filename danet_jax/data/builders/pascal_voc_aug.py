@@ -1,14 +1,14 @@
-"""PASCAL VOC 2012 with the extra annotations of SBD: 21 classes, 10,582 / 1,449 images.
+"""PASCAL VOC 2012 with the extra annotations of SBD: 21 classes, 10,582 training and 1,449 validation images.
 
     VOCtrainval_11-May-2012.tar    VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}
     benchmark.tgz                  benchmark_RELEASE/dataset/{cls/*.mat,train.txt,val.txt}
 
-SBD may lie where other tools put it (`VOCaug/dataset`, `sbd`), or be converted already, as for DeepLab and PaddleSeg:
+SBD may be in a folder that other tools use (`VOCaug/dataset`, `sbd`), or converted as for DeepLab and PaddleSeg:
 
     VOCdevkit/VOC2012/SegmentationClassAug/*.png, ImageSets/Segmentation/{train_aug,trainaug,aug}.txt
 
-For training: all images of VOC's `train` and of SBD's `train` and `val`, without those of VOC's `val`, sorted
-by name, with VOC's own label where there is one. With the option `test`, also the split `test` without labels:
+The training split contains all images of VOC's `train` and of SBD's `train` and `val`, except those of VOC's `val`,
+sorted by name. VOC's own labels take precedence. The option `test` adds the split `test`, which has no labels:
 
     VOC2012test.tar                VOCdevkit/VOC2012/{JPEGImages,ImageSets/Segmentation/test.txt}
 """
@@ -40,7 +40,7 @@ class PascalVocAug(PublishedBuilder):
     OPTIONS = ("test",)
 
     def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
-        """Returns the readers of the splits."""
+        """Returns the readers of each split."""
         voc = files.get(_CONVERTED) or files["VOCtrainval_11-May-2012.tar"]
         images = Part(voc, "JPEGImages/{}.jpg")
         convert = PublishedLabels(PASCAL_VOC, in_colours=True).train_ids
@@ -68,10 +68,10 @@ class PascalVocAug(PublishedBuilder):
 
 
 def _converted_list(voc: Files, held_out: Set[str]) -> set[str]:
-    """Returns the names of the training images in whichever list of them exists.
+    """Returns the names of the training images from the first list that exists.
 
     Raises:
-      InputError: There is no such list, or it names images of `held_out`.
+      InputError: There is no such list, or it contains images of `held_out`.
     """
     found = next((path for path in _CONVERTED_LISTS if path in voc), None)
     if found is None:
@@ -80,7 +80,7 @@ def _converted_list(voc: Files, held_out: Set[str]) -> set[str]:
             "images; get one",
             what=voc.where(_CONVERTED),
         )
-    # Some hold "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
+    # Lines of some lists have the form "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
     names = {pathlib.PurePosixPath(line.split()[0]).stem for line in voc.lines(found)}
     if shared := sorted(names & held_out):
         raise InputError(

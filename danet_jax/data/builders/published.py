@@ -1,4 +1,4 @@
-"""What the builders of published data sets share: finding the publisher's files, and refusing incomplete ones."""
+"""The base class for published data sets, which finds the publisher's files and refuses incomplete ones."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from danet_jax.errors import InputError
 from danet_jax.weights.download import download
 
 _COPY = re.compile(r"( ?\(\d+\)| copy| - Copy)($|/)")
-"""What browsers and file managers append to the name of a second copy."""
+"""Matches the suffixes that browsers and file managers append to the name of a second copy."""
 
 _OPTIONS = ("download", "allow_partial", "uncompressed")
 
 _TABLE = importlib.resources.files("danet_jax.data").joinpath("tables/published.toml")
 PUBLISHED = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
-"""Texts, counts of examples and archives of each data set, as its publisher gives them."""
+"""Texts, numbers of examples and archives of each data set, as published."""
 
 
 class Part(NamedTuple):
     """The images or the labels of a split.
 
     Attributes:
-      files: The files that hold them.
-      pattern: The path of an example's file there, with `{}` in place of the example's name.
-      convert: Returns a PNG of train ids, given the content and the name of a label file; None for images.
+      files: The files that contain them.
+      pattern: The path of an example's file, with `{}` in place of the example's name.
+      convert: Converts the content and the name of a label file to a PNG of train ids; None for images.
     """
 
     files: Files
@@ -50,7 +50,7 @@ class Part(NamedTuple):
         return self.pattern.replace("{}", name)
 
     def where(self, name: str) -> str:
-        """Returns how an error message should name it."""
+        """Returns the name of an example's file in error messages."""
         return self.files.where(self.path(name))
 
     def names(self) -> set[str]:
@@ -63,22 +63,22 @@ class Part(NamedTuple):
 class PublishedBuilder(base.PairsBuilder):
     """Base class of the builders of published data sets, which are the same for everybody.
 
-    What is prepared depends only on the options, so the sources can be deleted afterwards. Every data set has the
-    options `download` (download what anybody may and `root` does not hold), `allow_partial` (accept fewer examples than
-    were published) and `uncompressed` (store images without compression).
+    The prepared data depend only on the options, so the sources can be deleted afterwards. Every data set has the
+    options `download` (download freely available archives that `root` lacks), `allow_partial` (accept fewer examples
+    than were published) and `uncompressed` (store images without compression).
 
     A subclass sets the class variables and defines `read`.
 
     Attributes:
-      root: Where the archives, or the folders extracted from them, are.
-      options: The data set's options, complete.
+      root: The folder of the archives, or of the folders extracted from them.
+      options: All options of the data set, including defaults.
     """
 
     VARIANT: ClassVar[str]
-    """Name of what is prepared without any of `OPTIONS`."""
+    """Name of the preparation without any of `OPTIONS`."""
     MAPPING: ClassVar[LabelMapping]
     OPTIONS: ClassVar[tuple[str, ...]] = ()
-    """Names of its own switches, which are off by default."""
+    """Names of the data set's own switches, which are off by default."""
 
     def __init__(
         self,
@@ -88,14 +88,14 @@ class PublishedBuilder(base.PairsBuilder):
         class_names: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ):
-        """Chooses the place on disk; only `allow_partial` reads files.
+        """Chooses the directory of the prepared data; files are read only with `allow_partial`.
 
         Args:
           data_dir: The directory of all prepared data.
-          root: Where the publisher's archives are, or the folders extracted from them; by default
-            `data_dir/downloads/manual`, as with TFDS.
-          class_names: Must be empty: the publisher names the classes.
-          options: See the data set's `OPTIONS`, and those that all have.
+          root: The folder of the publisher's archives, or of the folders extracted from them; by default
+            `data_dir/downloads/manual`, as in TFDS.
+          class_names: Must be empty, because the publisher names the classes.
+          options: The data set's `OPTIONS` and those that all published data sets have.
 
         Raises:
           InputError: An option does not exist, or class names are given.
@@ -127,21 +127,21 @@ class PublishedBuilder(base.PairsBuilder):
 
     @property
     def variant(self) -> str:
-        """A name for what the options choose to prepare."""
+        """The name of the preparation that the options select."""
         return "_and_".join([self.VARIANT, *(option for option in self.OPTIONS if self.options[option])])
 
     @property
     def mapping(self) -> LabelMapping:
-        """From the publisher's ids to the train ids that the options choose."""
+        """The mapping from the publisher's ids to the train ids that the options select."""
         return self.MAPPING
 
     @property
     def texts(self) -> Mapping[str, str]:
-        """Title, description, homepage, licence and citation."""
+        """The title, description, homepage, licence and citation."""
         return {key: value for key, value in PUBLISHED[self.name].items() if isinstance(value, str)}
 
     def sources(self) -> tuple[Source, ...]:
-        """Returns the archives that the options need, or what is there in place of them."""
+        """Returns the archives that the options require, or the sources that replace them."""
         listed = [Source(**values) for values in PUBLISHED[self.name]["archives"]]
         sources = {s.archive: s for s in listed if not s.option or self.options[s.option]}
         for source in [source for source in listed if source.replaces]:
@@ -152,11 +152,11 @@ class PublishedBuilder(base.PairsBuilder):
         return tuple(sources.values())
 
     def read(self, files: Mapping[str, Files]) -> dict[str, list[PairReader]]:
-        """Returns the readers of each split from the files of each archive in `sources`."""
+        """Returns the readers of each split, given the files of each archive in `sources`."""
         raise NotImplementedError
 
     def finished(self, pair: Pair) -> Pair:
-        """Returns an example as it should be stored; a subclass may change its name or note what was assumed."""
+        """Returns an example as it should be stored; a subclass may change its name or add assumptions."""
         return pair
 
     def readers(
@@ -170,7 +170,7 @@ class PublishedBuilder(base.PairsBuilder):
           names: The names of the examples; by default, those of all images and labels.
 
         Raises:
-          InputError: There are none, unless `allow_partial`.
+          InputError: There are no examples, and `allow_partial` is not set.
         """
         if names is None:
             names = images.names() | (labels.names() if labels else set())
@@ -184,7 +184,7 @@ class PublishedBuilder(base.PairsBuilder):
         return [self.reader(name, images, labels) for name in sorted(names)]
 
     def reader(self, name: str, images: Part, labels: Part | None = None) -> PairReader:
-        """Returns the reader of one example, or what stands for it if a file is missing."""
+        """Returns the reader of one example, or a `Missing` if a file is missing."""
         for kind, part, other in (("image", images, labels), ("label", labels, images)):
             if part is None or part.path(name) in part.files:
                 continue
@@ -204,7 +204,7 @@ class PublishedBuilder(base.PairsBuilder):
         if labels and labels.convert:
             where = labels.where(name)
             label = labels.convert(labels.files.read(labels.path(name)), where)
-            # A test server compares with the pixels as stored, so an image without a label is not turned.
+            # Test servers compare with the pixels as stored, so images without labels are not turned.
             pair = turned_upright(dataclasses.replace(pair, label=label, label_file=where), None)
         return self.finished(pair)
 
@@ -226,7 +226,7 @@ class PublishedBuilder(base.PairsBuilder):
         self._opened.close()
 
     def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
-        """The content of all sources, and their sizes and times, which version 0.2.0 compared."""
+        """Returns the digests of all sources, and their sizes and times for comparison with version 0.2.0."""
         content, former = [], []
         for place, source in zip(find_all(self.root, self.sources()), self.sources(), strict=True):
             if place is None:
@@ -247,7 +247,7 @@ class PublishedBuilder(base.PairsBuilder):
         ]
 
     def _places(self, sources: Sequence[Source]) -> list[pathlib.Path]:
-        """Returns where the sources are, and downloads what may be; raises InputError if one is missing."""
+        """Returns the paths of the sources, downloading them if allowed; raises InputError if one is missing."""
         absent = [s for s, place in zip(sources, find_all(self.root, sources), strict=True) if place is None]
         downloaded = [source for source in absent if source.direct] if self.options["download"] else []
         for source in downloaded:
@@ -273,7 +273,7 @@ class PublishedBuilder(base.PairsBuilder):
         )
 
     def _refused_count(self, split: str, count: int) -> list[Missing]:
-        """Returns what refuses a split that has not as many examples as were published."""
+        """Returns a `Missing` that refuses a split whose number of examples differs from the published one."""
         published = PUBLISHED[self.name]["counts"].get(split, count)
         if count == published:
             return []
@@ -288,7 +288,7 @@ class PublishedBuilder(base.PairsBuilder):
         return [Missing(error)]
 
     def _with_images(self, split: str, readers: Sequence[PairReader]) -> list[PairReader]:
-        """Returns the readers of the examples that have an image, and reports the number of the others."""
+        """Returns the readers of the examples that have an image, and reports how many do not."""
         there = [reader for reader in readers if not (isinstance(reader, Missing) and reader.of_image)]
         if left_out := len(readers) - len(there):
             print(

@@ -1,8 +1,8 @@
-"""The built-in data set: procedurally drawn street scenes, in which traffic lights far away determine a label.
+"""The built-in data set: procedurally drawn street scenes in which distant traffic lights determine a label.
 
-Labels are those of `danet_jax.data.scenes.labels`. A network can tell `road (green light)` from `road (red
-light)` only by relating the road to a lamp at the top of the image; where there are several, to the one whose
-backboard has the lane's colour.
+The classes are those of `danet_jax.data.scenes`. A network can distinguish `road (green light)` from `road (red light)`
+only by relating the road to a lamp at the top of the image; if there are several lamps, to the one whose backboard has
+the colour of the lane.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from danet_jax.data.scenes import CLASSES
 from danet_jax.data.scenes.drawing import MOST_SIGNALS, draw_scene
 from danet_jax.errors import InputError
 
-_OPTIONS = {  # default, least and most
+_OPTIONS = {  # The default, smallest and largest value of each option.
     "height": (96, 32, 4096),
     "width": (128, 32, 4096),
     "train": (400, 1, 10**7),
@@ -36,7 +36,7 @@ _OPTIONS = {  # default, least and most
 
 
 class Scenes(base.PairsBuilder):
-    """Procedural street scenes, the same for the same options on every machine."""
+    """Procedural street scenes, which are identical on every machine for the same options."""
 
     VERSION = tfds.core.Version("1.1.0")
     name = "scenes"
@@ -53,11 +53,11 @@ class Scenes(base.PairsBuilder):
 
         Args:
           data_dir: The directory of all prepared data.
-          root: Must be empty: scenes are drawn, not read.
-          class_names: Must be empty: scenes have their own classes.
-          options: `height` and `width` of the images in pixels, the number of images in the splits `train` and `val`,
-            `seed`, and the number of traffic lights in an image, `signals`: a single one decides the label of the whole
-            road; of several, each lane obeys the one of its colour.
+          root: Must be empty, because scenes are drawn and not read.
+          class_names: Must be empty, because scenes have their own classes.
+          options: `height` and `width`: the size of the images in pixels. `train` and `val`: the number of images in
+            each split. `seed`: the seed of all random numbers. `signals`: the number of traffic lights per image; a
+            single one determines the label of the whole road, and with several, each lane obeys the one of its colour.
 
         Raises:
           InputError: An option does not exist or is out of range.
@@ -89,7 +89,7 @@ class Scenes(base.PairsBuilder):
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
 
     def pairs(self) -> dict[str, list[Callable[[], Pair]]]:
-        """Returns functions that draw."""
+        """Returns functions that draw the scenes."""
         height, width, seed, signals = (self._options[key] for key in ("height", "width", "seed", "signals"))
         return {
             split: [

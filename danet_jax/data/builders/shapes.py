@@ -1,8 +1,8 @@
-"""Labels that annotation tools store as shapes: read from their files, and drawn as each format defines.
+"""Reads labels that annotation tools store as shapes, and draws them as each format defines.
 
-A reader turns a file into `Drawing`s, lists of (class, shape), and `draw` draws one. A shape is rasterised by the
-library that its format is defined by, so that label maps equal those of the format's own tool: OpenCV's `fillPoly` for
-YOLO, Pillow for labelme, and pycocotools for COCO and CVAT.
+A reader converts a file to `Drawing`s, lists of (class, shape), and `draw` draws one of them. Shapes are rasterised by
+the library of the format's own tool, so that label maps equal those of the tool: OpenCV's `fillPoly` for YOLO, Pillow
+for labelme, and pycocotools for COCO and CVAT.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Shape(NamedTuple):
     """One labelled region of an image.
 
     Attributes:
-      name: Its class; YOLO numbers the classes.
-      mask: Returns the region, given height and width: uint8 `[H, W]`, 0 outside.
+      name: The class of the region; a number in YOLO.
+      mask: Returns the region for a given height and width as uint8 `[H, W]`, which is 0 outside.
     """
 
     name: str | int
@@ -53,11 +53,11 @@ class Drawing(NamedTuple):
     """The shapes of one image.
 
     Attributes:
-      shapes: The shapes; of two that overlap, the later one is on top.
-      larger_first: Whether the smaller of two shapes is on top instead, wherever they stand.
-      size: Height and width of the image for which they were drawn; None if the file does not say.
-      split: The split that the file names, if any.
-      remark: What is to be reported, if anything.
+      shapes: The shapes; where two of them overlap, the later one is on top.
+      larger_first: Whether the smaller of two shapes is on top instead, regardless of their order.
+      size: Height and width of the annotated image; None if the file does not record them.
+      split: The split that the file names; empty if there is none.
+      remark: A remark to be reported; empty if there is none.
     """
 
     shapes: Sequence[Shape]
@@ -68,22 +68,22 @@ class Drawing(NamedTuple):
 
 
 def draw(drawing: Drawing, size: tuple[int, int], ids: Mapping[Any, int], outside: int) -> np.ndarray:
-    """Returns the label map of a drawing.
+    """Draws the shapes of an image as a label map.
 
     Args:
       drawing: The shapes.
-      size: Height and width.
+      size: Height and width in pixels.
       ids: The label of each class.
       outside: The label of the pixels that no shape covers.
 
     Returns:
-      uint8 `[H, W]`.
+      The label map, uint8 `[H, W]`.
 
     Raises:
-      InputError: A shape is of an unknown class or cannot be drawn.
+      InputError: A shape has an unknown class or cannot be drawn.
     """
     label = np.full(size, outside, np.uint8)
-    on_top = np.full(size, np.iinfo(np.int32).max, np.int32)  # the area of the shape that is on top
+    on_top = np.full(size, np.iinfo(np.int32).max, np.int32)  # The area of the topmost shape.
     for number, shape in enumerate(drawing.shapes, 1):
         if shape.name not in ids:
             problem = f"shape {number} is of the class {shape.name!r}, which is not in the list of classes"
@@ -102,12 +102,12 @@ def draw(drawing: Drawing, size: tuple[int, int], ids: Mapping[Any, int], outsid
 
 
 def read_yolo(path: pathlib.Path) -> Drawing:
-    """Reads a text file of Ultralytics' YOLO: a class and the points of a polygon, in shares of the image's size.
+    """Reads a text file of Ultralytics' YOLO: a class and the points of a polygon, relative to the image's size.
 
     As in Ultralytics' training, larger polygons are drawn first.
 
     Raises:
-      InputError: It is not such a file, or holds boxes.
+      InputError: The file has another format, or contains boxes.
     """
     shapes = []
     for number, line in enumerate(read_text(path, "YOLO's labels").splitlines(), 1):
@@ -138,7 +138,7 @@ def read_labelme(path: pathlib.Path) -> Drawing:
     """Reads a JSON file of labelme, in which later shapes are on top.
 
     Raises:
-      InputError: It is not such a file, or holds a shape of another kind.
+      InputError: The file has another format, or contains an unsupported shape.
     """
     values = _read_json(path)
     shapes = []
@@ -184,14 +184,14 @@ def _placed_mask(pixels: np.ndarray, left: int, top: int, height: int, width: in
 
 
 def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None:
-    """Reads a JSON file in COCO's format, which has no rule for overlaps: larger shapes are drawn first.
+    """Reads a JSON file in COCO's format. The format has no rule for overlaps, so larger shapes are drawn first.
 
     Returns:
       The names of the categories in the order of their ids, and the drawing of each image by its file name; None if
-      the file is in another format.
+      the file has another format.
 
     Raises:
-      InputError: It is damaged, or holds objects without a segmentation.
+      InputError: The file is damaged, or contains objects without a segmentation.
     """
     values = _read_json(path)
     if not isinstance(values, dict) or not {"images", "annotations", "categories"} <= values.keys():
@@ -214,7 +214,7 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
             image["file_name"]: Drawing(shapes[image["id"]], True, (image["height"], image["width"]))
             for image in values["images"]
         }
-        # Roboflow adds a category that is no class: the group of the others.
+        # Roboflow adds a category that is not a class but the group of the others.
         groups = {category.get("supercategory") for category in values["categories"]}
         used = {annotation["category_id"] for annotation in values["annotations"]}
     except _UNREADABLE as error:
@@ -239,13 +239,13 @@ def _coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:
-    """Reads `annotations.xml` of "CVAT for images 1.1", in which shapes of a greater `z_order` are on top.
+    """Reads `annotations.xml` of "CVAT for images 1.1", in which shapes with a greater `z_order` are on top.
 
     Returns:
-      The names of the labels in their order, and the drawing of each image by its file name.
+      The names of the labels in the order of the file, and the drawing of each image by its file name.
 
     Raises:
-      InputError: It is not such a file, or holds a shape of another kind.
+      InputError: The file has another format, or contains an unsupported shape.
     """
     try:
         top = ElementTree.parse(path).getroot()
@@ -264,7 +264,7 @@ def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:
 
 
 def _cvat_mask(shape: ElementTree.Element) -> Callable[[int, int], np.ndarray]:
-    """Returns what draws an element of CVAT's XML as CVAT's export of masks does."""
+    """Returns a function that draws an element of CVAT's XML as CVAT's export of masks does."""
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in shape.attrib["points"].split(";")]
         return functools.partial(_coco_mask, [[float(value) for pair in pairs for value in pair]])

@@ -1,9 +1,9 @@
-"""How prepared data are written: shards of about equal size, and digests of all files.
+"""Writes prepared data as shards of about equal size, with digests of all files.
 
 *.array_record*                     shards
-dataset_info.json, features.json    TFDS's description
-metadata.json                       classes, and bytes, digest and summary of each shard
-digests.json                        digests of the descriptions; version 0.2.0 wrote none
+dataset_info.json, features.json    the description by TFDS
+metadata.json                       the classes, and bytes, digest and summary of each shard
+digests.json                        digests of the descriptions, which version 0.2.0 did not write
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DESCRIPTIONS = ("dataset_info.json", "features.json", _METADATA)
 
 
 def shard_ranges(sizes: Sequence[int]) -> list[range]:
-    """Returns runs of examples of about equal size, as many as make `SHARD_BYTES` each."""
+    """Divides examples of the given sizes in bytes into ranges of about equal size, close to `SHARD_BYTES` each."""
     if not sizes:
         return []
     ends = np.cumsum(np.maximum(sizes, 1))
@@ -43,7 +43,7 @@ class ShardWriter(tfds.core.ExampleWriter):
     """Writes shards and describes them.
 
     Attributes:
-      summary: Summary of the shard that is being written, which whoever yields its examples fills.
+      summary: Summary of the shard that is being written; the generator of its examples fills it.
       described: `bytes`, `digest` and `summary` of each finished shard by file name, as JSON values.
     """
 
@@ -64,12 +64,12 @@ class ShardWriter(tfds.core.ExampleWriter):
 
 
 class Info(tfds.core.DatasetInfo):
-    """The description of a data set, which is in its own directory only, with digests.
+    """The description of a data set with digests, which is stored only in the directory of the data set.
 
     Args:
       describe_shards: Called before anything is written; returns `ShardWriter.described`, or raises if the data are
-        wrong.
-      values: See `tfds.core.DatasetInfo`.
+        invalid.
+      values: Passed to `tfds.core.DatasetInfo`.
     """
 
     def __init__(self, describe_shards: Callable[[], dict[str, dict[str, Any]]], **values: Any):
@@ -77,7 +77,7 @@ class Info(tfds.core.DatasetInfo):
         self._describe_shards = describe_shards
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing: TFDS would leave an empty folder among the temporary files."""
+        """Does nothing, because TFDS would leave an empty folder among the temporary files."""
 
     def write_to_directory(self, dataset_info_dir: Any, all_metadata: bool = True) -> None:
         """Writes the description and its digests."""
@@ -89,7 +89,7 @@ class Info(tfds.core.DatasetInfo):
 
 
 def refuse_damaged_descriptions(directory: pathlib.Path) -> None:
-    """Raises InputError if a description of prepared data is not as it was written."""
+    """Raises InputError if a description of prepared data has changed since it was written."""
     path = directory / _DIGESTS
     try:
         digests = json.loads(path.read_bytes())
@@ -99,15 +99,15 @@ def refuse_damaged_descriptions(directory: pathlib.Path) -> None:
             if _digest(path) != digest:
                 raise ValueError("it is not as it was written")
     except (OSError, ValueError, AttributeError) as error:
-        if path.name != _DIGESTS or path.exists():  # version 0.2.0 wrote no digests
+        if path.name != _DIGESTS or path.exists():  # Version 0.2.0 wrote no digests.
             raise damaged_description(path, error) from None
 
 
 def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns `ShardWriter.described` of prepared data; empty if they were prepared by a version that had none.
+    """Returns `ShardWriter.described` of prepared data; empty if the version that prepared them wrote none.
 
     Raises:
-      InputError: metadata.json is damaged.
+      InputError: `metadata.json` is damaged.
     """
     path = directory / _METADATA
     try:
@@ -128,7 +128,7 @@ def damaged_description(path: pathlib.Path, error: Exception) -> InputError:
 
 
 def damaged_shards(directory: pathlib.Path) -> list[str]:
-    """Reads all shards and returns a line for each that is not as it was written."""
+    """Reads all shards and returns a line for each that has changed since it was written."""
     lines = []
     for path, shard in ((directory / name, shard) for name, shard in described_shards(directory).items()):
         if not path.exists():
@@ -151,7 +151,7 @@ def _prepare_again(directory: pathlib.Path) -> str:
 
 
 class ReadOnce:
-    """A file for TFDS that forgets its bytes once read: TFDS keeps the examples of a whole shard."""
+    """A file for TFDS that discards its bytes once read, because TFDS keeps all examples of a shard in memory."""
 
     def __init__(self, data: bytes):
         self._data = data
@@ -164,7 +164,7 @@ class ReadOnce:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS from warning about what is intended, and from drawing bars of its own."""
+    """Suppresses TFDS's warnings about intended behaviour, and its progress bars."""
     before = logging.get_verbosity()
     logging.set_verbosity(min(before, logging.ERROR))
     tfds.disable_progress_bar()

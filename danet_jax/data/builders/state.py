@@ -1,4 +1,4 @@
-"""How changed source files are noticed: by their size and times and, where these differ, by their content."""
+"""Detects changed source files by their size and times and, if these differ, by their content."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from danet_jax.errors import InputError
 from danet_jax.runs.files import write_json
 
 _in_this_process: dict[str, str] = {}
-"""What was read but is not stored yet: a program makes more than one builder before data are prepared."""
+"""Digests that are not stored yet; a program creates more than one builder before data are prepared."""
 
 
 def fingerprint(*parts: Any) -> str:
-    """Returns 12 hexadecimal digits that change when any of `parts` (JSON values) does."""
+    """Returns a digest of `parts` (JSON values) as 12 hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class SourceFiles:
-    """Digests of source files, remembered as long as their size, mtime and ctime are the same.
+    """Digests of source files, which are cached as long as size, mtime and ctime are the same.
 
-    A file that was rewritten with the size and time it had (`cp -p`, `rsync -t`) still has another ctime, and is read
-    again; so is a copy with other times, which has the same digest.
+    A file that was rewritten with the same size and mtime (`cp -p`, `rsync -t`) has another ctime and is read again. A
+    copy with other times is also read again, but has the same digest.
 
-    Digests are stored in a JSON file beside the prepared data, which may be missing or damaged.
+    Digests are stored in a JSON file next to the prepared data, which may be missing or damaged.
 
     Args:
       data_dir: The directory of all prepared data.
       name: The data set's name.
-      root: The folder or file that holds the sources.
+      root: The folder or file that contains the sources.
 
     Attributes:
-      stem: The root's name, as a part of a file's name.
+      stem: The name of the root, in a form that can be part of a file name.
     """
 
     def __init__(self, data_dir: str | pathlib.Path, name: str, root: pathlib.Path):
@@ -50,7 +50,7 @@ class SourceFiles:
         self._sizes_and_times: dict[pathlib.Path, tuple[int, int]] = {}
 
     def digests(self, paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
-        """Returns the digest of each file, and reads those that changed on all cores.
+        """Returns the digest of each file, reading changed files on all cores.
 
         Raises:
           InputError: A file cannot be read.
@@ -74,22 +74,22 @@ class SourceFiles:
         return digests
 
     def size_and_time(self, path: pathlib.Path) -> tuple[int, int]:
-        """Returns size and mtime of a file that `digests` was asked for, by which version 0.2.0 told files apart."""
+        """Returns the size and mtime, as version 0.2.0 compared them, of a file that was passed to `digests`."""
         return self._sizes_and_times[path]
 
     def adopts(self, former: str, variant: str) -> bool:
-        """Returns whether data that version 0.2.0 prepared as `former` are those of `variant`.
+        """Returns whether data that version 0.2.0 prepared as `former` are the same as `variant`.
 
-        Their content is unknown the first time, when it is taken for unchanged, and remembered from then on.
+        Version 0.2.0 did not record the content, so it is assumed to be unchanged at first and remembered from then on.
         """
         return self._values["adopted"].setdefault(former, variant) == variant
 
     def remember(self) -> None:
-        """Stores what is known, if that is new and the folder can be written to; call it once data are prepared."""
+        """Stores new digests if the folder is writable; call this once data are prepared."""
         if self._path.parent.is_dir() and self._values != self._stored:
             try:
                 write_json(self._path, self._values)
-            except (OSError, InputError):  # read-only: files are read again next time
+            except (OSError, InputError):  # A read-only folder means that files are read again next time.
                 return
         for path in self._values["files"]:
             _in_this_process.pop(path, None)

@@ -1,6 +1,6 @@
-"""Street scenes drawn by NumPy and OpenCV: a data set that needs no download.
+"""Street scenes drawn with NumPy and OpenCV: a data set that needs no download.
 
-The classes have Cityscapes' colours where Cityscapes has the class.
+Classes that exist in Cityscapes have the colours of Cityscapes.
 """
 
 from danet_jax.classes import Classes

@@ -1,4 +1,4 @@
-"""Camera, canvas, light and noise: what a scene is drawn with.
+"""Camera, canvas, light and noise: the tools for drawing a scene.
 
 An image and its label map are drawn together, from far to near, at `OVERSAMPLING` times the final size.
 """
@@ -17,7 +17,7 @@ OVERSAMPLING = 2
 _FRACTION_BITS = 4  # OpenCV takes coordinates in fixed point.
 
 Colour = np.ndarray
-"""RGB, float32 `[3]`, 0 to 1 (more than 1 for what glows)."""
+"""RGB, float32 `[3]`, from 0 to 1, or above 1 for objects that glow."""
 
 
 def rgb(red: float, green: float, blue: float) -> Colour:
@@ -50,7 +50,7 @@ class Camera:
     height: float
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Projects world points `[..., 3]`, which must lie ahead (Z > 0), to image points `[..., 2]`."""
+        """Projects world points `[..., 3]` in front of the camera (Z > 0) to image points `[..., 2]`."""
         scale = self.focal / points[..., 2]
         x = self.centre + points[..., 0] * scale
         y = self.horizon + (self.height - points[..., 1]) * scale
@@ -62,7 +62,7 @@ _LIGHTS = (
     (palette("#969ea8 #c8ccd0 #bcc0c6 #161616"), (70, 200)),
     (palette("#3e4a7d #f0a573 #6c6276 #694222"), (110, 250)),
 )
-"""Sunny day, grey day, evening: zenith, haze, ambient light and sun, and the range of the visibility in metres."""
+"""Sunny day, grey day and evening: zenith, haze, ambient light, sun, and the range of the visibility in metres."""
 
 
 class Light:
@@ -73,7 +73,7 @@ class Light:
       haze: Colour of the sky at the horizon, and of distant surfaces.
       ambient: Light that reaches every surface.
       sun: Light that reaches only surfaces facing the sun.
-      sun_side: The side of the street with the sun: -1 left, +1 right.
+      sun_side: The side of the street on which the sun is: -1 for left, +1 for right.
       dark: Whether lamps and windows are lit.
     """
 
@@ -95,8 +95,8 @@ class Light:
         """Returns `colour` under this light.
 
         Args:
-          colour: `[3]` or, for a whole image, `[..., 3]`.
-          facing: How much a surface faces the sun, 0 (shadow) to 1; a number or `[..., 1]`.
+          colour: `[3]`, or `[..., 3]` for an entire image.
+          facing: How much the surface faces the sun, from 0 (shadow) to 1; a number or `[..., 1]`.
           distance: Metres to the surface; a number or `[...]`.
         """
         clear = np.exp(-np.asarray(distance, np.float32) / self._visibility)[..., None]
@@ -120,7 +120,7 @@ class Canvas:
         return x[None, :], y[:, None]
 
     def polygon(self, points: np.ndarray, colour: Colour, label: int | None) -> None:
-        """Fills a polygon `[n, 2]` in image coordinates; `label` None leaves the labels as they are."""
+        """Fills a polygon `[n, 2]` in image coordinates; if `label` is None, the labels stay unchanged."""
         corners = [_fixed(points)]
         cv2.fillPoly(self.image, corners, tuple(map(float, colour)), shift=_FRACTION_BITS)
         if label is not None:
@@ -131,7 +131,7 @@ class Canvas:
         self.polygon(self.camera.project(points), colour, label)
 
     def mask(self, polygons: list[np.ndarray], softness: float = 0.0) -> np.ndarray:
-        """Returns how far samples are covered by any of `polygons`, uint8 `[S*H, S*W]`, 0 to 255.
+        """Returns the coverage of each sample by any of `polygons`, uint8 `[S*H, S*W]`, 0 to 255.
 
         `softness` is the width of the edges in pixels of the final image.
         """
@@ -141,7 +141,7 @@ class Canvas:
         return cv2.GaussianBlur(mask, (0, 0), softness * OVERSAMPLING) if softness else mask
 
     def window(self, centre: np.ndarray, radius: float) -> tuple[slice, slice]:
-        """Returns the rows and columns of the samples within `radius` of `centre`, at least one each."""
+        """Returns the rows and columns of the samples within `radius` of `centre`, at least one of each."""
         slices = []
         for middle, size in zip(centre[::-1], self.label.shape, strict=True):
             first = int(np.clip((middle - radius) * OVERSAMPLING, 0, size - 1))
@@ -156,21 +156,21 @@ class Canvas:
         self.image[rows, columns] += np.exp(-distance)[..., None] * colour
 
     def reduced(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the averaged image, float32 `[H, W, 3]`, and the sampled labels, uint8 `[H, W]`."""
+        """Returns the image, averaged to float32 `[H, W, 3]`, and the labels, sampled to uint8 `[H, W]`."""
         height, width = (size // OVERSAMPLING for size in self.label.shape)
         image = cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
         return image, np.ascontiguousarray(self.label[::OVERSAMPLING, ::OVERSAMPLING])
 
 
 def _fixed(points: np.ndarray) -> np.ndarray:
-    # A sample's index is its centre: the pixel coordinate 0.5 / S has index 0. Far-off points are pulled in,
-    # or their fixed-point coordinates would overflow.
+    # The index of a sample is its centre: the pixel coordinate 0.5 / S has index 0. Distant points are clipped, because
+    # their fixed-point coordinates would overflow.
     samples = np.clip(np.asarray(points, np.float64) * OVERSAMPLING - 0.5, -30000, 30000)
     return np.round(samples * (1 << _FRACTION_BITS)).astype(np.int32)
 
 
 def world(x: ArrayLike, y: ArrayLike, z: ArrayLike) -> np.ndarray:
-    """Returns the world points `[n, 3]` of these coordinates, each a number or `[n]`."""
+    """Returns world points `[n, 3]` from their coordinates, each a number or `[n]`."""
     return np.stack(np.broadcast_arrays(x, y, z), axis=-1)
 
 
@@ -181,14 +181,14 @@ def ellipse(centre: np.ndarray, radii: tuple[float, float], count: int = 20) -> 
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cells: float) -> np.ndarray:
-    """Returns smooth noise, float32 `[height, width]`, -1 to 1, with about `cells` bumps across `width`."""
+    """Returns smooth noise, float32 `[height, width]` from -1 to 1, with about `cells` bumps across `width`."""
     rows = max(2, round(cells * height / width))
     coarse = rng.uniform(-1, 1, (rows, max(2, round(cells)))).astype(np.float32)
     return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), -1, 1)
 
 
 class Grain:
-    """Fine noise on a surface, looked up by the surface's own coordinates."""
+    """Fine noise on a surface, looked up by coordinates on the surface."""
 
     _SIZE = 256
 
@@ -197,7 +197,7 @@ class Grain:
         self._texture = 0.6 * fine + 5 * cv2.GaussianBlur(fine, (0, 0), 3)
 
     def at(self, u: np.ndarray, v: np.ndarray, texels: float) -> np.ndarray:
-        """Returns the noise, about -1 to 1, at coordinates in metres, with `texels` values per metre."""
+        """Returns the noise, from about -1 to 1, at coordinates in metres, with `texels` values per metre."""
         map_u = np.mod(u * texels, self._SIZE - 1).astype(np.float32)
         map_v = np.mod(v * texels, self._SIZE - 1).astype(np.float32)
         return cv2.remap(self._texture, map_u, map_v, cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""Draws a street scene: places its objects, draws them from far to near, and exposes the image like a photo."""
+"""Draws a street scene: places its objects, draws them from far to near, and simulates the exposure of a camera."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from danet_jax.data.scenes.things import Person, Thing, Tree, Vehicle
 
 _ASPHALT = rgb(92, 92, 96)
 _PAINTS = palette("#c43e30 #3060be #348a4a #cea434 #9646a0")
-"""The colours of backboards; the asphalt of a lane is tinted with that of its traffic light."""
+"""The colours of backboards; the asphalt of each lane is tinted with the colour of its traffic light."""
 
 MOST_SIGNALS = len(_PAINTS)
-"""The largest number of traffic lights in an image; each has a colour of its own."""
+"""The largest number of traffic lights in an image; each has a different colour."""
 
 
 def draw_scene(
@@ -25,14 +25,14 @@ def draw_scene(
     """Draws a street scene.
 
     The two lanes of the road differ in the colour of their asphalt, and traffic lights hang over the street. The
-    traffic light whose backboard has the colour of a lane decides the lane's label, `road (green light)` or
-    `road (red light)`. Nothing else in the image shows which it is.
+    traffic light whose backboard has the colour of a lane determines the lane's label, `road (green light)` or
+    `road (red light)`. Nothing else in the image reveals the label.
 
     Args:
       height: Rows of the image.
       width: Columns of the image.
       rng: The source of all randomness.
-      signals: Number of traffic lights: 1 for both lanes, 2 for one each; further ones belong to no lane.
+      signals: Number of traffic lights: 1 for both lanes, or 2 for one per lane; additional ones belong to no lane.
 
     Returns:
       The image, uint8 `[height, width, 3]`, and its labels, uint8 `[height, width]`. Pixels that belong to no class
@@ -65,7 +65,8 @@ def draw_scene(
 
 def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
     things: list[Thing] = []
-    # Keep right: a car or a bus in each lane, parked cars along the curbs, trees and people behind them.
+    # Traffic keeps right: there may be a car or a bus in each lane, parked cars along the curbs, and trees and people
+    # behind them.
     for side in (-1, 1):
         lane = street.middle + side * (0.5 * street.road - 0.3)
         if rng.random() < 0.7:
@@ -95,13 +96,13 @@ def _place_things(street: Street, rng: np.random.Generator) -> list[Thing]:
 
 
 def _group(rng: np.random.Generator, x: float, z: float, count: int) -> list[Person]:
-    """Returns people who walk side by side."""
+    """Returns people walking side by side."""
     steps = np.cumsum(rng.uniform(0.38, 0.5, count))
     return [Person(rng, x + float(step), z + 0.03 * index) for index, step in enumerate(steps)]
 
 
 def _is_free(things: list[Thing], x: float, z: float, width: float, length: float) -> bool:
-    """Returns whether no vehicle is where something of this size, with its near end at `z`, would be."""
+    """Returns whether no vehicle overlaps an object of this size whose near end is at `z`."""
     return not any(
         abs(thing.x - x) < (thing.width + width) / 2 and z - thing.length - 0.5 < thing.z < z + length + 0.5
         for thing in things
@@ -110,7 +111,7 @@ def _is_free(things: list[Thing], x: float, z: float, width: float, length: floa
 
 
 def _shadows(canvas: Canvas, things: list[Thing], ground: np.ndarray) -> None:
-    """Darkens the ground under things and, on a sunny day, beside them."""
+    """Darkens the ground under things and, in proportion to the sun's light, next to them."""
     project, light = canvas.camera.project, canvas.light
     under = canvas.mask([project(thing.footprint()) for thing in things], softness=0.6)
     beside = []
@@ -133,7 +134,7 @@ def _traffic_lights(
     green: list[bool],
     rng: np.random.Generator,
 ) -> None:
-    """Hangs traffic lights from arms over the street: one in each part of the width, whatever lane it belongs to."""
+    """Draws traffic lights on arms over the street: one in each part of the width, regardless of its lane."""
     steel = canvas.light.lit(rgb(74, 78, 80), 0.4)
     places = []
     for part in rng.permutation(len(paints)):
@@ -153,11 +154,11 @@ _LAMPS = (
     (rgb(72, 56, 20), rgb(255, 190, 40)),
     (rgb(16, 58, 40), rgb(40, 255, 150)),
 )
-"""Colours of the red, the yellow and the green lamp, off and on."""
+"""Colours of the red, yellow and green lamp, each off and on."""
 
 
 def _traffic_light(canvas: Canvas, x: float, top: float, long: float, paint: Colour, on: int) -> None:
-    """Draws a traffic light; the upper edge of its backboard, which is `long` high, is centred at `x`, `top`."""
+    """Draws a traffic light whose backboard is `long` high and has its upper edge centred at `x`, `top`."""
     light, wide, radius = canvas.light, 0.6 * long, 0.135 * long
     board = _box(x - wide / 2, top, x + wide / 2, top + long)
     canvas.polygon(board, light.lit(paint, 0.5), TRAFFIC_LIGHT)
@@ -174,7 +175,7 @@ def _traffic_light(canvas: Canvas, x: float, top: float, long: float, paint: Col
 
 
 def _hood(canvas: Canvas, height: int, width: int, rng: np.random.Generator) -> None:
-    """Draws the hood of the camera's own car at the bottom, which belongs to no class, as in many recordings."""
+    """Draws the hood of the camera's own car at the bottom, as in many recordings; it belongs to no class."""
     light = canvas.light
     centre = np.array([width * rng.uniform(0.45, 0.55), height * 1.06])
     radii = (0.62 * width, height * rng.uniform(0.13, 0.17))
@@ -188,10 +189,10 @@ def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
 
 
 def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turns light into a camera's 8-bit image: contrast, vignette, slight blur, sensor noise."""
+    """Converts light to the 8-bit image of a camera, with contrast, vignette, slight blur and sensor noise."""
     height, width = image.shape[:2]
     image = np.clip(image, 0, None) * rng.uniform(0.9, 1.15)
-    image = image * (1 + 0.18 * image) / (1 + 0.28 * image)  # Bright parts roll off, as on photographic film.
+    image = image * (1 + 0.18 * image) / (1 + 0.28 * image)  # Highlights roll off gradually.
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image = image * (1 - 0.10 * (x**2 + y**2))[..., None]
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.3, 0.5))

@@ -1,4 +1,4 @@
-"""The street: sky, houses, sidewalks and road, computed for each pixel from where its ray ends."""
+"""Paints the street: sky, houses, sidewalks and road, computed for each pixel from the end of its ray."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _WALLS = palette("#b09880 #965442 #cec0a4 #867c74 #c4a078 #a86850 #d6d0c8 #92969
 _AWNINGS = palette("#962828 #285a3c #324682 #be963c #5a3c32")
 
 Surface = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Colour `[h, w, 3]`, where it is `[h, w]` and label `[h, w]` of what is seen in a part of the canvas."""
+"""Colour `[h, w, 3]`, mask `[h, w]` and label `[h, w]` of a surface in a part of the canvas."""
 
 
 class Street:
-    """The plan of a street, drawn at random, in metres; X counts from the camera.
+    """The random plan of a street in metres, with X measured from the camera.
 
     Attributes:
-      middle: X of the road's middle.
-      road: Half the road's width.
+      middle: X of the middle of the road.
+      road: Half the width of the road.
       sidewalk: Width of each sidewalk; houses begin behind it.
-      end: Z of the house that closes the street.
+      end: Z of the house at the end of the street.
       crossing: Z of a zebra crossing, or None.
       lanes: Colours of the asphalt, left and right of the middle.
     """
@@ -36,7 +36,7 @@ class Street:
 
 
 class _Row:
-    """The houses along one side; arrays with one value per house (`[n]` or `[n, 3]`)."""
+    """The houses along one side of the street; all attributes are arrays over the houses, `[n]` or `[n, 3]`."""
 
     def __init__(self, rng: np.random.Generator, end: float):
         lengths = rng.uniform(7, 18, 40)
@@ -55,14 +55,14 @@ class _Row:
         self.garden = rng.random(count) < 0.1
 
     def house(self, z: np.ndarray) -> np.ndarray:
-        """Returns the number of the house at each `z`."""
+        """Returns the index of the house at each `z`."""
         return np.searchsorted(self.start, z, side="right") - 1
 
 
 def paint_street(
     canvas: Canvas, street: Street, road_labels: tuple[int, int], rng: np.random.Generator
 ) -> np.ndarray:
-    """Paints sky, houses, sidewalks and road over the whole canvas.
+    """Paints sky, houses, sidewalks and road over the entire canvas.
 
     Args:
       canvas: The canvas.
@@ -71,14 +71,14 @@ def paint_street(
       rng: The source of all randomness.
 
     Returns:
-      Which samples are ground, on which shadows fall: bool `[S*H, S*W]`.
+      A mask of the ground, on which shadows fall, bool `[S*H, S*W]`.
     """
     camera, (x, y) = canvas.camera, canvas.grid()
     grain = Grain(rng)
     rows = [_Row(rng, street.end) for _ in range(2)]
     canvas.image[...], canvas.label[...] = _sky(canvas, rng), SKY
 
-    # A ray ends at the ground, at the houses on its side or at the house that closes the street.
+    # A ray ends at the ground, at the houses on its side or at the house at the end of the street.
     slope = x - camera.centre
     slope = np.where(np.abs(slope) < 1e-3, np.float32(1e-3), slope)
     wall = street.middle + (street.road + street.sidewalk) * np.sign(slope)
@@ -108,7 +108,7 @@ def paint_street(
 
 
 def _put(canvas: Canvas, rows: slice, columns: slice, surface: Surface) -> None:
-    """Puts a surface on a part of the canvas."""
+    """Paints a surface onto a part of the canvas."""
     colour, where, label = surface
     np.copyto(canvas.image[rows, columns], colour, where=where[..., None])
     np.copyto(canvas.label[rows, columns], label.astype(np.uint8), where=where)
@@ -136,7 +136,7 @@ def _houses(
     grain: Grain,
     rng: np.random.Generator,
 ) -> Surface:
-    """Returns a row of houses seen at `z` `[1, W]`, `up` `[H, W]`."""
+    """Returns the surface of a row of houses at depth `z` `[1, W]` and height `up` `[H, W]`."""
     light, house = canvas.light, row.house(z[0])
     up = up.astype(np.float32)
     along = z - row.start[house]
@@ -144,7 +144,7 @@ def _houses(
     speckle = grain.at(np.broadcast_to(z, up.shape), up, 9)
     wall = row.wall[house][None] * (1 + 0.05 * speckle[..., None])
 
-    # Windows: a grid of panes above the ground floor, with light frames and sills.
+    # Windows form a grid of panes above the ground floor, with light frames and sills.
     column, row_of = along / row.spacing[house][None], (up - 3.6) / storey
     inside_x, inside_y = np.mod(column, 1) - 0.5, np.mod(row_of, 1) - 0.5
     upper = (up > 3.6) & (up < height - 0.7)
@@ -154,7 +154,7 @@ def _houses(
     table = rng.random(257).astype(np.float32)
     chance = table[(np.floor(column) * 7 + np.floor(row_of) * 31 + house * 13).astype(int) % 257]
 
-    # The ground floor: shop windows between piers, under awnings.
+    # The ground floor has shop windows between piers, under awnings.
     shop = (up > 0.5) & (up < 2.5) & (np.abs(np.mod(along / 3.4, 1) - 0.5) < 0.4)
     awning = (up > 2.5) & (up < 3.15)
     wall = np.where((up < 0.5)[..., None], wall * 0.8, wall)
@@ -172,7 +172,7 @@ def _houses(
         glass = np.where((shop & (table[house % 257] > 0.4)[None])[..., None], lamp, glass)
     colour = np.where((pane | shop)[..., None], glass, colour)
 
-    # A garden instead of a house: a hedge.
+    # A garden in place of a house has a hedge.
     garden = row.garden[house][None]
     ragged = 2.3 + 0.35 * grain.at(z, 0 * z, 1.5) + 0.25 * speckle
     leaves = rgb(62, 92, 40) * (0.8 + 0.22 * speckle[..., None] + 0.1 * np.clip(up, 0, 3)[..., None])
@@ -185,7 +185,7 @@ def _houses(
 def _end(
     across: np.ndarray, up: np.ndarray, canvas: Canvas, grain: Grain, street: Street, rng: np.random.Generator
 ) -> Surface:
-    """Returns the houses or trees that close the street, at `across` `[1, W]`, `up` `[H, 1]`."""
+    """Returns the surface of the houses or trees at the end of the street, at `across` `[1, W]` and `up` `[H, 1]`."""
     light = canvas.light
     across, up = np.broadcast_arrays(across.astype(np.float32), up.astype(np.float32))
     speckle = grain.at(across, up, 2.0)
@@ -208,11 +208,11 @@ def _ground(
     grain: Grain,
     road_labels: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns colour and label of the ground seen at `z` `[H, 1]`."""
+    """Returns the colour and label of the ground at depth `z` `[H, 1]`."""
     camera, light, (x, _) = canvas.camera, canvas.light, canvas.grid()
     across = (x - camera.centre) * z / camera.focal - street.middle
     along = np.broadcast_to(z, across.shape)
-    fade = np.minimum(1, 9 / z)  # texture finer than a sample would only flicker
+    fade = np.minimum(1, 9 / z)  # Texture finer than a sample would only alias.
     speckle, patches = grain.at(across, along, 14) * fade, grain.at(across, along, 0.8)
     beside = np.abs(across)
     on_road = beside < street.road
@@ -237,7 +237,7 @@ def _ground(
     curb = beside < street.road + 0.22
     slabs = np.where(curb[..., None], rgb(190, 188, 182) * (1 + 0.05 * speckle)[..., None], slabs)
 
-    # The houses on the sun's side throw their shadow across.
+    # The houses on the sun's side cast their shadows across the street.
     row = rows[0] if light.sun_side < 0 else rows[1]
     reach = np.where(row.garden, 2.0, row.height)[row.house(z[:, 0])][:, None] * (0.75 if light.dark else 0.5)
     from_wall = street.road + street.sidewalk - light.sun_side * across

@@ -1,6 +1,6 @@
-"""What stands and moves on the street: people and trees, drawn flat facing the camera, and vehicles.
+"""The objects on the street: people and trees, which are flat and face the camera, and vehicles.
 
-Each is drawn at random, and has `x`, `z`, `footprint` (the ground it covers, for its shadow) and `draw`.
+Each object is random and has `x`, `z`, `footprint` (the ground that it covers, for its shadow) and `draw`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TROUSERS = palette("#262c42 #282626 #605646 #464e5c")
 _HAIR = palette("#281e1a #604228 #b49664 #787674")
 _SKIN = palette("#e2b496 #be8866 #78503a")
 _LEAVES = palette("#5c7a34 #4a6c3a #74823a #967632")
-_CLUSTERS = 26  # of leaves in a crown
+_CLUSTERS = 26  # The number of leaf clusters in a crown.
 _GLASS = rgb(42, 52, 62)
 _RUBBER = rgb(26, 26, 28)
 _CAR_PAINTS = palette("#c4c6c8 #222428 #961e20 #284682 #e6e6e2 #6e7478 #2e5c42 #c49632 #4078a0")
@@ -29,12 +29,12 @@ def _one_of(colours: tuple[Colour, ...], rng: np.random.Generator) -> Colour:
 
 
 def _rectangle(left: float, right: float, y: ArrayLike, z: ArrayLike) -> np.ndarray:
-    """Returns the corners `[4, 3]`: left, right, right, left; `y` and `z` are numbers or `[4]`."""
+    """Returns the corners `[4, 3]` in the order left, right, right, left; `y` and `z` are numbers or `[4]`."""
     return world([left, right, right, left], y, z)
 
 
 class Person:
-    """A person who stands or walks, with the feet at `x`, `z`."""
+    """A standing or walking person with the feet at `x`, `z`."""
 
     def __init__(self, rng: np.random.Generator, x: float, z: float):
         self.x, self.z = x, z
@@ -50,7 +50,7 @@ class Person:
         return world(self.x + 0.3 * np.cos(angle), 0, self.z + 0.25 * np.sin(angle))
 
     def draw(self, canvas: Canvas, rng: np.random.Generator) -> None:
-        """Draws legs, arms, coat and head, with the side away from the sun darker."""
+        """Draws legs, arms, coat and head, with darker colours on the side away from the sun."""
 
         def paint(points: list[tuple[float, float]], colour: Colour, facing: float) -> None:
             across, up = np.array(points, np.float64).T * self._height
@@ -88,7 +88,7 @@ class Tree:
         self.x, self.z = x, z
         leaves = _LEAVES[rng.choice(len(_LEAVES), p=(0.35, 0.3, 0.25, 0.1))]
         self._height = float(rng.uniform(4.8, 7.5))
-        self._spread = float(rng.uniform(1.7, 2.6))  # the crown's radius
+        self._spread = float(rng.uniform(1.7, 2.6))  # The radius of the crown.
         self._leaves = leaves * np.float32(rng.uniform(0.85, 1.1))
 
     def footprint(self) -> np.ndarray:
@@ -98,7 +98,7 @@ class Tree:
         return world(self.x + ring * np.cos(angle), 0, np.maximum(self.z + ring * np.sin(angle), 0.6))
 
     def draw(self, canvas: Canvas, rng: np.random.Generator) -> None:
-        """Draws the trunk, then a heap of leaf clusters, lit from the sun's side and from above."""
+        """Draws the trunk and then the leaf clusters, lit from the sun's side and from above."""
         camera, light = canvas.camera, canvas.light
         across, up = np.array([-0.16, 0.16, 0.09, -0.09]), np.array([0, 0, 0.6, 0.6]) * self._height
         trunk = world(self.x + across, up, self.z)
@@ -116,7 +116,7 @@ class Tree:
         ]
         rows, columns = canvas.window(middle, 1.3 * size)
         crown = canvas.mask(clusters)[rows, columns] > 0
-        leaf = max(0.16 * size / self._spread, 0.5) * OVERSAMPLING  # 16 cm, in samples
+        leaf = max(0.16 * size / self._spread, 0.5) * OVERSAMPLING  # This is 16 cm in samples.
         texture = noise(rng, crown.shape[0], crown.shape[1], max(2.0, crown.shape[1] / leaf))
         x, y = canvas.grid()
         towards = 0.8 * (middle[1] - y[rows]) + 0.6 * light.sun_side * (x[:, columns] - middle[0])
@@ -133,8 +133,8 @@ def _side_view(corners: str) -> tuple[tuple[float, float, str], ...]:
     return tuple((float(z), float(y), kind) for z, y, kind in map(str.split, corners.split(",")))
 
 
-# Side views: corners `z y` in units of length and height, from the rear bumper up and over to the front bumper. The
-# letter of a corner says what the face from there to the next is: lamps, paint or glass.
+# Side views consist of corners `z y` in units of length and height, from the rear bumper over the roof to the front
+# bumper. The letter of a corner gives the kind of the face between it and the next one: lamps, paint or glass.
 _SALOON = _side_view(
     "0.00 0.20 l, 0.01 0.56 p, 0.14 0.64 g, 0.27 0.98 p, 0.58 1.00 g, 0.74 0.64 p, 0.98 0.52 l, 1.00 0.20 p"
 )
@@ -147,18 +147,18 @@ _BUS = _side_view(
 
 
 class Vehicle:
-    """A car or a bus: a side view extruded to the vehicle's width, its faces drawn from far to near.
+    """A car or a bus: a side view extruded to the width of the vehicle, whose faces are drawn from far to near.
 
     Attributes:
-      x: X of its middle.
-      z: Z of its end that is nearer to the camera.
-      width: Its width in metres.
-      length: Its length in metres.
+      x: X of the middle.
+      z: Z of the end that is nearer to the camera.
+      width: Width in metres.
+      length: Length in metres.
     """
 
     def __init__(self, rng: np.random.Generator, x: float, z: float, *, coming: bool, bus: bool = False):
         self.x, self.z = x, z
-        self._coming = coming  # whether its front faces the camera
+        self._coming = coming  # Whether the front faces the camera.
         if bus:
             self._outline, self._paint = _BUS, _one_of(_BUS_PAINTS, rng)
             self.width, self._height, self.length = (
@@ -175,7 +175,7 @@ class Vehicle:
         self._paint = _one_of(_CAR_PAINTS, rng) * np.float32(rng.uniform(0.85, 1.1))
 
     def footprint(self) -> np.ndarray:
-        """Returns the corners of its shadow on the ground, `[4, 3]`."""
+        """Returns the corners of the shadow on the ground, `[4, 3]`."""
         half, near, far = self.width / 2 + 0.1, max(self.z - 0.25, 0.5), self.z + self.length
         return _rectangle(self.x - half, self.x + half, 0, [near, near, far, far])
 
@@ -187,7 +187,7 @@ class Vehicle:
         left, right = self.x - self.width / 2, self.x + self.width / 2
         side = left if self.x > 0 else right
         self._draw_wheels(canvas, (left, right))
-        tyres = self.z + 0.19 * self.length - 0.4  # as seen from the end of the vehicle
+        tyres = self.z + 0.19 * self.length - 0.4  # These tyres are seen from the end of the vehicle.
         for first in (left + 0.02, right - 0.24):
             corners = _rectangle(first, first + 0.22, [0, 0, 0.5, 0.5], tyres)
             canvas.surface(corners, light.lit(_RUBBER, 0.1, tyres), VEHICLE)
@@ -200,7 +200,7 @@ class Vehicle:
             middle = (
                 np.array([z[index] + z[index + 1], y[index] + y[index + 1] - 2 * canvas.camera.height]) / 2
             )
-            if outwards @ middle < 0:  # It faces the camera.
+            if outwards @ middle < 0:  # The face is towards the camera.
                 ends = slice(index, index + 2)
                 quad = _rectangle(left, right, np.repeat(y[ends], 2), np.repeat(z[ends], 2))
                 faces.append((middle[0], kind, upwards, quad))
@@ -222,7 +222,7 @@ class Vehicle:
         self._draw_wheels(canvas, (side,), rims=True)
 
     def _ahead(self, along: np.ndarray) -> np.ndarray:
-        """Returns the Z of points at `along`, 0 (rear) to 1 (front)."""
+        """Returns the Z of points at `along`, from 0 (rear) to 1 (front)."""
         return self.z + self.length * (1 - along if self._coming else along)
 
     def _draw_windows(self, canvas: Canvas, side: float) -> None:
@@ -243,7 +243,7 @@ class Vehicle:
             canvas.surface(world(side, y, self._ahead(np.array(quad))), colour, None)
 
     def _draw_lamps(self, canvas: Canvas, face: np.ndarray) -> None:
-        """Draws bumper, number plate and lamps on the visible end of the vehicle."""
+        """Draws the bumper, number plate and lamps on the visible end of the vehicle."""
         light = canvas.light
         low, high, near = face[:, 1].min(), face[:, 1].max(), face[:, 2].min() - 0.01
 
