@@ -1,4 +1,4 @@
-"""What tests of data share."""
+"""Fixtures for the tests of the data."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.reference.own_data import Drawn
 
 @pytest.fixture
 def drawn(rng, tmp_path):
-    """An empty folder of own data."""
+    """Returns an empty folder for a user's own data."""
     return Drawn(rng, tmp_path / "own")

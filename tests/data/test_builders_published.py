@@ -1,4 +1,4 @@
-"""Published data sets from small archives in the publisher's layout: every example against the original."""
+"""Tests published data sets, prepared from small archives in the publisher's layout, against the originals."""
 
 import pathlib
 import unicodedata
@@ -14,9 +14,9 @@ from danet_jax.data.dataset import open_dataset
 from tests.reference import publishers
 from tests.reference.publishers import contents, prepare
 
-# Written from the publisher's pages, independently of danet_jax.data.labels.
+# These ids come from the publisher's pages, independently of danet_jax.data.labels.
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-CONTEXT_IDS = {  # of the names in alphabetical order of labels.txt
+CONTEXT_IDS = {  # The ids of the names, which are in alphabetical order, in labels.txt.
     **{"aeroplane": 2, "bag": 9, "bed": 18, "bedclothes": 19, "bench": 22, "bicycle": 23, "bird": 25},
     **{"boat": 31, "book": 33, "bottle": 34, "building": 44, "bus": 45, "cabinet": 46, "car": 59, "cat": 65},
     **{"ceiling": 68, "chair": 72, "cloth": 80, "computer": 85, "cow": 98, "cup": 104, "curtain": 105},
@@ -32,7 +32,7 @@ COCO_IDS = [i for i in range(1, 183) if i not in (12, 26, 29, 30, 45, 66, 68, 69
 
 
 def lookup(ids, classes, default=255):
-    """The position of every pixel's id in `classes`."""
+    """Returns the index of every pixel's id in `classes`."""
     by_id = {label_id: train_id for train_id, label_id in enumerate(classes)}
     return np.vectorize(lambda value: by_id.get(int(value), default))(ids).tolist()
 
@@ -48,7 +48,7 @@ def cityscapes(rng, options):
 
 
 def pascal_voc_aug(rng, options):
-    """VOC's own labels, with their void border, where there are any."""
+    """Expects VOC's own labels, including their void border, where they exist."""
     tree, lists, truth = publishers.pascal_voc_aug(rng)
     listed = {*lists["voc_train"], *lists["sbd_train"], *lists["sbd_val"]} - {*lists["voc_val"]}
     splits = {"train": listed, "val": lists["voc_val"], "test": lists["test"] if options else []}
@@ -60,7 +60,7 @@ def pascal_voc_aug(rng, options):
 
 
 def pascal_context(rng, options):
-    """With by_category, the ranks of the sorted ids, as the authors' code and mmsegmentation number them."""
+    """Expects the ranks of the sorted ids with `by_category`, as in the authors' code and mmsegmentation."""
     tree, splits, truth = publishers.pascal_context(rng)
     background = options.get("background", False)
     names = (
@@ -150,7 +150,7 @@ def test_labels_of_voc_keep_their_bytes(rng, tmp_path):
 
 @pytest.mark.parametrize("form", ["not declared", "decomposed"])
 def test_names_as_macos_writes_them(rng, tmp_path, form):
-    """Zips made there hold UTF-8 without saying so, or letters and their accents apart."""
+    """Zips from macOS contain UTF-8 without declaring it, or letters separated from their accents."""
     tree, truth = publishers.cityscapes(rng)
     if form == "decomposed":
         fine = tree["gtFine_trainvaltest.zip"]

@@ -1,4 +1,4 @@
-"""Published data sets that are damaged or incomplete: one clear line, and nothing left behind."""
+"""Tests that damaged or incomplete published data sets give one clear line and leave nothing behind."""
 
 import re
 import zipfile
@@ -16,7 +16,7 @@ ADE, FINE = "ADEChallengeData2016.zip", "gtFine_trainvaltest.zip"
 
 
 def refuse(name, root, tmp_path, **options):
-    """The error of a refused preparation, which has left nothing behind."""
+    """Returns the error of a refused preparation and checks that nothing was left behind."""
     with refused() as caught:
         publishers.prepare(name, root, tmp_path, **options)
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
@@ -57,7 +57,7 @@ def test_a_missing_root_is_an_empty_one(tmp_path):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_truncated_archive(rng, tmp_path, name, archive, share):
     root = publishers.write(getattr(publishers, name)(rng)[0], tmp_path / "in", "archive")
-    content = (root / archive).read_bytes().rstrip(b"\0")  # a tar ends in some KiB of them
+    content = (root / archive).read_bytes().rstrip(b"\0")  # A tar ends with some KiB of zeros.
     (root / archive).write_bytes(content[: int(share * len(content))])
     assert archive in refuse(name, root, tmp_path).what
 

@@ -1,4 +1,4 @@
-"""Sources that change or only seem to: what decides is their content, which is read when size or times differ."""
+"""Tests that changed sources are recognised by their content, which is read when size or times differ."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def folder(rng, tmp_path):
 
 
 def write_label(path, value):
-    """A label that has the same size for every value."""
+    """Writes a label file whose size is the same for every value."""
     Image.fromarray(np.full((7, 9), value, np.uint8)).save(path, compress_level=0)
 
 
@@ -44,7 +44,7 @@ def labels(dataset, split="train"):
 
 
 def read_files(monkeypatch):
-    """A list that grows by each source file whose content is read to compare it."""
+    """Returns a list to which the name of each source file is added when its content is read for comparison."""
     read, digest = [], state._content_digest
     monkeypatch.setattr(state, "_content_digest", lambda path: (read.append(path.name), digest(path))[1])
     return read
@@ -95,7 +95,7 @@ def test_nothing_is_remembered_of_data_that_are_refused(folder):
 
 
 def as_version_0_2_0(folder, dataset, former):
-    """Turns prepared data into what version 0.2.0 left: another name, palettes, and no digests."""
+    """Converts prepared data to the form of version 0.2.0: another name, palettes, and no digests."""
     directory = pathlib.Path(dataset.directory)
     (directory / "digests.json").unlink()
     values = json.loads((directory / "metadata.json").read_text())

@@ -1,4 +1,4 @@
-"""Lists of classes as people write them and as tools export them."""
+"""Tests lists of classes as people write them and as tools export them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The digest of a data set: the same however the data are stored, with changes named."""
+"""Tests that the digest of a data set does not depend on how the data are stored, and that changes are named."""
 
 import json
 
@@ -11,7 +11,7 @@ from danet_jax.data.dataset import data_changes, open_dataset
 
 
 class Street:
-    """A folder of two splits, and its prepared data."""
+    """A folder with two splits, and its prepared data."""
 
     def __init__(self, rng, root):
         self.rng, self.root = rng, root
@@ -34,7 +34,7 @@ class Street:
 
     def digest(self, **options):
         dataset = open_dataset("folder", root=self.root, data_dir=self.root.parent / "data", options=options)
-        return json.loads(json.dumps(dataset.digest("train", "val")))  # as a run stores it
+        return json.loads(json.dumps(dataset.digest("train", "val")))  # This is how a run stores it.
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def street(rng, tmp_path):
 def test_the_same_data_have_the_same_digest_however_they_are_stored(street, monkeypatch):
     before = street.digest()
     assert data_changes(before, street.digest(uncompressed=True)) == []
-    for part in ("images", "labels"):  # other files, the same pixels
+    for part in ("images", "labels"):  # The files differ, but the pixels are the same.
         for path in (street.root / part / "train").iterdir():
             street.save(np.array(Image.open(path)), part, "train", path.stem, compress_level=0)
     monkeypatch.setattr(shards, "SHARD_BYTES", 500)

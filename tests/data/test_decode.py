@@ -1,4 +1,4 @@
-"""Decoding against NumPy, Pillow, OpenCV and hand-made PNG files."""
+"""Tests decoding against NumPy, Pillow, OpenCV and hand-made PNG files."""
 
 import io
 import itertools
@@ -23,13 +23,13 @@ def save(image, kind="PNG", **options):
 
 
 def over_white(colours, alpha):
-    """Colours seen through `alpha`, 0 to 255, in front of white."""
+    """Returns colours composited over white with `alpha`, 0 to 255."""
     share = alpha[..., None] / 255
     return np.floor(colours * share + 255 * (1 - share) + 0.5).astype(np.uint8)
 
 
 def raw_png(pixels, bit_depth, colour_type, palette=b"", transparent=b"", kept=None):
-    """A PNG written by hand, for what Pillow itself would not write; `kept` is the number of rows with data."""
+    """Returns a hand-made PNG that Pillow would not write; `kept` is the number of rows with data."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -47,7 +47,7 @@ def raw_png(pixels, bit_depth, colour_type, palette=b"", transparent=b"", kept=N
 
 
 def assert_decoded(data, expected):
-    """Checks both ways of decoding: of any file, and of prepared data."""
+    """Checks both decoders: the one for any file and the one for prepared data."""
     np.testing.assert_array_equal(decode_image(data, "x"), expected)
     np.testing.assert_array_equal(
         decode_example({"name": "x", "image": data, "label": None})["image"], expected
@@ -66,7 +66,7 @@ def rgb(rng):
 
 @pytest.fixture
 def palette(rng):
-    """Indices below 5, their colours, and both as an image."""
+    """Returns indices below 5, their colours, and an image of both."""
     indices, colours = rng.integers(0, 5, (7, 11), np.uint8), rng.integers(0, 256, (5, 3), np.uint8)
     image = Image.fromarray(indices)
     image.putpalette(colours.tobytes())
@@ -92,7 +92,7 @@ def test_sixteen_bits_keep_the_upper_eight(rng):
 
 
 def test_transparent_pixels_are_composed_over_white(rgb, rng, palette):
-    """What is hidden under them does not matter, wherever the image is decoded."""
+    """The hidden colours of transparent pixels do not matter, whichever decoder is used."""
     alpha = rng.choice(np.array([0, 1, 7, 128, 254, 255], np.uint8), (7, 11))
     rgba = np.dstack([rgb, alpha])
     expected = over_white(rgb, alpha)
@@ -120,7 +120,7 @@ def test_one_transparent_colour(rng, bits, colour_type):
 
 @pytest.mark.parametrize("colour_type", [0, 2, 3, 4, 6])
 def test_a_png_whose_data_end_early_is_refused(rng, colour_type):
-    """With a proper end, as an encoder that was stopped writes it: Pillow leaves the other rows black."""
+    """The file has a proper end, as an interrupted encoder writes it; Pillow leaves the other rows black."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
     pixels = rng.integers(1, 200, (20, 15, channels), dtype=np.uint8)
     colours = bytes(600) if colour_type == 3 else b""
@@ -141,7 +141,7 @@ def test_a_png_whose_data_end_early_is_refused(rng, colour_type):
     "options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"subsampling": 0}]
 )
 def test_a_jpeg_whose_scan_ends_early_is_refused(rng, options, mode):
-    """With an end marker, as a transfer that was repaired leaves it: decoders take the rest for grey."""
+    """The file has an end marker, as after a repaired transfer; decoders show the rest as grey."""
     for image in (smooth(rng, mode), Image.new(mode, (130, 90), 128)):
         data = save(image, "JPEG", **options)
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -156,12 +156,15 @@ def test_a_jpeg_whose_scan_ends_early_is_refused(rng, options, mode):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_progressive_jpeg_that_is_cut_between_two_scans_is_refused(rng, mode):
-    """Every scan that is left is complete; decoders show the image without the details of those that are missing."""
+    """All remaining scans are complete; decoders show the image without the details of the missing ones."""
     data = save(smooth(rng, mode), "JPEG", progressive=True)
     scans = [match.start() for match in re.finditer(b"\xff\xda", data)]
     assert len(scans) > 5
     for before, scan in itertools.pairwise(scans):
-        for end in {scan, data.rindex(b"\xff\xc4", 0, scan)}:  # before or after the next scan's Huffman table
+        for end in {
+            scan,
+            data.rindex(b"\xff\xc4", 0, scan),
+        }:  # Before or after the Huffman table of the next scan.
             if end > before:
                 with refused(what="a.jpg"):
                     decode_image(data[:end] + b"\xff\xd9", "a.jpg")
@@ -169,12 +172,12 @@ def test_a_progressive_jpeg_that_is_cut_between_two_scans_is_refused(rng, mode):
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"thumbnail": True}])
 def test_a_jpeg_whose_rest_was_never_written_is_refused(rng, options):
-    """A crash or a transfer that was broken off leaves zeros there, which every decoder takes for grey."""
+    """A crash or an aborted transfer leaves zeros, which every decoder shows as grey."""
     image = Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8))
-    if options.pop("thumbnail", False):  # It has an end of its own.
+    if options.pop("thumbnail", False):  # The thumbnail has its own end marker.
         options["exif"] = b"Exif\0\0" + save(image.resize((16, 16)), "JPEG")
     data = save(image, "JPEG", **options)
-    for trailer in (b"", b"\0" * 9, rng.bytes(20_000)):  # Phones append videos.
+    for trailer in (b"", b"\0" * 9, rng.bytes(20_000)):  # Phones append videos to photos.
         np.testing.assert_array_equal(decode_image(data + trailer, "x"), decode_image(data, "x"))
     for kept in (0.95, 0.9):
         written = int(kept * len(data))
@@ -244,7 +247,7 @@ def test_damaged_exif_does_not_matter(rgb, capfd):
     for kind in ("PNG", "WEBP"):
         data = save(Image.fromarray(rgb), kind, exif=b"garbage", lossless=True)
         np.testing.assert_array_equal(decode_image(data, "x", upright=True), rgb)
-    width = struct.pack(">HHI4s", 0x0100, 2, 4, b"abc\0")  # text instead of a number
+    width = struct.pack(">HHI4s", 0x0100, 2, 4, b"abc\0")  # Text in place of a number.
     orientation = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + width + orientation + bytes(4)
     data = save(Image.fromarray(rgb), "JPEG", exif=exif)
@@ -263,7 +266,7 @@ def test_labels_keep_their_values(rng, palette):
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("colour_type", [0, 3], ids=["grey", "palette"])
 def test_labels_of_few_bits_keep_their_values(bits, colour_type, rng):
-    # Pillow stretches grey of few bits to 0..255, which is right for an image and wrong for a label.
+    # Pillow scales grey of few bits to 0..255, which is right for images but wrong for labels.
     values = rng.integers(0, 2**bits, (5, 8), dtype=np.uint8)
     colours = bytes(range(3 * 2**bits)) if colour_type == 3 else b""
     np.testing.assert_array_equal(decode_label(raw_png(values, bits, colour_type, colours), "x"), values)

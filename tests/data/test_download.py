@@ -1,4 +1,4 @@
-"""Archives that are fetched before they are read."""
+"""Tests archives that are downloaded before they are read."""
 
 import hashlib
 import http.server
@@ -13,7 +13,7 @@ from tests.reference.refusal import refused
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server of `tmp_path/site`; its address."""
+    """Serves `tmp_path/site` and yields the address of the server."""
     site = tmp_path / "site"
     site.mkdir()
 

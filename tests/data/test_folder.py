@@ -1,4 +1,4 @@
-"""A user's own folder: what is stored, when it is prepared again, and what is refused in one line."""
+"""Tests a user's own folder: the stored data, when they are prepared again, and the folders that are refused."""
 
 import io
 import os
@@ -27,10 +27,11 @@ CLASSES = "id,name,red,green,blue\n0,sky,1,2,3\n1,road,4,5,6\n2,tree,7,8,9\n"
 
 @pytest.fixture
 def folder(tmp_path, rng):
-    """Five training and two validation pairs of different sizes and kinds of files, three classes."""
+    """Returns a folder of five training and two validation pairs with three classes, and various sizes and formats."""
     root = tmp_path / "street"
     kinds = [".png", ".jpg", ".JPEG", ".png", ".jpg"]
-    palette = rng.integers(0, 256, 768, dtype=np.uint8).tobytes()  # for looking: one for all
+    # One palette for all labels, for viewing only.
+    palette = rng.integers(0, 256, 768, dtype=np.uint8).tobytes()
     for split, count in (("train", 5), ("val", 2)):
         for part in ("images", "labels"):
             (root / part / split).mkdir(parents=True)
@@ -73,8 +74,8 @@ def test_what_is_stored_is_what_was_there(folder, monkeypatch):
             assert example["image"] == image.read_bytes()
             values = np.array(Image.open(folder / "labels" / split / f"{example['name']}.png"))
             np.testing.assert_array_equal(decode_label(example["label"], ""), values)
-            assert Image.open(io.BytesIO(example["label"])).mode == "L"  # palettes are for looking only
-    # The prepared directory describes itself: any user of TFDS reads the same.
+            assert Image.open(io.BytesIO(example["label"])).mode == "L"  # Palettes are not stored.
+    # The prepared directory is self-describing, so TFDS alone reads the same data.
     plain = tfds.builder_from_directory(dataset.directory).as_data_source("val")
     example = dataset.source("val")[1]
     np.testing.assert_array_equal(plain[1]["image"], decode_image(example["image"], ""))
@@ -313,7 +314,7 @@ def test_two_processes_prepare_at_once(folder):
 
 def test_camvid(camvid, tmp_path):
     root = tmp_path / "camvid"
-    for part in ("images", "labels"):  # the smaller split, which takes a quarter of the time
+    for part in ("images", "labels"):  # The smaller split takes a quarter of the time.
         (root / part).mkdir(parents=True)
         (root / part / "val").symlink_to(camvid / part / "val")
     shutil.copy(camvid / "classes.csv", root)

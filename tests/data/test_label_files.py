@@ -1,4 +1,4 @@
-"""Label files as programs rewrite them: what is read equals what was drawn, or the file is refused."""
+"""Tests that label files rewritten by other programs are read with their original values or refused."""
 
 import struct
 import zlib
@@ -17,7 +17,7 @@ COLOURED = Classes(("ground", "road", "tree"), ((0, 0, 0), (128, 64, 0), (0, 200
 
 
 def png(pixels, bits, colour_type, palette=None):
-    """A PNG written by hand: rows of samples, packed, without filters."""
+    """Returns a hand-made PNG with packed rows of samples and no filters."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -35,12 +35,12 @@ def png(pixels, bits, colour_type, palette=None):
 
 
 def png16(pixels):
-    """A PNG of 16 bits per channel, of uint16 `[H, W, 3]`."""
+    """Encodes uint16 `[H, W, 3]` as PNG of 16 bits per channel."""
     return cv2.imencode(".png", pixels[..., ::-1].astype(np.uint16))[1].tobytes()
 
 
 def shrunk(rng, colours):
-    """An image, uint8 `[H, W, 3]`, as programs compress it: the same colours, in a palette in any order."""
+    """Encodes an image, uint8 `[H, W, 3]`, as compressing programs do: its colours form a palette in random order."""
     found, where = np.unique(colours.reshape(-1, 3), axis=0, return_inverse=True)
     order = rng.permutation(len(found))
     bits = next(bits for bits in (1, 2, 4, 8) if len(found) <= 2**bits)
@@ -75,7 +75,7 @@ def test_a_renumbered_palette_of_known_colours_is_read_by_colour(rng):
 def test_a_publishers_own_palette_is_kept(rng):
     label = rng.choice(np.array([*range(21), 255], np.uint8), (10, 14))
     voc = png(label, 8, 3, [*publishers.voc_palette()])
-    strange = publishers.palette_png(label)  # grey, every level twice
+    strange = publishers.palette_png(label)  # A grey palette that contains every level twice.
     for data in (voc, strange):
         files = PublishedLabels(PASCAL_VOC, in_colours=True)
         np.testing.assert_array_equal(files.read(data, "x").values, label)
@@ -98,13 +98,13 @@ def test_rgb_in_the_colours_of_the_classes(rng):
     opaque[0, 0, 3] = 100
     with refused(what="x"):
         files.read(publishers.encoded(opaque), "x")
-    with refused(what="deep.png"):  # the ids in the red channel, as SYNTHIA stores them
+    with refused(what="deep.png"):  # SYNTHIA stores ids in the red channel.
         files.read(png16(np.stack([rows, rows * 0, rows * 0], axis=2)), "deep.png")
 
 
 def test_palettes_without_known_colours_must_be_one_for_all(rng):
     foreign = rng.permutation(256)[:3, None] + np.zeros((1, 3), int)
-    foreign[:, 1] = (9, 8, 7)  # no greys
+    foreign[:, 1] = (9, 8, 7)  # No colour is grey.
     labels = [rng.permutation(np.arange(12) % 3).reshape(3, 4) for _ in range(3)]
     files = LabelFiles([0, 1, 2, 255])
     for label in labels:
@@ -125,7 +125,7 @@ def test_what_may_mean_two_things_is_refused_unless_an_option_decides(rng):
         np.testing.assert_array_equal(LabelFiles([0, 1, 255], read_by="ids").read(data, "m").values, label)
         white = {(0, 0, 0): 0, (255, 255, 255): 1}
         np.testing.assert_array_equal(LabelFiles([0, 1, 255], white).read(data, "m").values, label)
-    # Where only one makes sense there is nothing to ask.
+    # If only one reading is valid, no option is needed.
     np.testing.assert_array_equal(LabelFiles([0, 255]).read(one_bit, "m").values, 255 * label)
     samples = rng.permutation(np.arange(64) % 5).reshape(8, 8)
     np.testing.assert_array_equal(LabelFiles(range(5)).read(png(samples, 4, 0), "m").values, samples)

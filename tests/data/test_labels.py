@@ -1,4 +1,4 @@
-"""Class tables against the publishers' own packages and lists."""
+"""Tests the class tables against the publishers' own packages and lists."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_pascal_context_and_voc_names_are_of_the_publishers_list(published_label
 
 
 def test_voc_colours():
-    """Some of the colours that the VOC web page prints."""
+    """The expected colours are some of those on the VOC web page."""
     classes = labels.PASCAL_VOC.classes
     colours = dict(zip(classes.names, classes.colours, strict=True))
     expected = {

@@ -1,4 +1,4 @@
-"""The published data sets as people keep them: every layout gives the same examples, or a line says what is missing."""
+"""Tests that published data sets give the same examples in every layout, or a line that says what is missing."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def moved(root, old, new):
 
 
 def from_archives(name, tree, tmp_path, **options):
-    """What is read from the publisher's archives."""
+    """Returns the examples that are read from the publisher's archives."""
     return contents(
         prepare(name, publishers.write(tree, tmp_path / "published", "archive"), tmp_path, **options)
     )
@@ -47,7 +47,7 @@ def test_sbd_where_other_tools_put_it(rng, tmp_path, place):
 
 @pytest.mark.parametrize("listed", ["train_aug", "trainaug", "aug"])
 def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
-    """As mmsegmentation's converter and the authors of DeepLab make them."""
+    """The labels are like those of mmsegmentation's converter and of the authors of DeepLab."""
     tree, lists, _ = publishers.pascal_voc_aug(rng)
     expected = from_archives("pascal_voc_aug", tree, tmp_path)
     root = publishers.write(tree, tmp_path / "in", "folder")
@@ -56,9 +56,8 @@ def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
     for path in (root / "benchmark_RELEASE/dataset/cls").glob("2*.mat"):
         ids = scipy.io.loadmat(path)["GTcls"][0]["Segmentation"][0]
         Image.fromarray(ids).save(voc / "SegmentationClassAug" / f"{path.stem}.png")
-    assert (
-        contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
-    )  # of SBD itself, as long as it is there
+    # SBD itself is used while it exists.
+    assert contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
     shutil.rmtree(root / "benchmark_RELEASE")
     names = {name for _, name in expected if (("train", name) in expected)}
     if listed == "aug":
@@ -86,7 +85,7 @@ def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, background,
     voc = publishers.write(tree, tmp_path / "in", "folder") / "VOCdevkit/VOC2010"
     for folder in ("SegmentationClassContext", "ImageSets/SegmentationContext"):
         (voc / folder).mkdir(parents=True)
-    # Its converter ranks the categories by their ids; 0 is everything else.
+    # The converter of mmsegmentation ranks the categories by their ids; 0 is everything else.
     ranks = {category: rank for rank, category in enumerate(sorted(labels.PASCAL_CONTEXT_59.ids), 1)}
     for name, categories in truth.items():
         converted = np.vectorize(lambda value: ranks.get(int(value), 0))(categories).astype(np.uint8)
@@ -98,7 +97,7 @@ def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, background,
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_coco_stuff164k_as_mmsegmentation_converts_it(rng, tmp_path, beside):
-    """With `_labelTrainIds.png`, alone or beside the publisher's files."""
+    """The `_labelTrainIds.png` files are alone or next to the publisher's files."""
     tree, _, truth = publishers.coco_stuff164k(rng)
     ids = labels.COCO_STUFF_PNG.ids
     root = publishers.mmsegmentation_coco(tree, tmp_path / "in")
@@ -134,7 +133,7 @@ def test_one_folder_deeper_or_higher_linked_or_numbered(rng, tmp_path, place):
 
 
 def test_two_copies_under_one_root(rng, tmp_path):
-    """Images of one copy must not be taken with labels of the other."""
+    """Images of one copy must not be paired with labels of the other."""
     tree, _ = publishers.cityscapes(rng)
     root = tmp_path / "in"
     publishers.write(tree, root / "cityscapes", "folder")
@@ -171,7 +170,7 @@ def test_label_files_that_were_made_smaller(rng, tmp_path, name):
 
 
 def test_cityscapes_labels_that_are_train_ids(rng, tmp_path, monkeypatch):
-    """A file with 255 is refused; one without may be meant as it is, and is named; a whole split of them is not."""
+    """A file with 255 is refused; files without it are reported, and a split of nothing else is refused."""
     tree, _ = publishers.cityscapes(rng)
     fine = tree["gtFine_trainvaltest.zip"]
     paths = [path for path in fine if path.startswith("gtFine/train/") and path.endswith("labelIds.png")]
@@ -197,7 +196,7 @@ def test_partial_data_are_prepared_again_when_they_change(rng, tmp_path):
     root = publishers.write(tree, tmp_path / "in", "folder")
     first = contents(prepare("cityscapes", root, tmp_path))
     path = next((root / "gtFine/train").rglob("[!.]*labelIds.png"))
-    Image.fromarray(np.full((12, 24), 7, np.uint8)).save(path)  # in place: the folder's time does not change
+    Image.fromarray(np.full((12, 24), 7, np.uint8)).save(path)  # The time of the folder does not change.
     changed = contents(prepare("cityscapes", root, tmp_path))
     assert changed != first
     for part in ("leftImg8bit", "gtFine"):
@@ -216,7 +215,8 @@ def test_parts_of_cityscapes(rng, tmp_path):
     with refused(what=root / "leftImg8bit/test/*_leftImg8bit.png"):
         prepare("cityscapes", root, tmp_path, allow_partial=False)
     assert set(prepare("cityscapes", root, tmp_path).splits) == {"train", "val"}
-    shutil.rmtree(root / "leftImg8bit/train/aachen")  # all labels, but not all cities' images
+    # All labels remain, but the images of a city are missing.
+    shutil.rmtree(root / "leftImg8bit/train/aachen")
     assert prepare("cityscapes", root, tmp_path).splits["train"] == 4
     shutil.rmtree(root / "leftImg8bit/train")
     assert set(prepare("cityscapes", root, tmp_path).splits) == {"val"}
@@ -307,7 +307,7 @@ def test_hard_links_in_a_tar(rng, tmp_path):
     folder = publishers.write(tree, tmp_path / "extracted", "folder")
     with tarfile.open(root / "VOCtrainval_11-May-2012.tar", "w") as archive:
         for path in sorted((folder / "VOCdevkit").rglob("*.[jpt][pnx][gt]")):
-            os.link(path, tmp_path / "link")  # so that tar stores the second name as a link to the first
+            os.link(path, tmp_path / "link")  # The tar stores the second name as a link to the first.
             archive.add(tmp_path / "link", f"other/{path.relative_to(folder)}".replace("VOC2012", "first"))
             archive.add(path, str(path.relative_to(folder)))
             (tmp_path / "link").unlink()
@@ -325,13 +325,14 @@ def test_refusals_name_what_was_found(rng, tmp_path):
     moved(root, "benchmark_RELEASE/dataset", "benchmark_RELEASE/data")
     with refused(what=root) as caught:
         prepare("pascal_voc_aug", root, tmp_path)
-    for name in ("benchmark.tgz", f"{root}/benchmark_RELEASE"):  # what is missing, and what is there
+    # The message names the missing archive and the folder that exists.
+    for name in ("benchmark.tgz", f"{root}/benchmark_RELEASE"):
         assert name in str(caught.value)
     assert not dataset_builder("pascal_voc_aug", root=root, data_dir=tmp_path / "data").is_prepared()
 
 
 def test_a_linked_voc2012(rng, tmp_path):
-    """A link of another name that is the root, or a link called VOC2012 to a folder of another name."""
+    """The root is a link with another name, or a link called VOC2012 points to a folder with another name."""
     tree, _, _ = publishers.pascal_voc_aug(rng)
     expected = from_archives("pascal_voc_aug", tree, tmp_path)
     root = publishers.write(tree, tmp_path / "a", "folder")
@@ -365,7 +366,7 @@ def test_a_linked_or_renamed_ade20k(rng, tmp_path, place):
 
 
 def test_coco_stuff10k_1_0(rng, tmp_path):
-    """Its ids count without a gap from 2, after 1 for unlabelled; each file lists the 172 classes."""
+    """The ids of version 1.0 are consecutive from 2, with 1 for unlabelled; each file lists the 172 classes."""
     tree, _, truth = publishers.coco_stuff10k(rng)
     drawn = [i for i in range(1, 183) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)]
     to_1_0 = {0: 1, **{label_id: rank for rank, label_id in enumerate(drawn, start=2)}}

@@ -1,4 +1,4 @@
-"""Own data as people have it and as tools export it: read as it was drawn, said what was assumed, or refused."""
+"""Tests that a user's own data are read correctly, with assumptions reported, or refused, in the formats of many tools."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def test_rgb_masks_in_the_colours_of_classes_csv(drawn):
 
 
 def test_cvat(drawn):
-    """Segmentation mask 1.1, as CVAT's documentation shows it."""
+    """The layout is "Segmentation mask 1.1" from CVAT's documentation."""
     for name in ("a", "b", "c"):
         drawn.image(f"JPEGImages/{name}.png")
         drawn.label(f"SegmentationClass/{name}.png", form="rgb")
@@ -46,7 +46,7 @@ def by_colour(path):
 
 
 def test_labelme(drawn):
-    """labelme2voc.py: palette PNGs, 255 for what is not labelled, no lists of splits."""
+    """Like labelme2voc.py, this writes palette PNGs with 255 for unlabelled pixels, and no lists of splits."""
     for index in range(10):
         drawn.image(f"JPEGImages/n{index}.png")
         drawn.label(f"SegmentationClass/n{index}.png", form="voc", values=(0, 1, 2, 255))
@@ -255,7 +255,7 @@ def test_data_yaml_that_is_refused(drawn, content):
 
 
 def test_folders_of_one_split_in_data_yaml(drawn):
-    """Their images may have the same names."""
+    """Images in different folders may have the same names."""
     standard(drawn, names=("a", "b"))
     (drawn.root / "classes.csv").unlink()
     drawn.write(
@@ -278,7 +278,7 @@ def test_roots_that_are_not_the_folder(drawn, place, what):
 
 
 def test_lists_of_other_programs(drawn):
-    """In UTF-16, with absolute paths, and with paths that lead through other folders."""
+    """The lists are in UTF-16, with absolute paths, or with paths through other folders."""
     standard(drawn)
     drawn.write("train.txt", "train/a\n".encode("utf-16"))
     drawn.write("val.txt", f"{drawn.root}/images/train/a.png\n../own/images/val/b.png\n")

@@ -1,4 +1,4 @@
-"""Pictures as cameras and scanners write them: turned by EXIF, of many bits or bands, or refused."""
+"""Tests images from cameras and scanners: with EXIF orientation, with many bits or bands, or refused."""
 
 import imagecodecs
 import numpy as np
@@ -13,7 +13,7 @@ from tests.reference.refusal import refused
 
 
 def turned(pixels, orientation):
-    """What EXIF says of a stored picture, from its standard: where the first row and the first column are shown."""
+    """Applies an EXIF orientation as the standard defines it: by where the first row and column are shown."""
     upside = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1]}
     if orientation in upside:
         return upside[orientation]
@@ -23,7 +23,7 @@ def turned(pixels, orientation):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_exif_one_rule_and_an_option(drawn, orientation):
-    """Pictures are seen upright, as predict sees them; labels follow them from wherever they were drawn."""
+    """Images are turned upright as in predict mode, and labels are turned to match, wherever they were drawn."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     standard(drawn)
@@ -38,7 +38,7 @@ def test_exif_one_rule_and_an_option(drawn, orientation):
     drawn.check(dataset, {"train": ["a"], "val": ["b"]})
     [warning] = dataset.warnings()
     assert "dataset.options.exif=upright" in warning
-    if orientation > 4:  # a quarter turn shows in the sizes
+    if orientation > 4:  # A quarter turn changes the size.
         with refused() as error:
             drawn.open(exif="upright")
         assert "labels/train/a.png" in str(error.value)
@@ -63,7 +63,7 @@ def test_exif_of_a_label_must_be_its_image_s(drawn):
         drawn.open()
     assert "labels/train/a.png" in str(error.value)
     drawn.image("images/train/a.png", exif=exif)
-    assert len(drawn.open().warnings()) == 1  # turned, both
+    assert len(drawn.open().warnings()) == 1  # Both are turned.
 
 
 def test_twelve_bits_in_sixteen(drawn, rng):
@@ -137,7 +137,7 @@ def test_predict_and_explore_report_what_they_leave_out(rng, tmp_path, capsys):
 
 
 def test_few_grey_levels_are_reported(drawn, rng, capsys):
-    """A thermal camera's values differ in their lower 8 bits."""
+    """The values of a thermal camera differ mainly in their lower 8 bits."""
     standard(drawn)
     path = drawn.root / "images/train/a.png"
     for low, high, reported in ((51360, 51991, 1), (40000, 65536, 0)):

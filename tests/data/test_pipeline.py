@@ -1,4 +1,4 @@
-"""The stream of batches: complete, repeatable, resumable, and the same however it is divided among hosts."""
+"""Tests that the stream of batches is complete, reproducible, resumable and independent of the number of hosts."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def plain_source(count, labels=True):
-    """Examples that can be recognised by their colour, whatever the augmentation does to them."""
+    """Returns examples that can be recognised by their colour under any augmentation."""
     return [
         {
             "name": f"n{index}",
@@ -57,7 +57,7 @@ def take(batches, count):
 
 
 def identities(batches, count):
-    """Which example each of `count` batches of one contains, by image and by label."""
+    """Returns the index of the example in each of `count` batches of one, checking that image and label agree."""
     found = []
     for batch in take(batches, count):
         assert batch["image"][0, 0, 0, 0] - 10 == batch["label"][0, 0, 0]
@@ -143,7 +143,7 @@ def test_epochs_are_complete_whatever_hosts_and_batches_they_are_read_by(rng):
             each.set_state(state)
         for _ in range(int(rng.integers(1, 4))):
             batches = [next(each)["label"][:, 0, 0].tolist() for each in streams]
-            # Host k of n has every n-th of the examples of a step.
+            # Host k of n has every n-th example of a step.
             found += [batches[index % hosts][index // hosts] for index in range(hosts * batch_size)]
         state, *others = (each.get_state() for each in streams)
         assert all(other == state for other in others)
@@ -157,7 +157,7 @@ def test_evaluation_sees_each_example_once_in_order():
         for shard in range(shards):
             options = {"shard_index": shard, "shard_count": shards, "workers": workers}
             examples = list(evaluation_examples(source, **options))
-            # Python complains about what is left in shared memory when a program ends.
+            # Python reports objects that remain in shared memory when a program ends.
             assert not any(type(x) is SharedMemoryArray for x in gc.get_objects())
             assert [example["name"] for example in examples] == [f"n{i}" for i in range(7)[shard::shards]]
             for example in examples:
@@ -212,15 +212,15 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in which data are prepared once."""
+    """Returns a folder in which data are prepared once."""
     return tmp_path_factory.mktemp("scripts")
 
 
 def run_script(folder, how):
-    """Runs a program that has worker processes, and returns its status, output and errors."""
+    """Runs a program with worker processes and returns its status, output and errors."""
     script = folder / "script.py"  # Worker processes import the main module.
     script.write_text(SCRIPT)
-    # Workers that outlive the program would hold pipes open.
+    # Workers that outlive the program would keep pipes open.
     with (folder / "output").open("w") as out, (folder / "errors").open("w") as err:
         status = subprocess.run(
             [sys.executable, "-W", "error", str(script), str(folder / "data"), how],
@@ -247,7 +247,7 @@ def test_workers_end_with_a_killed_program(folder):
 
 
 def is_running(pid):
-    """Whether a process exists and has not ended; one that ended may wait to be noticed by its parent."""
+    """Returns whether a process exists and has not ended; one that ended may remain as a zombie of its parent."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Prepared images decoded in part have the same pixels as when they are decoded completely."""
+"""Tests that partly decoded images have the same pixels as completely decoded ones."""
 
 import io
 
@@ -42,7 +42,7 @@ OPENCV = {"OpenCV's PNG": 1, "16 bits": np.uint16(257)}  # OpenCV writes several
 
 
 def encoded(pixels, kind):
-    """An image of a kind; `decode_image` says what the pixels become in it."""
+    """Encodes an image in one of `KINDS` or `OPENCV`; `decode_image` gives the resulting pixels."""
     if kind in OPENCV:
         return cv2.imencode(".png", pixels * OPENCV[kind])[1].tobytes()
     form, mode, options = KINDS[kind]

@@ -1,4 +1,4 @@
-"""Preparing: shards of about equal size, one process at a time, and nothing incomplete or damaged is ever used."""
+"""Tests preparation: shards of about equal size, one process at a time, and no use of incomplete or damaged data."""
 
 import collections
 import errno
@@ -22,7 +22,7 @@ from tests.reference.refusal import refused
 
 @pytest.fixture
 def folder(rng, tmp_path):
-    """A user's own folder of one training and one validation image."""
+    """Returns a user's own folder with one training and one validation image."""
     root = tmp_path / "in"
     for split in ("train", "val"):
         for part in ("images", "labels"):
@@ -72,7 +72,7 @@ def test_a_full_disk_is_named_before_anything_is_written(rng, tmp_path, monkeypa
 
 
 def test_what_another_process_has_prepared_meanwhile_is_taken(folder, tmp_path):
-    """A builder that looked before the data were there must not write them again under their readers."""
+    """A builder that was created before the data existed must not overwrite them while others read."""
     late = dataset_builder("folder", root=folder, data_dir=tmp_path / "data")
     assert not late.is_prepared()
     dataset = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
@@ -132,7 +132,7 @@ DESCRIPTIONS = pytest.mark.parametrize("name", ["metadata.json", "dataset_info.j
 
 
 def with_damage(rng, content):
-    """The content emptied, cut and with a flipped bit."""
+    """Yields the content emptied, cut short and with flipped bits."""
     yield from (b"", content[: len(content) // 2])
     for _ in range(15):
         flipped = bytearray(content)
@@ -143,7 +143,7 @@ def with_damage(rng, content):
 @DESCRIPTIONS
 @pytest.mark.parametrize("digests", [True, False])
 def test_a_damaged_description_is_refused_by_name(rng, folder, tmp_path, name, digests):
-    """Without digests, as of version 0.2.0, whatever cannot be read is refused, and never with a traceback."""
+    """Without digests, as in version 0.2.0, unreadable descriptions are refused, but never with a traceback."""
 
     def examples():
         return list(open_dataset("folder", root=folder, data_dir=tmp_path / "data").source("train"))

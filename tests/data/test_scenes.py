@@ -1,4 +1,4 @@
-"""Synthetic scenes: every class occurs, and one label depends only on a lamp far away."""
+"""Tests synthetic scenes: every class occurs, and one label depends only on a distant lamp."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ ROADS = (scenes.ROAD_GREEN, scenes.ROAD_RED)
 
 
 class FirstDrawsReplaced:
-    """A generator whose first results of `random()` are replaced: they are the colours of the lamps."""
+    """A generator whose first results of `random()`, which choose the colours of the lamps, are replaced."""
 
     def __init__(self, seed, *first):
         self._rng, self._first = np.random.default_rng(seed), list(first)
@@ -40,7 +40,7 @@ def test_only_the_traffic_light_tells_which_road_it_is(rng):
         seen += roads.sum()
         np.testing.assert_array_equal(roads, red[1] == scenes.ROAD_RED)
         np.testing.assert_array_equal(green[1][~roads], red[1][~roads])
-        # The lamp's glow may touch the far end of the road; the rest is equal to the last bit.
+        # The glow of the lamp may reach the far end of the road; the rest is identical to the last bit.
         changed = (green[0] != red[0]).any(axis=2)
         assert changed.any()
         changed_by_it += (changed & roads).sum()
@@ -64,7 +64,7 @@ def test_each_lane_obeys_the_light_of_its_colour_and_the_third_none(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 3])
 def test_without_the_far_cue_the_roads_cannot_be_told_apart(signals, rng):
-    """What no network can know whose field is 33 pixels wide: the same surroundings, another label."""
+    """A network with a receptive field of 33 pixels sees the same surroundings for different labels."""
     known = total = 0
     confusion = np.zeros((2, 2))
     for seed in rng.integers(0, 10**6, 20):
@@ -75,13 +75,13 @@ def test_without_the_far_cue_the_roads_cannot_be_told_apart(signals, rng):
         roads = pair[0][1] == scenes.ROAD_GREEN
         known += (roads & near).sum()
         total += roads.sum()
-        # The best guess is right where the cue is near, and half of the time elsewhere: always green.
+        # The best guess is right near the cue, and elsewhere half of the time by always choosing green.
         for truth in (0, 1):
             confusion[truth, 0] += (roads & ~(near & bool(truth))).sum()
             confusion[truth, 1] += (roads & near & bool(truth)).sum()
     iou = confusion.diagonal() / (confusion.sum(0) + confusion.sum(1) - confusion.diagonal())
     assert known < 0.35 * total
-    assert iou.mean() < 0.7  # with the cue all can be told apart: 1
+    assert iou.mean() < 0.7  # With the cue, it would be 1.
 
 
 def test_the_lamp_can_be_read_from_the_image(rng):

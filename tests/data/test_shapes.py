@@ -1,4 +1,4 @@
-"""Labels that annotation tools store as shapes: the same pixels as the format's own tool makes of them."""
+"""Tests that labels stored as shapes give the same pixels as the tool that defines each format."""
 
 import base64
 import io
@@ -18,8 +18,8 @@ from danet_jax.data.decode import decode_label
 from tests.reference.refusal import refused
 
 NAMES = ["cat", "dog"]
-SIZE = (37, 53)  # height and width
-# Class and corners in pixels, with fractions, beyond the border, one inside another.
+SIZE = (37, 53)  # Height and width.
+# Classes and corners in pixels: fractions, corners beyond the border, and one shape inside another.
 SHAPES = [
     ("cat", [[20.4, 10.2], [30.7, 12.9], [27.3, 22.6], [18.1, 18.5]]),
     ("dog", [[3.5, 2.25], [48.75, 4.5], [44.2, 33.9], [6.8, 30.1]]),
@@ -29,7 +29,7 @@ SHAPES = [
 
 
 def by_yolo(points):
-    """`polygon2mask` of ultralytics.data.utils, of a segment that `Instances.denormalize` scaled."""
+    """Draws a polygon like `polygon2mask` in ultralytics.data.utils after `Instances.denormalize`."""
     segment = np.array(shares(points), np.float32)
     segment[..., 0] *= SIZE[1]
     segment[..., 1] *= SIZE[0]
@@ -38,19 +38,19 @@ def by_yolo(points):
 
 
 def by_labelme(points):
-    """`shape_to_mask` of labelme.utils.shape."""
+    """Draws a polygon like `shape_to_mask` in labelme.utils.shape."""
     canvas = Image.fromarray(np.zeros(SIZE, np.uint8))
     ImageDraw.Draw(canvas).polygon(xy=[tuple(point) for point in points], outline=1, fill=1)
     return np.array(canvas)
 
 
 def by_coco(points):
-    """`COCO.annToMask` of pycocotools.coco."""
+    """Draws a polygon like `COCO.annToMask` in pycocotools.coco."""
     return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects([np.ravel(points).tolist()], *SIZE)))
 
 
 def overlaid(masks, order=None):
-    """The label map of `SHAPES` by their masks, drawn in this order; without one, larger shapes first."""
+    """Returns the label map of `SHAPES` from their masks, drawn in this order or, without one, larger shapes first."""
     label = np.zeros(SIZE, np.uint8)
     for index in np.argsort([-int(mask.sum()) for mask in masks]) if order is None else order:
         label[masks[index] == 1] = 1 + NAMES.index(SHAPES[index][0])
@@ -75,7 +75,7 @@ def write_labelme(drawn, folder, name, shapes=()):
 
 
 def coco(names, segmentations=None, **changes):
-    """A file whose annotations are the same for all images; the categories are not sorted, and one is a group."""
+    """Returns a COCO file with the same annotations for all images, unsorted categories, and one that is a group."""
     segmentations = segmentations or [(label, [np.ravel(points).tolist()]) for label, points in SHAPES]
     images = [
         {"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]} for i, name in enumerate(names, 10)
@@ -99,7 +99,7 @@ def coco(names, segmentations=None, **changes):
 
 
 def cvat(names, further=""):
-    """A file of two subsets, in which all images have the same shapes."""
+    """Returns a CVAT file of two subsets in which all images have the same shapes."""
     shapes = ""
     for order, (label, points) in zip((2, 0, 1, 1), SHAPES, strict=True):
         text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
@@ -131,7 +131,7 @@ def test_yolo_of_ultralytics_and_of_roboflow(drawn):
     dataset = labels_of(drawn, label)
     assert dataset.classes.names == ("background", "cat", "dog")
     assert any("unlabelled=ignore" in line for line in dataset.warnings())
-    drawn.image("images/train/nothing.png", SIZE)  # YOLO writes no file for it
+    drawn.image("images/train/nothing.png", SIZE)  # YOLO writes no label file for it.
     by_name = {example["name"]: example for example in drawn.open().source("train")}
     assert not decode_label(by_name["nothing"]["label"], "").any()
     (drawn.root / "images/train/nothing.png").unlink()
@@ -140,7 +140,7 @@ def test_yolo_of_ultralytics_and_of_roboflow(drawn):
         "data.yaml", "train: images/train\nval: images/val\ntest: images/test\nnames: {0: cat, 1: dog}\n"
     )
     assert drawn.open().source("test")[0]["label"] is None
-    # Roboflow's layout of the same files, whose data.yaml is one folder off, and none.
+    # The same files follow in Roboflow's layout, whose data.yaml is one folder off, and then without data.yaml.
     for split, folder in (("train", "train"), ("val", "valid")):
         (drawn.root / folder).mkdir()
         for part in ("images", "labels"):
@@ -151,7 +151,7 @@ def test_yolo_of_ultralytics_and_of_roboflow(drawn):
     labels_of(drawn, label)
     (drawn.root / "data.yaml").unlink()
     labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore", class_names=NAMES)
-    with refused(what=drawn.root / "classes.csv"):  # nothing names the classes
+    with refused(what=drawn.root / "classes.csv"):  # Nothing names the classes.
         drawn.open()
 
 
@@ -367,7 +367,7 @@ def test_without_pycocotools(drawn, monkeypatch):
 
 
 def test_masks_beside_photos(drawn):
-    """Roboflow's "semantic segmentation masks"."""
+    """The layout is Roboflow's "semantic segmentation masks"."""
     for folder, name in (("train", "a"), ("valid", "b")):
         drawn.image(f"{folder}/{name}_jpg.rf.1.jpg", SIZE, quality=100)
         drawn.labels[name] = drawn.label(f"{folder}/{name}_jpg.rf.1_mask.png", SIZE)

@@ -1,4 +1,4 @@
-"""Functions applied on all cores, with results in order."""
+"""Tests that functions run on all cores and give their results in order."""
 
 import threading
 import time

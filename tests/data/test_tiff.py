@@ -1,4 +1,4 @@
-"""TIFF as cameras, scanners and GIS programs write it: what is decoded equals what was written, or is refused."""
+"""Tests that TIFFs like those of cameras, scanners and GIS programs are decoded exactly or refused."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ SIZE = (19, 26)
 
 
 def tiff(*pages, bigtiff=False, byteorder="<", **options):
-    """A TIFF of these arrays, or of (array, options) of their own."""
+    """Returns a TIFF whose pages are the given arrays, or (array, options) for options of a single page."""
     file = io.BytesIO()
     with tifffile.TiffWriter(file, bigtiff=bigtiff, byteorder=byteorder) as writer:
         for page in pages:
@@ -60,7 +60,7 @@ FORMS = {
 
 
 GEO = {"extratags": [(33550, "d", 3, (0.5, 0.5, 0.0)), (33922, "d", 6, (0.0, 0.0, 0.0, 4e5, 5e6, 0.0))]}
-"""A scale and a tie point. GDAL writes GeoTIFF of three bands of 16 bits without the photometric kind RGB."""
+"""A scale and a tie point. GDAL writes GeoTIFF of three 16-bit bands without the photometric interpretation RGB."""
 
 
 @pytest.mark.parametrize("form", [*FORMS, "GeoTIFF"])
@@ -96,7 +96,7 @@ def test_other_numbers_of_bits(rng, bits):
 
 
 def handmade(content, width, height, bits):
-    """An uncompressed grey TIFF of one strip."""
+    """Returns an uncompressed grey TIFF with one strip."""
     entries = [
         (256, width),
         (257, height),
@@ -118,7 +118,8 @@ def test_palettes(rng):
     colours = rng.integers(0, 256, (3, 256), dtype=np.uint16)
     pixels = rng.integers(0, 256, SIZE, dtype=np.uint8)
     expected = np.moveaxis(colours[:, pixels], 0, -1)
-    for stored in (colours * 257, colours):  # Some programs write 8 bits instead of 16, as libtiff knows.
+    # Some programs write 8 bits instead of 16, which libtiff also handles.
+    for stored in (colours * 257, colours):
         data = tiff(pixels, photometric="palette", colormap=stored)
         np.testing.assert_array_equal(decode_image(data, "x.tif"), expected)
 
@@ -161,7 +162,7 @@ def test_orientation_follows_the_rule_of_jpeg_and_png(drawn, rgb, value):
     np.testing.assert_array_equal(decode_image(data, "x"), rgb[:8, :12])
 
     def shown(pixels):
-        """The pixels as a PNG of this orientation shows them."""
+        """Returns the pixels as displayed from a PNG of this orientation."""
         exif, file = Image.Exif(), io.BytesIO()
         exif[274] = value
         Image.fromarray(pixels).save(file, "PNG", exif=exif)
@@ -183,9 +184,9 @@ def test_pages_thumbnails_and_reduced_copies(rng, rgb):
     for pages, several in (
         ([rgb], False),
         ([rgb, flagged], False),
-        ([flagged, rgb], False),  # a thumbnail first
-        ([half, rgb], False),  # a thumbnail without a flag
-        ([rgb, half], False),  # a pyramid
+        ([flagged, rgb], False),  # The thumbnail comes first.
+        ([half, rgb], False),  # The thumbnail has no flag.
+        ([rgb, half], False),  # The pages form a pyramid.
         ([rgb, mask], False),
         ([rgb, (other, {"photometric": "minisblack"})], True),
         ([rgb, other[:5, :9].repeat(3).reshape(5, 9, 3)], True),
@@ -238,7 +239,7 @@ REFUSED = {
 def test_what_is_neither_grey_nor_rgb_is_named(rng, case):
     with refused(what="a/b.tif") as error:
         decode_image(REFUSED[case](rng), "a/b.tif")
-    assert error.value.value is not None  # what it is
+    assert error.value.value is not None  # The kind of the image.
 
 
 @pytest.mark.parametrize("form", FORMS)

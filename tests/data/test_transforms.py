@@ -1,4 +1,4 @@
-"""The augmentation against Pillow applied to the whole image, and its colours against the standard library."""
+"""Tests the augmentation against Pillow on entire images, and its colours against the standard library."""
 
 import colorsys
 import dataclasses
@@ -14,7 +14,7 @@ from tests.reference.refusal import refused
 
 
 def whole(image, label, view):
-    """Scales everything, pads everything and crops, as the paper says, with nothing saved."""
+    """Scales, pads and crops the entire image as the paper describes, without any shortcut."""
     picture, labels = Image.fromarray(image), Image.fromarray(label)
     if view.flip:
         picture, labels = ImageOps.mirror(picture), ImageOps.mirror(labels)
@@ -50,7 +50,7 @@ def test_a_view_equals_the_crop_of_the_whole_image(rng):
         view = draw_view(height, width, rng, base_size=base, crop_size=crop)
         if view.height * view.width:
             assert_equals_whole(rng, height, width, view)
-    for _ in range(60):  # Of sizes with common divisors, only a beginning is scaled.
+    for _ in range(60):  # For sizes with common divisors, only a prefix is scaled.
         height, width = (int(n) for n in 8 * rng.integers(4, 30, 2))
         new_height = 2 ** int(rng.integers(1, 5)) * int(rng.integers(3, 12))
         new_width, size = int(1.0 * width * new_height / height), int(rng.integers(1, 40))
@@ -72,7 +72,7 @@ def test_scales_are_the_authors(rng):
     views = [draw_view(100, 200, rng, base_size=64, crop_size=48) for _ in range(3000)]
     shorts = np.array([view.height for view in views])
     assert (shorts.min(), shorts.max()) == (48, 128)
-    counts = np.bincount(shorts - 48)  # uniform over 81 integers: chi-squared, 80 degrees of freedom
+    counts = np.bincount(shorts - 48)  # A chi-squared test of uniformity has 80 degrees of freedom.
     assert ((counts - 3000 / 81) ** 2 / (3000 / 81)).sum() < 160
     assert 0.44 < np.mean([view.flip for view in views]) < 0.56
     for view in views:
@@ -96,7 +96,7 @@ def test_only_the_generator_decides(rng):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_image_and_label_stay_together(flip, rng):
-    # A label that can be read from the image must be readable from the result.
+    # A label that can be derived from the image must also be derivable from the result.
     label = np.kron(rng.integers(0, 2, (6, 8)), np.ones((8, 8), int)).astype(np.uint8)
     image = np.repeat(label[..., None] * 255, 3, axis=2)
     seen, seen_label = apply_view(image, label, View(flip, 96, 128, 17, 30, 64))
@@ -117,7 +117,7 @@ def test_mirroring_swaps_classes_that_mean_a_side(rng):
     for seed in range(20):
         view = draw_view(10, 14, np.random.default_rng(seed), **options)
         never = draw_view(10, 14, np.random.default_rng(seed), **options, flip=False)
-        assert never == dataclasses.replace(view, flip=False)  # Everything else is drawn alike.
+        assert never == dataclasses.replace(view, flip=False)  # All other random numbers are the same.
         _, seen = apply_view(image, label, view, table)
         expected = table[label][:, ::-1] if view.flip else label
         np.testing.assert_array_equal(seen, expected[:, view.left : view.left + 10])
@@ -127,7 +127,7 @@ NO, YES = 0.9, 0.1
 
 
 class Drawn:
-    """A generator that returns given numbers: for each change whether it is made, and the amounts."""
+    """A generator that returns given numbers: whether each change is made, and the amounts."""
 
     def __init__(self, whether, *amounts):
         self._whether, self._amounts = iter(whether), iter(amounts)
@@ -143,7 +143,7 @@ class Drawn:
     integers = uniform
 
 
-# The draws are: brightness, contrast before the colours, contrast, saturation, hue.
+# The random numbers decide on brightness, contrast before the colours, contrast, saturation and hue, in this order.
 def test_distorted_light(rng):
     image = rng.integers(0, 256, (23, 31, 3), dtype=np.uint8)
     darker = distort(image, Drawn([YES, NO, NO, NO, NO], -20.5))
@@ -154,9 +154,8 @@ def test_distorted_light(rng):
     pixel = np.array([[[200, 100, 100]]], np.uint8)
     before = distort(pixel, Drawn([NO, YES, YES, YES, NO], 1.5, 0.5))
     after = distort(pixel, Drawn([NO, NO, YES, YES, NO], 1.5, 0.5))
-    assert before[0, 0].tolist() == pytest.approx(
-        [255, 202, 202], abs=2
-    )  # 300 is cut to 255 before it pales.
+    # 300 is clipped to 255 before the saturation decreases.
+    assert before[0, 0].tolist() == pytest.approx([255, 202, 202], abs=2)
     assert after[0, 0].tolist() == pytest.approx([255, 225, 225], abs=2)
 
 
@@ -167,7 +166,7 @@ def test_distorted_colours(rng):
         hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3) / 255]
         return 255 * np.array([colorsys.hsv_to_rgb(*change(*pixel)) for pixel in hsv]).reshape(image.shape)
 
-    # OpenCV keeps hues in 180 steps of two degrees: a channel can be off by 255 * 2 / 60 levels.
+    # OpenCV stores hues in 180 steps of two degrees, so a channel can be off by 255 * 2 / 60 levels.
     paler, turn = rng.uniform(0.5, 0.99), int(rng.integers(-18, 18))
     got = distort(image, Drawn([NO, NO, NO, YES, NO], paler))
     assert np.abs(got - in_hsv(lambda h, s, v: (h, s * paler, v))).max() < 12
@@ -178,7 +177,7 @@ def test_distorted_colours(rng):
 def test_each_distortion_is_made_in_half_of_the_images(rng):
     pixel = np.array([[[120, 90, 60]]], np.uint8)
     same = np.mean([(distort(pixel, rng) == pixel).all() for _ in range(3000)])
-    # In 1/16 nothing is drawn; a small change of brightness, contrast or saturation can round to none.
+    # In 1/16 of the cases nothing changes, and a small change of brightness, contrast or saturation can round to none.
     assert 0.03 < same < 0.13
 
 

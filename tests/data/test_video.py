@@ -1,4 +1,4 @@
-"""Videos against PyAV's time stamps and OpenCV's frames, numbered images, and files that are not a video."""
+"""Tests videos against PyAV's timestamps and OpenCV's frames, numbered images, and files that are not videos."""
 
 import resource
 import struct
@@ -15,7 +15,7 @@ from tests.reference.refusal import refused
 
 
 def clip(rng, count, size=(48, 64)):
-    """Frames of four even squares each, which lossy compression keeps to a few levels."""
+    """Returns frames of four uniform rectangles each, which lossy compression preserves to within a few levels."""
     corners = rng.integers(40, 216, (count, 2, 2, 3), dtype=np.uint8)
     return np.repeat(np.repeat(corners, size[0] // 2, axis=1), size[1] // 2, axis=2)
 
@@ -25,14 +25,14 @@ def timed(frames, rate=25):
 
 
 def stamps(path):
-    """FFmpeg's own times of the frames, from the beginning of the file."""
+    """Returns FFmpeg's times of the frames relative to the beginning of the file."""
     with path.open("rb") as file, av.open(file) as container:
         begin = Fraction(container.start_time, av.time_base)
         return [frame.pts * frame.time_base - begin for frame in container.decode(video=0)]
 
 
 def encoded(path, frames, times, codec, tick, container=None, **options):
-    """A video written by PyAV, frames at these times in ticks."""
+    """Writes a video with PyAV, with frames at the given times in ticks, and returns its path."""
     with path.open("w+b") as file, av.open(file, "w", format=container or path.suffix[1:]) as output:
         stream = output.add_stream(codec, rate=30, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
@@ -93,7 +93,7 @@ def test_times_begin_with_the_file_and_increase(rng, tmp_path):
 
 @pytest.mark.parametrize("turns", range(4))
 def test_rotation_as_opencv_applies_it(rng, tmp_path, turns):
-    """Phones write it into the matrix of the track."""
+    """Phones store the rotation in the matrix of the track."""
     path = tmp_path / "a.mp4"
     write_video(path, timed(clip(rng, 3)))
     data = bytearray(path.read_bytes())
@@ -168,7 +168,7 @@ def test_numbered_images_are_a_video(rng, tmp_path):
         Image.fromarray(frame).save(tmp_path / f"f_{index:04d}.png")
     assert is_video(tmp_path / "f_%04d.png")
     np.testing.assert_array_equal(list(Video(tmp_path / "f_%04d.png").frames()), frames)
-    (tmp_path / "f_0000.png").unlink()  # The numbers may begin anywhere.
+    (tmp_path / "f_0000.png").unlink()  # Numbers may start anywhere.
     video = Video(tmp_path / "f_%04d.png")
     assert video.length == 4
     np.testing.assert_array_equal(list(video.frames(1)), frames[2:])
