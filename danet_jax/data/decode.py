@@ -311,7 +311,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     start = 2
     while start + 2 <= len(data):
         marker = data[start + 1]
-        if data[start] != 0xFF or marker in (0, 0xFF):  # padding
+        if data[start] != 0xFF or marker in (0, 0xFF):  # Padding is skipped.
             start += 1
             continue
         end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
@@ -320,7 +320,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             if after is None:
                 return
             end = after.start()
-            while data[end - 1] == 0xFF:  # padding
+            while data[end - 1] == 0xFF:  # Padding is not part of the scan.
                 end -= 1
         yield marker, start + 4, end
         if marker == _END:

@@ -84,7 +84,7 @@ class Summary:
         return int(self.pixels.sum() - self.pixels[IGNORE_LABEL])
 
     def share(self, label: int) -> float:
-        """Returns the fraction of pixels that are not ignored that belong to a class; 0 if there are none."""
+        """Returns the fraction of a class among the pixels that are not ignored; 0 if there are none."""
         return int(self.pixels[label]) / self.counted if self.counted else 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""Tests that a user's own data are read correctly, with assumptions reported, or refused, in the formats of many tools."""
+"""Tests that a user's own data from many tools are read correctly, with assumptions reported, or refused."""
 
 import json
 import os

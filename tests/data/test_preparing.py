@@ -143,7 +143,7 @@ def with_damage(rng, content):
 @DESCRIPTIONS
 @pytest.mark.parametrize("digests", [True, False])
 def test_a_damaged_description_is_refused_by_name(rng, folder, tmp_path, name, digests):
-    """Without digests, as in version 0.2.0, unreadable descriptions are refused, but never with a traceback."""
+    """Without digests, as in version 0.2.0, unreadable descriptions are refused and never give a traceback."""
 
     def examples():
         return list(open_dataset("folder", root=folder, data_dir=tmp_path / "data").source("train"))

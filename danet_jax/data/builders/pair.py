@@ -65,7 +65,10 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """A reader of an example with a missing file, which is refused before any reading and listed by `--mode=check`."""
+    """A stand-in for the reader of an example with a missing file.
+
+    Preparation refuses it before it reads any example, and `--mode=check` lists it.
+    """
 
     error: InputError
     of_image: bool = False
