@@ -1,1 +1,1 @@
-"""From label maps to mIoU, tables and files."""
+"""Evaluation of label maps: mIoU, tables and files."""

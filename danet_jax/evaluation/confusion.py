@@ -15,7 +15,7 @@ from danet_jax.errors import InputError
 
 
 def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """Returns the pixels of label i predicted as class j, uint32 `[K, K]`; labels of 255 are not counted.
+    """Returns the number of pixels of label i predicted as class j, uint32 `[K, K]`; labels of 255 are not counted.
 
     Args:
       labels: integers of any shape, fewer than 2^32 pixels.
@@ -41,7 +41,7 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
         shapes = f"predictions {list(predictions.shape)} and labels {list(labels.shape)}"
         raise InputError(f"{shapes} differ in shape", what="predictions")
     labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
-    # Ignored pixels go to a place after the end, where nothing is counted.
+    # Ignored pixels get an index past the end, which is not counted.
     place = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)
     counts = jnp.zeros(num_classes**2, jnp.uint32).at[place].add(jnp.uint32(1), mode="drop")
     return counts.reshape(num_classes, num_classes)
@@ -49,11 +49,11 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
 
 @flax.struct.dataclass
 class ConfusionMatrix(metrics.Metric):
-    """A clu metric: pixels of each label (rows) by predicted class (columns).
+    """A clu metric that counts the pixels of each label (rows) by predicted class (columns).
 
-    Counts are exact up to 2^64, in two 32-bit halves, because accelerators have no fast 64-bit integers and float32
-    loses pixels above 2^24. A `clu.metrics.Collection` takes the class that `of` returns; its outputs are `labels`
-    and `predictions`.
+    Counts are exact up to 2^64. They are kept in two 32-bit halves, because accelerators have no fast 64-bit integers
+    and float32 loses pixels above 2^24. A `clu.metrics.Collection` takes the class that `of` returns and computes it
+    from the model outputs `labels` and `predictions`.
 
     Attributes:
       low, high: uint32 `[K, K]`; the count is `high * 2^32 + low`.
@@ -81,7 +81,8 @@ class ConfusionMatrix(metrics.Metric):
         return OfClasses
 
     def merge(self, other: Self) -> Self:
-        """Returns the sum; a low half that wrapped around is smaller than what was added to it."""
+        """Returns the sum of both matrices."""
+        # A low half that wrapped around is smaller than each of its summands.
         low = self.low + other.low
         carry = (low < self.low).astype(jnp.uint32)
         return self.replace(low=low, high=self.high + other.high + carry)

@@ -1,4 +1,4 @@
-"""From examples to a `Result`: the same during training and at the end."""
+"""Evaluates a network on examples, both during training and afterwards."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 AHEAD = 4
-"""The most results by which the devices may be ahead of the host: this keeps them busy, and fits into memory."""
+"""The maximum number of results that the devices compute ahead of the host: enough to keep them busy, and few enough to
+fit into memory."""
 
 
 class Evaluator:
     """Evaluates a network: `Evaluator(model, classes, protocol, mesh)(variables, examples)` returns a `Result`.
 
-    Every host evaluates its own examples on its own devices, and only the confusion matrices are summed over hosts:
-    shares may be of any size, and nothing is counted twice. Call it on every host.
+    Every host must call it. Each evaluates its own examples on its own devices, and only the confusion matrices are
+    summed over hosts. The hosts' shares may be of any size, and no example is counted twice.
 
     Args:
       model: the network.
@@ -107,7 +108,7 @@ def checked_example(
     """Returns the image, `[H, W, 3]` of `pixel_type`, and the label, uint8 `[H, W]`, of an example.
 
     Raises:
-      InputError: see `Evaluator`.
+      InputError: see `Evaluator.__call__`.
     """
     if not isinstance(example, Mapping) or not {"name", "image", "label"} <= example.keys():
         raise InputError(

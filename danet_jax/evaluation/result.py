@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import rich.table
 
 
-# Attributes of `Result` -> what they are called in tables.
+# Maps attributes of `Result` to their names in tables.
 _NUMBERS = {
     "miou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
@@ -32,9 +32,10 @@ _NUMBERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Numbers over a set of images, as fractions.
+    """The metrics over a set of images, as fractions.
 
-    A class that is neither in the labels nor predicted has no IoU: NaN, left out of the mean (null in files).
+    The IoU of a class that is neither in the labels nor predicted is NaN. It is left out of the mean and is null in
+    files.
 
     Attributes:
       confusion: pixels of each label (rows) by predicted class (columns), int64 `[K, K]`.
@@ -56,7 +57,7 @@ class Result:
 
     @functools.cached_property
     def accuracy(self) -> np.ndarray:
-        """Share of each class's pixels that were found, TP / (TP + FN), float64 `[K]`."""
+        """Share of each class's pixels that are predicted correctly, TP / (TP + FN), float64 `[K]`."""
         return _divided(np.diag(self.confusion), self.confusion.sum(1))
 
     @property
@@ -81,7 +82,7 @@ class Result:
         return float(_divided(np.nansum(frequency * self.iou), frequency.sum()))
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the content of `evaluation.json`: fractions, None where a number does not exist."""
+        """Returns the content of `evaluation.json`: fractions, or None where a metric is undefined."""
 
         def of_each(values: np.ndarray) -> dict[str, float | None]:
             return dict(zip(self.classes.names, map(_or_none, values), strict=True))
@@ -111,7 +112,7 @@ class Result:
         write_text(folder / "confusion.csv", text.getvalue())
 
     def table(self, title: str = "") -> rich.table.Table:
-        """Returns a table for the terminal in per cent, as the paper's table 3: the means, then each class."""
+        """Returns a table in per cent for the terminal, like the paper's table 3: the means, then each class."""
         return comparison_table({"": self}, title)
 
 

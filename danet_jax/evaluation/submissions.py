@@ -6,7 +6,7 @@
 | pascal_voc_aug | results/VOC2012/Segmentation/comp6_test_cls/NAME.png   | palette of the VOC kit, classes 0 to 20  |
 | ade20k         | NAME.png                                               | 8 bits, ids 1 to 150                     |
 
-comp6 is VOC's competition for methods that were trained on further labels, here SBD's.
+comp6 is VOC's competition for methods that were trained on additional labels, here those of SBD.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from danet_jax.runs.files import replacing
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """What one test server accepts.
+    """The format that a test server accepts.
 
     Attributes:
       path: the path of a prediction in the zip; `{name}` is the example's name.
@@ -42,7 +42,7 @@ class Server:
     palette: tuple[int, ...] = ()
 
     def png(self, labels: np.ndarray) -> bytes:
-        """Returns the PNG of train ids uint8 `[H, W]`.
+        """Returns the PNG of train ids, uint8 `[H, W]`.
 
         Raises:
           ValueError: a value is not a class.
@@ -67,14 +67,14 @@ SERVERS = {
     ),
     "ade20k": Server("{name}.png", ADE20K, "http://sceneparsing.csail.mit.edu"),
 }
-"""Dataset -> its test server."""
+"""The test server of each data set."""
 
 
 def test_server(dataset: str) -> Server:
-    """Returns the test server of a dataset.
+    """Returns the test server of a data set.
 
     Raises:
-      InputError: it has none.
+      InputError: the data set has no test server.
     """
     if dataset not in SERVERS:
         allowed = ", ".join(sorted(SERVERS))
@@ -92,18 +92,18 @@ def write_submission(
 ) -> int:
     """Writes the zip to upload.
 
-    It appears under its name when it is complete. The same predictions give the same bytes.
+    The file appears under its name only once it is complete. The same predictions give the same bytes.
 
     Args:
       server: the server, which defines the format.
-      predictions: name and train ids uint8 `[H, W]`, at the image's own size, of each example.
-      path: the zip.
+      predictions: the name of each example and its train ids, uint8 `[H, W]`, at the image's own size.
+      path: the zip file to write.
 
     Returns:
       The number of predictions.
     """
     count = 0
-    # Stored, not compressed: PNG is compressed already.
+    # The images are stored uncompressed, because PNG is compressed already.
     with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for name, labels in predictions:
             archive.writestr(zipfile.ZipInfo(server.path.format(name=name)), server.png(labels))

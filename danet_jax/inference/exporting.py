@@ -1,4 +1,4 @@
-"""The function that is exported: class probabilities of whole images under a protocol, as in `--mode=predict`."""
+"""The function that `--mode=export` exports: class probabilities of whole images, as in `--mode=predict`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def probabilities(
     """Returns class probabilities under a protocol without a window, float32 `[B, H, W, K]`.
 
     Args:
-      protocol: how the network is applied. Scores that are not probabilities are normalised to a sum of 1 in each
-        pixel, which keeps their order.
+      protocol: how the network is applied. Scores that are not probabilities are normalised to sum to 1 in each pixel,
+        which keeps their order.
       model: the network.
       variables: its parameters and batch statistics.
       images: `[B, H, W, 3]`, uint8, or uint16 for a network of more than 8 bits; B, H and W may be symbolic dimensions
@@ -88,7 +88,7 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
 
 
 def _fusion_of_open_size(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: None) -> jax.Array:
-    """Calls `fusion` as a separate program, in which all shapes follow from two plain dimensions."""
+    """Calls `fusion` as a separate program, whose shapes all follow from two plain dimensions."""
     program = exported_for_all(
         lambda variables, x: fusion(model, variables, x, sizes), variables, None, x.dtype
     )

@@ -1,9 +1,9 @@
 """Turns a network's logits into scores of an image's pixels, for whole images and for windows.
 
-Logits stay at the output stride, where they are 64 times fewer than pixels, until scores of a part of the image are
-needed. Two matrix products, one along columns and one along rows, then resize them. `exp` is an exception: the authors
-apply it between up-sampling the logits and resizing the scaled image, so that the exponentials of up to two pixels of
-the scaled image are mixed along each axis.
+Logits stay at the output stride, where there are 64 times fewer of them than pixels, until the scores of a part of the
+image are needed. Two matrix products, one along columns and one along rows, then resize them. The merge "exp" needs
+more work: the authors take exponentials after up-sampling the logits and before resizing them to the image's own size,
+so up to two exponentials are mixed along each axis.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPRESENTABLE = (-60.0, 80.0)
 """Bounds of the logarithm of a pixel's largest score within which its scores fit in float32: exp(-87) to exp(88)."""
 
 Network = Callable[["DANet", Mapping[str, Any], jax.Array, Any], jax.Array]
-"""Maps a model, its variables, its input, and the sizes within it if it is padded, to logits at the output stride."""
+"""Maps a model, its variables, its input, and image sizes if the input is padded, to logits at the output stride."""
 
 Weighted = tuple[jax.Array, jax.Array]
 """A matrix along one axis, float32 `[B, n, m]`, or its product with logits; and the weight of the exponentials of the
@@ -45,7 +45,7 @@ class Axis(NamedTuple):
     Attributes:
       image: the number of pixels of the image at its own size.
       scaled: the number of pixels of the scaled image.
-      window: the number of pixels that the network sees; those past the scaled image are black.
+      window: the number of pixels of the network's input; those past the scaled image are black.
       stride: the distance between windows.
       count: the number of windows.
       last: the first pixel of the last window, which need not be a multiple of the stride.
@@ -81,12 +81,12 @@ def fusion(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: Any)
 
 
 def accepts_sizes(model: DANet) -> bool:
-    """Returns whether the network's input may be padded; with a user's own backbone it may not."""
+    """Returns whether the network's input may be padded, which a custom backbone need not support."""
     return getattr(model, "accepts_sizes", True)
 
 
 class Sums(NamedTuple):
-    """Sums of scores; W is innermost, so that no product needs a transposition.
+    """Sums of scores. W is the last axis, so that no product needs a transposition.
 
     Attributes:
       scores: float32 `[B, T, K, W]`; for "exp" the scores divided by exp(shift).
@@ -130,7 +130,7 @@ class Merging:
     ) -> list[jax.Array]:
         """Returns logits of the network's input and, flipped back, of its mirror image: float32 `[B, h, K, w]` each.
 
-        Up-sampling is symmetric, so that both are added here if the protocol adds them.
+        Up-sampling is symmetric, so both are added here if the protocol adds them.
         """
         if not flip:
             return [jnp.swapaxes(network(self._model, variables, x, sizes), 2, 3)]
@@ -155,16 +155,16 @@ class Merging:
     def resize_weights(
         self, pixels: jax.Array, axis: Axis, samples: Any, mirrored: Any = None
     ) -> list[Weighted]:
-        """Returns matrices from a window's logits along one axis to `pixels` of the image.
+        """Returns the matrices that resize a window's logits along one axis to `pixels` of the image.
 
         Args:
           pixels: int32 `[n]`.
-          axis: fields `[B, 1]`.
+          axis: the position of the window; its fields are `[B, 1]`.
           samples: the number of logits, some of which may be padding.
-          mirrored: bool `[B, 1]`, whether the scaled image was flipped before windows were cut.
+          mirrored: bool `[B, 1]`, whether the scaled image was flipped before the window was cut.
 
         Returns:
-          For "exp" one matrix for each pixel of the scaled image that is mixed, otherwise a single one.
+          For "exp", one matrix for each pixel of the scaled image that is mixed; otherwise a single matrix.
         """
         if self._same:
             place = jnp.clip(pixels[None], 0, axis.scaled - 1)[None]
@@ -196,7 +196,7 @@ class Merging:
         return Sums(jnp.zeros(shape, jnp.float32), jnp.full((*shape[:2], 1, shape[3]), NO_SHIFT, jnp.float32))
 
     def add(self, sums: Sums, parts: Sequence[Weighted]) -> Sums:
-        """Adds the results of `to_rows` for a view, or for "exp" for a part of it."""
+        """Adds the results of `to_rows` for a view or, for "exp", for a part of it."""
         if self.merge == "exp":
             return _with_exponentials(sums, parts)
         [(logits, _)] = parts
@@ -214,7 +214,7 @@ class Merging:
             return sums.scores
         largest = jnp.max(sums.scores, 2, keepdims=True)
         peak = jnp.where(largest > 0, jnp.log(jnp.maximum(largest, 1e-37)), 0.0) + sums.shift
-        # In two steps: where small weights make a score small, the factor alone could overflow.
+        # The factor is applied in two steps, since it could overflow where small weights make a score small.
         root = jnp.exp((sums.shift + (jnp.clip(peak, *REPRESENTABLE) - peak)) / 2)
         return sums.scores * root * root
 
@@ -238,11 +238,11 @@ def _times(pattern: str, x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def _with_exponentials(sums: Sums, parts: Sequence[Weighted]) -> Sums:
-    """Adds `weight * exp(logits)` for each part; weights are not negative."""
+    """Adds `weight * exp(logits)` for each part. Weights must not be negative."""
     peaks = [jnp.where(weight > 0, part.max(2, keepdims=True), NO_SHIFT) for part, weight in parts]
     shift = jnp.stack([sums.shift, *peaks]).max(0)
     scores = sums.scores * jnp.exp(sums.shift - shift)
     for part, weight in parts:
-        # Where the weight is 0, the exponential may be infinite, and their product NaN.
+        # Where the weight is 0, the exponential may be infinite and the product NaN.
         scores = scores + jnp.where(weight > 0, weight * jnp.exp(part - shift), 0.0)
     return Sums(scores, shift)

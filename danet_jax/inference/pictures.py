@@ -1,4 +1,4 @@
-"""Label maps as images: the palette PNG that other programs read, and overlays for people."""
+"""Draws label maps: as palette PNGs that other programs read, and as overlays for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_ENLARGED_HEIGHT = 4 * _SMALLEST_WIDTH
 
 
 def save_labels(labels: np.ndarray, classes: Classes, path: Path) -> None:
-    """Writes labels `[H, W]` (0 to 255) as an 8-bit PNG: pixel values are the labels, the palette their colours."""
+    """Writes labels `[H, W]` (0 to 255) as an 8-bit PNG whose palette contains the colours of the classes."""
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(classes.palette().tobytes())
     save_png(image, path)
@@ -37,7 +37,7 @@ def blended(
     colours = classes.palette()[labels]
     borders = _borders(labels)
     if outlines:
-        # On its own side of a border each class is drawn this many pixels wide.
+        # The outline of each class is this many pixels wide, on its own side of the border.
         width = max(1, min(labels.shape) // 200)
         near = cv2.dilate(borders.view(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8)) > 0
         return np.where((near & (labels != IGNORE_LABEL))[..., None], colours, image)
@@ -63,7 +63,7 @@ def overlay(
       labels: integers `[H, W]`; pixels of 255, which are ignored, are left as they are.
       classes: names and colours.
       opacity: the opacity of the colours, 0 to 1.
-      legend: whether there is a legend. Small images are enlarged for it; without it, the size is the image's.
+      legend: whether to draw a legend, for which small images are enlarged. Without it, the size is the image's.
       outlines: draw only the outlines of the classes, in their colours.
     """
     result = Image.fromarray(blended(image, labels, classes, opacity, outlines=outlines))
@@ -86,10 +86,10 @@ def legend_of(
     """Returns a legend of some labels, at least 480 pixels wide.
 
     Args:
-      labels: which, in this order; 255 is explained as ignored.
+      labels: the labels to list, in this order; 255 is listed as ignored.
       classes: names and colours.
       width: the width of the image above it, in pixels.
-      remarks: what follows the name of each.
+      remarks: the text after the name of each label.
     """
     size = max(13, width // 60)
     font = ImageFont.load_default(size=size)
@@ -98,7 +98,7 @@ def legend_of(
     labels = list(labels)
     names = ["ignored" if label == IGNORE_LABEL else classes.names[label] for label in labels]
     texts = [name + remark for name, remark in zip(names, remarks or [""] * len(names), strict=True)]
-    # Entries are set like words in a paragraph.
+    # Entries wrap like the words of a paragraph.
     corners, left, top = [], gap, gap // 2
     for text in texts:
         advance = int(line + font.getlength(text) + gap)
@@ -141,7 +141,7 @@ def side_by_side(images: list[Image.Image], titles: list[str]) -> Image.Image:
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:
-    """Returns where the label below or to the right is another one."""
+    """Returns a mask of the pixels whose lower or right neighbour has another label, bool `[H, W]`."""
     borders = np.zeros(labels.shape, bool)
     borders[:-1] |= labels[:-1] != labels[1:]
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 PIXELS_AT_ONCE = {"cpu": 1 << 17, "other": 1 << 20}
-"""Pixels, in at most eight images, that a device takes at a time: enough that work that depends on the weights only,
-such as Winograd's transforms on a CPU, costs little in comparison."""
+"""The number of pixels, in at most eight images, that a device processes at a time. It is large enough that work which
+depends only on the weights, such as Winograd's transforms on a CPU, costs little in comparison."""
 
 BAND_PIXELS = {"cpu": 1 << 14, "other": 1 << 17}
-"""Pixels of a band in which scores are computed and dropped: few enough for a CPU's cache, enough for many cores."""
+"""The number of pixels in a band, whose scores are computed and then dropped: few enough for a CPU's cache, and enough
+for the many cores of an accelerator."""
 
 MOST_SHAPES, MULTIPLE = 3, 32
-"""The number of shapes after which new ones become rare, and the number of pixels that their sides are multiples of."""
+"""The number of shapes after which new ones become rare, and the multiple in pixels that their sides are rounded to."""
 
 
 def scores_of_rows(
@@ -50,7 +51,7 @@ def scores_of_rows(
     """
     axes = [[Axis.whole(sizes[0][:, i : i + 1], size[:, i : i + 1]) for i in (0, 1)] for size in sizes[1:]]
     columns = jnp.arange(width, dtype=jnp.int32)
-    # Columns come first, once for all rows: logits have few rows.
+    # Columns are resized first, once for all rows, because logits have few rows.
     wide = [
         [to_columns(x, merging.resize_weights(columns, axis, x.shape[3])) for x in flips]
         for flips, (_, axis) in zip(logits, axes, strict=True)
@@ -102,7 +103,7 @@ class WholeImages:
         """Returns the reduction of the scores for variables and `Inputs`."""
 
     def group(self, height: int, width: int) -> Group:
-        """Returns the group of an image of this size: the shapes of arrays that hold it."""
+        """Returns the group of an image of this size, which gives the shapes of its arrays."""
         sizes = self._sizes(height, width)
         # A user's own backbone may not be able to ignore padding.
         shape = shared_shape(self._shapes, sizes) if accepts_sizes(self._model) else sizes
@@ -143,7 +144,7 @@ class WholeImages:
         labels: Sequence[np.ndarray] = (),
         at_once: int | None = None,
     ) -> Inputs:
-        """Returns the arguments for images of a group and their labels, filled up to `at_once` images."""
+        """Returns the arguments for images of a group and their labels, padded to `at_once` images."""
         at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
         pixels = np.zeros((at_once, height, width, 3), self.protocol.pixel_type)
         truths = None
@@ -165,7 +166,7 @@ class WholeImages:
         return Inputs(pixels, truths, scalings, [np.asarray(scale, np.int32) for scale in by_scale])
 
     def _bands(self, height: int, width: int) -> tuple[int, int, int]:
-        """Returns the number of devices that share the rows, of bands for each device, and of rows in a band."""
+        """Returns the number of devices that share the rows, of bands per device, and of rows per band."""
         devices = self.mesh.shape["space"]
         of_device = -(-height // devices)
         bands = -(-of_device // max(1, self._band_pixels // width))
@@ -178,7 +179,7 @@ class WholeImages:
         )
 
     def _at_once(self, group: Group, images: int | None = None) -> int:
-        """Returns the batch size of a group; for a given number of images, one that computes little more."""
+        """Returns the batch size of a group; for a given number of images, one that needs little padding."""
         devices = self.mesh.shape["data"]
         largest = max(height * width for height, width in group.shape[1:])
         of_device = max(1, min(8, self._pixels_at_once // largest))
@@ -190,7 +191,7 @@ class WholeImages:
         images, labels, scalings, sizes = inputs
         batch, height, width, _ = images.shape
         devices, bands, of_band = self._bands(height, width)
-        if labels is None:  # made on the device, so that nothing is transferred
+        if labels is None:  # they are created on the device, so that nothing is transferred
             labels = jnp.full((batch, devices * bands * of_band, width), IGNORE_LABEL, jnp.uint8)
         same = all(scaling.rows is None for scaling in scalings)
         merging = Merging(self._model, self.protocol, reduction, same=same)
@@ -225,16 +226,17 @@ class WholeImages:
 
 
 def shared_shape(shapes: list[Sizes], sizes: Sizes) -> Sizes:
-    """Returns a shape that holds an image of `sizes`; a new one, which costs a compilation, is appended to `shapes`.
+    """Returns a shape that fits an image of `sizes`; a new one, which costs a compilation, is appended to `shapes`.
 
-    The first shape is exactly that of the first image, so that images of one size are not padded. A later image takes a
-    shape of which it fills at least half of the pixels, or gets its own, rounded up to `MULTIPLE`. After `MOST_SHAPES`
-    it takes any shape that holds it. If none does, one is added that is rounded up to powers of two, and from the
-    second time on to a square of those, so that this seldom happens.
+    The first shape is exactly that of the first image, so images of a single size are not padded. A later image uses a
+    shape of which it fills at least half of the pixels; if there is none, a new shape is added, rounded up to
+    `MULTIPLE`. Once there are `MOST_SHAPES` shapes, an image uses any shape that it fits into. If there is none, a
+    shape is added that is rounded up to powers of two, and the next time to a square of them, so that this seldom
+    happens.
 
     Args:
       shapes: the shapes in use.
-      sizes: those of the image, at its own size and at each scale.
+      sizes: the size of the image itself and at each scale.
     """
 
     def area(sizes: Sizes) -> int:

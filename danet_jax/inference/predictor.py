@@ -44,11 +44,11 @@ SCORES = Reduction(lambda scores, _: jnp.swapaxes(scores, 2, 3), ranking=False)
 
 
 class Group(NamedTuple):
-    """What images that go through the devices together have in common.
+    """What images that the devices process together have in common.
 
     Attributes:
       shape: the height and width of the arrays, at the image's own size and at each scale; empty if images of any size
-        go together.
+        are processed together.
       padded: whether an image may be smaller than these arrays.
     """
 
@@ -57,7 +57,7 @@ class Group(NamedTuple):
 
 
 class Region(NamedTuple):
-    """The place of a result: the number of the image in its batch, and the first row and column there."""
+    """The position of a result: the index of its image in the batch, and its first row and column in that image."""
 
     image: int
     top: int
@@ -111,8 +111,8 @@ class Predictor(typing.Protocol):
           images: `[H, W, 3]` each, of the protocol's `pixel_type`.
           reduction: what is computed from the scores.
           labels: uint8 `[H, W]` for each image, if the reduction needs them.
-          exact: compute these images only, which compiles further programs for smaller batches; otherwise batches are
-            filled up.
+          exact: whether only these images are computed, which compiles further programs for smaller batches; otherwise
+            batches are padded.
         """
 
 
@@ -128,11 +128,11 @@ def predicted(
 ) -> Iterator[tuple[list[Item], Part]]:
     """Applies a network to images and yields the results part by part, each with the batch that it belongs to.
 
-    A part is yielded once it is computed, while the devices work on up to `ahead` more; a CPU computes these side by
-    side. All parts of one batch follow one another.
+    A part is yielded once it is computed, while the devices work on up to `ahead` more, which a CPU computes
+    concurrently. All parts of a batch are yielded one after another.
 
     Args:
-      predictor: decides which images go through the devices together.
+      predictor: decides which images the devices process together.
       variables: the network's variables, on every device of the predictor's mesh.
       items: the images, alone or followed by their labels.
       reduction: what is computed from the scores.
@@ -175,7 +175,7 @@ def _batches(
 
 
 def on_this_host(variables: Any) -> Any:
-    """Returns variables that are the same on all hosts, on whatever devices they are, as arrays of this host."""
+    """Returns variables that are the same on all hosts, on any devices, as arrays of this host."""
 
     def local(x: Any) -> Any:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:

@@ -38,16 +38,16 @@ class Protocol:
     (1024, 1024)
 
     Attributes:
-      scales: factors of the image's base size.
+      scales: the factors by which the image's base size is multiplied.
       flip: whether the horizontal flip is scored too.
       window: (height, width) of the windows; None scores the image as a whole.
       stride: (vertical, horizontal) distance of windows; None is the window's size.
       base_size: the size at scale 1. None: the image's own. One number: the length of the long side (the authors).
         Two: the image is resized to the largest size that fits a box with this long and this short side
         (mmsegmentation).
-      edge: what happens to windows that reach past the image's right or lower edge. "pad": they are filled up with
-        black, 0 before normalisation (the authors). "shift": they are moved inside, and an image that is smaller than
-        the window is scored at its own size (mmsegmentation).
+      edge: what happens to windows that extend past the image's right or lower edge. "pad": they are padded with black,
+        0 before normalisation (the authors). "shift": they are moved inside, and an image that is smaller than the
+        window is scored at its own size (mmsegmentation).
       merge: how scores are merged.
         "exp" (the authors): the score of a window is exp(logits + un-flipped logits of the flipped window); the mean
         over windows, resized to the image's size, summed over scales.
@@ -58,9 +58,9 @@ class Protocol:
         in place. None: as the network's own up-sampling (mmsegmentation).
       image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8": by OpenCV in
         8 bits, whatever `align_corners` (mmsegmentation).
-      mean: subtracted from the channels R, G and B, in 0 to 1. None: as the network was trained, which is ImageNet's
-        unless its checkpoint says otherwise.
-      std: divides the channels after that. None: as for `mean`.
+      mean: what is subtracted from the channels R, G and B, which range from 0 to 1. None: the mean that the network
+        was trained with, which is ImageNet's unless its checkpoint says otherwise.
+      std: what the channels are divided by after that. None: as for `mean`.
       bits: the bits per channel of the images. Pixel values are divided by `2**bits - 1`, and images of more than 8
         bits are uint16, resized in float32 whatever `image_resize`. None: as the network was trained, which is 8 unless
         its checkpoint says otherwise.
@@ -68,7 +68,7 @@ class Protocol:
         swapped.
       mirrored: for each class the number of the class that a flip turns it into, set by `for_network`. Empty: no class
         changes.
-      name: the name that is shown beside results.
+      name: the name that is shown with results.
 
     Raises:
       InputError: a field has the wrong type or is out of range; `what` names it.
@@ -167,8 +167,8 @@ class Protocol:
           dataset: published data sets have a base size; images of others keep their own size.
           multi_scale: use six scales, and flips.
           whole: True for the Cityscapes models that were trained on crops of 512x1024; False for those of 769x769,
-            which are evaluated in windows (of 480x480 for PASCAL Context). None is True for ADE20K, PASCAL VOC and COCO
-            Stuff, whose models always see whole images, and False for others.
+            which are evaluated in windows (of 480x480 for PASCAL Context). None stands for True for ADE20K, PASCAL VOC
+            and COCO Stuff, whose models are always applied to whole images, and for False otherwise.
         """
         if dataset == "pascal_context" and not whole:
             crop, stride, align_corners = 480, 320, False
@@ -242,9 +242,9 @@ class Protocol:
 
         Args:
           align_corners: how the network up-samples.
-          mean: the normalisation of the images that it was trained on.
-          std: the same.
-          classes: its classes, which `flip_pairs` names.
+          mean: the mean that the images of its training were normalised with.
+          std: their standard deviation.
+          classes: its classes, to which the names in `flip_pairs` refer.
           bits: the bits per channel of the images that it was trained on.
 
         Raises:
@@ -258,12 +258,12 @@ class Protocol:
 
     @property
     def normalisation(self) -> tuple[Triple, Triple]:
-        """Mean and standard deviation; ImageNet's where they are open."""
+        """The mean and the standard deviation; ImageNet's where they are not set."""
         return MEAN if self.mean is None else self.mean, STD if self.std is None else self.std
 
     @property
     def depth(self) -> int:
-        """The bits per channel of the images; 8 where they are open."""
+        """The bits per channel of the images; 8 if they are not set."""
         return self.bits or 8
 
     @property
@@ -272,7 +272,7 @@ class Protocol:
         return np.uint8 if self.depth == 8 else np.uint16
 
     def replace(self, **changes: Any) -> Protocol:
-        """Returns the protocol with fields changed, and the changes added to its name.
+        """Returns the protocol with some fields changed, and with the changes added to its name.
 
         >>> Protocol.authors().replace(flip=False).name
         'authors, flip=False'
@@ -293,7 +293,7 @@ class Protocol:
         return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns every field, as stored in `evaluation.json`; without `bits` the network takes images of 8 bits."""
+        """Returns all fields as stored in `evaluation.json`, where `bits` is left out for images of 8 bits."""
         fields = dataclasses.asdict(self)
         if self.depth == 8:
             del fields["bits"]
@@ -317,11 +317,11 @@ _OPTIONS = {field.name for field in dataclasses.fields(Protocol)} - {"name", "bi
 def protocol_of(config: Mapping[str, Any]) -> Protocol:
     """Returns the protocol of a recipe.
 
-    It is the one that `evaluation.protocol` names, for the data set `dataset.name`, with fields replaced by the other
-    options of `evaluation`: None keeps the protocol's own value, and `()` removes a window, a stride or a base size. A
-    `base_size` of one number is the length of the long side, of two the size of a box; `whole_base_size` applies to the
-    protocol "whole" only. Without `dataset.flip` no mirrored image is scored, since its classes depend on the side. The
-    scores of `dataset.flip_pairs` are swapped in mirrored images.
+    The protocol is that named by `evaluation.protocol`, for the data set `dataset.name`. The other options of
+    `evaluation` replace its fields: None keeps the protocol's own value, and `()` removes a window, a stride or a base
+    size. A `base_size` of one number is the length of the long side; two numbers are the size of a box.
+    `whole_base_size` applies only to the protocol "whole". If `dataset.flip` is False, no mirrored images are scored,
+    since classes depend on the side. The scores of `dataset.flip_pairs` are swapped in mirrored images.
 
     Args:
       config: the recipe as nested mappings of simple types, with at least the groups `dataset` and `evaluation`.
@@ -374,7 +374,7 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
 
 
 def _are_numbers(values: Any, kind: type = float) -> bool:
-    """Returns whether `values` is a tuple of finite numbers, whole ones if `kind` is int."""
+    """Returns whether `values` is a tuple of finite numbers, which must be integers if `kind` is int."""
     kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
     return isinstance(values, tuple) and all(
         isinstance(x, kinds) and not isinstance(x, bool) and math.isfinite(x) for x in values

@@ -36,7 +36,7 @@ class Scaling(NamedTuple):
 def scaling_of(
     protocol: Protocol, sizes: Sequence[Size], new_sizes: Sequence[Size], shape: Size, *, padded: bool
 ) -> Scaling:
-    """Returns the scaling of images from `sizes` to `new_sizes`, in arrays of `shape`; one size stands for all."""
+    """Returns the scaling of images from `sizes` to `new_sizes` in arrays of `shape`; a single size is for all."""
     of_each = np.asarray(new_sizes, np.int32) if padded else None
     if list(sizes) == list(new_sizes):
         return Scaling(None, None, of_each)
@@ -87,7 +87,7 @@ def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
 
 
 def flipped(x: jax.Array, sizes: Any) -> jax.Array:
-    """Returns `[B, h, w, C]` mirrored, each image within its own width."""
+    """Returns images `[B, h, w, C]` mirrored, each within its own width."""
     if sizes is None:
         return x[:, :, ::-1]
     place = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]

@@ -30,8 +30,8 @@ from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.download import download
 
 AHEAD = {"cpu": 1, "other": 2}
-"""Parts that a device works on while the host uses the results of the one before. A CPU would compute several side by
-side, and need memory for each."""
+"""The number of parts that a device works on while the host uses the results of the previous one. A CPU would compute
+several concurrently and need memory for each."""
 
 _MODES_OF_8_BITS = (
     "1",
@@ -53,16 +53,16 @@ _MODES_OF_8_BITS = (
 
 
 class Segmenter:
-    """Segments images: `segmenter(images)` returns labels, `segmenter.scores(images)` the scores behind them.
+    """Segments images: `segmenter(images)` returns labels, and `segmenter.scores(images)` returns their scores.
 
     >>> import danet_jax
     >>> segment = danet_jax.load_segmenter("runs/quickstart")  # doctest: +SKIP
     >>> labels = segment("photo.jpg")  # doctest: +SKIP
     >>> segment.overlay("photo.jpg").show()  # doctest: +SKIP
 
-    Images of any number of sizes compile at most eight functions, and further ones for two, four or eight small images
-    at a time, which are faster together. Labels of an image of any size need little memory: scores are merged and
-    dropped part by part.
+    However many sizes images have, at most eight functions are compiled, and further ones for two, four or eight small
+    images at a time, which are faster together. Segmenting an image of any size takes little memory, because scores are
+    merged and dropped part by part.
 
     Args:
       model: the network.
@@ -70,13 +70,13 @@ class Segmenter:
       protocol: how the network is applied to an image; None applies it to the whole image at once. The protocol's
         `bits` are those of the images that the network was trained on: for more than 8, images are uint16 from 0 to
         `2**bits - 1`.
-      classes: names and colours, for drawing results.
-      mesh: devices of this host; images are divided over its axis `data` and their rows over `space`. None is the first
-        device.
+      classes: the names and colours for drawing results.
+      mesh: devices of this host. Images are divided over its axis `data` and their rows over `space`. None uses the
+        first device.
 
     Raises:
       InputError: an argument has the wrong type, the variables or the classes do not fit the model, a variable
-        contains NaN or Inf, or there are more classes than 8-bit labels can hold.
+        contains NaN or Inf, or there are more classes than 8-bit labels can represent.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Segmenter:
         self._ahead = AHEAD["cpu" if on_cpu else "other"]
         self.model, self.protocol, self.classes = model, self._predictor.protocol, classes
         self.bits_used = self.protocol.depth if self.protocol.depth > 8 else 16
-        """How many bits of the 16-bit channels of image files are used."""
+        """The number of bits that are used in the 16-bit channels of image files."""
         self.variables = self._checked_variables(variables)
 
     def with_variables(self, variables: Mapping[str, Any]) -> Segmenter:
@@ -135,11 +135,11 @@ class Segmenter:
 
         Args:
           images: uint8 `[B, H, W, 3]` RGB; or one image: uint8 `[H, W, 3]`, a `PIL.Image`, a path, or an address such
-            as `https://HOST/photo.jpg`; or a list of these. Files are turned as their EXIF orientation says. Arrays
-            are uint16 if `protocol.bits` is more than 8.
+            as `https://HOST/photo.jpg`; or a list of images. Files are rotated according to their EXIF orientation.
+            Arrays are uint16 if `protocol.bits` is more than 8.
 
         Returns:
-          int32 `[B, H, W]`; for one image `[H, W]`; for a list a list of these.
+          int32 `[B, H, W]` for a batch, `[H, W]` for one image, or a list of label maps for a list.
 
         Raises:
           InputError: `images` is none of these, or a file cannot be read.
@@ -155,11 +155,11 @@ class Segmenter:
 
         Args:
           images: as for `__call__`; for a batch or a list, a list of images is returned.
-          legend: whether there is a legend of the classes below the image.
+          legend: whether a legend of the classes is drawn below the image.
           outlines: draw only the outlines of the classes, in their colours.
 
         Raises:
-          InputError: as `__call__`.
+          InputError: see `__call__`.
         """
         from danet_jax.inference.pictures import overlay
 
@@ -175,9 +175,9 @@ class Segmenter:
     def stream(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the labels, int32 `[H, W]`, of one image `[H, W, 3]` after another, in their order.
 
-        Consecutive images of one size go to the device together, as many as it takes at once. It works on them while
-        earlier results are used and later images are read; no more than four such batches are in memory. Images are
-        copied, so that they may all be read into one buffer.
+        Consecutive images of the same size are batched. The device works on a batch while earlier results are used and
+        later images are read; at most four batches are in memory. Images are copied, so they may all be read into one
+        buffer.
 
         Raises:
           InputError: an image is not an array of the type that `__call__` takes.
@@ -189,10 +189,10 @@ class Segmenter:
     def scores(self, images: np.ndarray | jax.Array) -> np.ndarray:
         """Returns the score of each class, float32 `[B, H, W, K]`, as the protocol merges them, at the images' size.
 
-        With "softmax" scores are class probabilities, with "logits" logits. With "exp" they are the authors' sums of
-        exponentials, not normalised over classes, and may have any magnitude: in a pixel whose largest score is not
-        between exp(-60) and exp(80), all scores are divided by one factor that brings it there. Thus they neither
-        overflow nor vanish, and their order and ratios are right.
+        With "softmax", scores are class probabilities; with "logits", they are logits. With "exp", they are the
+        authors' sums of exponentials, which are not normalised over classes and may have any magnitude. In a pixel
+        whose largest score is not between exp(-60) and exp(80), all scores are divided by a common factor that brings
+        it into this range, so that they neither overflow nor vanish and keep their order and ratios.
 
         Raises:
           InputError: `images` is not an array `[B, H, W, 3]` of the type that `__call__` takes.
@@ -204,9 +204,10 @@ class Segmenter:
         return scores
 
     def explain(self, image: np.ndarray | jax.Array) -> Insight:
-        """Returns what the network saw in one image, `[H, W, 3]` RGB: queries, keys, scales and logits.
+        """Returns what the network computes for one image, `[H, W, 3]` RGB: queries, keys, scales and logits.
 
-        The network sees the whole image, at the protocol's base size, without flips, whatever its scales and windows.
+        The network is applied to the whole image at the protocol's base size, without flips, regardless of the
+        protocol's scales and windows.
 
         Raises:
           InputError: `image` is not an array of the type that `__call__` takes.
@@ -286,7 +287,7 @@ class Segmenter:
 def make_predictor(
     model: Any, protocol: Any, classes: Any, mesh: Any, devices: Sequence[jax.Device]
 ) -> Predictor:
-    """Returns the network as the protocol applies it, on this host's devices of `mesh`, or on `devices` without one.
+    """Returns a predictor of the network under the protocol, on this host's devices of `mesh`, or else on `devices`.
 
     Raises:
       InputError: an argument has the wrong type; None is allowed for all but `model`.
@@ -309,12 +310,16 @@ def load_segmenter(
     protocol: Protocol | None = None,
     **overrides: Any,
 ) -> Segmenter:
-    """Returns a segmenter of a trained run, for example `load_segmenter("runs/quickstart")`, or of any checkpoint.
+    """Returns a segmenter of a trained run or of any checkpoint.
+
+    >>> import danet_jax
+    >>> segment = danet_jax.load_segmenter("runs/quickstart")  # doctest: +SKIP
+    >>> labels = segment("photo.jpg")  # doctest: +SKIP
 
     Args:
       path: a run's directory, whose best checkpoint is used; a checkpoint's file or address; or a name in the zoo.
-      protocol: None is the protocol that the run was evaluated with, and for other checkpoints the whole image at
-        once.
+      protocol: how the network is applied to an image. None uses the protocol that the run was evaluated with; other
+        checkpoints are then applied to the whole image at once.
       **overrides: see `load_checkpoint`.
 
     Raises:
@@ -334,9 +339,9 @@ def load_segmenter(
 
 
 def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
-    """Returns `protocol` for the network of a checkpoint, without open fields.
+    """Returns `protocol` with its open fields taken from the network of a checkpoint.
 
-    None is the protocol that a run was evaluated with, and for other checkpoints the whole image at once.
+    None uses the protocol that a run was evaluated with; other checkpoints are then applied to the whole image at once.
     """
     if protocol is None and "evaluation" in checkpoint.config:
         protocol = protocol_of(checkpoint.config)
@@ -362,10 +367,10 @@ def _check_types(*, protocol: Any = None, classes: Any = None, mesh: Any = None)
 
 
 def checked_images(images: Any, shape: str = "B H W 3", name: str = "images", bits: int = 8) -> np.ndarray:
-    """Returns an array of this shape, none of whose sides is 0: uint8, or uint16 for more than 8 bits.
+    """Returns images as a non-empty array of this shape: uint8, or uint16 for more than 8 bits.
 
     Raises:
-      InputError: the array has another type or shape, or holds larger values than `2**bits - 1`.
+      InputError: the array has another type or shape, or contains values larger than `2**bits - 1`.
     """
     found, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     dimensions, kind = shape.split(), "uint8" if bits == 8 else "uint16"

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 TILES_AT_ONCE = 16
-"""Tiles that one call merges on each device."""
+"""The number of tiles that one call merges on each device."""
 
 LOGITS_BYTES = 1 << 30
-"""Memory on each device for the logits that are kept; those of one row of tiles are kept even if they take more."""
+"""The number of bytes on each device for the logits that are kept. Those of one row of tiles are kept even if they take
+more."""
 
 FEWEST_SLOTS = 16
-"""The least number of windows whose logits are kept: enough for most images at one scale, so that few recompile."""
+"""The least number of windows whose logits are kept: enough for most images at one scale, to avoid recompilations."""
 
 BLOCK = 256
 """The sides of the parts of images that are sent to the devices are multiples of this many pixels, so that few shapes
@@ -45,16 +46,16 @@ Job = tuple["Window", np.ndarray]
 """A window, and the image that it is cut from."""
 
 Row = list[tuple[Region, np.ndarray]]
-"""A row of tiles: the place of each, and the windows that it depends on, ordered by view."""
+"""A row of tiles: the region of each, and the windows that it depends on, ordered by view."""
 
 
 class Window(NamedTuple):
     """One window of one view, in pixels of the scaled (and, if `flip`, flipped) image; ints, or int32 arrays `[n]`.
 
     Attributes:
-      view: the number of its scale and flip; the windows of one view cover the image.
+      view: the index of its scale and flip; the windows of one view cover the image.
       flip: whether the whole scaled image was flipped before the window was cut.
-      rows, columns: where the window lies.
+      rows, columns: the position of the window along each axis.
     """
 
     view: Any
@@ -67,7 +68,7 @@ class Tile(NamedTuple):
     """A part of an image, and the windows that it depends on.
 
     Attributes:
-      top, left: int32 `()`, its first row and column in the image.
+      top, left: int32 `()`, the tile's first row and column in the image.
       slots: int32 `[L]`, indices of windows, ordered by view.
       length: int32 `()`, how many of `slots` are used.
       labels: uint8 `[T, W]`, 255 past the image and where there is none.
@@ -102,7 +103,7 @@ class SlidingWindows:
         self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
         height, width = (-(-n // model.output_stride) for n in self._shape)
         self._logits = height, model.num_classes, width  # the shape of one window's logits
-        # Both only grow, so that other sizes seldom recompile.
+        # Both only grow, so that images of other sizes seldom cause a recompilation.
         self._capacity, self._block = 0, (0, 0)
         self._divided, self._everywhere = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())
@@ -111,7 +112,7 @@ class SlidingWindows:
         self._merge = jax.jit(self._merge_tiles, static_argnames=("reduction", "same"))
 
     def group(self, height: int, width: int) -> Group:
-        """Returns the only group, since images of any size go through the devices together."""
+        """Returns the only group, since images of any size are processed together."""
         return Group((), False)
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
@@ -130,7 +131,7 @@ class SlidingWindows:
     ) -> Iterator[Part]:
         """Scores images of any sizes and yields the results; see `Predictor.run`.
 
-        Batches of windows are filled up even if `exact`.
+        Batches of windows are padded even if `exact` is True.
         """
         jobs, rows = self._jobs_and_tiles(images)
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
@@ -189,8 +190,8 @@ class SlidingWindows:
         """Returns logits of windows, float32 `[capacity + 1, h, K, w]` at the output stride, on every device."""
         at_once, capacity = self._windows_at_once, self._capacity
         kept = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._everywhere)
-        # Only windows that are smaller than the others need masks. If the network takes no masks, such windows have
-        # a shape of their own.
+        # Only windows that are smaller than the others need masks. If the network takes no masks, they are processed
+        # at their own size.
         own = [(window.rows.window, window.columns.window) for window, _ in jobs]
         kinds = [(self._shape, size != self._shape) if self._masks else (size, False) for size in own]
         for shape, masked in sorted(set(kinds)):
@@ -199,7 +200,7 @@ class SlidingWindows:
                 windows = [jobs[slot] for slot in part]
                 blocks, scaling = cut(self.protocol, windows, shape, at_once, self._block)
                 self._block = blocks.shape[1], blocks.shape[2]
-                # Windows that fill up a batch go to the last slot, which is not used.
+                # The windows that pad a batch go to the last slot, which is not used.
                 slots = np.pad(part, (0, at_once - len(part)), constant_values=capacity).astype(np.int32)
                 scaling = scaling if masked else scaling._replace(sizes=None)
                 blocks = jax.device_put(blocks, self._divided)
@@ -290,7 +291,7 @@ def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) ->
         parts = to_rows(wide, merging.resize_weights(rows, window.rows, low_height))
         if merging.merge != "softmax":
             return merging.add(sums, parts), view
-        # The mean over the windows of a view is complete with the last of them.
+        # The mean over the windows of a view is complete after the last of them.
         [(mean, weight)] = parts
         view = view + mean
         following = windows.view[tile.slots[index + 1]]
@@ -310,7 +311,7 @@ def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
     """Yields all windows of an image, ordered by view."""
     window = protocol.window or (height, width)
     stride = protocol.stride or window
-    # For "exp" each window is flipped by itself.
+    # For "exp", each window is flipped individually.
     flips = protocol.flips if protocol.merge != "exp" else (False,)
     views = [(scale, flip) for scale in protocol.scales for flip in flips]
     for view, (scale, flip) in enumerate(views):
@@ -330,7 +331,7 @@ def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list
 
 @functools.lru_cache(1 << 12)
 def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
-    """Returns the first of an image's rows or columns that depend on a window, and the one past the last."""
+    """Returns the range of an image's rows or columns that depend on a window, as first and last + 1."""
     pixels = np.arange(axis.image)
     place = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
     at = (axis.scaled - 1 - place if mirrored else place) - axis.start
@@ -345,13 +346,13 @@ def cut(
     at_once: int,
     least: tuple[int, int],
 ) -> tuple[np.ndarray, Scaling]:
-    """Cuts the parts of images that windows are made of, `[n, H, W, 3]`, and returns how they become windows.
+    """Cuts out the parts of images that windows are computed from, `[n, H, W, 3]`; also returns their scaling.
 
     Args:
       protocol: how images are resized.
       windows: windows, each with its image `[h, w, 3]`.
       shape: height and width of the network's input, at least those of the windows.
-      at_once: n, to which the windows are filled up.
+      at_once: n, the number to which the windows are padded.
       least: the smallest H and W.
     """
     taps = [Taps(np.zeros((2, at_once, n), np.int32), np.zeros((2, at_once, n), np.float32)) for n in shape]
