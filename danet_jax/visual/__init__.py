@@ -1,1 +1,1 @@
-"""Pictures of results."""
+"""Pages and images of results."""

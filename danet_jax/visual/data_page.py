@@ -1,4 +1,4 @@
-"""The page of `--mode=check`: problems and warnings of a data set, then tables, then examples with their labels."""
+"""The page of `--mode=check`: problems and warnings about a data set, tables, and examples with their labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from danet_jax.runs.files import write_text
 from danet_jax.visual.packing import png_link, render_page
 
 _LONGEST = 960
-"""Pixels of the longer side of an example on the page."""
+"""The longer side of an example on the page, in pixels."""
 
 
 class Table(NamedTuple):
@@ -44,16 +44,16 @@ def write_data_page(
     examples: Iterable[Example],
     classes: Classes,
 ) -> None:
-    """Writes the page, which is one file.
+    """Writes the page as one self-contained file.
 
     Args:
-      path: the file.
+      path: the file to write.
       title: the page's title.
-      errors: lines about what is wrong.
-      warnings: lines about what may be a mistake.
-      tables: shown in this order.
-      examples: shown with their labels drawn over them and a legend.
-      classes: names and colours for the labels.
+      errors: one line for each error.
+      warnings: one line for each possible mistake.
+      tables: the tables, in the order in which they are shown.
+      examples: the examples, which are shown with their labels drawn over them and a legend.
+      classes: the names and colours of the classes.
     """
     figures = []
     for name, image, label in examples:
@@ -67,7 +67,7 @@ def write_data_page(
 
 
 def _legend(label: np.ndarray, classes: Classes) -> list[tuple[str, tuple[int, int, int] | None, str]]:
-    """Returns name, colour (None for ignored pixels) and share of the classes in a label, most frequent first."""
+    """Returns the name, colour (None if ignored) and share of each class in a label, the most frequent first."""
     counts = np.bincount(label.ravel(), minlength=256)
     return [
         (

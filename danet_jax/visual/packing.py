@@ -1,4 +1,4 @@
-"""Pages that are one file: data, scripts and styles are inside, and nothing is fetched."""
+"""Renders self-contained pages: one file contains data, scripts and styles, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 import danet_jax
 
 _SMALL = 1 << 15
-"""Number of pixels up to which an image is stored without loss."""
+"""The number of pixels up to which an image is stored losslessly."""
 
 
 def render_page(
@@ -33,15 +33,15 @@ def render_page(
     arrays: Mapping[str, np.ndarray] | None = None,
     **values: Any,
 ) -> str:
-    """Returns a page.
+    """Returns the HTML of a page.
 
     Args:
       template: a file in assets/ that extends page.html.
       title: the title of the browser's window.
       scripts: files in assets/, in the order in which they run.
-      facts: JSON for the scripts.
+      facts: values for the scripts, which are passed as JSON.
       arrays: arrays for the scripts, of uint8, int16, uint16 or float32.
-      **values: values for the template. Text is shown as it is and is never markup.
+      **values: values for the template. Text is escaped, so it is never interpreted as markup.
     """
     script = "\n".join(_asset(name) for name in scripts)
     described, data = pack(arrays or {})
@@ -61,9 +61,9 @@ def render_page(
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]:
-    """Returns a description of each array, and all of them compressed and in base64.
+    """Returns a description of each array, and the compressed content of all arrays in base64.
 
-    Bytes of equal significance are stored together, which compresses better.
+    Bytes of equal significance are stored together, since they compress better this way.
     """
     described, planes, offset = [], [], 0
     for name, array in arrays.items():
@@ -76,7 +76,7 @@ def pack(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]:
 
 
 def photo_link(image: np.ndarray, longest: int = 2048, quality: int = 88) -> str:
-    """Returns a photo as a `data:` link: a PNG if it is small, else a JPEG with no side longer than `longest`."""
+    """Returns a photo as a `data:` link: a PNG if it is small, or a JPEG with sides of at most `longest` pixels."""
     photo = Image.fromarray(image)
     photo.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     if photo.width * photo.height <= _SMALL:
@@ -88,7 +88,7 @@ def photo_link(image: np.ndarray, longest: int = 2048, quality: int = 88) -> str
 
 
 def png_link(image: np.ndarray) -> str:
-    """Returns an image, without loss, as a `data:` link."""
+    """Returns an image as a `data:` link to a lossless PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -102,13 +102,13 @@ def network_words(position_attention: Any, channel_attention: Any, backbone: Any
 
 
 def breakable(text: object) -> markupsafe.Markup:
-    """Returns text that a browser may also break within names and paths, after punctuation but not within numbers."""
+    """Returns text in which a browser may break lines after the punctuation in names and paths, but not in numbers."""
     parts = re.split(r"(?<=[_/])|(?<=[.:=-])(?=[A-Za-z])", str(text))
     return markupsafe.Markup("<wbr>").join(parts)
 
 
 def _json(facts: Mapping[str, Any]) -> markupsafe.Markup:
-    # Only these characters could be taken for markup in a script element.
+    # Only these characters could be interpreted as markup in a script element.
     text = json.dumps(facts, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""A few validation images, predicted repeatedly while a network is trained."""
+"""Shows predictions for a few validation images while a network is trained."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LONGEST = 512
 
 
 class ValidationPictures:
-    """`pictures(variables)` returns each example beside its truth and the prediction, uint8 `[H, 3 W, 3]`, by name.
+    """Draws examples, their labels and their predictions next to each other, uint8 `[H, 3 W, 3]` by name.
 
     Args:
       model: the network.
-      protocol: how it is applied to an image.
-      classes: their colours are used.
+      protocol: how the network is applied to an image.
+      classes: the classes, whose colours are used.
       examples: `{"name", "image", "label"}`, as an `Evaluator` takes them.
     """
 
@@ -36,7 +36,7 @@ class ValidationPictures:
         self._segmenter: Segmenter | None = None
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Returns the images for these variables, which may be on any devices, the same on every host."""
+        """Returns the images for these variables, which may be on any devices and must be the same on every host."""
         if not self._examples:
             return {}
         if self._segmenter is None:

@@ -1,1 +1,1 @@
-"""The attention explorer: one page that shows what every place of a picture attends to."""
+"""The attention explorer: one page that shows what each position of an image attends to."""

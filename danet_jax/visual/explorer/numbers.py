@@ -1,4 +1,4 @@
-"""The numbers of the explorer's page: activations of the network, and its attention maps in a size that fits."""
+"""Computes the numbers on the explorer's page: a network's activations, and attention maps of a size that fits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
 MOST_ATTENDED = 8
-"""Number of channels that are shown because others attend to them most."""
+"""The number of channels that are shown because others attend to them most."""
 PER_CLASS = 8
-"""Number of channels that are shown for each class."""
+"""The number of channels that are shown for each class."""
 _LARGE = 1 << 22
-"""Pixels of an image above which free memory is checked before the network is applied."""
+"""The number of pixels of an image above which free memory is checked before the network is applied."""
 _ENTRIES = 1 << 24
-"""Entries of the position attention map that are computed at a time."""
+"""The number of entries of the position attention map that are computed at a time."""
 _LARGEST_CHANNEL = 1 << 13
-"""Places of the small image of a channel."""
+"""The maximum number of positions in the small image of a channel."""
 _DECADES = 6
-"""Orders of magnitude that the image of the channel attention map shows."""
+"""The orders of magnitude that the image of the channel attention map covers."""
 _OFF = {
     "fusion": (),
     "without_position": ("alpha",),
@@ -45,12 +45,12 @@ _CHANNEL_MODULES = ("channel_in", "channel_attention", "channel_out")
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """What a network computed for an image; places are those of its last features, `N = h * w` of them.
+    """What a network computed for an image, at the `N = h * w` positions of its last features.
 
     Attributes:
-      grid: (h, w), rows and columns of places.
-      scaled: (height, width) at which the network saw the image.
-      logits: float32 `[h, w, K]` by kind: `fusion`; `position` and `channel`, of the branches' own classifiers; and
+      grid: (h, w), the rows and columns of positions.
+      scaled: (height, width) of the network's input.
+      logits: float32 `[h, w, K]` by kind: `fusion`; `position` and `channel`, from the branches' own classifiers; and
         the fusion `without_position` (alpha set to 0), `without_channel` (beta set to 0) and `without_both`. Kinds that
         the network does not have are missing.
       queries, keys: float32 `[N, d]` of the position attention; None without it.
@@ -72,7 +72,8 @@ class Activations:
 def activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
     """Applies the network once to the whole image, at scale 1 of the segmenter's protocol.
 
-    Backbone and attention maps are computed once, and only what depends on alpha and beta for each of their values.
+    The backbone and the attention maps are computed once. Only what depends on alpha and beta is computed for each of
+    their values.
 
     Args:
       segmenter: the network.
@@ -110,9 +111,9 @@ def labels_at(
     """Returns the labels of every `every`-th pixel, uint8 `[ceil(H / every), ceil(W / every)]`.
 
     Args:
-      segmenter: its protocol and network say how logits are resized to the image's size.
+      segmenter: its protocol and network determine how logits are resized to the image's size.
       seen: the network's activations.
-      kind: which of its logits.
+      kind: the kind of the logits, see `Activations`.
       size: (H, W) of the image.
       every: the step in rows and columns.
     """
@@ -135,13 +136,13 @@ def labels_at(
 
 
 def _run(model: DANet, variables: Any, images: jax.Array, factors: jax.Array) -> Any:
-    """Returns the fused logits for each pair of factors, and what else the network computed."""
+    """Returns the fused logits for each pair of factors, and the other activations."""
     height, width = images.shape[1:3]
     refusal = f"image: at {height}x{width} it needs more memory than this machine has free; make it smaller"
     program: Any = functools.partial(_apply_to_each, model=model)
     try:
         if height * width >= _LARGE and images.devices().pop().platform == "cpu":
-            # On CPUs a process that runs out of memory is killed, so the compiler is asked first.
+            # A process that runs out of memory on a CPU is killed, so the compiler's estimate is checked first.
             program = _apply_to_each.lower(variables, images, factors, model=model).compile()
             analysis, free = program.memory_analysis(), psutil.virtual_memory().available
             needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0
@@ -164,7 +165,7 @@ def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, mod
         changed_variables = {**variables, "params": with_scales(params, changed)}
         return look_inside(model, changed_variables, images, _CHANNEL_MODULES)
 
-    # What does not depend on the factors has no axis for them under vmap, and is computed once.
+    # Under vmap, whatever does not depend on the factors has no axis for them and is computed once.
     inside = jax.vmap(with_factors)(factors)
     return inside.logits.fusion[:, 0], jax.tree.map(lambda x: x[0, 0], inside)
 
@@ -172,7 +173,7 @@ def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, mod
 def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns vectors `[N, d]` rounded to int16 `[N, d]`, and the scale of each channel, float32 `[d]`.
 
-    Logits in the hundreds keep more precision than in float16.
+    Logits in the hundreds keep more precision this way than in float16.
     """
     largest = np.abs(vectors).max(0).astype(np.float64)
     scales = (np.where(largest > 0, largest, 1.0) / 32767).astype(np.float32)
@@ -180,7 +181,7 @@ def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centred(keys: np.ndarray) -> np.ndarray:
-    """Returns keys `[N, d]` minus their mean. No row of the map changes, and rounding errors become smaller."""
+    """Returns keys `[N, d]` minus their mean, which changes no row of the map and makes rounding errors smaller."""
     return keys - keys.mean(0, dtype=np.float64).astype(np.float32)
 
 
@@ -189,12 +190,13 @@ class MapNumbers:
     """Statistics of the rows and columns of the position attention map.
 
     Attributes:
-      logsumexp: float32 `[N]`, of each row's logits: the weight of place i in row j is `exp(q_j k_i - logsumexp_j)`.
-      entropy: float32 `[N]`, of each row, in bits: 0 for one place, `log2 N` for a uniform row.
-      distance: float32 `[N]`, the mean distance of each place to those that it attends to, in places.
-      received: float32 `[N]`, the sum of each column: 1 on average.
-      pooled: float32 `[M, M]` for M cells: weights summed over the keys of each cell, the mean over the queries of
-        each; None without pooling.
+      logsumexp: float32 `[N]`, that of each row's logits: the weight of position i in row j is
+        `exp(q_j k_i - logsumexp_j)`.
+      entropy: float32 `[N]`, the entropy of each row in bits: 0 for a single position, `log2 N` for a uniform row.
+      distance: float32 `[N]`, the mean distance of each position to those that it attends to, in positions.
+      received: float32 `[N]`, the sum of each column, which is 1 on average.
+      pooled: float32 `[M, M]` for M cells: weights summed over the keys of each cell and averaged over the queries of
+        each cell; None without pooling.
     """
 
     logsumexp: np.ndarray
@@ -205,13 +207,13 @@ class MapNumbers:
 
 
 def map_numbers(queries: np.ndarray, keys: np.ndarray, grid: tuple[int, int], cell: int = 1) -> MapNumbers:
-    """Computes the map some rows at a time, so that memory is linear in the number of places.
+    """Computes statistics of the map a few rows at a time, so that memory is linear in the number of positions.
 
     Args:
       queries: float32 `[N, d]`.
       keys: float32 `[N, d]`.
       grid: (h, w) with `h * w = N`.
-      cell: the side, in places, of the cells in which weights are summed; 1 does not pool.
+      cell: the side, in positions, of the cells in which weights are summed; 1 does not pool.
     """
     block = max(1, min(len(queries), _ENTRIES // len(queries)))
     return MapNumbers(*jax.device_get(_map_numbers(queries, keys, grid=grid, cell=cell, block=block)))
@@ -230,7 +232,7 @@ def _map_numbers(
     def step(carry: Any, start: jax.Array) -> Any:
         received, pooled = carry
         place = start + jnp.arange(block, dtype=jnp.int32)
-        exists = place < places  # the last block may reach beyond the last place
+        exists = place < places  # the last block may extend past the last position
         place = jnp.minimum(place, places - 1)
         logits = jnp.einsum("rd,nd->rn", queries[place], keys, precision=lax.Precision.HIGHEST)
         logsumexp = jax.nn.logsumexp(logits, axis=-1)
@@ -252,7 +254,7 @@ def _map_numbers(
 
 
 def cell_means(values: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
-    """Returns the means of `[N, ...]` over the places of each cell, float32 `[M, ...]`."""
+    """Returns the means of `[N, ...]` over the positions of each cell, float32 `[M, ...]`."""
     if cell == 1:
         return values
 

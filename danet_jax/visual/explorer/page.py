@@ -27,12 +27,12 @@ from danet_jax.visual.explorer.numbers import (
 from danet_jax.visual.packing import network_words, photo_link, render_page
 
 LONGEST = 2048
-"""Pixels of the longer side of the image and of the label maps in a page."""
+"""The longer side of the image and of the label maps in a page, in pixels."""
 MOST_CELLS = 2048
-"""Cells of a pooled map, all of whose weights are stored."""
+"""The maximum number of cells of a pooled map, all of whose weights are stored."""
 _CLASSES_WITH_CHANNELS = 24
 _MAP_SHARE = 0.62
-"""The part of a page that queries and keys may take before they are compressed and written in base64."""
+"""The share of the size limit that queries and keys may take before they are compressed and encoded in base64."""
 _NEARLY_ZERO = 1e-3
 _SCRIPTS = ("colours.js", "attention.js", "state.js", "stage.js", "panels.js", "explorer.js")
 
@@ -44,7 +44,7 @@ _LABEL_MAPS = {
     "without_channel": ("Without channel", "beta set to 0"),
     "without_both": ("Without both", "alpha and beta set to 0"),
 }
-"""Title and note of each label map."""
+"""The title and the note of each label map."""
 
 
 def explore(
@@ -55,22 +55,26 @@ def explore(
     name: str = "",
     limit_megabytes: float = 16.0,
 ) -> Page:
-    """Writes a page that shows what the position of `image` under the mouse attends to. A browser opens it from disk.
+    """Writes a page, to open from disk, that shows what the position of `image` under the mouse attends to.
 
     The page stores queries and keys, and computes any row and column of the position attention map from them, within
     1e-2 of the exact weights. It also shows what alpha and beta change, and the channel attention.
 
+    >>> import danet_jax
+    >>> segmenter = danet_jax.load_segmenter("runs/quickstart")  # doctest: +SKIP
+    >>> danet_jax.explore(segmenter, image, "explore.html")  # doctest: +SKIP
+
     Args:
       segmenter: a network, for example from `danet_jax.load_segmenter`.
-      image: uint8 `[H, W, 3]` RGB, or uint16 where `segmenter.protocol.bits` is more than 8. The network sees the whole
-        image, once, at scale 1 of its protocol.
+      image: uint8 `[H, W, 3]` RGB, or uint16 if `segmenter.protocol.bits` is more than 8. The network is applied once
+        to the whole image, at scale 1 of its protocol.
       path: the file to write.
       name: the page's title; by default the file's name.
-      limit_megabytes: the largest size of the page. Positions of large images are pooled: the page stores exact sums of
-        weights.
+      limit_megabytes: the maximum size of the page. If an image has too many positions for it, they are pooled: the
+        page then stores exact sums of weights.
 
     Returns:
-      The page's size in bytes, as an object that a notebook shows as the page itself.
+      The page's size in bytes, an integer that a notebook displays as the page itself.
 
     Raises:
       InputError: an argument has the wrong type, `image` needs more memory than is free, or the page is larger than
@@ -101,7 +105,7 @@ def explore(
 
 
 class Page(int):
-    """The size of a page in bytes. As the last value of a notebook's cell it is shown as the page.
+    """The size of a page in bytes. A notebook displays it as the page itself.
 
     Attributes:
       path: the file.
@@ -147,7 +151,7 @@ def _render(
             "shownHeight": -(-height // every),
             "shownWidth": -(-width // every),
         },
-        # `alignCorners`: the centres of the corner places lie on the corners of the image.
+        # With `alignCorners`, the centres of the corner positions lie on the corners of the image.
         "grid": {
             "rows": -(-seen.grid[0] // cell),
             "columns": -(-seen.grid[1] // cell),
@@ -192,7 +196,7 @@ def _render(
 def _sentences(
     segmenter: Segmenter, seen: Activations, cell: int, changed: dict[str, float], limit: float
 ) -> list[str]:
-    """Returns sentences about what is special in this image and this network."""
+    """Returns sentences about what is special about this image and this network."""
     protocol = segmenter.protocol
     found = []
     if seen.queries is None:
@@ -229,7 +233,7 @@ def _describe(model: DANet) -> str:
 
 
 def _map_arrays(seen: Activations, cell: int) -> dict[str, np.ndarray]:
-    """Returns the page's arrays about the position attention map; none without it."""
+    """Returns the page's arrays about the position attention map, which are none without position attention."""
     if seen.queries is None or seen.keys is None:
         return {}
     queries, query_scales = quantised(seen.queries)
@@ -248,7 +252,7 @@ def _map_arrays(seen: Activations, cell: int) -> dict[str, np.ndarray]:
 
 
 def _likely_classes(seen: Activations, cell: int) -> dict[str, np.ndarray]:
-    """Returns the three most probable classes of each place, and their probabilities in units of 1/65535."""
+    """Returns the three most probable classes of each position, and their probabilities in units of 1/65535."""
     logits = seen.logits["fusion"].reshape(seen.grid[0] * seen.grid[1], -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = cell_means(weights / weights.sum(1, keepdims=True), seen.grid, cell)

@@ -1,1 +1,1 @@
-"""A run, or several side by side, as one page."""
+"""The report: one page about a run, or about several runs for comparison."""

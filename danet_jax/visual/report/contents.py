@@ -1,4 +1,4 @@
-"""What a report shows of a run: its settings, its curves, and numbers and images of its validation examples."""
+"""What a report shows of a run: its settings, its curves, and the results and images of its validation examples."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from danet_jax.visual.packing import network_words
 from danet_jax.visual.report.examples import Picture
 
 MOST_POINTS = 1500
-"""The most points of a curve."""
+"""The maximum number of points of a curve."""
 MOST_CONFUSIONS = 8
-"""The most confusions that are put into words."""
+"""The maximum number of confusions that are described in words."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """One run, read.
+    """The content of a run's directory that a report shows.
 
     Attributes:
-      name: the name of its directory.
-      folder: its directory.
-      config: its resolved recipe, flat: "training.steps" and so on.
-      versions: versions of libraries.
-      series: steps and values of each logged number.
-      result: numbers over validation examples; None where they could not be computed.
+      name: the name of the run's directory.
+      folder: the run's directory.
+      config: the run's resolved recipe, with flat keys such as "training.steps".
+      versions: the versions of libraries.
+      series: the steps and values of each logged number.
+      result: the result over validation examples; None where it could not be computed.
       pictures: the best, median and worst of these examples.
-      sentences: what a reader must know about it.
+      sentences: what a reader must know about the run.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Contents:
 def read_contents(
     folder: Path, result: Result | None, pictures: Sequence[Picture] = (), sentences: Sequence[str] = ()
 ) -> Contents:
-    """Reads a run's directory; results and sentences are added to what it holds.
+    """Reads a run's directory and adds the given results and sentences.
 
     Raises:
       InputError: there is no run in `folder`, or its config.json or classes.json cannot be read.
     """
     config, sentences = flat_config(read_config(folder)), list(sentences)
-    if "init.source" in config:  # its name up to version 0.2
+    if "init.source" in config:  # the name of this option up to version 0.2
         config["init.checkpoint"] = config.pop("init.source")
     read_classes(folder)
     try:
@@ -74,7 +74,7 @@ def read_contents(
 
 
 def read_series(file: Path) -> tuple[dict[str, tuple[list[int], list[float]]], int]:
-    """Returns steps and values of each number in metrics.jsonl, thinned, and how many of its lines are damaged."""
+    """Returns at most `MOST_POINTS` steps and values of each number in metrics.jsonl, and the number of bad lines."""
     series: dict[str, tuple[list[int], list[float]]] = {}
     damaged = 0
     text = file.read_bytes().decode(errors="replace") if file.is_file() else ""
@@ -98,7 +98,7 @@ def read_series(file: Path) -> tuple[dict[str, tuple[list[int], list[float]]], i
 
 
 def confusions(result: Result) -> list[str]:
-    """Returns the worst confusions in words. Rare and common classes count alike."""
+    """Returns descriptions of the worst confusions, relative to the pixels of each class."""
     counts = result.confusion.astype(np.float64)
     truth = counts.sum(1, keepdims=True)
     shares = np.divide(counts, truth, out=np.zeros_like(counts), where=truth > 0)

@@ -1,4 +1,4 @@
-"""Validation examples in a report: the numbers over all of them, and images of the best, the median and the worst."""
+"""Validation examples in a report: the result over all of them, and images of the best, the median and the worst."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from danet_jax.inference.segmenter import Segmenter
 
 EACH = 3
-"""Number of examples in each group."""
+"""The number of examples in each group."""
 _LONGEST = 384
 _WRONG = (255, 96, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A validation example, reduced.
+    """A validation example with its images reduced in size.
 
     Attributes:
       name: the example's name.
-      iou: mean IoU over the classes in its truth or prediction, in per cent.
+      iou: the mean IoU over the classes in its labels or prediction, in per cent.
       group: "best", "median" or "worst".
       links: `data:` links by "image", "truth", "prediction" and "error".
     """
@@ -46,10 +46,10 @@ class Picture:
 def evaluate_examples(
     segmenter: Segmenter, examples: Iterable[Mapping[str, Any]], classes: Classes
 ) -> tuple[Result, list[Picture]]:
-    """Returns the result over all examples, `{"name", "image", "label"}`, and pictures of the best, median and worst.
+    """Returns the result over all examples, `{"name", "image", "label"}`, and the best, median and worst of them.
 
     Raises:
-      InputError: an example has no label, or one that does not fit; or there are no examples.
+      InputError: an example has no label or a label that does not fit, or there are no examples.
     """
     total = np.zeros((len(classes), len(classes)), np.int64)
     kept: list[tuple[float, int, str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -81,7 +81,7 @@ def evaluate_examples(
 
 
 def errors(image: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the image in grey with wrong pixels in orange and ignored ones dark, uint8 `[H, W, 3]`."""
+    """Returns the image in grey with wrong pixels in orange and ignored pixels dark, uint8 `[H, W, 3]`."""
     grey = (image @ np.array([0.299, 0.587, 0.114]) * 0.55 + 40).astype(np.uint8)
     shown = np.repeat(grey[..., None], 3, 2)
     ignored = truth == IGNORE_LABEL

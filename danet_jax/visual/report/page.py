@@ -1,4 +1,4 @@
-"""The report: the page of one run, or of several runs side by side."""
+"""Writes the report: the page of one run, or of several runs for comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ LIMIT_MEGABYTES = 6.0
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, without those that are invisible on white."""
 
-# Title, what is drawn with its name, unit. With several runs, the first of each is drawn with a line for each run.
+# The title, the series with their names, and the unit. For several runs, only the first series is drawn, with a line
+# for each run.
 CHARTS: tuple[tuple[str, dict[str, str], str], ...] = (
     (
         "Loss",
@@ -42,9 +43,9 @@ def write_report(path: Path, runs: Sequence[Contents], defaults: Mapping[str, An
     """Writes the page and returns its size in bytes.
 
     Args:
-      path: the file.
+      path: the file to write.
       runs: one run, or several to compare.
-      defaults: the default of each setting, flat. Settings that differ from it are shown first.
+      defaults: the default of each setting, with flat keys. Settings that differ from it are shown first.
 
     Raises:
       InputError: the page is larger than 6 MB.
@@ -117,7 +118,7 @@ def _chart(
 
 
 def _settings(runs: Sequence[Contents], defaults: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Returns settings that differ from their default or, with several runs, between runs; and all others."""
+    """Returns the settings that differ from their default or, for several runs, between runs; and all others."""
     found: dict[str, list[dict[str, Any]]] = {"marked": [], "others": []}
     for key, values in _side_by_side([run.config for run in runs]).items():
         default = _shown(defaults[key]) if key in defaults else None
@@ -140,7 +141,7 @@ def _shown(value: Any) -> str:
 
 
 def _classes(runs: Sequence[Contents]) -> list[dict[str, Any]]:
-    """Returns classes by name with the IoU in each run; None where a run has none."""
+    """Returns the classes by name, with the IoU of each run; None where a run has no IoU for a class."""
     rows: dict[str, dict[str, Any]] = {}
     for place, run in enumerate(runs):
         if run.result is None:
