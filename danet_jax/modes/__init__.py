@@ -1,7 +1,7 @@
-"""The modes of `run.py`: each is a module whose `run` takes a recipe and does the whole job; and their flags.
+"""The modes of `run.py` and their flags. Each mode is a module whose function `run` takes a recipe and does the work.
 
-A new mode is a module here and a name in `MODES`; a new flag is a line in `FLAGS` and a keyword argument of the same
-name in `run` of the modes that take it.
+To add a mode, add a module here and its name to `MODES`. To add a flag, add a line to `FLAGS`, and a keyword argument
+of the same name to `run` of the modes that take it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ WITHOUT_RECIPE = ("predict", "explore", "report", "export", "zoo")
 """Modes that need no recipe: a checkpoint contains its own."""
 
 WITHOUT_WORKDIR = ("prepare", "check", "zoo")
-"""Modes that need no run's directory."""
+"""Modes that do not need the directory of a run."""
 
 TRAINED = ("evaluate", "predict", "explore", "submit", "export")
-"""Modes that use a trained network; --config.model.NAME=VALUE replaces its own options, `overrides` of `run`."""
+"""Modes that use a trained network. --config.model.NAME=VALUE replaces its options, the `overrides` of `run`."""
 
 COMPUTE = ("train", "report", *TRAINED)
 """Modes that need a device."""
@@ -28,10 +28,10 @@ class Flag(NamedTuple):
     """A flag of the command line.
 
     Attributes:
-      default: its default, which has its type; None is text that is not set.
-      meaning: its description in --help.
-      modes: the modes whose `run` gets it if it is given; for all others it is refused.
-      lowest: the lowest number that it takes.
+      default: the default, which determines the type; None stands for text that is not set.
+      meaning: the description in --help.
+      modes: the modes whose `run` gets the flag if it is given; all others refuse it.
+      lowest: the lowest number that the flag takes.
     """
 
     default: str | bool | int | None

@@ -1,4 +1,4 @@
-"""What the user names on the command line: images, a trained network, a size; and short names for the results."""
+"""Reads what the user names on the command line, such as images, a trained network or a size, and names the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from danet_jax.weights.download import download
 
 AnyPath = TypeVar("AnyPath", str, Path)
 
-_LONGEST_NAME = 200  # bytes; file systems take 255, and something is added before and after
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and prefixes and suffixes are added
 
 
 def refuse_arguments(arguments: list[str], mode: str) -> None:
@@ -34,7 +34,7 @@ def refuse_arguments(arguments: list[str], mode: str) -> None:
 
 
 def size_of(arguments: list[str], mode: str) -> tuple[int, int] | None:
-    """Returns height and width from the one argument HEIGHTxWIDTH; None if there is no argument."""
+    """Returns the height and width from the argument HEIGHTxWIDTH, or None if there is no argument."""
     if not arguments:
         return None
     matched = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments[0])
@@ -50,7 +50,7 @@ def trained_network(workdir: Path, checkpoint: str) -> Path | str:
     """Returns what `load_checkpoint` should load: `checkpoint` if it is given, otherwise the run in `workdir`.
 
     Raises:
-      InputError: it does not exist.
+      InputError: the checkpoint or the run does not exist.
     """
     if checkpoint:
         find(checkpoint)
@@ -63,15 +63,15 @@ def trained_network(workdir: Path, checkpoint: str) -> Path | str:
 
 
 def images_of(arguments: list[str]) -> Iterator[Path]:
-    """Yields the files among `arguments` and the images in its folders; a folder without images yields itself.
+    """Yields the files among `arguments` and the images in its folders; a folder without images is yielded itself.
 
-    Linked folders are followed, hidden ones are skipped. Other files in the folders are counted on stderr by suffix.
-    A pattern that the shell left as it is, such as '*.jpg', stands for the files and folders that match it. An
-    address, such as `https://HOST/photo.jpg`, is downloaded into the cache.
+    Links to folders are followed, and hidden folders are skipped. Other files in the folders are counted on stderr by
+    suffix. A pattern that the shell did not expand, such as '*.jpg', stands for the files and folders that match it.
+    An address, such as `https://HOST/photo.jpg`, is downloaded into the cache.
 
     Raises:
       InputError: an argument is empty, which would stand for the current folder; a pattern matches nothing; an
-        address cannot be downloaded; or see `walk`.
+        address cannot be downloaded; or `walk` refuses a folder.
     """
     for argument in arguments:
         if not argument.strip():
@@ -109,15 +109,15 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, bits: int = 16, depth: int = 8) -> np.ndarray:
-    """Returns an image file as it is meant to be shown, `[H, W, 3]`, and reports on stderr what was left out.
+    """Returns the pixels of an image file, upright, `[H, W, 3]`, and reports on stderr what was left out.
 
     Args:
-      path: the file.
-      bits: how many bits of 16-bit channels are used.
+      path: the image file.
+      bits: the number of bits that are used in 16-bit channels.
       depth: the bits of the result, see `decode_image`.
 
     Raises:
-      InputError: it cannot be read or decoded.
+      InputError: the file cannot be read or decoded.
     """
     data = read_file(path)
     image = decode_image(data, str(path), upright=True, bits=bits, depth=depth)
@@ -130,7 +130,7 @@ def read_file(path: Path) -> bytes:
     """Returns the content of a file that the user named.
 
     Raises:
-      InputError: it cannot be read, or is a folder, a pipe, a socket or a device.
+      InputError: the file cannot be read, or is a folder, a pipe, a socket or a device.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise InputError(
@@ -147,13 +147,13 @@ def read_file(path: Path) -> bytes:
 
 
 def named_apart(paths: Iterable[AnyPath]) -> dict[str, AnyPath]:
-    """Returns the paths by short names, all different: those of a/x.png, b/x.png and x.jpg are x, x_2 and x_3."""
+    """Returns the paths by unique short names: those of a/x.png, b/x.png and x.jpg are x, x_2 and x_3."""
     paths = list(paths)
     return dict(zip(apart(map(short_name, paths)), paths, strict=True))
 
 
 def apart(names: Iterable[str]) -> Iterator[str]:
-    """Yields the names; one that was there before gets a number."""
+    """Yields the names, and adds a number to each that was already yielded."""
     taken: set[str] = set()
     for name in names:
         new, count = name, 1
@@ -165,6 +165,6 @@ def apart(names: Iterable[str]) -> Iterator[str]:
 
 
 def short_name(path: str | Path) -> str:
-    """Returns the beginning of the names of the results of a file or folder."""
+    """Returns the prefix of the names of the results for a file or folder."""
     name = Path(path).name if Path(path).is_dir() else Path(path).stem
     return os.fsencode(name)[:_LONGEST_NAME].decode(errors="ignore") or str(path)

@@ -1,4 +1,4 @@
-"""`--mode=check`: reads every example of a recipe's dataset and reports what it contains and what is wrong."""
+"""`--mode=check`: reads every example of a recipe's data set, and reports its content and its errors."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from danet_jax.visual.data_page import Example, Table, write_data_page
 _EXAMPLES = 8
 
 _ONLY_ON_THE_PAGE = ("red", "green", "blue", "")
-"""Columns that terminals have no room for, besides the numbers of pixels."""
+"""Columns that, like the numbers of pixels, are left out in terminals for lack of room."""
 
 Reader = Callable[[], Pair]
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
-    """Checks the prepared data or, before anything is prepared, the source files; returns 1 if an example is wrong.
+    """Checks the prepared data or, before anything is prepared, the source files; returns 1 if anything is wrong.
 
-    Prints warnings, then, for each split, the number and sizes of the images, the pixels of each class, images with
-    nothing to learn from, and every example that cannot be read, does not fit its label or has labels of no class.
-    Writes the same, and examples with their labels as an overlay, into `workdir/check.html`.
+    Prints warnings and, for each split, the number and sizes of the images, the pixels of each class, the images that
+    have only ignored pixels, and every example that cannot be read, does not fit its label, or has labels that are not
+    classes. Writes the same, and examples with their labels as overlays, into `workdir/check.html`.
     """
     refuse_arguments(arguments, "check")
     builder = recipe_builder(recipe)
@@ -46,9 +46,9 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         findings, splits = {}, _readers(recipe, builder)
         for split, readers in splits.items():
             findings[split] = inspect(watched(readers, f"checking {split}", len(readers)), builder.classes)
-        for split, found in findings.items():  # after all, since a builder may compare the splits
+        for split, found in findings.items():  # after reading all splits, since a builder may compare them
             found.errors += filter(None, [builder.wrong_with(split, found)])
-        # What was assumed when the data were prepared can no longer be seen in them.
+        # The prepared data no longer show what was assumed when they were prepared, so stored summaries come first.
         warned = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()
         tables = _tables(findings, builder.classes)
@@ -91,9 +91,9 @@ def _stored(source: EncodedSource, index: int, split: str) -> Pair:
 
 
 def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Iterator[Example]:
-    """Yields eight examples from everywhere in the splits, fewer if there are not so many; wrong ones are skipped."""
+    """Yields up to eight examples, spread evenly over the splits, and skips wrong ones."""
     left = _EXAMPLES
-    # The smallest split comes first, so that others can take the places that it leaves.
+    # The smallest split comes first, so that larger ones can use the part of its share that it leaves.
     for position, split in enumerate(sorted(splits, key=lambda split: len(splits[split]))):
         readers = splits[split]
         count = min(len(readers), -(-left // (len(splits) - position)))
@@ -109,7 +109,7 @@ def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Itera
 
 
 def _tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:
-    """Returns the tables of the images of each split, and of the classes if there are labels."""
+    """Returns a table of the images of each split and, if there are labels, a table of the classes."""
     rows: list[list[object]] = []
     for split, found in findings.items():
         by_area = sorted(found.sizes, key=lambda size: size[0] * size[1])
@@ -144,7 +144,7 @@ def print_report(
     warned: Sequence[str],
     damaged: Sequence[str],
 ) -> None:
-    """Prints warnings, the tables, then one line for everything else that was found."""
+    """Prints the warnings, the tables, and then one line for each other finding."""
     for line in warned:
         print(f"warning: {line}")
     for table in tables:

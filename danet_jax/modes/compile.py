@@ -1,4 +1,4 @@
-"""`--mode=compile`: asks a compiler what a program would need on an accelerator that is not here."""
+"""`--mode=compile`: compiles a program for an accelerator that is not present, and reports what it would need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from danet_jax.training.topologies import EXAMPLES, count_flops, find_topology
 STEPS = ("train", "predict")
 
 Program = tuple[Any, Any, tuple[Any, Any]]
-"""What is compiled, a function of the same inputs whose operations are counted, and the inputs' placed shapes."""
+"""The function that is compiled, a function of the same inputs whose operations are counted, and the shapes and
+shardings of the inputs."""
 
 
 def run(
@@ -40,7 +41,7 @@ def run(
     """Compiles a step of the recipe for `topology` and writes `compile/NAME.hlo` and `compile/NAME.json`.
 
     Nothing is trained, and no data are needed. An argument HEIGHTxWIDTH is the image size; the default is the crop
-    size. The status is 0 if the program fits into the memory of the devices, 1 if not.
+    size. Returns 0 if the program fits into the memory of the devices, and 1 otherwise.
     """
     if step not in STEPS:
         raise InputError(
@@ -55,7 +56,7 @@ def run(
             what="--topology",
             allowed=EXAMPLES,
         )
-    jax.config.update("jax_platforms", "cpu")  # leave a device that is here to others
+    jax.config.update("jax_platforms", "cpu")  # leave this machine's devices to other programs
     size = size_of(arguments, "compile") or (recipe.dataset.crop_size,) * 2
     found = find_topology(topology)
     platform = found.devices[0].platform
@@ -72,7 +73,7 @@ def run(
     function, counted, inputs = (_training if training else _prediction)(recipe, model, mesh, size)
     options = found.compiler_options
     if not training and platform in ("cuda", "gpu"):
-        # Where kernels are not timed, Triton has no tiles for the products that bring logits to the size of an image.
+        # Without timing kernels, Triton finds no tiles for the products that resize logits to the size of an image.
         options = options | {"xla_gpu_enable_triton_gemm": False}
 
     file = workdir / "compile" / f"{topology if training else f'{topology}-{step}'}.json"
@@ -82,7 +83,7 @@ def run(
         with shown(f"compiling the {step} step for {topology}"):
             compiled = function.trace(*inputs).lower().compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        needed = needed_memory(error, topology)  # a TPU's compiler gives up where memory does not suffice
+        needed = needed_memory(error, topology)  # a TPU's compiler fails if the memory does not suffice
     seconds = time.perf_counter() - started
     analysis: Any = compiled.cost_analysis() if compiled else None
     accessed = (analysis or {}).get("bytes accessed")
@@ -112,7 +113,7 @@ def run(
 
 
 def _training(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> Program:
-    """The train step of `--mode=train`, for its state and a batch."""
+    """Returns the train step of `--mode=train`, for its state and a batch."""
     made = training_step(recipe, model, recipe.training.steps or 1000)
     state = jax.eval_shape(lambda: made.fresh_state(mesh))
     shape = (recipe.training.batch_size, *size)
@@ -124,7 +125,7 @@ def _training(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -
 
 
 def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int]) -> Program:
-    """From 8-bit images to labels, as a `Segmenter` does it for whole images and as many at a time."""
+    """Returns the function from 8-bit images to labels of a `Segmenter` for whole images, at its batch size."""
     state = jax.eval_shape(lambda: training_step(recipe, model, 1).fresh_state(mesh))
     mean, std = recipe.protocol().normalisation
     whole = WholeImages(model, Protocol.whole().for_network(model.align_corners, mean, std), mesh)
@@ -141,13 +142,13 @@ def _prediction(recipe: Recipe, model: DANet, mesh: Mesh, size: tuple[int, int])
 
 
 def _placed(tree: Any, mesh: Mesh, *axes: str) -> Any:
-    """Returns the shapes of a tree of arrays, their first dimensions divided over axes of the mesh."""
+    """Returns the shapes of a tree of arrays, with their first dimensions sharded over axes of the mesh."""
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _number_of_classes(recipe: Recipe) -> int:
-    """That of the data set; 19, as in Cityscapes, for a `folder` that is not here or does not list its classes."""
+    """Returns the data set's number of classes, or 19, as in Cityscapes, for a `folder` whose classes are unknown."""
     data = recipe.dataset
     try:
         return len(recipe_builder(recipe).classes)
@@ -160,7 +161,7 @@ def _number_of_classes(recipe: Recipe) -> int:
 def _memory_report(
     compiled: jax.stages.Compiled | None, needed: int | None, available: int
 ) -> dict[str, Any]:
-    """Returns the memory of each device for compile/NAME.json; None where a compiler gave up and does not report it."""
+    """Returns the memory of each device for compile/NAME.json; None where a compiler failed and does not report it."""
     memory = memory_of(compiled) if compiled else None
     total = memory.total if memory else needed or 0
     sizes = {
@@ -177,7 +178,8 @@ def _memory_report(
 
 
 def _flops(function: Any, inputs: Any, platform: str, devices: int) -> float | None:
-    """Operations of one device: lowered once more without devices, since JAX counts only for a backend that is here."""
+    """Returns the number of operations per device, or None if it is unknown."""
+    # JAX counts operations only for backends that are present, so the function is lowered again without devices.
     anywhere = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
     platform = "cuda" if platform == "gpu" else platform
     flops = count_flops(function.trace(*anywhere).lower(lowering_platforms=(platform,)))
@@ -185,7 +187,11 @@ def _flops(function: Any, inputs: Any, platform: str, devices: int) -> float | N
 
 
 def needed_memory(error: Exception, topology: str) -> int:
-    """Returns the bytes of a program that a compiler found the memory too small for; raises any other error."""
+    """Returns the bytes that a program needs if the compiler's error is that they do not fit.
+
+    Raises:
+      InputError: the compiler refuses the program for another reason.
+    """
     message = " ".join(str(error).split())
     used = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", message)
     if used is None:
@@ -217,7 +223,7 @@ def _verdict(report: dict[str, Any], recipe: Recipe, step: str, topology: str, m
     if not report["fits"]:
         change = "; ".join(remedies(recipe, mesh, training=step == "train"))
         return f"does not fit: {-difference:.2f} GiB too much; {change}"
-    # JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+    # JAX allocates three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
     more = topology.startswith("h100") and report["total_gib"] > 0.75 * report["device_memory_gib"]
     hint = "; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" if more else ""
     return f"fits, with {difference:.2f} GiB to spare{hint}"

@@ -1,4 +1,4 @@
-"""`--mode=evaluate`: mIoU of a trained network, or of several side by side."""
+"""`--mode=evaluate`: computes the mIoU of a trained network, or compares several networks."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def run(
 
     The checkpoint determines the network, except for `overrides` (see `load_checkpoint`).
 
-    Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are runs'
-    directories, checkpoint files or names in the zoo, it evaluates each of them under the same protocol, prints one
-    table, and writes their files into `workdir/comparison/NAME`.
+    Writes `evaluation.json` and `confusion.csv` into `workdir` and prints a table. With `arguments`, which are
+    directories of runs, checkpoint files or names in the zoo, it evaluates each of them under the same protocol, prints
+    one table, and writes their files into `workdir/comparison/NAME`.
 
-    With `ablate` one network is evaluated four times: as it is, and without the contribution of its attention modules,
-    with alpha, beta and both set to 0. One table shows all, and `workdir/ablation/NAME` holds the files of each.
+    With `ablate`, one network is evaluated four times: as it is, and with alpha, beta and both set to 0, which removes
+    the contribution of its attention modules. One table shows all results, and their files are written into
+    `workdir/ablation/NAME`.
     """
     if arguments and ablate:
         raise InputError("--ablate is for one network; give no checkpoints after the flags", what="--ablate")
@@ -64,7 +65,7 @@ def run(
     check_backend_runs(
         "config.model.attention_backend", recipe.model.attention_backend, jax.default_backend()
     )
-    # Name -> the checkpoint, the scales that are set to 0, and the folder of the files.
+    # Maps each name to the checkpoint, the scales that are set to 0, and the folder of the files.
     planned: dict[str, tuple[str | Path, tuple[str, ...], Path]]
     if ablate:
         planned = {
@@ -133,7 +134,7 @@ def run(
 
 
 def _report(results: dict[str, Result], title: str, workdir: Path, *, ablate: bool) -> None:
-    """Prints the table and where the files are."""
+    """Prints the table and the location of the files."""
     print_table(comparison_table(results, f"{title}: what attention adds" if ablate else title))
     [(name, result), *others] = results.items()
     if ablate:
@@ -146,7 +147,7 @@ def _report(results: dict[str, Result], title: str, workdir: Path, *, ablate: bo
 
 
 def ablations(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Returns what `--ablate` evaluates: names, and which of `alpha` and `beta` are set to 0.
+    """Returns the variants that `--ablate` evaluates: names, and which of `alpha` and `beta` are set to 0.
 
     Raises:
       InputError: the network has no attention module.
@@ -161,11 +162,11 @@ def ablations(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:
     """Compares the names of a network's classes with the data's; returns a warning about names that differ, or "".
 
-    Case, spaces and punctuation do not count.
+    Case, spaces and punctuation are ignored.
 
     Raises:
-      InputError: the network has the data's classes in another order; or most names differ and `by_number`, which
-        says that the same numbers mean the same classes, is False.
+      InputError: the network has the data's classes in another order; or most names differ, and `by_number`, which
+        states that the same numbers mean the same classes, is False.
     """
 
     def letters(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`--mode=explore`: pages that show what each position of the user's images attends to."""
+"""`--mode=explore`: writes pages that show what each position of the user's images attends to."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def run(
 ) -> int:
     """Writes `explore/NAME.html` into `workdir` for the files and folders in `arguments`.
 
-    Without arguments it shows the first validation examples of the recipe. A file that is not an image, or that needs
-    more memory than is free, is reported; the others are shown, and the status is 1.
+    Without arguments, it shows the first validation examples of the recipe. A file that is not an image, or that needs
+    more memory than is free, is reported; the others are shown, and the exit status is 1.
     """
     if not arguments and recipe is None:
         raise InputError("--mode=explore needs image files or folders after the flags", what="--mode=explore")

@@ -1,4 +1,4 @@
-"""`--mode=export`: a trained network in a format that other software reads."""
+"""`--mode=export`: writes a trained network in a format that other software reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from danet_jax.weights.export_onnx import export_onnx
 from danet_jax.weights.export_stablehlo import export_stablehlo
 
 FORMATS = {"safetensors": ".safetensors", "torch": ".pth", "stablehlo": ".stablehlo.zip", "onnx": ".onnx"}
-"""Formats, and the suffixes of their files."""
+"""The suffix of the files of each format."""
 
 
 def run(
@@ -38,8 +38,8 @@ def run(
 ) -> int:
     """Writes `workdir/export/model.SUFFIX` for the run, or for `checkpoint`, and checks it by reading it back.
 
-    An argument HEIGHTxWIDTH is the image size. ONNX files are for one size, by default 512x512; StableHLO files are for
-    one size only if it is given.
+    An argument HEIGHTxWIDTH is the image size. ONNX files are for a single size, by default 512x512. StableHLO files
+    are for images of any size unless a size is given.
     """
     if format not in FORMATS:
         problem = f"--format={format} does not exist" if format else "--mode=export needs --format=NAME"

@@ -1,4 +1,4 @@
-"""The memory of a compiled step, and what to do when it is more than a device has."""
+"""The memory that a compiled step needs, and what to do if it is more than a device has."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Memory(NamedTuple):
 
     Attributes:
       arguments: the memory of its inputs.
-      output: the memory of the results that do not take the place of an input.
-      scratch: the memory that it needs besides while it runs.
+      output: the memory of the results that do not overwrite an input.
+      scratch: the additional memory that it needs while it runs.
     """
 
     arguments: int
@@ -30,12 +30,12 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """The total memory in bytes."""
         return self.arguments + self.output + self.scratch
 
 
 def memory_of(compiled: jax.stages.Compiled) -> Memory | None:
-    """Returns the memory that a program needs; None if its compiler does not report it."""
+    """Returns the memory that a program needs, or None if its compiler does not report it."""
     analysis: Any = compiled.memory_analysis()
     if analysis is None:
         return None
@@ -69,14 +69,14 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
 def out_of_memory_in_a_line(
     recipe: Recipe, mesh: Mesh, step: Any, state: Any, batch: Mapping[str, jax.Array]
 ) -> Iterator[None]:
-    """A context that turns the error of JAX when a device's memory is full into one line with the remedies.
+    """Turns JAX's error in the context when a device runs out of memory into an InputError that names the remedies.
 
     Args:
       recipe: the run's recipe.
       mesh: the devices.
-      step: the compiled train step, whose scratch is looked up.
-      state: its first argument, which may have been donated.
-      batch: its second argument.
+      step: the jit-compiled train step, whose scratch memory is reported.
+      state: the first argument of the step, which may have been donated.
+      batch: the second argument of the step.
     """
     try:
         yield

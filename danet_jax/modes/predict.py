@@ -1,4 +1,4 @@
-"""`--mode=predict`: label maps and overlays of the user's images and videos."""
+"""`--mode=predict`: writes label maps and overlays of the user's images and videos."""
 
 from __future__ import annotations
 
@@ -42,15 +42,18 @@ def run(
     overwrite: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> int:
-    """Segments the files and folders in `arguments`; without any, the first validation examples of the recipe.
+    """Segments the files and folders in `arguments` or, if there are none, the first validation examples of the recipe.
 
-    It applies the protocol of the recipe's evaluation or, without a recipe, that of the checkpoint, whose network's
-    options are replaced by `overrides` (see `load_checkpoint`). It writes `NAME_labels.png` and `NAME_overlay.png` for
-    each image into `workdir/predictions`; for a video, or a pattern of numbered images, `NAME_overlay.mp4` and, with
-    `frame_labels`, `NAME_labels/` with a PNG per frame, see `predict_video`. Overlays of images have a legend unless
-    `legend` is False, those of videos if it is True; with `outlines` only the classes' outlines are drawn. Inputs of
-    one name get different ones, and files that this program did not write are replaced only with `overwrite`; see
-    `Outputs`. A file that is not an image is reported, the others are segmented, and the status is 1.
+    The protocol is that of the recipe's evaluation or, without a recipe, that of the checkpoint. `overrides` replace
+    options of the checkpoint's network (see `load_checkpoint`).
+
+    For each image, `NAME_labels.png` and `NAME_overlay.png` are written into `workdir/predictions`. For a video, or a
+    pattern of numbered images, `NAME_overlay.mp4` is written and, with `frame_labels`, `NAME_labels/` with a PNG per
+    frame; see `predict_video`. Overlays of images have a legend unless `legend` is False, and those of videos only if
+    it is True. With `outlines`, only the outlines of the classes are drawn. Results of inputs with the same name get
+    different names, and files that this program did not write are replaced only with `overwrite`; see `Outputs`.
+
+    A file that is not an image is reported; the others are segmented, and the exit status is 1.
     """
     # Wrong arguments are refused before the network is loaded.
     files, network = list(images_of(arguments)), trained_network(workdir, checkpoint)
@@ -87,7 +90,7 @@ def run(
             print(error, file=sys.stderr)
             failures += 1
             continue
-        if len(files) == 1 or not is_terminal():  # which shows a bar instead
+        if len(files) == 1 or not is_terminal():  # a terminal shows a progress bar instead
             print(f"{path}: {paths[0]}, {paths[1]}")
     if len(files) > 1:
         rate = len(files) / (time.perf_counter() - since)

@@ -1,4 +1,4 @@
-"""`--mode=prepare`: brings a recipe's dataset into the form that training reads, once; and how modes open it."""
+"""`--mode=prepare`: converts a recipe's data set to the form that training reads; other modes open it from here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
-    """Prepares the dataset unless that has been done, and reports what it needs, what it found and where it is."""
+    """Prepares the data set if necessary, and reports the required sources, the content and the location."""
     del workdir
     refuse_arguments(arguments, "prepare")
     builder = recipe_builder(recipe)
@@ -40,15 +40,17 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 
 
 def recipe_builder(recipe: Recipe) -> PairsBuilder:
-    """Returns the builder of a recipe's dataset; nothing is prepared."""
+    """Returns the builder of a recipe's data set without preparing anything."""
     with _naming_options():
         return dataset_builder(recipe.dataset.name, **_places(recipe))
 
 
 def open_recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
-    """Returns the dataset of a recipe, prepared if necessary.
+    """Returns the data set of a recipe, and prepares it if necessary.
 
-    `needed` are options such as "train_split" whose splits must exist.
+    Args:
+      recipe: the recipe.
+      *needed: options such as "train_split", whose splits must exist.
     """
     splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
     with _naming_options():
@@ -56,7 +58,7 @@ def open_recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
 
 
 def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
-    """Returns the same as `open_recipe_dataset`, and prints a warning for whatever may be unintended."""
+    """Returns the same as `open_recipe_dataset`, and prints warnings about what may be unintended."""
     dataset = open_recipe_dataset(recipe, *needed)
     warnings = [f"{dataset.name}, {line}" for line in dataset.warnings()]
     split = recipe.dataset.validation_split
@@ -68,14 +70,14 @@ def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
 
 
 def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, EncodedExample]]:
-    """Yields the first examples of a recipe's validation split, each with a file name of its own."""
+    """Returns the first examples of a recipe's validation split, each with a unique file name."""
     source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
     examples = [source[index] for index in range(min(count, len(source)))]
     return zip(apart(example["name"].replace("/", "_") for example in examples), examples, strict=True)
 
 
 def refuse_differing_data(dataset: Dataset) -> None:
-    """Raises InputError on every host, naming the differences, unless all have the same data. All must call it."""
+    """Raises InputError on every host, naming the differences, if hosts have different data. All hosts must call it."""
     counts = {f"examples of {split}": count for split, count in dataset.splits.items()}
     facts = {"classes": dataset.classes.names, **counts, **dataset.shard_digests}
     refuse_differing(facts, "data sets (dataset.root)")
@@ -87,7 +89,7 @@ def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway
     Args:
       workdir: the run's directory.
       digest: the digest of the data to resume with, from `Dataset.digest`.
-      resume_anyway: print the changes instead.
+      resume_anyway: whether the changes are printed instead.
     """
     file = workdir / "data.json"
     before = read_data(workdir)
@@ -122,7 +124,7 @@ def pixels_of(example: EncodedExample, segmenter: Segmenter) -> np.ndarray:
 
 
 def describe(builder: PairsBuilder) -> str:
-    """Returns one line about prepared data: the number of examples, their size and their place."""
+    """Returns a line about prepared data: the number of examples, their size and their location."""
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     size = sum(path.stat().st_size for path in Path(builder.data_dir).iterdir() if path.is_file())
     shards = sum(len(info.filenames) for info in builder.info.splits.values())
@@ -134,7 +136,7 @@ def describe(builder: PairsBuilder) -> str:
 
 @contextlib.contextmanager
 def _naming_options() -> Iterator[None]:
-    """Gives options of data sets, which know no recipe, the names that they have in one."""
+    """Replaces names of options in errors of data sets, which know no recipe, by their names in a recipe."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""`--mode=report`: one run as a page, or several runs side by side."""
+"""`--mode=report`: writes a page about one run, or about several runs for comparison."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from danet_jax.visual.report.examples import evaluate_examples
 from danet_jax.visual.report.page import write_report
 
 MOST_IMAGES = 200
-"""The most validation images, evenly spaced. More would take as long as another evaluation."""
+"""The maximum number of validation images, evenly spaced. More would take as long as another evaluation."""
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     """Writes `report.html` into the run's directory or, for several runs in `arguments`, into the folder they share.
 
-    The best checkpoint labels validation images again. Where that is impossible, because data or checkpoints are
-    missing, the report says so and shows the rest.
+    The best checkpoint is applied to validation images again. If that is impossible, because data or checkpoints are
+    missing, the report states so and shows the rest.
     """
     del recipe  # each run has its own
     folders = [as_path(argument) for argument in arguments] or [workdir]
@@ -42,7 +42,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
 
 
 def contents(folder: Path) -> Contents:
-    """Returns what the report shows of a run, with results of its best checkpoint on validation images if possible."""
+    """Returns the content of the report about a run, with its best checkpoint's validation results if possible."""
     try:
         recipe = recipe_of_run(folder)
         segmenter = load_segmenter(folder, recipe.protocol())

@@ -1,4 +1,4 @@
-"""`--mode=submit`: predicts a test split and writes the zip file that its server takes."""
+"""`--mode=submit`: segments a test split and writes the zip file that its test server accepts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(
 ) -> int:
     """Segments the recipe's test split by its protocol and writes `workdir/submission_DATASET_SPLIT.zip`.
 
-    With `--config.dataset.test_split=val` it writes the validation split in the same form, for the publishers' own
+    With `--config.dataset.test_split=val`, it writes the validation split in the same format, for the publishers'
     evaluation scripts.
     """
     refuse_arguments(arguments, "submit")

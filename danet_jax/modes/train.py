@@ -1,7 +1,6 @@
-"""`--mode=train`: from a recipe to the last checkpoint in a run's directory.
+"""`--mode=train`: trains the network of a recipe in a run's directory.
 
-`train` is the training loop; `training_step` builds what it repeats from the recipe: the schedule, the train step and
-the initial state.
+`train` is the training loop. `training_step` builds the schedule, the train step and the initial state from the recipe.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ from danet_jax.visual.validation import ValidationPictures
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from, refuse_other_backbone
 
-# Options that may differ when a run is resumed: they change where and how fast it runs, but not its results
-# (which checkpoint is the best depends on the evaluation).
+# Options that may differ when a run is resumed, because they change where and how fast it runs, but not its results.
+# Options of the evaluation are not among them, since the choice of the best checkpoint depends on it.
 _FREE = (
     "compilation_cache",
     "model.remat",
@@ -80,14 +79,14 @@ _FREE = (
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals) -> int:
-    """Trains, or resumes an interrupted run in `workdir`; returns 0 when the training is finished.
+    """Trains a network, or resumes an interrupted run in `workdir`; returns 0 when the training is finished.
 
-    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. At a signal
+    A run that was interrupted and resumed ends with the same parameters, bit for bit, as one that was not. At a signal,
     the current step is finished and saved on all hosts, and the context of `signals` ends.
 
     Raises:
-      InputError: the recipe, the data and the content of `workdir` do not fit, before anything is written; or the
-        loss, the gradients or the parameters are not finite, and the last good checkpoint is kept.
+      InputError: the recipe, the data and the content of `workdir` do not match, which is found before anything is
+        written; or the loss, the gradients or the parameters are not finite, and the last good checkpoint is kept.
     """
     refuse_arguments(arguments, "train")
     has_trained = train(recipe, workdir, signals)
@@ -101,12 +100,12 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSig
 
 
 def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
-    """The training loop, from top to bottom; see `run`. Returns False if the training was finished before."""
+    """Runs the training loop, see `run`; returns False if the training was finished before."""
     options, data = recipe.training, recipe.dataset
     host, hosts = jax.process_index(), jax.process_count()
     first_host = host == 0
 
-    # What can be refused is refused before data are prepared or anything is compiled, which may take hours.
+    # Errors are found, if possible, before data are prepared or anything is compiled, which may take hours.
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     refuse_what_does_not_run(recipe, mesh)
     refuse_what_cannot_be_resumed(recipe, workdir)
@@ -176,7 +175,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     with shown("initializing the network", enabled=first_host):
         state = fresh_state(mesh)
     if start is not None:
-        # Not into the average's arrays: a step donates each array of its state, and only once.
+        # The average keeps its own arrays: a step donates every array of its state, which works only once per array.
         variables, differences = initialize_from(start, model, state.trained)
         state = state.replace(**variables)
         if first_host:
@@ -211,7 +210,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
             peak = peak_flops(mesh.devices.flat[0].device_kind)
             pace = Pace(options.batch_size, peak and peak * mesh.size)
             while True:
-                # What is evaluated was saved before, so a failure here costs no step.
+                # The state was saved before it is evaluated, so a failure here loses no step.
                 if step and (step % evaluate_every == 0 or step == steps) and not checkpoints.is_scored(step):
                     result = validate(state.variables)
                     scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
@@ -233,7 +232,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
                     out_of_memory_in_a_line(recipe, mesh, train_step, state, batch),
                 ):
                     state, metrics = train_step(state, batch)
-                    if step + 1 == first:  # a lack of memory shows when the program runs
+                    if step + 1 == first:  # running out of memory is reported when the program runs
                         jax.block_until_ready(metrics)
                 step += 1
                 profile.after(step, metrics)
@@ -247,7 +246,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
                 if not (saving or step == first or step % options.log_every == 0):
                     continue
 
-                # Every step since the last line is checked, so that no bad state is ever saved.
+                # Every step since the last line of the log is checked, so that no bad state is ever saved.
                 values = mean_of_finite(pending, step, checkpoints.newest(), workdir)
                 values["learning_rate"] = learning_rate = float(schedule(step - 1))
                 values["learning_rate_head"] = learning_rate * options.head_multiplier
@@ -266,11 +265,11 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
 
 
 class TrainingStep(NamedTuple):
-    """What is repeated in training, and where it starts.
+    """The train step, its schedule and the initial state.
 
     Attributes:
-      schedule: the learning rate of the backbone by step.
-      step: `(state, batch) -> (state, metrics)`, see `make_train_step`.
+      schedule: maps a step to the learning rate of the backbone.
+      step: maps a state and a batch to the next state and metrics, see `make_train_step`.
       fresh_state: returns the initial state, replicated over a mesh.
     """
 
@@ -362,7 +361,7 @@ def refuse_what_does_not_run(recipe: Recipe, mesh: Mesh) -> None:
 
 
 def refuse_what_cannot_be_resumed(recipe: Recipe, workdir: Path) -> None:
-    """Raises InputError if the run in `workdir` is in use, incomplete, or of another recipe or network."""
+    """Raises InputError if the run in `workdir` is in use, is incomplete, or has another recipe or network."""
     refuse_locked(workdir)
     refuse_half_a_run(workdir)
     if is_run(workdir) and not recipe.training.resume_anyway:
@@ -381,7 +380,7 @@ def refuse_what_cannot_be_resumed(recipe: Recipe, workdir: Path) -> None:
 
 
 def trained_bits(checkpoints: Path, default: int) -> int:
-    """Returns the bits per channel of the images of a run's network, `default` if it has no intact checkpoint."""
+    """Returns the bits per channel of the images of a run's network, or `default` if it has no intact checkpoint."""
     for step in reversed(checkpoint_steps(checkpoints)):
         with contextlib.suppress(OSError, InputError):  # a damaged checkpoint is reported when it is restored
             return bits_of(checkpoints / str(step))
@@ -389,11 +388,12 @@ def trained_bits(checkpoints: Path, default: int) -> int:
 
 
 def describe_finished(recipe: Recipe, workdir: Path) -> str:
-    """Returns a line about a training that is finished, "" for any other; reads neither data nor weights."""
+    """Returns a line about the run if its training is finished, and otherwise ""; reads neither data nor weights."""
     checkpoints = workdir / "checkpoints"
     reached, steps = checkpoint_steps(checkpoints), recipe.training.steps
     if reached and not steps:
-        with contextlib.suppress(KeyError, TypeError, AttributeError):  # no digest, or not a run's
+        # The digest may be missing, or may not have been written by a run.
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
             examples = (read_data(workdir) or {})[recipe.dataset.train_split]["examples"]
             _, steps = count_steps(recipe, examples)
     if not reached or reached[-1] != steps:
@@ -415,8 +415,14 @@ def describe_finished(recipe: Recipe, workdir: Path) -> str:
 def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:
     """Returns the means of the losses of the steps up to `step`, and the last values of the norms and scales.
 
+    Args:
+      pending: the metrics of the steps since the last call.
+      step: the last of these steps.
+      good: the step of the newest checkpoint, or None.
+      workdir: the run's directory.
+
     Raises:
-      InputError: one of them is not finite; `good` is the step of the checkpoint that is kept.
+      InputError: a loss or a norm is not finite.
     """
     values = jax.device_get(pending)
     for index, metrics in enumerate(values, start=step - len(values) + 1):

@@ -1,4 +1,4 @@
-"""Prediction of a video: label maps of all frames, then the video with the label maps drawn over it.
+"""Segments a video: writes label maps of all frames, and then the video with the label maps drawn over it.
 
 An interrupted prediction resumes from the label maps, which are removed at the end unless they were requested.
 """
@@ -45,9 +45,9 @@ def predict_video(
 ) -> None:
     """Segments a video: writes `NAME_overlay.mp4` and, with `keep_labels`, `NAME_labels/000000.png`, ...
 
-    Every frame of the overlay has the time stamp of its source; sound is dropped. Memory does not grow with the video.
-    An interrupted prediction resumes after the last complete label map, unless a file of the video, the network, its
-    weights or the protocol has changed since.
+    Every frame of the overlay has the time stamp of its source; sound is dropped. Memory does not grow with the length
+    of the video. An interrupted prediction resumes after the last complete label map, unless a file of the video, the
+    network, its weights or the protocol has changed since then.
 
     Args:
       segmenter: the network.
@@ -59,7 +59,7 @@ def predict_video(
       outlines: whether only the outlines of the classes are drawn.
 
     Raises:
-      InputError: the video cannot be read or written, or is damaged; finished label maps stay.
+      InputError: the video cannot be read or written, or is damaged. Finished label maps are kept.
     """
     video = Video(path, segmenter.bits_used, segmenter.protocol.depth)
     name = short_name(path).replace("%", "_")
@@ -87,7 +87,7 @@ def _predict(
         for frame in watched(frames, f"segmenting {path}", left, unit="frames"):
             save_labels(frame, drawing.classes, labels / f"{count:06d}.png")
             count += 1
-    except InputError:  # a frame is wrong; once it is corrected, the digest of the video differs
+    except InputError:  # a frame is wrong, and correcting it changes the digest of the video
         if not kept:
             _remove(labels)
         raise
@@ -103,7 +103,7 @@ def _predict(
     speed = f", {(count - done) / seconds:.1f} frames/s" if count > done else ""
     odd = f", padded from {width}x{height} to even numbers" if height % 2 or width % 2 else ""
     print(f"{path}: {count} frames{earlier}{speed}{odd}: {overlay}{f', {labels}' if kept else ''}")
-    if video.missing > 1:  # many files declare one frame more than they have
+    if video.missing > 1:  # many intact files declare one frame more than they have
         raise InputError(
             f"{path}: {count} frames were read, and {video.missing} are missing or damaged; the file is cut short or "
             "damaged",
@@ -130,7 +130,7 @@ def _overlaid(video: Video, labels: Path, count: int, drawing: _Drawing) -> Iter
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
-    """Returns whether labels are kept, because of `keep` or an earlier call, and how many frames were finished earlier.
+    """Returns whether label maps are kept, due to `keep` or an earlier call, and the number of frames already finished.
 
     Label maps of another source are removed.
     """
@@ -147,7 +147,7 @@ def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
 
 
 def _remove(labels: Path) -> None:
-    """Removes a folder of label maps, except for files of others in it."""
+    """Removes the label maps in a folder, and the folder itself if it contains nothing else."""
     if labels.is_dir():
         frames = (labels / f"{index:06d}.png" for index in itertools.count())
         for path in [*itertools.takewhile(lambda path: path.is_file(), frames), labels / "source.txt"]:

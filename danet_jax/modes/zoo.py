@@ -1,4 +1,4 @@
-"""`--mode=zoo`: the published checkpoints that have a name here."""
+"""`--mode=zoo`: lists the published checkpoints that have a name in the zoo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from danet_jax.weights.zoo import ZOO
 
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
-    """Prints a table of the names that `--checkpoint` and `--config.init.checkpoint` take, mIoU in % and URLs."""
+    """Prints the names that `--checkpoint` and `--config.init.checkpoint` take, with mIoU in per cent and URLs."""
     refuse_arguments(arguments, "zoo")
     table = rich.table.Table("name", "trained on", "crop", box=None, pad_edge=False)
     for heading in ("steps", "mIoU", "several scales", "SHA-256", ""):
@@ -34,7 +34,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     print_table(table, fits=False)
     print("\nFiles in the same order; their names end in the beginning of their SHA-256:")
     for _, entries in itertools.groupby(ZOO, lambda entry: entry.name.partition("/")[0]):
-        # Each source's directory once above its files, since full URLs are wider than a terminal.
+        # Each source's directory is printed once above its files, since full URLs are wider than a terminal.
         urls = [entry.url for entry in entries]
         directory = f"https://{posixpath.commonpath([url.removeprefix('https://') for url in urls])}/"
         print(directory, *(url.removeprefix(directory) for url in urls), sep="\n  ")
