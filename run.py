@@ -16,14 +16,15 @@ import traceback
 from typing import Any
 
 if __name__ == "__main__" and sys._getframe().f_back is None:  # not inside a notebook or a debugger
-    # Huge pages save a quarter of the time of a small network's step on CPUs. Where the kernel gives them to those that
-    # ask, glibc asks if this is set when a process starts, so Python starts again, before imports that take long.
+    # On CPUs, huge pages save a quarter of the time of a small network's step. Where the kernel provides them on
+    # request, glibc requests them if GLIBC_TUNABLES says so when a process starts. Python therefore restarts here,
+    # before imports that take long.
     _kernel = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
     _tunables = os.environ.get("GLIBC_TUNABLES", "")
     _asked = "glibc.malloc.hugetlb" in _tunables or "DANET_JAX_STARTED" in os.environ
     with contextlib.suppress(OSError):
         if not _asked and "[madvise]" in _kernel.read_text():
-            os.environ["DANET_JAX_STARTED"] = "1"  # the system may drop GLIBC_TUNABLES; once is enough
+            os.environ["DANET_JAX_STARTED"] = "1"  # avoids a loop if the system drops GLIBC_TUNABLES
             os.environ["GLIBC_TUNABLES"] = f"{_tunables}:glibc.malloc.hugetlb=1".lstrip(":")
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
     if "--help" in argv or "-h" in argv:
         print(__doc__, values.get_help(), sep="\n")
         return 0
-    notes: list[str] = []  # about options with deprecated names; a refusal stays one line
+    notes: list[str] = []  # notes about deprecated option names; an error appends them, to stay on one line
     try:
         with terminal.shown("working", logged=False):
             status = run(values, argv, notes)
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
         return status
     except InputError as error:
         print(f"run.py: {'; '.join([str(error), *notes])}", file=sys.stderr)
-    except OSError as error:  # a disk that is full, a folder that must not be written to
+    except OSError as error:  # for example a full disk, or a folder without write permission
         place = error.filename or values.workdir or "a file"
         print(f"run.py: {place}: {error.strerror or error}", file=sys.stderr)
     except Exception as error:
@@ -87,18 +88,18 @@ def main(argv: list[str]) -> int:
 
 
 def is_one_of_several_hosts() -> bool:
-    """Returns whether this process was joined to others; does not import JAX to find out."""
+    """Returns whether this process was joined to others, without importing JAX."""
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
-    """Reads the command line and runs the mode. Raises InputError for whatever makes no sense."""
+    """Reads the command line, runs the mode and returns the exit status; raises InputError for wrong arguments."""
     from danet_jax.command import places, startup
     from danet_jax.recipe import read_recipe
     from danet_jax.runs import stopping
 
     arguments, config, changes = parse(values, argv, notes)
-    # Orbax warns of what is in order, and traces what is raised all the same.
+    # Orbax logs harmless warnings, and the tracebacks of exceptions that it raises anyway.
     logging.set_verbosity(logging.FATAL)
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
     if mode not in MODES:
@@ -144,7 +145,7 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
 def parse(
     values: flags.FlagValues, argv: list[str], notes: list[str]
 ) -> tuple[list[str], Any, dict[str, Any]]:
-    """Returns the arguments after the flags, the recipe's config or None, and the changes of --config.GROUP.NAME."""
+    """Returns the arguments after the flags, the recipe's config or None, and the changes by --config.GROUP.NAME."""
     from danet_jax.command import recipe_file
 
     values.set_gnu_getopt(True)  # flags may come after arguments

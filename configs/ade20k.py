@@ -2,15 +2,15 @@
 
     python run.py --config=configs/ade20k.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
-`root` holds ADEChallengeData2016.zip, or what it holds; or fetch it with `--config.dataset.options.download=True`.
-To stand beside: mmsegmentation's DANet-101, trained another way for 160,000 steps, has 44.17 % mIoU.
+`root` contains ADEChallengeData2016.zip or its contents; `--config.dataset.options.download=True` downloads it.
+For comparison, mmsegmentation's DANet-101, trained differently for 160,000 steps, reaches 44.17 % mIoU.
 """
 
 from configs import base
 
 
 def get_config(backbone: str = "resnet101"):
-    """`backbone`: resnet50 or resnet101."""
+    """Returns the recipe. `backbone` is resnet50 or resnet101."""
     config = base.get_config()
     config.name = f"ade20k_{backbone}"
     config.model.backbone = backbone
@@ -23,6 +23,6 @@ def get_config(backbone: str = "resnet101"):
     config.training.batch_size = 16
     config.training.learning_rate = 0.01 * 16 / 8
     config.training.epochs = 160.0
-    # The authors'; some images have 2000 pixels and more on a side.
+    # This is the authors' size. Some images have sides of 2000 pixels and more.
     config.evaluation.whole_base_size = (520,)
     return config

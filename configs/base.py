@@ -1,19 +1,19 @@
-"""Defaults that every recipe starts from: the paper's ResNet-101 DANet, trained as section 4.1 says."""
+"""The defaults that every recipe starts from: the paper's ResNet-101 DANet, trained as described in section 4.1."""
 
 from danet_jax.errors import InputError
 from danet_jax.recipe import defaults
 
 ATTENTION = {"danet": (True, True), "pam": (True, False), "cam": (False, True), "fcn": (False, False)}
-"""Rows of table 1 -> position attention, channel attention."""
+"""For each row of table 1, whether it has position attention and channel attention."""
 
 
 def get_config():
-    """The defaults of `danet_jax.recipe`, whose docstrings explain every field."""
+    """Returns the defaults of `danet_jax.recipe`, which describes every option."""
     return defaults()
 
 
 def set_attention(config, row: str) -> None:
-    """Switches the attention modules as in a row of table 1."""
+    """Turns the attention modules on or off, as in a row of table 1."""
     if row not in ATTENTION:
         raise InputError(f"config variant {row!r} does not exist; there are: {', '.join(ATTENTION)}")
     config.model.position_attention, config.model.channel_attention = ATTENTION[row]

@@ -2,8 +2,8 @@
 
     python run.py --config=configs/cityscapes.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
-`root` holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or the folders that they hold; RESNET101
-is a checkpoint trained on ImageNet. A row of the paper's tables 1 and 2 is the words that describe it:
+`root` contains leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip or their contents; RESNET101 is a checkpoint
+trained on ImageNet. A row of the paper's tables 1 and 2 is selected by the words that describe it:
 
     mIoU on val, %                                     --config=configs/cityscapes.py:ROW
     ResNet-50:  FCN 70.03, PAM 75.74, CAM 74.28        resnet50,fcn   resnet50,pam   resnet50,cam
@@ -14,9 +14,9 @@ is a checkpoint trained on ImageNet. A row of the paper's tables 1 and 2 is the 
                 + multi-grid 79.94 (the default)       resnet101,danet,da,multi_grid
                 + multi-scale testing 81.50            resnet101,danet,da,multi_grid,multi_scale
 
-During training the validation images are scored as a whole. The paper's numbers are those of the authors' windows and
-flips: `--mode=evaluate --config.evaluation.protocol=authors`. `multi_scale` changes only the evaluation, so it applies
-to the same run.
+During training, the validation images are scored as a whole. The paper's numbers are obtained with the authors' windows
+and flips: `--mode=evaluate --config.evaluation.protocol=authors`. `multi_scale` changes only the evaluation, so it
+applies to the same run.
 """
 
 from configs import base
@@ -34,7 +34,7 @@ _DEFAULT = "resnet101,danet,da,multi_grid"
 
 
 def get_config(row: str = _DEFAULT):
-    """`row`: words of `_WORDS` with commas between, at most one of each kind; no others are implied."""
+    """Returns the recipe. `row` lists `_WORDS`, separated by commas, at most one of each kind; none implies another."""
     chosen = _chosen(row)
     config = base.get_config()
     named = [word for kind, word in chosen.items() if kind != "evaluation"]
@@ -57,7 +57,7 @@ def get_config(row: str = _DEFAULT):
 
 
 def _chosen(row: str) -> dict[str, str]:
-    """Kind -> word, in the order of `_WORDS`."""
+    """Returns the chosen word of each kind, in the order of `_WORDS`."""
     words = [word for word in row.split(",") if word]
     chosen = {"backbone": "resnet101", "attention": "danet"}
     for word in words:

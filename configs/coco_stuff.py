@@ -2,15 +2,15 @@
 
     python run.py --config=configs/coco_stuff.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
-`root` holds cocostuff-10k-v1.1.zip, or what it holds; or fetch it with `--config.dataset.options.download=True`.
-The paper: 37.2 % mIoU with ResNet-50 (`:resnet50`), 39.7 % with ResNet-101.
+`root` contains cocostuff-10k-v1.1.zip or its contents; `--config.dataset.options.download=True` downloads it.
+The paper reports 37.2 % mIoU with ResNet-50 (`:resnet50`) and 39.7 % with ResNet-101.
 """
 
 from configs import base
 
 
 def get_config(backbone: str = "resnet101"):
-    """`backbone`: resnet50 or resnet101."""
+    """Returns the recipe. `backbone` is resnet50 or resnet101."""
     config = base.get_config()
     config.name = f"coco_stuff_{backbone}"
     config.model.backbone = backbone

@@ -2,16 +2,16 @@
 
     python run.py --config=configs/coco_stuff164k.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
-`root` holds train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip, or mmsegmentation's folder of them, or
-fetch them (21 GB) with `--config.dataset.options.download=True`. Images are 13 times as many as in COCO Stuff 10k,
-so that 14 epochs are as many steps as 180 there.
+`root` contains train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip, or mmsegmentation's folder of them;
+`--config.dataset.options.download=True` downloads them (21 GB). There are 13 times as many images as in COCO Stuff 10k,
+so 14 epochs take as many steps as 180 epochs there.
 """
 
 from configs import base
 
 
 def get_config(backbone: str = "resnet101"):
-    """`backbone`: resnet50 or resnet101."""
+    """Returns the recipe. `backbone` is resnet50 or resnet101."""
     config = base.get_config()
     config.name = f"coco_stuff164k_{backbone}"
     config.model.backbone = backbone

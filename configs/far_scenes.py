@@ -1,12 +1,12 @@
-"""Street scenes whose lanes obey the traffic light of their colour, somewhere in the image, so that attention matters.
+"""Street scenes whose lanes obey the light of their colour somewhere in the image, so that attention matters.
 
     python run.py --config=configs/far_scenes.py
     python run.py --config=configs/far_scenes.py --mode=evaluate --ablate     what attention adds
 
-The budget is quickstart's. Position attention starts with alpha at 1, and with query and key wide enough for logits
-that spread by about 1; the paper's start, `:paper`, leaves both unused in so few steps (docs/results.md). The other
-rows of the paper's table 1 are `:pam`, `:cam` and `:fcn`; `:convolutions` has DANet's losses and convolutions, but no
-attention.
+The budget is that of the quickstart. Position attention starts with alpha at 1, and with query and key weights large
+enough for logits with a spread of about 1. The paper's initial values, `:paper`, leave both unused in so few steps
+(docs/results.md). The other rows of the paper's table 1 are `:pam`, `:cam` and `:fcn`. `:convolutions` has DANet's
+losses and convolutions, but no attention.
 """
 
 from configs import quickstart
@@ -16,7 +16,7 @@ VARIANTS = ("danet", "paper", "convolutions", "pam", "cam", "fcn")
 
 
 def get_config(variant: str = "danet"):
-    """`variant`: one of `VARIANTS`."""
+    """Returns the recipe. `variant` is one of `VARIANTS`."""
     if variant not in VARIANTS:
         raise InputError(f"config variant {variant!r} does not exist; there are: {', '.join(VARIANTS)}")
     row = "danet" if variant in ("paper", "convolutions") else variant

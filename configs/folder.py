@@ -11,7 +11,7 @@ from configs import base
 
 
 def get_config(backbone: str = "resnet50"):
-    """`backbone`: resnet18, resnet34, resnet50 or resnet101."""
+    """Returns the recipe. `backbone` is resnet18, resnet34, resnet50 or resnet101."""
     config = base.get_config()
     config.name = f"folder_{backbone}"
     config.model.backbone = backbone

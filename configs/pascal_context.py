@@ -2,17 +2,18 @@
 
     python run.py --config=configs/pascal_context.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
-`root` holds VOCtrainval_03-May-2010.tar and trainval.tar.gz, or what they hold; or fetch both with
-`--config.dataset.options.download=True`. The paper: 50.1 % mIoU with ResNet-50 (`:resnet50`), 52.6 % with
-ResNet-101, counted over 60 classes; `--config.dataset.options.background=True` trains and counts those. Networks of
-the authors' code and of mmsegmentation number the classes otherwise, as `--config.dataset.options.by_category=True`.
+`root` contains VOCtrainval_03-May-2010.tar and trainval.tar.gz or their contents;
+`--config.dataset.options.download=True` downloads both. The paper reports 50.1 % mIoU with ResNet-50 (`:resnet50`) and
+52.6 % with ResNet-101, over 60 classes; `--config.dataset.options.background=True` trains and evaluates with those.
+Networks of the authors' code and of mmsegmentation order the classes differently, which
+`--config.dataset.options.by_category=True` does too.
 """
 
 from configs import base
 
 
 def get_config(backbone: str = "resnet101"):
-    """`backbone`: resnet50 or resnet101."""
+    """Returns the recipe. `backbone` is resnet50 or resnet101."""
     config = base.get_config()
     config.name = f"pascal_context_{backbone}"
     config.model.backbone = backbone

@@ -2,18 +2,18 @@
 
     python run.py --config=configs/pascal_voc.py --config.dataset.root=PATH --config.init.checkpoint=RESNET101
 
-`root` holds VOCtrainval_11-May-2012.tar and benchmark.tgz, or what they hold, wherever tools put SBD; or a VOC2012
-folder with SegmentationClassAug and train_aug.txt, which hold the same labels; or fetch both with
-`--config.dataset.options.download=True`. The paper reports 82.6 % mIoU on the test server, after more training
-on train and val, which this recipe does not do. For --mode=submit add `--config.dataset.options.test=True` and
-VOC2012test.tar.
+`root` contains VOCtrainval_11-May-2012.tar and benchmark.tgz or their contents, with SBD wherever tools put it; or a
+VOC2012 folder with SegmentationClassAug and train_aug.txt, which contain the same labels.
+`--config.dataset.options.download=True` downloads both archives. The paper reports 82.6 % mIoU on the test server after
+further training on train and val, which this recipe does not do. For --mode=submit, add
+`--config.dataset.options.test=True` and VOC2012test.tar.
 """
 
 from configs import base
 
 
 def get_config(backbone: str = "resnet101"):
-    """`backbone`: resnet50 or resnet101."""
+    """Returns the recipe. `backbone` is resnet50 or resnet101."""
     config = base.get_config()
     config.name = f"pascal_voc_{backbone}"
     config.model.backbone = backbone

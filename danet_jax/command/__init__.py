@@ -1,1 +1,1 @@
-"""What a command needs before its mode starts: the recipe, the run's directory, the other hosts, compiled programs."""
+"""Prepares a command before its mode starts: the recipe, the run's directory, other hosts and compiled programs."""

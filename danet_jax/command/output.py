@@ -1,4 +1,4 @@
-"""Standard output and standard error whose reader may disappear without ending the program."""
+"""Makes standard output and standard error survive the loss of their reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class _Lasting(io.FileIO):
-    """A file descriptor that drops whatever it cannot write because a terminal was closed or a disk is full."""
+    """A file that drops whatever it cannot write, for example because a terminal was closed or a disk is full."""
 
     def write(self, data):
         try:
@@ -22,8 +22,8 @@ class _Lasting(io.FileIO):
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """Returns a stream that escapes letters that the encoding of `stream` lacks, and drops what it cannot write."""
-    if not isinstance(stream, io.TextIOWrapper):  # None if it was closed from the start
+    """Returns a stream that escapes characters missing from `stream`'s encoding, and drops what it cannot write."""
+    if not isinstance(stream, io.TextIOWrapper):  # it is None if it was closed from the start
         return stream
     stream.flush()
     raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))

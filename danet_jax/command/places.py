@@ -1,4 +1,4 @@
-"""The directory of a run."""
+"""Finds the directory of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -
       written: whether the mode writes there.
 
     Raises:
-      InputError: it is not a directory, cannot be one, or cannot be written to; the attempt leaves nothing behind.
+      InputError: the path is not a directory, cannot become one, or cannot be written to. The check leaves no files.
     """
     if workdir is None:
         path, key = Path("runs", recipe.name if recipe else "danet"), "runs/NAME"
@@ -51,6 +51,6 @@ def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -
             raise refusal(path, f": {existing} is a file, not a directory")
         if written:
             tempfile.TemporaryDirectory(dir=existing, prefix=".writable").cleanup()
-    except (OSError, RuntimeError) as error:  # circular links are a RuntimeError
+    except (OSError, RuntimeError) as error:  # circular links raise a RuntimeError
         raise refusal(path, f": cannot be written to: {getattr(error, 'strerror', error)}") from error
     return path

@@ -1,4 +1,4 @@
-"""Recipe files, Python files with a function `get_config`, and the flags that change their options."""
+"""Reads recipe files, Python files with a function `get_config`, and the flags that change their options."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from danet_jax.runs.directory import is_run, read_config
 
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _RENAMED = {"init.from": "init.checkpoint", "init.source": "init.checkpoint"}
-"""Names of options up to version 0.2, and their names since."""
+"""The names of options up to version 0.2, and their names since then."""
 
 
 def read_config_and_flags(
     file: str | None, workdir: str | None, arguments: Sequence[str], folder: Path, notes: list[str]
 ) -> tuple[list[str], ml_collections.ConfigDict | None, dict[str, Any]]:
-    """Reads the recipe, and changes it by the flags `--config.GROUP.NAME=VALUE`.
+    """Reads the recipe and applies the flags `--config.GROUP.NAME=VALUE` to it.
 
     Args:
-      file: the value of --config. Without one, the recipe is that of the run in `workdir`.
+      file: the value of --config. If it is None, the recipe is that of the run in `workdir`.
       workdir: the value of --workdir.
-      arguments: the program and the command line, without the flags that are read already.
+      arguments: the program and its command line, without the flags that have already been read.
       folder: the folder of the recipes, which are listed if there is no such file.
-      notes: a line about each option that was given by a deprecated name is appended to it.
+      notes: a list to which a line is appended for each option that is given by a deprecated name.
 
     Returns:
       The arguments after the flags; the config, or None if there is neither a file nor a run; and the values of the
@@ -43,7 +43,7 @@ def read_config_and_flags(
 
     Raises:
       InputError: the recipe cannot be loaded, or a flag names no option or has a value of the wrong type.
-      absl.flags.Error: a flag that is not an option's is wrong.
+      absl.flags.Error: a flag that does not set an option is wrong.
     """
     config, place, init = None, "", {}
     if file:
@@ -73,7 +73,7 @@ def read_config_and_flags(
         rest, changes = _change(config, arguments)
     except flags.UnrecognizedFlagError:
         raise
-    except Exception as error:  # whatever a wrong value makes absl and ml_collections raise
+    except Exception as error:  # absl and ml_collections raise various exceptions for wrong values
         raise _refusal(config, keys, arguments) or InputError(f"--config: {one_line(error)}") from error
     return rest, config, changes
 
@@ -88,7 +88,7 @@ def _with_new_name(argument: str, notes: list[str]) -> str:
 
 
 def _change(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Changes `config` by the flags in `arguments`; returns the other arguments, and the changes by option."""
+    """Applies the flags in `arguments` to `config`; returns the other arguments, and the changes by option."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may come after arguments
     config_flags.DEFINE_config_dict(
@@ -101,7 +101,7 @@ def _change(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> tupl
 def _refusal(
     config: ml_collections.ConfigDict, keys: Sequence[str], arguments: Sequence[str]
 ) -> InputError | None:
-    """Returns the error for the first option whose flags are refused without those of the others."""
+    """Returns the error for the first option whose flags are refused by themselves."""
     for key in keys:
         own = [a for a in arguments if not (match := _FLAG.fullmatch(a)) or match[1] == key]
         try:
@@ -127,8 +127,8 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
       folder: the folder of the recipes, which are listed if there is no such file.
 
     Raises:
-      InputError: there is no such file, running it raises an exception, or it returns no config; one line that names
-        the file and, where the file raised, the line in it.
+      InputError: there is no such file, running it raises an exception, or it returns no config. The message names the
+        file and, if the file raised the exception, the line in it.
     """
     path, colon, variant = text.partition(":")
     try:
@@ -145,7 +145,7 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
             value=path,
             allowed=names,
         )
-    # Compiled here, so that Python leaves no __pycache__ beside a file that may be refused.
+    # The file is compiled here, so that Python leaves no __pycache__ next to a file that may be refused.
     module = types.ModuleType("recipe_file")
     module.__file__ = path
     sys.modules[module.__name__] = module
@@ -175,17 +175,17 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
             what=path,
             value=config,
         )
-    _run(path, config.to_dict)  # references are computed when they are read, which can fail
+    _run(path, config.to_dict)  # references are resolved when they are read, which can fail
     config = ml_collections.ConfigDict(config)  # a frozen config becomes one that can be changed
     config.unlock()
     for name, value in defaults().items():
-        if name not in config:  # it was not made by defaults(), and lacks a group
+        if name not in config:  # the config was not created by defaults() and lacks a group
             config[name] = value
     return config
 
 
 def _run(path: str, function: Callable[[], Any]) -> Any:
-    """Calls `function`, which runs code of the file; whatever it raises becomes an InputError."""
+    """Calls `function`, which runs code of the file, and turns whatever it raises into an InputError."""
     try:
         return function()
     except InputError as error:
@@ -201,7 +201,7 @@ def _run(path: str, function: Callable[[], Any]) -> Any:
 
 
 def _words(error: BaseException) -> str:
-    """Returns an error on one line, of bounded length."""
+    """Returns a description of an error on one line of bounded length."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
     return one_line("".join(traceback.format_exception_only(error)))

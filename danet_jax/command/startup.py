@@ -1,4 +1,4 @@
-"""What JAX needs before a mode runs: its compilation cache, the other hosts, and a device."""
+"""Prepares JAX before a mode runs: sets the compilation cache, joins the other hosts and checks for a device."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from danet_jax.training.topologies import describe_absent_tpu
 OFF = "off"
 
 _HEARTBEAT_TIMEOUT = 20
-"""Seconds without a sign of life after which JAX takes a host for lost and ends the others."""
+"""The number of seconds without a heartbeat after which JAX considers a host lost and ends the others."""
 
 _SHUTDOWN_TIMEOUT = 30
-"""Seconds that a host waits for the others when it exits."""
+"""The number of seconds that a host waits for the others when it exits."""
 
 _FREE = ("config.dataset.root", "config.dataset.data_dir", "config.dataset.workers")
 """Options that may differ between hosts."""
@@ -37,7 +37,7 @@ def use_compilation_cache(folder: str) -> None:
     A folder in JAX's own JAX_COMPILATION_CACHE_DIR is used unless `folder` names another one.
 
     Args:
-      folder: the folder; "" is the user's cache directory, and "off" keeps no programs.
+      folder: the folder; "" stands for the user's cache directory, and "off" disables the cache.
 
     Raises:
       InputError: `folder` cannot be created.
@@ -51,7 +51,7 @@ def use_compilation_cache(folder: str) -> None:
     try:
         path = Path(folder or users_own).expanduser()
         path.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # a RuntimeError without a home directory
+    except (OSError, RuntimeError) as error:  # without a home directory, it is a RuntimeError
         if folder:
             raise InputError(
                 f"config.compilation_cache={folder}: cannot be created ({getattr(error, 'strerror', error)}); name "
@@ -61,22 +61,22 @@ def use_compilation_cache(folder: str) -> None:
             ) from error
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
-    # Many small programs make up half of a start.
+    # Compiling many small programs takes half of the start-up time, so they are cached too.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @contextlib.contextmanager
 def joined(recipe: Recipe | None, flags: Mapping[str, Any]) -> Iterator[None]:
-    """A context in which this process is one of several hosts, if the flags ask for it.
+    """Joins this process to other hosts for the duration of the context, if the flags request it.
 
-    JAX ends the process with a stack dump if the others do not join in time, or if one of them is lost later.
+    JAX ends the process with a stack dump if the other hosts do not join in time, or if one of them is lost later.
 
     Args:
       recipe: the recipe, which must be the same on all hosts.
       flags: the values of `HOST_FLAGS`.
 
     Raises:
-      InputError: the flags make no sense, no cluster is found, or the hosts have different recipes or code.
+      InputError: the flags are inconsistent, no cluster is found, or the hosts have different recipes or code.
     """
     by_hand = _by_hand(**flags)
     if not flags["distributed"] and by_hand is None:
@@ -99,14 +99,14 @@ def joined(recipe: Recipe | None, flags: Mapping[str, Any]) -> Iterator[None]:
         flat = flat_config({"config": recipe.as_dict()})
         refuse_differing({key: value for key, value in flat.items() if key not in _FREE}, "recipes")
     yield
-    # The first host may still write a report; a host that has exited would be taken for lost.
+    # The first host may still be writing a report, and would consider a host lost that has exited.
     multihost_utils.sync_global_devices("danet_jax: done")
 
 
 def _by_hand(
     *, distributed: bool, coordinator: str | None, processes: int, process: int, join_timeout: int
 ) -> dict[str, Any] | None:
-    """Returns the flags as arguments of `jax.distributed.initialize`, None without --coordinator."""
+    """Returns the flags as arguments of `jax.distributed.initialize`, or None without --coordinator."""
     del distributed, join_timeout
 
     def refusal(flag: str, value: Any, problem: str) -> InputError:
@@ -127,7 +127,7 @@ def _by_hand(
 
 
 def refuse_no_device() -> None:
-    """Raises InputError if JAX finds no device; otherwise whatever is read first would be blamed."""
+    """Raises InputError if JAX finds no device, before a later error could blame something else."""
     describe_absent_tpu()
     try:
         jax.devices()
@@ -144,7 +144,7 @@ def refuse_no_device() -> None:
 
 
 def _digest_of_code() -> str:
-    """Returns a digest of this package: hosts that were updated at different times do not compute the same."""
+    """Returns a digest of this package's code, which differs between hosts that were updated at different times."""
     digest = hashlib.sha256()
     package = Path(danet_jax.__file__).parent
     for path in sorted(package.rglob("*.py")):

@@ -1,22 +1,22 @@
-"""The recipe of a run: every option with its range and description, and the one place where configs are read.
+"""The recipe of a run: declares every option with its range and description, and reads configs.
 
-A file in `configs/` changes the `ml_collections.ConfigDict` that `defaults()` returns, and returns it; `read_recipe`
-validates it and makes frozen groups of options. Functions below the modes take plain arguments and no recipe.
+A file in `configs/` changes the `ml_collections.ConfigDict` that `defaults()` returns, and returns it. `read_recipe`
+validates it and converts it to frozen groups of options. Functions that modes call take plain arguments, not a recipe.
 
 To add an option:
 
 1. Declare it in its group (`model.py`, `dataset.py`, `training.py` or `evaluation.py`) with its type, default, range
    and description: `momentum: float = Field(0.9, ge=0, lt=1, description="The momentum of SGD.")`. Its type and default
-   are those of what it configures (`DANet`, `Protocol`, `make_train_step`, ...), and tests/recipe compares them; only
-   `backbone` differs, which is the paper's ResNet-101 here. The names that it takes come from the package that uses
-   them: `Annotated[str, Names(EDGES)]`. None means "not set": `int | None = Field(None, ...)`.
-2. Check what must fit together in `_fits` of the group, or of `Recipe` across groups, and raise `InputError`. Kinds of
-   values that several options share are in `kinds.py`.
+   must equal those of what it configures (`DANet`, `Protocol`, `make_train_step`, ...), which tests/recipe checks; the
+   only exception is `backbone`, whose default here is the paper's ResNet-101. The names that an option takes come from
+   the package that uses them: `Annotated[str, Names(EDGES)]`. None means "not set": `int | None = Field(None, ...)`.
+2. If it must be consistent with other options, check that in `_fits` of the group, or of `Recipe` across groups, and
+   raise `InputError`. Kinds of values that several options share are in `kinds.py`.
 3. Pass it as a plain argument in the mode that needs it. Options of `config.model` and `config.evaluation` reach
    `DANet` and `Protocol` by their names.
-4. `python -m danet_jax.recipe > docs/settings.md`.
+4. Run `python -m danet_jax.recipe > docs/settings.md`.
 
-Flags, errors, config.json and the tests of refusals follow from the declaration.
+Flags, errors, config.json and the tests of refusals are derived from the declaration.
 """
 
 from __future__ import annotations
@@ -112,15 +112,15 @@ class Recipe(Group):
         return build_model(num_classes, self.model.model_dump())
 
     def protocol(self) -> Protocol:
-        """Returns how the network is applied to images in evaluation and prediction.
+        """Returns the protocol by which the network is applied to images in evaluation and prediction.
 
         Raises:
-          InputError: the options of the protocol make no sense together.
+          InputError: the options of the protocol are inconsistent.
         """
         return protocol_of(self.model_dump())
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the recipe as plain nested dictionaries and lists, as `config.json` holds it."""
+        """Returns the recipe as plain nested dictionaries and lists, as stored in `config.json`."""
         return self.model_dump(mode="json")
 
 
@@ -140,8 +140,8 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
     """Returns the validated recipe of a config, or of the content of `config.json`.
 
     Raises:
-      InputError: a name that does not exist, a value of the wrong type or out of range. The line gives the key, the
-        value and what the key takes.
+      InputError: an option does not exist, or its value has the wrong type or is out of range. The message gives the
+        key, its value and the values that it takes.
     """
     try:
         return Recipe.model_validate(config)
@@ -150,10 +150,10 @@ def read_recipe(config: Mapping[str, Any]) -> Recipe:
 
 
 def recipe_of_run(workdir: str | Path) -> Recipe:
-    """Returns the recipe of the run in `workdir`. Options that did not exist when it was made have their defaults.
+    """Returns the recipe of the run in `workdir`; options that are newer than the run have their defaults.
 
     Raises:
-      InputError: its config.json is missing, or holds no valid recipe.
+      InputError: the run's config.json is missing or contains no valid recipe.
     """
     config = read_config(workdir)
     try:

@@ -1,4 +1,4 @@
-"""What options are declared with: the group, and kinds of values that several options take."""
+"""The base class of groups of options, and the kinds of values that several options share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 LARGEST_SIDE = 8192
-"""Largest side of a crop or a window in pixels: a float32 stem makes 4 GiB of such a square, per image."""
+"""The largest side of a crop or a window in pixels. For such a square, a float32 stem takes 4 GiB per image."""
 
 LARGEST_SCALED = 16384
-"""Largest side of a scored image in pixels: the float32 scores of 20 classes fill 20 GiB for such a square."""
+"""The largest side of a scored image in pixels. For such a square, the float32 scores of 20 classes take 20 GiB."""
 
 LARGEST_STEP = 2**31 - 1
-"""Steps are counted in int32."""
+"""The largest number of a step, since steps are counted in int32."""
 
 
 class Group(pydantic.BaseModel):
@@ -32,8 +32,9 @@ class Check:
     """A test that a value must pass.
 
     Attributes:
-      passes: the test.
-      words: what passes, for messages and docs/settings.md; see `danet_jax.recipe.words.takes`.
+      passes: returns whether a value passes the test.
+      words: a description of the values that pass, for messages and docs/settings.md; see
+        `danet_jax.recipe.words.takes`.
       key: the key of `words` in the option's JSON schema: "takes" describes values, "lengths" their number, and
         "enum" lists them.
     """
@@ -57,13 +58,13 @@ class Check:
 
 
 def Names(existing: Iterable[Any]) -> Check:
-    """Returns the check for one of the names (or numbers) in `existing`, which the package that uses them defines."""
+    """Returns a check that a value is one of the names (or numbers) in `existing`, from the package that uses them."""
     existing = tuple(existing)
     return Check(lambda value: value in existing, existing, "enum")
 
 
 def Lengths(*allowed: int) -> Check:
-    """Returns the check for tuples of one of the lengths in `allowed`."""
+    """Returns a check that a tuple has one of the lengths in `allowed`."""
     *most, last = map(str, allowed)
     return Check(
         lambda value: len(value) in allowed, " or ".join(filter(None, (", ".join(most), last))), "lengths"
@@ -76,7 +77,7 @@ def _tuple(value: Any) -> Any:
 
 
 def _words(value: Any) -> Any:
-    """Splits the flag `a, b,c`, which arrives as a tuple with one text."""
+    """Splits the value of a flag such as `a, b,c`, which arrives as a tuple of one string."""
     value = _tuple(value)
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
         return tuple(part.strip() for part in value[0].split(",") if part.strip())
@@ -128,4 +129,4 @@ Scales = Annotated[
     BeforeValidator(_tuple),
 ]
 Colour = Annotated[tuple[float, ...], Lengths(3), BeforeValidator(_tuple)]
-"""Numbers for R, G and B, whose range `Protocol` checks."""
+"""Values for R, G and B, whose range `Protocol` checks."""

@@ -1,4 +1,4 @@
-"""`config.training`, `config.init` and `config.mesh`: how, from what and on which devices a network is trained."""
+"""`config.training`, `config.init` and `config.mesh`: how, from which weights and on which devices training runs."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class InitOptions(Group):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, options: Any) -> Any:
-        """Reads `source`, as `checkpoint` was called up to version 0.2."""
+        """Accepts `source`, the name of `checkpoint` up to version 0.2."""
         if not isinstance(options, Mapping) or "source" not in options:
             return options
         options = dict(options)

@@ -1,4 +1,4 @@
-"""Declarations of options in words: what an option takes, and the error that refuses a value."""
+"""Describes declarations of options in words: what an option takes, and the error that refuses a value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def schemas(group: type[Group]) -> dict[str, Any]:
 
 
 def group_of(field: FieldInfo | None) -> type[Group] | None:
-    """Returns the group that a field holds, or None for an option."""
+    """Returns the group that a field contains, or None if the field is an option."""
     kind = None if field is None else field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Group) else None
 
@@ -38,7 +38,7 @@ def group_of(field: FieldInfo | None) -> type[Group] | None:
 def find(root: type[Group], names: Iterable[Any]) -> tuple[str, type[Group], str]:
     """Returns the full key, the group and the name of an option; the name is "" if `names` lead to a group.
 
-    Names behind those of an option, such as the index of an element, are ignored.
+    Names that follow those of an option, such as the index of an element, are ignored.
 
     Raises:
       InputError: there is no such option or group; the message gives the nearest name, and those that exist.
@@ -68,7 +68,7 @@ def does_not_exist(
 
 
 def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> InputError:
-    """Returns the first of pydantic's errors as one line with the key, its value and what it takes."""
+    """Returns the first of pydantic's errors as one line with the key, its value and the values that it takes."""
     [first, *_] = error.errors()
     problem = first.get("ctx", {}).get("error")
     if isinstance(problem, InputError):  # raised by `_fits`, which names the keys itself
@@ -81,7 +81,7 @@ def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> 
 
 
 def wrong_value(key: str, group: type[Group], name: str, value: Any) -> InputError:
-    """Returns the error for a value that the option `name` of `group` does not take, or the group for an empty name."""
+    """Returns the error for a value that the option `name` of `group` (or `group`, if `name` is "") does not take."""
     if not name:
         allowed = f"a group of options: {', '.join(sorted(group.model_fields))}"
         return InputError(f"{key}={shown(value)} must be {allowed}", what=key, value=value, allowed=allowed)
@@ -94,7 +94,7 @@ def wrong_value(key: str, group: type[Group], name: str, value: Any) -> InputErr
 
 
 def shown(value: Any) -> str:
-    """Returns a value as Python writes it, shortened."""
+    """Returns the `repr` of a value, shortened and on one line."""
     text = " ".join(repr(value).split("\n"))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
@@ -105,7 +105,7 @@ def plain_type(schema: Mapping[str, Any]) -> type:
 
 
 def takes(schema: Mapping[str, Any]) -> str:
-    """Returns what an option takes, such as "an integer from 1 to 8"."""
+    """Returns a description of the values that an option takes, such as "an integer from 1 to 8"."""
     if "anyOf" in schema:
         return f"None, or {takes(_option(schema))}"
     if "takes" in schema:
@@ -131,5 +131,5 @@ def takes(schema: Mapping[str, Any]) -> str:
 
 
 def _option(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the schema of an option's values without None."""
+    """Returns the schema of an option's values, excluding None."""
     return schema["anyOf"][0] if "anyOf" in schema else schema
