@@ -1,24 +1,25 @@
-"""Everything that is worth knowing about a GPU, in one command of a few minutes, for whoever has one for a moment.
+"""Measures everything of interest on a GPU with one command that takes a few minutes, next to PyTorch.
 
     python -m benchmarks.accelerator --output=h100.jsonl [--parts=convolution,attention,step,predict,loss]
     python -m benchmarks.accelerator --output=h100.jsonl --parts=camvid --camvid=PATH/camvid --weights=RESNET18
-    python -m benchmarks.accelerator --tiny          all of it on a CPU, to see that it runs
+    python -m benchmarks.accelerator --tiny          a quick test of all parts on a CPU
 
-Parts, in bfloat16, beside PyTorch (channels_last, AMP) with the same numbers:
+The parts use bfloat16 and run next to PyTorch (channels_last, AMP) with the same numbers:
 
-  convolution   dilated 3x3, forward and both gradients, by danet_jax, by XLA directly and in phases
-  attention     position attention, the kernel that danet_jax chooses, its others, torch's sdpa and bmm
-  step          training steps of ResNet-50 and -101 at 768x768, torch eager and by torch.compile; peak memory is
-                that of the process, which grows with the batch
-  predict       a picture of 1024x2048, from uint8 on the host to labels on the host, and the network alone
-  loss          three classifiers at 768x768 with gradients, float32
+  convolution   dilated 3x3 convolutions, forward and both gradients: danet_jax, XLA's own, and in phases
+  attention     position attention: the kernel that danet_jax chooses, its others, and torch's sdpa and bmm
+  step          training steps of ResNet-50 and -101 at 768x768, with torch in eager mode and with torch.compile; peak
+                memory is that of the process, which grows with the batch
+  predict       an image of 1024x2048, from uint8 on the host to labels on the host, and the network alone
+  loss          three classifiers at 768x768 with gradients, in float32
   camvid        a training run of two minutes and its mIoU, evaluated once more in float32 on the CPU
 
-Every result is compared with float32 on the CPU, by PyTorch, before it is timed (`*_error`: relative, of the norm of
-the difference). Each part is a process or several: all prepare and compile at once, then they get the device in
-turns, so that times are a device's alone. A line is printed as soon as it is known. After `--part-seconds` those that
-are ready begin, though others still compile ("alone" is then false); a process that compiles for twice as long, or is
-as long on the device, is ended.
+Every result is compared with that of PyTorch in float32 on the CPU before it is timed (`*_error` is the norm of the
+difference, relative to the norm of the expected result). Each part consists of one or more processes. They all prepare
+and compile at the same time and then use the device in turns, so that no process disturbs the timing of another. A line
+is printed as soon as its numbers are known. After `--part-seconds`, the processes that are ready start even if others
+still compile ("alone" is then false). A process that compiles for twice as long, or uses the device for as long, is
+ended.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ PARTS = ("convolution", "attention", "step", "predict", "loss", "camvid")
 
 
 def commands(part: str, sizes: Sizes, only: str, camvid: list[str]) -> list[list[str]]:
-    """The processes of a part: module, function, arguments; those that get the device first come first."""
+    """Returns the module, function and arguments of each process of a part, in the order of their use of the device."""
     return [
         command for command in all_commands(part, sizes, camvid) if command[1].startswith((only, "reference"))
     ]
 
 
 def all_commands(part: str, sizes: Sizes, camvid: list[str]) -> list[list[str]]:
-    """Of both frameworks."""
+    """Returns the processes of a part for both frameworks."""
     if part == "camvid":
         return [["jax", "jax_camvid", *camvid]]
     if part == "step":
@@ -64,7 +65,7 @@ def all_commands(part: str, sizes: Sizes, camvid: list[str]) -> list[list[str]]:
 
 
 class Process:
-    """A process of a part, whose lines go into one queue with everyone's."""
+    """A process of a part, whose output lines go to a queue that all processes share."""
 
     def __init__(
         self, part: str, command: list[str], options: argparse.Namespace, lines: queue.Queue
@@ -96,29 +97,29 @@ class Process:
         lines.put((self, ""))
 
     def go(self) -> None:
-        """Gives it the device."""
+        """Lets the process use the device."""
         self.state, self.since = "measuring", time.monotonic()
         try:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has just ended, which its last line will say
+            pass  # the process has just ended, as its last line will report
 
     def end(self) -> None:
-        """Ends it and what it started."""
+        """Ends the process and its child processes."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def last_words(self) -> str:
-        """Of its standard error, which goes on to this process's."""
+        """Prints the end of the process's standard error, and returns its last line."""
         log = self.log.read_text().strip()
         print(log[-3000:], file=sys.stderr, flush=True)
         return log.splitlines()[-1][:300] if log else f"ended with status {self.process.returncode}"
 
 
 class Report:
-    """Lines on the terminal and in a file."""
+    """Writes lines to the terminal and to a file."""
 
     def __init__(self, file: Path | None) -> None:
         self.stream = file.open("a") if file else None
@@ -132,7 +133,7 @@ class Report:
 
 
 def measure(processes: list[Process], lines: queue.Queue, limit: float, report: Report) -> bool:
-    """Lets the processes have the device in turns; whether all came to their end by themselves."""
+    """Lets the processes use the device in turns; returns whether all of them succeeded."""
     whole = True
     while running := [p for p in processes if p.state != "ended"]:
         preparing = [p for p in running if p.state == "preparing"]
@@ -155,12 +156,12 @@ def measure(processes: list[Process], lines: queue.Queue, limit: float, report: 
                 report(part=process.part, of=process.name, failed=process.last_words())
                 for other in running if process.is_reference else ():
                     if other.part == process.part and other.command[1:2] == process.command[1:2]:
-                        other.end()  # nothing to compare with would ever come
+                        other.end()  # it waits for reference results that will never be written
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # what a library printed
+            continue  # the line was printed by a library
         if "ready" in row:
             process.state = "ready"
         else:

@@ -1,4 +1,4 @@
-"""What benchmarks/accelerator.py measures: sizes, inputs that every process draws alike, and how a process reports."""
+"""The sizes and inputs of benchmarks/accelerator.py, which are the same in every process, and how processes report."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ MULTI_GRID = (4, 8, 16)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of every part.
+    """The sizes of every part.
 
     Attributes:
-      features: batch, side and channels of what a 3x3 convolution of as many channels is applied to.
-      dilations: of that convolution.
-      attention: batch and number of places N, per case.
-      backbones: of the networks whose training step is measured.
-      crop: side of the images of a training step.
-      batches: images in a training step, from few to many.
-      picture: height and width of the image to predict, by a network with the first of `backbones`.
-      camvid_steps, camvid_batch, camvid_crop: of the training run.
-      seconds: that a measurement is repeated for.
+      features: the batch, side and channels of the input of a 3x3 convolution with as many output channels.
+      dilations: the dilations of that convolution.
+      attention: the batch and the number of positions N of each case.
+      backbones: the backbones of the networks whose training step is measured.
+      crop: the side of the images of a training step, in pixels.
+      batches: the numbers of images in a training step, in ascending order.
+      picture: the height and width of the image to predict, by a network with the first of `backbones`.
+      camvid_steps, camvid_batch, camvid_crop: the steps, batch size and crop size of the training run.
+      seconds: the time for which a measurement is repeated.
     """
 
     features: tuple[int, int, int] = (8, 96, 512)
@@ -65,14 +65,14 @@ TINY = Sizes(
 
 
 def rounded(array: np.ndarray) -> np.ndarray:
-    """Float32 values that bfloat16 holds exactly, so that what is compared is the arithmetic alone."""
+    """Rounds to float32 values that bfloat16 represents exactly, so that only the arithmetic is compared."""
     import ml_dtypes
 
     return array.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def convolution_inputs(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features `[B, H, W, C]`, kernel `[3, 3, C, C]`, gradient of the result."""
+    """Returns features `[B, H, W, C]`, a kernel `[3, 3, C, C]` and the gradient of the result."""
     rng = np.random.default_rng(0)
     batch, side, channels = sizes.features
     shape = (batch, side, side, channels)
@@ -85,14 +85,14 @@ def convolution_inputs(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def attention_inputs(batch: int, places: int) -> list[np.ndarray]:
-    """Query, key, value and the gradient of the result, `[B, N, C]`."""
+    """Returns query, key, value and the gradient of the result, `[B, N, C]` each."""
     rng = np.random.default_rng(places)
     channels = KEY_CHANNELS, KEY_CHANNELS, VALUE_CHANNELS, VALUE_CHANNELS
     return [rounded(0.5 * rng.standard_normal((batch, places, c), np.float32)) for c in channels]
 
 
 def step_inputs(sizes: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 and labels int64: the same two over and over, so that loss and gradients are one for any batch."""
+    """Returns images, uint8, and labels, int64; two are repeated, so loss and gradients are the same for any batch."""
     rng = np.random.default_rng(2)
     shape = (2, sizes.crop, sizes.crop)
     images, labels = rng.integers(0, 256, (*shape, 3), np.uint8), rng.integers(0, CLASSES, shape)
@@ -100,12 +100,12 @@ def step_inputs(sizes: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def picture(sizes: Sizes) -> np.ndarray:
-    """Uint8 `[1, H, W, 3]`."""
+    """Returns the image to predict, uint8 `[1, H, W, 3]`."""
     return np.random.default_rng(3).integers(0, 256, (1, *sizes.picture, 3), np.uint8)
 
 
 def loss_inputs(sizes: Sizes) -> tuple[list[np.ndarray], np.ndarray]:
-    """Logits of three classifiers, an eighth of the labels' size, and labels, a tenth of them ignored."""
+    """Returns the logits of three classifiers at an eighth of the labels' size, and labels, a tenth of them ignored."""
     rng = np.random.default_rng(4)
     batch, side = sizes.batches[-1], -(-sizes.crop // 8)
     logits = [rng.standard_normal((batch, side, side, CLASSES), np.float32) for _ in range(3)]
@@ -115,14 +115,14 @@ def loss_inputs(sizes: Sizes) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def relative_error(result: Any, expected: Any) -> float:
-    """`|result - expected| / |expected|` in float64; not finite counts as infinitely wrong."""
+    """Returns `|result - expected| / |expected|` in float64, or infinity if it is not finite."""
     result, expected = (np.asarray(x, np.float64) for x in (result, expected))
     error = float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
     return error if np.isfinite(error) else float("inf")
 
 
 def tree_error(result: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """The same of all arrays of `expected` together."""
+    """Returns the relative error of all arrays of `expected` together."""
     difference = sum(float(np.sum((np.float64(1) * result[k] - expected[k]) ** 2)) for k in expected)
     size = sum(float(np.sum(np.float64(1) * expected[k] ** 2)) for k in expected)
     error = (difference / size) ** 0.5
@@ -130,29 +130,29 @@ def tree_error(result: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
 
 
 class Worker:
-    """One of the processes: it prepares, waits until it has the device, measures, and prints a row at a time."""
+    """One of the processes, which prepares, waits for the device, measures, and prints one row at a time."""
 
     def __init__(self, folder: Path, sizes: Sizes) -> None:
         self.folder, self.sizes = folder, sizes
 
     def ready(self) -> None:
-        """Says that all is compiled, and waits for the device."""
+        """Reports that everything is compiled, and waits for the device."""
         print(json.dumps({"ready": True}), flush=True)
         sys.stdin.readline()
 
     def row(self, **values: Any) -> None:
-        """Prints what was measured; numbers with four digits."""
+        """Prints the measured values, with four digits."""
         short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in values.items()}
         print(json.dumps(short), flush=True)
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Arrays for the other processes."""
+        """Saves arrays for the other processes."""
         partial = self.folder / f"{name}.{os.getpid()}.partial.npz"
         np.savez(partial, **arrays)
         partial.rename(self.folder / f"{name}.npz")
 
     def load(self, name: str) -> dict[str, np.ndarray]:
-        """What another process saves, as soon as it has."""
+        """Returns the arrays that another process saves, once it has saved them."""
         file = self.folder / f"{name}.npz"
         while not file.exists():
             time.sleep(0.2)
@@ -160,7 +160,10 @@ class Worker:
             return dict(arrays)
 
     def seconds(self, run: Callable[[], Any], wait: Callable[[Any], Any]) -> float:
-        """The median time of a call, several at a time when calls are short; `wait` waits for a result."""
+        """Returns the median time of a call in seconds, over several calls at a time if they are short.
+
+        `wait` waits for a result.
+        """
         wait(run())
         start = time.perf_counter()
         wait(run())

@@ -1,4 +1,4 @@
-"""danet_jax's side of benchmarks/accelerator.py."""
+"""The danet_jax part of benchmarks/accelerator.py."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from danet_jax.weights.convert import convert
 
 
 def compiled(programs: dict[Any, tuple[Callable[..., Any], tuple[Any, ...]]]) -> dict[Any, Any]:
-    """Name -> the compiled program of a function for its arguments, or why there is none. All at once."""
+    """Compiles all programs at the same time; returns each, or the reason why there is none, by name."""
 
     def one(program: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
         function, arguments = program
@@ -57,7 +57,7 @@ def scratch_gib(program: Any) -> float:
 
 
 def direct(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """XLA's own dilated convolution."""
+    """Computes XLA's own dilated convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -69,7 +69,7 @@ def direct(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 
 def in_phases(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
-    """An ordinary one on each of the phases, with its gradients in phases, too; the dilation divides the sides."""
+    """Computes an ordinary convolution of each phase, also in the gradients; the dilation must divide the sides."""
     batch, height, width, _ = x.shape
     rows, columns = height // dilation, width // dilation
     x = x.reshape(batch, rows, dilation, columns, dilation, -1).transpose(0, 2, 4, 1, 3, 5)
@@ -172,7 +172,7 @@ def jax_attention(worker: Worker) -> None:
 
 
 def network(worker: Worker, backbone: str) -> tuple[DANet, dict[str, Any], dict[str, np.ndarray]]:
-    """The model in bfloat16, variables that torch drew, and the state dict that they came in."""
+    """Returns the model in bfloat16, variables that torch initialized, and their state dict."""
     state_dict = worker.load(f"weights_{backbone}")
     variables = convert(state_dict).variables
     model = DANet(cases.CLASSES, backbone, multi_grid=cases.MULTI_GRID, dropout_rate=0.0, dtype=jnp.bfloat16)
@@ -280,7 +280,7 @@ def jax_loss(worker: Worker) -> None:
 
 
 def jax_camvid(worker: Worker, steps: str, root: str = "", weights: str = "") -> None:
-    """`run.py` on CamVid (or, without it, on drawn scenes), then its evaluation in float32 on the CPU."""
+    """Runs `run.py` on CamVid (or, without it, on synthetic scenes), then its evaluation in float32 on the CPU."""
     sizes, workdir = worker.sizes, worker.folder / "camvid_run"
     flags = [f"--config=configs/{'camvid' if root else 'quickstart'}.py"]
     flags += [f"--workdir={workdir}", f"--config.dataset.data_dir={worker.folder / 'data'}"]
@@ -308,7 +308,7 @@ def jax_camvid(worker: Worker, steps: str, root: str = "", weights: str = "") ->
     row = {"seconds": elapsed, "steps": int(steps), "batch": sizes.camvid_batch, "miou": miou}
     call("run.py", *flags, "--mode=evaluate", "--config.model.dtype=float32", on_cpu=True)
     evaluation = json.loads((workdir / "evaluation.json").read_text())
-    # A network that has learnt next to nothing may have no right pixel.
+    # A network that has learnt next to nothing may label no pixel correctly.
     row["miou_error"] = abs(evaluation["miou"] - miou) / max(evaluation["miou"], 1e-9)
     worker.row(form="danet_jax", images_per_second=float(np.median(rates)), **row)
     shutil.rmtree(workdir)

@@ -1,4 +1,4 @@
-"""PyTorch's side of benchmarks/accelerator.py, and the float32 results on the CPU that all else is held against."""
+"""The PyTorch part of benchmarks/accelerator.py, and the reference results in float32 on the CPU."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def wait(_: Any = None) -> None:
-    """Until the device has done all."""
+    """Waits until the device has finished all work."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
 def nchw(array: np.ndarray, *like: Any) -> Tensor:
-    """`[B, H, W, C]` as torch's `[B, C, H, W]` in channels_last: the same memory."""
+    """Returns `[B, H, W, C]` as a torch tensor `[B, C, H, W]` in channels_last, which has the same memory layout."""
     return torch.from_numpy(array).permute(0, 3, 1, 2).to(*like)
 
 
@@ -38,7 +38,7 @@ def nhwc(tensor: Tensor) -> np.ndarray:
 
 
 def normalized(images: Tensor) -> Tensor:
-    """Of uint8 `[B, H, W, 3]`: float32 `[B, 3, H, W]`, channels_last."""
+    """Returns normalized images, float32 `[B, 3, H, W]` in channels_last, from uint8 `[B, H, W, 3]`."""
     mean, deviation = (torch.tensor(x, device=images.device) for x in IMAGENET)
     return ((images.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
 
@@ -72,7 +72,7 @@ def reference_convolution(worker: Worker) -> None:
     for dilation in worker.sizes.dilations:
         results = {name: run() for name, run in convolution_parts(*arrays, dilation).items()}
         kernel_gradient = results.pop("kernel_gradient").permute(2, 3, 1, 0)
-        # Of the first image; the kernel's is over all.
+        # Only results of the first image are saved; the gradient of the kernel is summed over all images.
         first = {name: nhwc(result[:1]) for name, result in results.items()}
         worker.save(f"convolution_{dilation}", first | {"kernel_gradient": kernel_gradient.numpy()})
 
@@ -96,7 +96,7 @@ def torch_convolution(worker: Worker) -> None:
 
 
 def reference_attention(worker: Worker) -> None:
-    """The definition, some queries at a time, of the first of the batch."""
+    """Computes position attention by its definition, a few queries at a time, for the first element of the batch."""
     for batch, places in worker.sizes.attention:
         query, key, value, cotangent = (torch.from_numpy(x[0]) for x in cases.attention_inputs(batch, places))
         output, dquery = torch.empty_like(value), torch.empty_like(query)
@@ -123,7 +123,7 @@ def attention_form(form: str, query: Tensor, key: Tensor, value: Tensor) -> Tens
         return functional.scaled_dot_product_attention(
             query[:, None], key[:, None], value[:, None], scale=1.0
         )[:, 0]
-    # Flash kernels take heads of one width: 64 channels of the values each, queries and keys repeated.
+    # Flash kernels need heads of one width, so each gets 64 channels of the values, and repeated queries and keys.
     heads = cases.VALUE_CHANNELS // 64
     query, key = (x[:, None].expand(-1, heads, -1, -1) for x in (query, key))
     value = value.unflatten(2, (heads, 64)).transpose(1, 2)
@@ -200,7 +200,7 @@ def gradients(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def saved_network(worker: Worker, backbone: str) -> torch_danet.DANet:
-    """The network, after its weights were saved for danet_jax."""
+    """Saves the weights of the network for danet_jax, and returns the network."""
     model = network(backbone)
     worker.save(f"weights_{backbone}", {name: x.numpy() for name, x in model.state_dict().items()})
     return model

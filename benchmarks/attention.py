@@ -1,20 +1,20 @@
-"""Position attention beside the plain form and beside PyTorch: time and scratch memory, one table.
+"""Compares the time and scratch memory of position attention with the plain form and with PyTorch.
 
     python -m benchmarks.attention [--places 1024 4096 9216] [--dtype bfloat16] [--repeats 5]
 
-All run on the same device with the same numbers, in turns, so that a slow moment hits all of them; the best of
-the repeats counts. On a GPU, PyTorch with CUDA is needed beside JAX with CUDA. Forms:
+All forms run on the same device with the same numbers, in turns, so that other load affects all of them alike; the best
+of the repeats counts. On a GPU, both PyTorch and JAX need CUDA. The forms are:
 
-  ours             danet_jax.ops.position_attention, backend "auto"
-  plain            the same, backend "reference": JAX's softmax of the whole map
+  ours             danet_jax.ops.position_attention with the backend "auto"
+  plain            the same with the backend "reference": JAX's softmax of the whole map
   torch bmm        the authors' code: bmm, softmax, bmm
-  torch sdpa       torch's scaled_dot_product_attention(scale=1) as it is
-  torch sdpa, 64s  the same with 64 channels of the values per head and queries and keys repeated, which its
-                   flash kernel takes; it computes the logits once per head
+  torch sdpa       torch's scaled_dot_product_attention(scale=1)
+  torch sdpa, 64s  the same with 64 channels of the values per head and repeated queries and keys, which its flash
+                   kernel accepts; it computes the logits once per head
 
-Scratch memory is, for JAX, what the compiler reserves beside arguments and results, and for torch the growth of
-the process (CPU) or the allocator (GPU) at its peak, results included. Forms whose maps would not fit into half of
-the memory are left out.
+For JAX, scratch memory is what the compiler reserves in addition to arguments and results. For torch, it is the peak
+growth of the process (CPU) or of the allocator (GPU), including the results. Forms whose maps would not fit into half
+of the memory are left out.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from benchmarks.measuring import seconds, torch_scratch
 KEY_CHANNELS, VALUE_CHANNELS = 64, 512
 TORCH_FORMS = ("torch bmm", "torch sdpa", "torch sdpa, 64s")
 MAPS = {"plain": (1, 2), "torch bmm": (2, 4), "torch sdpa": (2, 4)}
-"""How many N x N maps a form holds at its peak, forward and with the gradient."""
+"""The number of N x N maps that each form keeps at its peak, forward and with the gradient."""
 
 
 def flops(places: int, gradient: bool) -> float:
-    """Multiplications and additions of the matrix products, the recomputed logits included."""
+    """Returns the multiplications and additions of the matrix products, including those of recomputed logits."""
     forward = 2 * places**2 * (KEY_CHANNELS + VALUE_CHANNELS)
     return forward + 2 * places**2 * (3 * KEY_CHANNELS + 2 * VALUE_CHANNELS) if gradient else forward
 
@@ -46,7 +46,7 @@ def inputs(places: int) -> list[Any]:
 
 
 def jax_form(backend: str, places: int, dtype: str, gradient: bool) -> tuple[Callable[[], None], float]:
-    """A call that waits for the result, and MiB of scratch memory."""
+    """Returns a function that runs the form and waits for the result, and its scratch memory in MiB."""
     import jax
     import jax.numpy as jnp
 
@@ -71,7 +71,7 @@ def torch_form(form: str, places: int, dtype: str, gradient: bool) -> Callable[[
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     *arrays, cotangent = (torch.tensor(x).to(device, getattr(torch, dtype)) for x in inputs(places))
-    if form == "torch bmm":  # the authors' layout: channels before places
+    if form == "torch bmm":  # the authors' layout has channels before positions
         arrays = [x.transpose(1, 2).contiguous() for x in arrays]
         cotangent = cotangent.transpose(1, 2).contiguous()
 
@@ -99,7 +99,7 @@ def torch_form(form: str, places: int, dtype: str, gradient: bool) -> Callable[[
 
 
 def matmul_rates(dtype: str) -> str:
-    """What both libraries reach on a large square matrix product."""
+    """Returns the rates that both libraries reach for a large square matrix product."""
     import jax
     import jax.numpy as jnp
     import torch
@@ -121,7 +121,7 @@ def matmul_rates(dtype: str) -> str:
 
 
 def memory() -> float:
-    """MiB, of the device that JAX uses."""
+    """Returns the memory of the device that JAX uses, in MiB."""
     import jax
 
     statistics = jax.devices()[0].memory_stats()

@@ -1,10 +1,10 @@
-"""What a checkout of this project computes, as facts that `benchmarks.compare_checkouts` compares.
+"""Computes facts about a checkout of this project, which `benchmarks.compare_checkouts` compares.
 
-Runs in a process of its own, with the checkout on the path and an empty folder as its working directory:
+It runs in a process of its own, with the checkout on the path and an empty folder as its working directory:
 
     python checkout_facts.py CHECKOUT PART,... OUTPUT [quick]
 
-A fact is an array or a plain value, by name. Only public names are used (`danet_jax`, `run.py` and its flags), so
+A fact is an array or a plain value with a name. Only public names are used (`danet_jax`, `run.py` and its flags), so
 that modules may move between the checkouts.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 VOLATILE = re.compile(r"(^|[/_])(seconds|images_per_second|time|waiting_for_data|versions|flops_utilisation)")
-"""Keys of JSON files that hold times or versions."""
+"""Keys of JSON files whose values are times or versions."""
 
 VARIANTS = {
     "resnet18 paper align": {"channel_energy": "paper", "align_corners": False, "multi_grid": (4, 8)},
@@ -49,19 +49,19 @@ OPTIONS = """model.output_stride=8 model.auxiliary=True model.channel_energy=pap
 
 
 def settings(text):
-    """Flags of `run.py` for options of a recipe."""
+    """Returns the flags of `run.py` for options of a recipe."""
     return [f"--config.{option}" for option in text.split()]
 
 
 class Facts(dict):
-    """What a checkout computed, by name."""
+    """The facts about a checkout, by name."""
 
     def __init__(self, checkout, folder, quick):
         super().__init__()
         self.checkout, self.folder, self.quick, self.part = checkout, folder, quick, ""
 
     def note(self, name, value):
-        """Keeps a fact of the current part: an array, a plain value, or a dictionary of facts."""
+        """Stores a fact of the current part: an array, a plain value, or a dictionary of facts."""
         if isinstance(value, dict):
             for key, each in value.items():
                 self.note(f"{name}/{key}", each)
@@ -69,7 +69,7 @@ class Facts(dict):
             self[f"{self.part}: {name}"] = np.asarray(value) if hasattr(value, "shape") else value
 
     def command(self, name, *arguments):
-        """Runs `run.py` in this process; its status, the files that it writes, and what they hold, are facts."""
+        """Runs `run.py` in this process, and stores its exit status, the files that it writes and their contents."""
         import run
 
         before = states(self.folder)
@@ -87,7 +87,7 @@ class Facts(dict):
             self.note(f"{name}/{names[path]}", contents(path))
 
     def train(self, name, *changes):
-        """Trains five steps; losses, parameters and all files are facts. Returns the flags of the run."""
+        """Trains five steps, and stores losses, parameters and all files as facts; returns the flags of the run."""
         flags = [f"--config={self.checkout}/configs/folder.py", f"--workdir={name}", *settings(RUN), *changes]
         self.command(f"train {name}", *settings(TRAINING), *flags)
         self.note(f"train {name}/parameters", parameters(name))
@@ -95,7 +95,7 @@ class Facts(dict):
 
 
 def networks(facts):
-    """Logits of seeded networks, and the initial values of one."""
+    """Stores the logits of seeded networks, and the initial values of one."""
     import jax
 
     from danet_jax import DANet
@@ -112,7 +112,7 @@ def networks(facts):
 
 
 def labels(facts):
-    """Labels and scores of images under five protocols, and what the presets stand for."""
+    """Stores the labels and scores of images under five protocols, and the fields of the presets."""
     import jax
 
     from danet_jax import DANet, Protocol, Segmenter
@@ -142,14 +142,14 @@ def labels(facts):
 
 
 def steps(facts):
-    """Five training steps, plain and with every option that changes the step."""
+    """Trains five steps, with the defaults and with every option that changes the step."""
     facts.train("plain")
     if not facts.quick:
         facts.train("options", *settings(OPTIONS))
 
 
 def stored(facts):
-    """The run and the prepared data that the base left: loaded, evaluated and trained further."""
+    """Loads, evaluates and trains further the run and the prepared data that the base checkout wrote."""
     from danet_jax import load_segmenter
 
     facts.note("labels", load_segmenter("stored")(photo(9, 64, 80)[0][None]))
@@ -159,19 +159,19 @@ def stored(facts):
 
 
 def make_stored(facts):
-    """What `stored` starts from."""
+    """Creates the run and the prepared data for `stored`."""
     facts.train("stored")
 
 
 def exports(facts):
-    """Every format: names, shapes and values, and what the programs compute."""
+    """Stores the names, shapes and values in every export format, and what the exported programs compute."""
     flags = facts.train("exported")
     for name in ("safetensors", "torch", "stablehlo", "onnx"):
         facts.command(name, *flags, "--mode=export", f"--format={name}", *["64x80"] * (name == "onnx"))
 
 
 def modes(facts):
-    """Exit statuses, and what each mode writes, on a tiny folder of photos."""
+    """Stores the exit status of each mode and what it writes, for a tiny folder of photos."""
     flags = facts.train("run")
     example = "photos/images/val/photo8.png"
     facts.command("train again", *flags, *settings(TRAINING))
@@ -209,7 +209,7 @@ PARTS = {part.__name__: part for part in (networks, labels, steps, stored, expor
 
 
 def seeded(shapes):
-    """Variables of these shapes, from a generator for each path, so that attention and every class matter."""
+    """Returns variables of these shapes, from one generator per path, such that attention and every class matter."""
     import jax
 
     def draw(path, leaf):
@@ -224,7 +224,7 @@ def seeded(shapes):
 
 
 def by_path(tree):
-    """The leaves of nested dictionaries by their path."""
+    """Returns the leaves of nested dictionaries by their path."""
     import jax
 
     return {
@@ -234,14 +234,14 @@ def by_path(tree):
 
 
 def parameters(run):
-    """The variables of a run's best checkpoint."""
+    """Returns the variables of a run's best checkpoint."""
     from danet_jax import load_checkpoint
 
     return by_path(load_checkpoint(run).variables)
 
 
 def photo(seed, height, width):
-    """An image of coloured blobs, uint8 `[H, W, 3]`, and its label map of four classes."""
+    """Returns an image of coloured blobs, uint8 `[H, W, 3]`, and its label map of four classes."""
     rng = np.random.default_rng(seed)
     label = np.kron(rng.integers(0, 4, (4, 4)), np.ones((-(-height // 4), -(-width // 4)), int))[
         :height, :width
@@ -252,7 +252,7 @@ def photo(seed, height, width):
 
 
 def write_photos(folder):
-    """A data set in the simplest layout of docs/your_own_data.md: images, label maps and a list of classes."""
+    """Writes a data set in the simplest layout of docs/your_own_data.md: images, label maps and a list of classes."""
     for index in range(11):
         split = "train" if index < 8 else "val"
         image, label = photo(index, 64 + index, 80 - index)
@@ -265,7 +265,7 @@ def write_photos(folder):
 
 
 def states(folder):
-    """What tells whether a file was written: path -> inode, size and time."""
+    """Returns the inode, size and time of each file by its path, which show whether it was written."""
     files = (
         path
         for path in folder.rglob("*")
@@ -275,13 +275,13 @@ def states(folder):
 
 
 def plain_name(folder, path):
-    """A path without hashes and times."""
+    """Returns a path without hashes and times."""
     name = str(path.relative_to(folder))
     return re.sub(r"[0-9a-f]{16,}|events\.out\.\S+|(?<=ocdbt\.process_)\d+", "#", name)
 
 
 def contents(path):
-    """What a file that a mode wrote holds, as facts; nothing of pages, logs and checkpoints."""
+    """Returns the contents of a file that a mode wrote as facts, or nothing for pages, logs and checkpoints."""
     data, suffix = path.read_bytes(), path.suffix
     if "checkpoints" in path.parts or ("prepared" in path.parts and suffix == ".json"):
         return {}
@@ -317,7 +317,7 @@ def contents(path):
 
         model = onnx.load(path)
         weights = {x.name: onnx.numpy_helper.to_array(x) for x in model.graph.initializer}
-        # Names of constants in the graph depend on how often a function was traced.
+        # Constants are compared by content, because their names depend on how often a function was traced.
         digests = collections.Counter(hashlib.sha256(x.tobytes()).hexdigest() for x in weights.values())
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return {
@@ -331,7 +331,7 @@ def contents(path):
 
 
 def safetensors(data):
-    """Tensors and metadata of a safetensors file."""
+    """Returns the tensors and metadata of a safetensors file."""
     from safetensors.numpy import load
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -339,7 +339,7 @@ def safetensors(data):
 
 
 def flat(value, name=""):
-    """A JSON value by path, so that each key is a fact by itself."""
+    """Returns the parts of a JSON value by path, so that each key is a separate fact."""
     items = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
     )

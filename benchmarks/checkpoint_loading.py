@@ -1,12 +1,12 @@
-"""Time and memory from a PyTorch checkpoint on disk to a network that is ready to predict, beside PyTorch.
+"""Compares with PyTorch the time and memory from a PyTorch checkpoint on disk to a network that is ready to predict.
 
     python -m benchmarks.checkpoint_loading [--backbone resnet101] [--size 129] [--rounds 3]
 
-The file is a DANet of the authors' layout with random weights, as they save it: with the optimizer's state,
-which is as large as the weights. Each framework loads it in a process of its own. "import" is that of the libraries,
-"load" from the file to a network with these weights, "first" the first label map of one image, with
-compilation if there is any. Memory is the peak of the whole process, and that without the file, which the
-loader maps and the system can take back at any time.
+The file is a DANet with random weights in the authors' layout, saved as they save it: with the optimizer's state, which
+is as large as the weights. Each framework loads it in a process of its own. "import" is the time to import the
+libraries, "load" the time from the file to a network with these weights, and "first" the time for the first label map
+of one image, including compilation if there is any. Memory is the peak of the whole process, with and without the file,
+which the loader maps and the system can reclaim at any time.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FRAMEWORKS = ("torch", "jax")
 
 
 def write_checkpoint(path, backbone):
-    """What the authors' training saves after an epoch."""
+    """Writes what the authors' training saves after an epoch."""
     import numpy as np
     import torch
 
@@ -43,7 +43,7 @@ def write_checkpoint(path, backbone):
 
 
 def watch_memory():
-    """Starts to watch this process; the result is a function that gives the peaks in MiB: all, and without files."""
+    """Starts to watch this process; returns a function that returns the peaks in MiB with and without files."""
     peaks = {"VmRSS": 0, "RssAnon": 0}
 
     def look():
@@ -59,7 +59,7 @@ def watch_memory():
 
 
 def measure_torch(path, options):
-    """The usual way: build the network, read the file, copy the weights into it."""
+    """Measures the usual steps in PyTorch: build the network, read the file, and copy the weights into the network."""
     start = time.perf_counter()
     import torch
 
@@ -76,10 +76,10 @@ def measure_torch(path, options):
 
 
 def measure_jax(path, options):
-    """`load_checkpoint` and a segmenter."""
+    """Measures `load_checkpoint` and a segmenter."""
     start = time.perf_counter()
     import numpy as np
-    import torch  # noqa: F401, reads the file
+    import torch  # noqa: F401, needed to read the file
 
     from danet_jax import Segmenter, load_checkpoint
 
@@ -92,7 +92,7 @@ def measure_jax(path, options):
 
 
 def main():
-    """Writes the file, loads it in turn, prints the table of the best times and the smallest peaks."""
+    """Writes the file, loads it in turns, and prints the table of the best times and the smallest peaks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--backbone", default="resnet101")
     parser.add_argument("--size", type=int, default=129)

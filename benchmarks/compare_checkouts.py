@@ -1,12 +1,12 @@
-"""Compares this checkout with another one: numbers, labels, formats, files and exit statuses, but not prose.
+"""Compares this checkout with another one: numbers, labels, formats, files and exit statuses, but not text.
 
     git worktree add ../before COMMIT
     python -m benchmarks.compare_checkouts --base=../before [--only=networks,labels,...] [--quick]
 
 Each checkout computes the same facts (`benchmarks/checkout_facts.py`) in a process of its own, on CPU, from the same
 inputs and in folders of the same name. Both share one cache of compiled programs, so that only programs that differ
-are compiled twice. Arrays must be equal bit for bit. Prints a table and every difference; the status is 1 if there is
-one that `INTENDED` does not list. --quick leaves out the slower half and takes about two minutes on quiet cores.
+are compiled twice. Arrays must be equal bit for bit. A table and every difference are printed, and the exit status is 1
+if `INTENDED` does not list one of them. --quick leaves out the slower half and takes about two minutes on idle cores.
 """
 
 import argparse
@@ -27,18 +27,18 @@ from benchmarks.checkout_facts import PARTS, write_photos
 ROOT = pathlib.Path(__file__).parents[1]
 
 INTENDED = {
-    # A fact's name (a regular expression) -> why it may differ from that of 0.2.0.
+    # Maps names of facts (regular expressions) to the reasons why they may differ from those of 0.2.0.
     r"compile .*/(traffic_gb|collective_gb|collectives.*|widest_convolution_window)$": "only tests read program texts",
     r"compile .*/bytes_accessed_gb$": "XLA's own count in place of traffic_gb",
     r"config(\.json)?/init/(source|checkpoint)$": "init.source is called init.checkpoint",
 }
 
 SHOWN = 20
-"""The most differences that are printed of each part."""
+"""The maximum number of differences that are printed for each part."""
 
 
 def compute(checkout, parts, folder, quick):
-    """The facts of a checkout, from a process of its own whose working directory is `folder`."""
+    """Returns the facts of a checkout, computed in a process of its own whose working directory is `folder`."""
     environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder.with_name("compiled"))}
     if quick:  # compiling takes most of the time
@@ -50,7 +50,7 @@ def compute(checkout, parts, folder, quick):
 
 
 def differences(base, here):
-    """Names of facts that differ -> how."""
+    """Returns the names of the facts that differ, and how they differ."""
     found = {}
     for name in sorted(base.keys() | here.keys()):
         one, other = (facts.get(name, "absent") for facts in (base, here))
@@ -67,7 +67,7 @@ def differences(base, here):
 
 
 def show(base, here):
-    """Prints the table and the differences; the status."""
+    """Prints the table and the differences, and returns the exit status."""
     found = differences(base, here)
     intended = {name: why for name in found for pattern, why in INTENDED.items() if re.search(pattern, name)}
     counts, shown = collections.defaultdict(collections.Counter), []

@@ -1,12 +1,12 @@
-"""Seconds per image of the authors' protocol, beside PyTorch going through the same windows one by one.
+"""Compares the time per image under the authors' protocol with PyTorch, which processes the same windows one by one.
 
     python -m benchmarks.evaluation [--backbone=resnet18] [--images=1] [--height=512]
 
-Images are twice as wide as high, 512x1024 unless told otherwise, half of Cityscapes', and so are base size and
-windows: single scale (windows of 384, stride 256, flip) and multi-scale (eight scales, windows of 512, stride 256,
-flip). `taskset -c 0` before it measures on one core. Both networks have the same weights;
-the largest difference of labels is printed. Wall time and, for machines that do other things, too, CPU time.
-Then: how often something is compiled over 100 images of 40 sizes.
+Images are twice as wide as high, by default 512x1024. This is half the size of Cityscapes' images, and base size and
+windows are halved, too: single scale (windows of 384, stride 256, flip) and multi-scale (eight scales, windows of 512,
+stride 256, flip). Run it with `taskset -c 0` to measure on one core. Both networks have the same weights, and the
+largest difference of their labels is printed. It reports wall time and, for machines with other load, CPU time. Then it
+reports the number of compilations for 100 images of 40 sizes.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def one_by_one(network: torch.nn.Module, protocol: Protocol, image: np.ndarray) -> np.ndarray:
-    """The labels of `[1, H, W, 3]`, window by window."""
+    """Returns the labels of an image `[1, H, W, 3]`, computed window by window."""
     scores = authors_scores(
         lambda x: network(x)[0],
         image[0],
@@ -91,14 +91,14 @@ def one_by_one(network: torch.nn.Module, protocol: Protocol, image: np.ndarray) 
 def timed(
     segment: Callable[[np.ndarray], np.ndarray], images: np.ndarray
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """Labels of all images, one after another, and seconds of wall and CPU time."""
+    """Segments all images one after another; returns their labels, and the wall and CPU time in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     labels = np.concatenate([segment(image[None]) for image in images])
     return labels, (time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def print_compilations(rng: np.random.Generator) -> None:
-    """What is compiled does not depend on the network; a small one makes it quick."""
+    """Prints the number of compilations. It does not depend on the network, so a small and fast one is used."""
     sizes = [tuple(rng.integers(200, 700, 2)) for _ in range(40)]
     model, variables, _ = small_networks(rng, CLASSES)
     table = rich.table.Table(title="compilations over 100 images of 40 sizes, sides of 200 to 700")

@@ -1,9 +1,9 @@
-"""Host memory of evaluating large images, on a CPU, where the host's memory is the device's, too.
+"""Measures the memory for evaluating large images on a CPU, where the host's memory is also the device's.
 
     python -m benchmarks.evaluation_memory
 
-A small network is used, so that the memory is that of images, windows and scores. Each case runs in a process of
-its own; the memory is the growth of its peak from before the image exists to after it is segmented.
+The network is small, so that memory is taken by images, windows and scores. Each case runs in a process of its own. The
+memory is the growth of the process's peak from before the image is created until it is segmented.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CASES = (
 
 
 def measure(name: str, size: tuple[int, int], classes: int, output: str) -> tuple[float, float]:
-    """Seconds, and GiB above those before the image."""
+    """Returns the time in seconds, and the growth of the peak memory in GiB."""
     import jax
     import jax.numpy as jnp
     import numpy as np

@@ -1,9 +1,10 @@
-"""Inference time of exported programs beside that of the jit-compiled function that they contain.
+"""Compares the inference time of exported programs with that of the jit-compiled function that they contain.
 
     python -m benchmarks.exported_inference [--backbone resnet50] [--size 256] [--repeats 5] [--rounds 3]
 
-One image, from uint8 to probabilities in float32. Each program runs in its own process, several rounds in turn, and the
-table shows the best times. Without jax2onnx and onnxruntime, ONNX is reported as left out.
+Each program computes float32 probabilities from one uint8 image. It runs in a process of its own, in turns with the
+others for several rounds, and the table shows the best times. Without jax2onnx and onnxruntime, ONNX is reported as
+left out.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def make_checkpoint(options):
 
 
 def exported_function():
-    """Returns the function that is exported, from a network, its variables and images to probabilities."""
+    """Returns the exported function, which maps a network, its variables and images to probabilities."""
     from danet_jax import Protocol
     from danet_jax.inference.exporting import probabilities
 

@@ -1,9 +1,9 @@
-"""Time to import the network beside that of JAX and Flax alone.
+"""Compares the time to import the network with that to import only JAX and Flax.
 
     python -m benchmarks.import_time [--rounds 5]
 
-Each in a process of its own, in turns; the table has the best times. `import danet_jax` alone loads neither, since
-what it exports is imported when it is first used.
+Each import runs in a process of its own, in turns, and the table shows the best times. `import danet_jax` alone imports
+neither JAX nor Flax, since its public names are imported when they are first used.
 """
 
 import argparse
@@ -20,7 +20,7 @@ IMPORTS = {
 
 
 def main():
-    """Imports in turns, prints the table."""
+    """Measures the imports in turns, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -1,14 +1,14 @@
-"""How fast pictures become augmented crops, beside PyTorch's DataLoader: Cityscapes' PNG and COCO's JPEG.
+"""Compares the speed of decoding and augmenting images with PyTorch's DataLoader, for Cityscapes' PNG and COCO's JPEG.
 
     python -m benchmarks.input_pipeline [--images 8] [--seconds 10]
 
-Both sides read the same files and do the paper's augmentation (flip, scale by 0.75 to 2, crop) with Pillow. PyTorch's
-side does it as the authors' code does: it decodes and scales the whole image, then crops. Ours decodes and computes
-only what the crop keeps, bit for bit the same.
+Both sides read the same files and do the paper's augmentation (flip, scale by 0.75 to 2, crop) with Pillow. The PyTorch
+side follows the authors' code: it decodes and scales the whole image, and then crops. danet_jax decodes and computes
+only what the crop keeps, and gets the same result bit for bit.
 
-First, the time that one core works for an example, in one process, the sides in turn, the mean of all: other load on
-the machine hardly changes it. Then whole pipelines: the cores are shared out to worker processes, sides take
-turns, the best of two counts; beside it how long the first batch takes, and memory and open files of each worker.
+The first table shows the mean CPU time per example in one process, measured in turns, which other load on the machine
+hardly changes. The second shows whole pipelines, whose worker processes share the cores. Both sides take turns, and the
+better of two runs counts. It also shows the time to the first batch, and the memory and open files of each worker.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BATCH = 2
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Pictures of a data set's size and form, and its recipe's sizes."""
+    """The size and format of a data set's images, and the sizes in its recipe."""
 
     title: str
     height: int
@@ -56,7 +56,7 @@ KINDS = (
 
 
 class WholeScaling(torch.utils.data.Dataset):
-    """Decode, flip, scale, pad and crop, one after the other."""
+    """A data set that decodes, flips, scales, pads and crops whole images, as the authors' code does."""
 
     def __init__(self, root: pathlib.Path, kind: Kind, length: int):
         self._images = sorted((root / "images/train").iterdir())
@@ -67,7 +67,7 @@ class WholeScaling(torch.utils.data.Dataset):
         return self._length
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one augmented crop and its labels."""
+        """Returns one augmented crop and its labels."""
         rng, base, crop = np.random.default_rng(index), self._kind.base, self._kind.crop
         index %= len(self._images)
         image: Image.Image = Image.open(self._images[index]).convert("RGB")
@@ -87,7 +87,7 @@ class WholeScaling(torch.utils.data.Dataset):
 
 
 def write_pictures(root: pathlib.Path, kind: Kind, count: int) -> float:
-    """Write drawn scenes, as JPEG with noise that makes them as large as photos, and return their size in MB."""
+    """Writes synthetic scenes, as JPEG with noise that makes files as large as photos; returns their size in MB."""
     for part in ("images", "labels"):
         (root / part / "train").mkdir(parents=True)
     for index in range(count):
@@ -100,7 +100,7 @@ def write_pictures(root: pathlib.Path, kind: Kind, count: int) -> float:
 
 
 def milliseconds(sides: Sequence[Callable[[int], Any]], seconds: float) -> list[float]:
-    """Return the mean time of a core that each side takes for an example, the sides in turn."""
+    """Returns the mean CPU time of each side per example in milliseconds, measured in turns."""
     times: list[list[float]] = [[] for _ in sides]
     end, index = time.perf_counter() + seconds, 0
     while time.perf_counter() < end or index < 4:
@@ -114,7 +114,7 @@ def milliseconds(sides: Sequence[Callable[[int], Any]], seconds: float) -> list[
 
 @dataclasses.dataclass
 class Pipeline:
-    """What was seen of a pipeline: images/s, seconds to the first batch, MB and open files of a worker."""
+    """The measured values of a pipeline: images/s, seconds to the first batch, MB and open files of a worker."""
 
     rate: float = 0.0
     start: float = float("inf")
@@ -123,7 +123,7 @@ class Pipeline:
 
 
 def measure(batches: Iterator[Any], seconds: float, begun: float, best: Pipeline) -> None:
-    """Take batches from a pipeline that was begun at a time, and keep the best."""
+    """Takes batches from a pipeline that was started at the time `begun`, and updates the best values."""
     next(batches)
     best.start = min(best.start, time.perf_counter() - begun)
     for _ in range(5):
@@ -140,14 +140,14 @@ def measure(batches: Iterator[Any], seconds: float, begun: float, best: Pipeline
 
 
 def own_memory(pid: int) -> float:
-    """Return the memory that a process does not share with others, in MB."""
+    """Returns the memory that a process does not share with others, in MB."""
     lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     kilobytes = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
     return kilobytes / 1e3
 
 
 def report(kind: Kind, images: int, seconds: float, cores: int, temporary: pathlib.Path) -> None:
-    """Measure pictures of one kind and print two tables."""
+    """Measures images of one kind, and prints two tables."""
     root = temporary / "pictures"
     megabytes = write_pictures(root, kind, images)
     names = [str(index) for index in range(9)]
@@ -215,7 +215,7 @@ def report(kind: Kind, images: int, seconds: float, cores: int, temporary: pathl
 
 
 def main() -> None:
-    """Measure and print."""
+    """Runs the benchmark and prints the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,16 +1,16 @@
-"""The loss at full resolution beside the plain form and beside PyTorch: value and gradient, time and memory.
+"""Compares the time and memory of the loss at full resolution, with gradients, with the plain form and with PyTorch.
 
     python -m benchmarks.loss [--batch 2] [--repeats 5]
 
-The three logits of a DANet (fusion, position, channel) at an eighth of the labels' size, cross-entropies
-summed, with gradients with respect to the logits. Forms:
+The loss is the sum of the cross-entropies of a DANet's three logits (fusion, position, channel), which have an eighth
+of the labels' size. Gradients are with respect to the logits. The forms are:
 
   ours    danet_jax.training.losses.multi_loss: 32 rows at a time
   plain   resize_bilinear to full resolution, then a cross-entropy, in JAX
   torch   interpolate(align_corners=True), then cross_entropy, as the authors do
 
-Scratch memory is, for JAX, what the compiler reserves beside arguments and results, and for torch the growth of
-the process (CPU) or the allocator (GPU) at its peak, results included.
+For JAX, scratch memory is what the compiler reserves in addition to arguments and results. For torch, it is the peak
+growth of the process (CPU) or of the allocator (GPU), including the results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.measuring import seconds, torch_scratch
 
 CASES = ((19, 256), (19, 768), (150, 512), (171, 512))
-"""Classes and size of the crop: a small one, Cityscapes, ADE20K and COCO Stuff."""
+"""The number of classes and the crop size of a small case, Cityscapes, ADE20K and COCO Stuff."""
 
 
 def inputs(batch: int, classes: int, size: int) -> tuple[list[Any], Any]:
@@ -37,7 +37,7 @@ def inputs(batch: int, classes: int, size: int) -> tuple[list[Any], Any]:
 
 
 def jax_form(form: str, *shape: int) -> tuple[Callable[[], Any], float]:
-    """A call that gives value and gradient, and MiB of scratch memory."""
+    """Returns a function that computes value and gradient, and its scratch memory in MiB."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -89,7 +89,7 @@ def torch_form(*shape: int) -> Callable[[], Any]:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """The larger of the relative differences of value and gradients."""
+    """Returns the larger of the relative differences of value and gradients."""
     import numpy as np
 
     value = abs(float(ours[0]) - theirs[0]) / abs(theirs[0])

@@ -1,4 +1,4 @@
-"""Times of several functions in turns, memory that a function of PyTorch takes, and processes of their own."""
+"""Measures the time of several functions in turns and the memory of processes, and runs benchmarks in processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 
 def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """The best time of each, taken in turns."""
+    """Returns the best time of each function in seconds, measured in turns."""
     best = dict.fromkeys(runs, float("inf"))
     for run in runs.values():
         run()
@@ -29,12 +29,12 @@ def seconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, floa
 
 
 def resident(process: int | None = None) -> float:
-    """MiB that a process, by its number, holds in memory; None is this one."""
+    """Returns the resident memory in MiB of the process with this id; None stands for this process."""
     return psutil.Process(process).memory_info().rss / 2**20
 
 
 def in_own_process(script: str, *arguments: str) -> Any:
-    """What `python -m benchmarks.NAME arguments` prints on its last line, as JSON; `script` is its `__file__`."""
+    """Runs `python -m benchmarks.NAME arguments`, whose `__file__` is `script`, and returns its last line as JSON."""
     command = [sys.executable, "-m", f"benchmarks.{Path(script).stem}", *arguments]
     return json.loads(
         subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
@@ -42,7 +42,7 @@ def in_own_process(script: str, *arguments: str) -> Any:
 
 
 def torch_scratch(make: Callable[..., Callable[[], None]], *arguments: Any) -> float:
-    """MiB that `make(*arguments)()` takes at its peak, in a process of its own."""
+    """Returns the memory in MiB that `make(*arguments)()` takes at its peak, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_growth, args=(sender, make, *arguments))
@@ -62,7 +62,7 @@ def _send_growth(connection: Any, make: Callable[..., Callable[[], None]], *argu
         run()
         connection.send((torch.cuda.max_memory_allocated() - before) / 2**20)
     else:
-        # What libraries allocate once does not count.
+        # Run an operation first, so that what libraries allocate only once is not counted.
         torch.ones(64, 64, requires_grad=True).mm(torch.ones(64, 64)).softmax(-1).sum().backward()
         before = peak_memory()
         run()
@@ -70,6 +70,6 @@ def _send_growth(connection: Any, make: Callable[..., Callable[[], None]], *argu
 
 
 def peak_memory() -> float:
-    """MiB that this process has held at most. (Of `getrusage`, a child process inherits its parent's peak.)"""
+    """Returns the peak memory of this process in MiB, which `getrusage` would inherit from the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10

@@ -1,11 +1,11 @@
-"""Memory of a whole training step on one TPU v5e chip (16 GiB), compiled without one, by attention backend.
+"""Reports the memory of a training step on one TPU v5e chip (16 GiB), compiled without one, by attention backend.
 
     pip install libtpu
     JAX_PLATFORMS=cpu python -m benchmarks.memory [--backbone resnet101] [--size 768] [--batch 1 2 4]
 
-The step is that of training: forward, loss, gradients, SGD with momentum; the state is donated. `total` is what
-the chip holds at the peak: arguments, results that do not overwrite them, and scratch memory. A step that does not
-fit is reported with what the compiler says it would need.
+The step is that of training: forward pass, loss, gradients, and SGD with momentum; the state is donated. `total` is the
+peak memory of the chip: arguments, results that do not overwrite them, and scratch memory. A step that does not fit is
+reported with the memory that it would need according to the compiler.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from danet_jax.training.state import create_state, make_train_step
 
 
 def memory(backend: str, options: argparse.Namespace, dtype: str, batch: int) -> str:
-    """Table cells: GiB of arguments, of scratch memory and in all, or the compiler's refusal."""
+    """Returns table cells: the GiB of arguments, of scratch memory and in total, or the compiler's error."""
     model = DANet(
         19, backbone=options.backbone, multi_grid=(4, 8, 16), dtype=dtype, attention_backend=backend
     )

@@ -1,9 +1,9 @@
-"""Whether memory stays flat: of a training over many steps, and of a segmenter over images of many sizes.
+"""Checks that memory does not grow in a training of many steps, and in a segmenter over images of many sizes.
 
     python -m benchmarks.memory_growth [--steps 2000] [--images 2000]
 
-Resident memory is sampled while the work is done. Its median over the last tenth of the work is held against that over
-the tenth after the first fifth, in which programs are compiled and buffers are filled; more than 5 % of growth fails.
+Resident memory is sampled during the work. Its median over the last tenth of the work is compared with that over the
+tenth after the first fifth, in which programs are compiled and buffers are filled. A growth of more than 5 % fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZES = 40
 
 
 def of_training(steps: int) -> list[float]:
-    """MiB after each step; it saves and evaluates as often as it does everything else."""
+    """Returns the MiB after each step of a training that saves and evaluates often."""
     often = {"checkpoint_every": max(1, steps // 20), "evaluate_every": max(1, steps // 4)}
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder, "parent", "run")
@@ -42,7 +42,7 @@ def of_training(steps: int) -> list[float]:
 
 
 def of_segmenter(images: int) -> list[float]:
-    """MiB after each image of 40 sizes in turn."""
+    """Returns the MiB after each image; images have 40 sizes in turn."""
     import numpy as np
 
     from danet_jax import Segmenter
@@ -60,7 +60,7 @@ def of_segmenter(images: int) -> list[float]:
 
 
 def is_flat(what: str, samples: list[float]) -> bool:
-    """Prints a line, and tells whether memory stayed flat."""
+    """Prints a line, and returns whether memory did not grow."""
     fifth, tenth = len(samples) // 5, max(1, len(samples) // 10)
     early, late = statistics.median(samples[fifth : fifth + tenth]), statistics.median(samples[-tenth:])
     growth = late / early - 1
@@ -69,7 +69,7 @@ def is_flat(what: str, samples: list[float]) -> bool:
 
 
 def main() -> None:
-    """Prints a line for each."""
+    """Checks both, and prints a line for each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

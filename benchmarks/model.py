@@ -1,9 +1,9 @@
-"""The whole network beside PyTorch on the same cores: forward pass and training step.
+"""Compares the forward pass and the training step of the whole network with PyTorch on the same cores.
 
     python -m benchmarks.model [--backbone resnet50] [--size 256] [--batch 2] [--repeats 5]
 
-Each framework runs in a process of its own, several times in turn, float32, with the same weights; the table
-has the best times, their ratio (above 1: ours is faster), and the difference of the logits.
+Each framework runs in a process of its own, several times in turns, in float32 with the same weights. The table shows
+the best times, their ratio (above 1, danet_jax is faster) and the difference of the logits.
 """
 
 import argparse
@@ -17,7 +17,7 @@ CLASSES = 19
 
 
 def best(function, repeats):
-    """Seconds of the fastest of `repeats` calls, after one that is not counted."""
+    """Returns the seconds of the fastest of `repeats` calls, after one that is not counted."""
     function()
     times = []
     for _ in range(repeats):
@@ -28,7 +28,7 @@ def best(function, repeats):
 
 
 def make_data(options):
-    """A batch that both frameworks make alike, and the reference network with random weights."""
+    """Returns the reference network with random weights, and a batch, which are the same for both frameworks."""
     import numpy as np
 
     from tests.reference import torch_danet
@@ -41,7 +41,7 @@ def make_data(options):
 
 
 def measure_torch(options):
-    """Times and logits of PyTorch."""
+    """Returns the times and logits of PyTorch."""
     import numpy as np
     import torch
     import torch.nn.functional as F
@@ -70,7 +70,7 @@ def measure_torch(options):
 
 
 def measure_jax(options):
-    """Times and logits of danet_jax."""
+    """Returns the times and logits of danet_jax."""
     import jax
     import numpy as np
 

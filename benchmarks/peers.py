@@ -1,14 +1,14 @@
-"""DANet ResNet-50 beside mmsegmentation's and PaddleSeg's, as people install them: same cores, in turns.
+"""Compares DANet with a ResNet-50 to that of mmsegmentation and PaddleSeg, as users install them, on the same cores.
 
     python -m benchmarks.peers [--into .peers] [--size 256] [--batch 2] [--repeats 5]
 
-Each library gets an environment of its own inside the folder (the first time, 2 GB to download), and each side
-a process of its own that stays and is told when to run, so that all meet the same machine. `forward` is
-from 8-bit images to label maps and `step` one of SGD from 8-bit images and labels, each by the library's own
-functions; float32, stem of three 3x3 convolutions, auxiliary head, output stride 8, random weights. PaddleSeg's
-auxiliary head is one 1x1 convolution, its shortcuts average before theirs, and PaddlePaddle uses one core unless
-told otherwise (told to use two it was slower). On a machine that does other things, too, CPU time tells more than
-wall time; best of all behind `taskset -c 0`.
+Each library gets an environment of its own in the folder (the first time, 2 GB are downloaded). Each side runs in a
+process of its own that stays alive and runs on request, in turns, so that all sides meet the same conditions. `forward`
+goes from 8-bit images to label maps, and `step` is a step of SGD from 8-bit images and labels, each by the library's
+own functions. All use float32, a stem of three 3x3 convolutions, an auxiliary head, output stride 8 and random weights.
+PaddleSeg's auxiliary head is one 1x1 convolution, its shortcuts average before theirs, and PaddlePaddle uses one core
+by default (with two it was slower). On a machine with other load, CPU time is more meaningful than wall time, most of
+all under `taskset -c 0`.
 """
 
 import argparse
@@ -32,11 +32,11 @@ REQUIREMENTS = {
 }
 CLASSES = 19
 WORK = ("forward", "step")
-LEARNING_RATE = 1e-6  # a random network stays what it is
+LEARNING_RATE = 1e-6  # small enough to keep the random network nearly unchanged
 
 
 def environment(folder, name):
-    """The Python of the library's environment, which is made if it is not there."""
+    """Returns the Python of the library's environment, and creates the environment if necessary."""
     place = folder / name
     python = place / "bin" / "python"
     if not (place / "installed").exists():
@@ -49,7 +49,7 @@ def environment(folder, name):
 
 
 def data(options):
-    """Images uint8 `[B, S, S, 3]` and labels uint8 `[B, S, S]`, the same for everyone."""
+    """Returns images, uint8 `[B, S, S, 3]`, and labels, uint8 `[B, S, S]`, which are the same for all sides."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def data(options):
 
 
 def danet_jax(options):
-    """Ours: versions, and what `forward` and `step` do."""
+    """Returns the versions of danet_jax, and its functions `forward` and `step`."""
     import jax
 
     from danet_jax import DANet, Segmenter
@@ -81,7 +81,7 @@ def danet_jax(options):
 
 
 def mmsegmentation(options):
-    """Its configuration `danet_r50-d8` through `test_step` and `train_step`."""
+    """Returns the same for mmsegmentation's `danet_r50-d8`, with its `test_step` and `train_step`."""
     import mmseg
     import torch
     from mmengine import Config
@@ -129,7 +129,7 @@ def mmsegmentation(options):
 
 
 def paddleseg(options):
-    """Its `danet_resnet50_os8` as its `predict` and `train` run a batch."""
+    """Returns the same for PaddleSeg's `danet_resnet50_os8`, as its `predict` and `train` run a batch."""
     import numpy as np
     import paddle
     from paddleseg import transforms
@@ -169,7 +169,7 @@ SIDES = {"danet_jax": danet_jax, "mmsegmentation": mmsegmentation, "paddleseg": 
 
 
 class Worker:
-    """A process that holds one side's network and runs it when told."""
+    """A process that keeps the network of one side and runs it on request."""
 
     def __init__(self, python, name, options):
         command = [python, __file__, "--worker", name, "--size", str(options.size)]
@@ -183,7 +183,7 @@ class Worker:
         self.versions = self._answer()
 
     def seconds(self, work):
-        """Of wall and of CPU time."""
+        """Runs the work once, and returns the wall and CPU time in seconds."""
         print(work, file=self._process.stdin, flush=True)
         return self._answer()
 
@@ -199,9 +199,9 @@ class Worker:
 
 
 def serve(options):
-    """What a worker does: answers each line of its input with how long that took."""
+    """Runs a worker, which runs the work on each line of its input and answers with the time that it took."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print
+    os.dup2(2, 1)  # send what libraries print to standard error
     versions, runs = SIDES[options.worker](options)
     print(json.dumps(versions), file=answers, flush=True)
     for line in sys.stdin:
@@ -212,7 +212,7 @@ def serve(options):
 
 
 def main():
-    """Starts all sides, has them run in turns, and prints the table."""
+    """Starts all sides, runs them in turns, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--into", type=Path, default=Path(".peers"))
     parser.add_argument("--size", type=int, default=256)

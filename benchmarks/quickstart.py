@@ -1,10 +1,10 @@
-"""What the quickstart reaches and how long it takes, with attention and without.
+"""Reports the mIoU of the quickstart and the time that it takes, with and without attention.
 
     python -m benchmarks.quickstart [--workdir build/quickstart] [FLAGS]
 
-Trains and evaluates `configs/quickstart.py` once as DANet and once as the dilated FCN, one after the other, by
-`run.py` as a user would; FLAGS such as --config.training.steps=20 are passed on. Minutes each. Runs that are
-complete in `--workdir` are evaluated only.
+It trains and evaluates `configs/quickstart.py` as DANet and then as the dilated FCN, with `run.py` as a user would.
+FLAGS such as --config.training.steps=20 are passed on. Each run takes minutes. Runs that are complete in `--workdir`
+are only evaluated.
 """
 
 import argparse
@@ -19,7 +19,7 @@ NETWORKS = ("danet", "fcn")
 
 
 def main():
-    """Trains both, prints the table."""
+    """Trains both networks, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("build/quickstart"))
     options, flags = parser.parse_known_args()

@@ -1,10 +1,10 @@
-"""Interrupts a training again and again, and holds its parameters against those of one that nothing interrupted.
+"""Interrupts a training repeatedly, and compares its parameters with those of an uninterrupted one.
 
     python -m benchmarks.soak --cycles 20
 
-Each cycle starts the same command and, after a random while, sends SIGTERM or SIGKILL, or fills the disk (where a small
-tmpfs can be mounted, which takes root). No traceback may be printed. In the end the run is finished, and its parameters
-must be those of an uninterrupted run, bit for bit.
+Each cycle starts the same command and, after a random time, sends SIGTERM or SIGKILL, or fills the disk (if a small
+tmpfs can be mounted, which requires root). No traceback may be printed. Finally, the run is completed, and its
+parameters must equal those of an uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 KINDS = ("SIGTERM", "SIGKILL", "full disk")
 STATUSES = {"SIGTERM": 143, "SIGKILL": -signal.SIGKILL, "full disk": 1}
 MOUNTED = 1000
-"""MiB of the tmpfs: some ten checkpoints of ResNet-18."""
+"""The size of the tmpfs in MiB, enough for about ten checkpoints of ResNet-18."""
 
 
 def command(workdir: pathlib.Path, steps: int) -> list[str]:
-    """A small training that saves often."""
+    """Returns the command of a small training that saves often."""
     settings = {
         "dataset.options.height": 32,
         "dataset.options.width": 48,
@@ -60,7 +60,7 @@ def command(workdir: pathlib.Path, steps: int) -> list[str]:
 
 @contextlib.contextmanager
 def disk(folder: pathlib.Path) -> Iterator[bool]:
-    """Mounts a small tmpfs at `folder` where that is allowed; whether it was."""
+    """Mounts a small tmpfs at `folder` if that is allowed; yields whether it was."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={MOUNTED}m", "tmpfs", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
@@ -72,9 +72,10 @@ def disk(folder: pathlib.Path) -> Iterator[bool]:
 
 
 def interrupted(workdir: pathlib.Path, steps: int, kind: str, after: int) -> tuple[int, str]:
-    """Starts the run, disturbs it `after` lines of its log; the status, and the last line that it said.
+    """Starts the run and disturbs it once its log has `after` lines.
 
-    If there is a traceback in what it said, all of that.
+    Returns:
+      The exit status, and the last line of the output; the whole output if it contains a traceback.
     """
     ballast = workdir.parent / "ballast"
     process = subprocess.Popen(
@@ -108,7 +109,7 @@ def interrupted(workdir: pathlib.Path, steps: int, kind: str, after: int) -> tup
 
 
 def soak(folder: pathlib.Path, cycles: int, steps: int, seed: int) -> bool:
-    """Whether all went as it should; prints a line a cycle."""
+    """Runs the cycles, and prints a line for each; returns whether all of them passed."""
     chance = random.Random(seed)
     right = True
     with disk(folder / "disk") as mounted:
@@ -132,7 +133,7 @@ def soak(folder: pathlib.Path, cycles: int, steps: int, seed: int) -> bool:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Runs the soak test, and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""The paper's table 1 on data that one can have: what each attention module adds.
+"""Reproduces the paper's table 1 on freely available data: what each attention module adds.
 
     python -m benchmarks.table1 [--data far_scenes] [--rows fcn pam cam danet] [--seeds 3] [--workdir DIR] [FLAGS]
 
-Trains and evaluates a network for each row and seed by `run.py` as a user would, with `configs/far_scenes.py` (in
-quickstart's budget) or `configs/camvid.py` (ResNet-18, 1,200 steps; give --config.dataset.root=... and
---config.init.checkpoint=...), minutes each; FLAGS such as --config.training.steps=20 are passed on. A second call
-resumes where the first was stopped, and only adds what is missing. Writes WORKDIR/DATA.json, and its Markdown table in
-WORKDIR/DATA.md, after every run.
+It trains and evaluates a network for each row and seed with `run.py` as a user would, with `configs/far_scenes.py` (in
+the budget of the quickstart) or `configs/camvid.py` (ResNet-18, 1,200 steps; give --config.dataset.root=... and
+--config.init.checkpoint=...). Each run takes minutes. FLAGS such as --config.training.steps=20 are passed on. A second
+call resumes where the first was stopped, and only adds what is missing. After every run, WORKDIR/DATA.json is written,
+and its Markdown table in WORKDIR/DATA.md.
 """
 
 import argparse
@@ -25,8 +25,8 @@ _OFF = {
 }
 _PAPERS_SIGN = "--config.model.channel_energy=paper"
 
-# Row -> its name in the table, the variant of configs/far_scenes.py, the flags that make it from configs/camvid.py,
-# where attention starts as in the paper and `paper` is `danet`.
+# Maps each row to its name in the table, the variant of configs/far_scenes.py, and the flags that derive it from
+# configs/camvid.py, where attention has the paper's initial values, so that `paper` equals `danet`.
 ROWS = {
     "fcn": ("Dilated FCN", "fcn", (_OFF["position"], _OFF["channel"])),
     "pam": ("+ position attention", "pam", (_OFF["channel"],)),
@@ -44,7 +44,7 @@ CAMVID_STEPS = "--config.training.steps=1200"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains what is missing, and prints the table."""
+    """Trains the missing runs, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", choices=("far_scenes", "camvid"), default="far_scenes")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), help="all unless named")
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if table["flags"] != flags:
         parser.error(f"{path} was made with {table['flags']}; give the same flags or another --workdir")
-    for seed in range(options.seeds):  # a whole table of one seed first
+    for seed in range(options.seeds):  # all rows of one seed come first
         for row in rows:
             done = table["rows"].setdefault(row, {})
             if str(seed) in done:
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def one_run(data: str, row: str, seed: int, folder: pathlib.Path, flags: list[str]) -> dict[str, object]:
-    """Trains (or goes on with) the run of a row and a seed: its mIoU, what each scale at 0 costs, and seconds."""
+    """Trains or resumes the run of a row and a seed; returns its mIoU, what each scale at 0 costs, and the seconds."""
     _, variant, changes = ROWS[row]
     workdir = folder / f"{data}_{row}_{seed}"
     if data == "far_scenes":
@@ -106,7 +106,7 @@ def one_run(data: str, row: str, seed: int, folder: pathlib.Path, flags: list[st
 
 
 def markdown(table: dict) -> str:
-    """The table as docs/results.md shows it: per cent of mIoU and points lost, mean and spread over the seeds."""
+    """Returns the table of docs/results.md: mIoU in per cent and points lost, as mean and spread over the seeds."""
     names = ("alpha 0", "beta 0", "alpha and beta 0")
     lines = [f"| {table['data']} | mIoU | seeds | {' | '.join(names)} |", "|---|---|---|---|---|---|"]
     for row, runs in table["rows"].items():

@@ -1,10 +1,10 @@
-"""How fast --mode=predict works on a video, and whether its memory grows with the video's length.
+"""Measures the speed of --mode=predict on a video, and whether its memory grows with the length of the video.
 
     python -m benchmarks.video [--backbone resnet18] [--frames 60] [--long 10000]
 
-The first video has frames of 480x360, predicted by DANet with random weights: frames per second of the whole of it,
-reading, network, label maps and overlay. The second is long and of tiny frames, through a network of no weight: memory
-of the process after every tenth of it. No label maps are kept.
+The first video has frames of 480x360, segmented by a DANet with random weights, and gives the frames per second of
+reading, network, label maps and overlay together. The second video is long and has tiny frames, and its segmenter does
+no work; it gives the memory of the process after every tenth of the video. No label maps are kept.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from danet_jax.runs.outputs import Outputs
 
 
 class Nothing:
-    """Stands for a segmenter: labels at once, so that what is around it is seen."""
+    """A segmenter that returns labels at once, so that only the work around it is measured."""
 
     protocol = Protocol.whole()
     model, variables = None, None
 
     def stream(self, images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield labels of each image."""
+        """Yields the labels of each image."""
         return ((image[..., 0] // 128).astype(np.int32) for image in images)
 
 
 def frames(count: int, height: int, width: int) -> Iterator[TimedFrame]:
-    """Yields a square that moves over a gradient, 25 frames per second."""
+    """Yields frames of a square that moves over a gradient, at 25 frames per second."""
     gradient = np.tile(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, 1, 3))
     for index in range(count):
         frame = gradient.copy()
@@ -49,7 +49,7 @@ def frames(count: int, height: int, width: int) -> Iterator[TimedFrame]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Runs the benchmark and prints the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
