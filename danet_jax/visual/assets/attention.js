@@ -1,6 +1,6 @@
 "use strict";
 
-/** The position attention map, computed a row or a column at a time from queries and keys in 16 bits. */
+/** The position attention map, computed one row or column at a time from 16-bit queries and keys. */
 const Attention = (() => {
   const TYPES = {
     uint8: Uint8Array,
@@ -9,7 +9,7 @@ const Attention = (() => {
     float32: Float32Array,
   };
 
-  /** Returns arrays by name from bytes in which those of equal significance of each array are together. */
+  /** Returns arrays by name from data in which the bytes of equal significance of each array are stored together. */
   function unpack(described, bytes) {
     const arrays = {};
     for (const { name, type, offset, length } of described) {
@@ -31,7 +31,7 @@ const Attention = (() => {
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  /** Computes logits[i] = chosen . vectors[i] for all places, and returns the largest. */
+  /** Computes logits[i] = chosen . vectors[i] for all positions, and returns the largest. */
   function products(chosen, vectors, logits) {
     const channels = chosen.length;
     const even = channels - (channels % 4);
@@ -55,8 +55,8 @@ const Attention = (() => {
 
   class AttentionMap {
     /**
-     * @param arrays queries and keys (int16, places x channels) with queryScales and keyScales, and logsumexp; or
-     *   pooled (uint16, places x places) with pooledScales.
+     * @param arrays queries and keys (int16, positions x channels) with queryScales and keyScales, and logsumexp; or
+     *   pooled (uint16, positions x positions) with pooledScales.
      */
     constructor(arrays, places) {
       this.places = places;
@@ -64,7 +64,7 @@ const Attention = (() => {
       this.logits = new Float64Array(places);
     }
 
-    /** Fills `logits` with the products of a place's vector and all others, and returns the largest. */
+    /** Fills `logits` with the products of a position's vector and all others, and returns the largest. */
     multiply(place, vectors, others) {
       const { queryScales, keyScales } = this.arrays;
       const channels = queryScales.length;
@@ -72,7 +72,7 @@ const Attention = (() => {
       return products(scaled, others, this.logits);
     }
 
-    /** Returns what a place attends to: weights that sum to 1. */
+    /** Returns the row of a position, what it attends to, as weights that sum to 1. */
     row(place, weights = new Float32Array(this.places)) {
       const { pooled, pooledScales, queries, keys } = this.arrays;
       if (pooled) {
@@ -89,7 +89,7 @@ const Attention = (() => {
       return weights;
     }
 
-    /** Returns who attends to a place: its weight in the row of every other. */
+    /** Returns the column of a position: its weight in the row of every position. */
     column(place, weights = new Float32Array(this.places)) {
       const { pooled, pooledScales, queries, keys, logsumexp } = this.arrays;
       if (pooled) {
@@ -102,7 +102,7 @@ const Attention = (() => {
     }
   }
 
-  /** Returns the places of the largest weights, the largest first. */
+  /** Returns the positions of the largest weights, the largest first. */
   function strongest(weights, count) {
     const found = [];
     for (let i = 0; i < weights.length; i++) {
@@ -115,7 +115,7 @@ const Attention = (() => {
     return found;
   }
 
-  /** Returns the sums of weights by class, the largest first: [class, sum]. `classes` is the class of each place. */
+  /** Returns the sums of weights by class, the largest first: [class, sum]. `classes` are those of the positions. */
   function byClass(weights, classes, count) {
     const sums = new Float64Array(256);
     for (let i = 0; i < weights.length; i++) sums[classes[i]] += weights[i];

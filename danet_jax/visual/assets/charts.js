@@ -1,6 +1,6 @@
 "use strict";
 
-/** Curves that are read by pointing, drawn as SVG. */
+/** Draws curves as SVG, and shows their values under the mouse. */
 const Charts = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const [WIDTH, HEIGHT] = [460, 230];
@@ -17,7 +17,7 @@ const Charts = (() => {
     return found;
   }
 
-  /** Returns a number in a few characters. */
+  /** Returns a number as a short text. */
   function short(value) {
     const size = Math.abs(value);
     if (size === 0) return "0";
@@ -55,7 +55,7 @@ const Charts = (() => {
     return made;
   }
 
-  /** Returns a figure of `{title, unit, lines: [{name, colour, dashed, x, y}]}`. */
+  /** Returns a figure element for `{title, unit, lines: [{name, colour, dashed, x, y}]}`. */
   function chart({ title, unit, lines }) {
     const figure = document.createElement("figure");
     figure.className = "chart";
@@ -104,7 +104,7 @@ const Charts = (() => {
     legend.append(step);
 
     function show(x) {
-      // The step nearest to x that any of the lines has; each line then shows its own value there.
+      // This is the step nearest to x of any line; each line then shows its own value there.
       let best = null;
       for (const line of lines) {
         const found = line.x[nearest(line.x, x)];

@@ -1,14 +1,14 @@
 "use strict";
 
-/** Colour scales that people with any colour vision can read, and values painted with them. */
+/** Colour scales that are readable with any colour vision, and functions that paint values with them. */
 const Colours = (() => {
-  // Ten stops of each of matplotlib's maps (CC0), whose lightness rises evenly.
+  // These are ten stops of matplotlib's colour maps (CC0), whose lightness rises evenly.
   const STOPS = {
     magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
     viridis: "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
     cividis: "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
   };
-  // Okabe and Ito's colours, for marks that must be distinguished.
+  // Marks that must be distinguished use Okabe and Ito's colours.
   const MARKS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#ffffff"];
   const tables = new Map();
 
@@ -29,7 +29,7 @@ const Colours = (() => {
     return tables.get(name);
   }
 
-  /** Returns where a value lies between low and high, 0 to 1. */
+  /** Returns the position of a value between low and high, from 0 to 1. */
   function position(value, low, high, logarithmic) {
     if (!(high > low)) return 0;
     const t = logarithmic
@@ -65,7 +65,7 @@ const Colours = (() => {
     return canvas;
   }
 
-  /** Returns the row and the column of a canvas, a pixel per cell, that are under the mouse. */
+  /** Returns the row and the column under the mouse on a canvas with one pixel per cell. */
   function cellUnder(event, canvas) {
     const box = canvas.getBoundingClientRect();
     const at = (t, count) => Math.min(count - 1, Math.max(0, Math.floor(t * count)));

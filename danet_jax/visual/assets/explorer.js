@@ -1,6 +1,6 @@
 "use strict";
 
-/** The page: its state is kept in the link, drawn, and changed by mouse, keys and touch. */
+/** Controls the page: draws its state, changes it by mouse, keys and touch, and stores it in the link. */
 (async () => {
   const byId = (id) => document.getElementById(id);
   const { make } = Panels;
@@ -44,7 +44,7 @@
   };
   const isOfPlace = (view) => view === "row" || view === "column";
 
-  /** Returns how values of a view are painted: their range, and the options of the page. */
+  /** Returns the options for painting the values of a view: their range, and the options of the page. */
   function painting(view, values) {
     const ofPlace = isOfPlace(view);
     const logarithmic = state.logarithmic && (ofPlace || view === "received");
@@ -55,7 +55,7 @@
     return { low, high, fading: ofPlace, logarithmic, palette: state.palette, opacity: state.opacity / 100 };
   }
 
-  /** Returns what is drawn: a view of the whole map, or of the row or column of a place. */
+  /** Returns the values to draw: a view of the whole map, or the row or column of a position. */
   function drawing(view, place, values, marks) {
     if (view === "photo") return { base: "photo", marks };
     if (view === "labels") {
@@ -93,7 +93,7 @@
     if (stage.width !== width || stage.height !== height) Object.assign(stage, { width, height });
   }
 
-  /** Draws the stage and the card of the place under the mouse. */
+  /** Draws the stage and the card of the position under the mouse. */
   function show() {
     const started = performance.now();
     const ofPlace = isOfPlace(state.view);
@@ -104,7 +104,7 @@
     page.milliseconds = performance.now() - started;
     stage.setAttribute("aria-label", describe());
     showScale(drawn.paint);
-    // The weights of a column sum to what the place receives; shares of it are shown.
+    // The weights of a column sum to what the position receives, so they are shown as shares of it.
     const sum = weights.reduce((total, value) => total + value, 0) || 1;
     const looked = map && {
       column: state.view === "column",
@@ -115,7 +115,7 @@
     byId("timing").textContent = ofPlace ? `computed and drawn in ${page.milliseconds.toFixed(1)} ms` : "";
   }
 
-  /** Returns the most probable class of a place in words. */
+  /** Returns a description of the most probable class of a position. */
   function classAt(place) {
     const [index, share] = Panels.topThree(facts, arrays, place)[0];
     return `${Panels.className(facts, index)} ${Panels.percent(share)}`;
@@ -161,7 +161,7 @@
     byId("unpin").hidden = state.pins.length === 0;
   }
 
-  // Classes in any of the label maps, the most frequent in the result first.
+  // The classes in any of the label maps are listed, the most frequent in the result first.
   const counts = new Float64Array(256);
   for (const label of arrays["labels.fusion"]) counts[label] += 1;
   const inResult = Float64Array.from(counts);
@@ -230,7 +230,7 @@
     linkTimer = setTimeout(updateLink, 150);
   }
 
-  /** Moves to another place. */
+  /** Moves to another position. */
   function moveTo(place) {
     if (place === state.at) return;
     state.at = place;
@@ -262,7 +262,7 @@
     return painter.place((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
   }
 
-  /** Returns a pin that a click is close to, otherwise the place under it. */
+  /** Returns the position of a pin that a click is close to, or else the position under it. */
   function pinOrPlaceUnder(event) {
     const box = stage.getBoundingClientRect();
     const near = state.pins.find((place) => {

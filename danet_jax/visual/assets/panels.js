@@ -1,6 +1,6 @@
 "use strict";
 
-/** What is beside the image: numbers of a place, pins, classes, channels. All text is inserted as text, never as markup. */
+/** The panels next to the image: a position's numbers, pins, classes, channels. Text is never inserted as markup. */
 const Panels = (() => {
   /** Returns an element: `make("p.note", {title: "..."}, "text", child)`. */
   function make(kind, attributes, ...children) {
@@ -35,7 +35,7 @@ const Panels = (() => {
     return facts.classes[index].name;
   }
 
-  /** Returns rows of a class's colour and name, a share and a bar. */
+  /** Returns rows with the colour and name of a class, a share and a bar. */
   function bars(facts, entries) {
     const list = make("div.bars");
     for (const [index, share] of entries) {
@@ -53,20 +53,20 @@ const Panels = (() => {
     return list;
   }
 
-  /** Returns the most probable classes of a place, up to three: [class, probability]. */
+  /** Returns up to three of the most probable classes of a position: [class, probability]. */
   function topThree(facts, arrays, place) {
     return [0, 1, 2]
       .map((k) => [arrays.likely[3 * place + k], arrays.likelihood[3 * place + k] / 65535])
       .filter(([index]) => index < facts.classes.length);
   }
 
-  /** Returns the pixel of the image at the centre of a place: "x 120, y 64". */
+  /** Returns the pixel of the image at the centre of a position, such as "x 120, y 64". */
   function where(facts, painter, place) {
     const [x, y] = painter.middle(place);
     return `x ${Math.round(x * (facts.picture.width - 1))}, y ${Math.round(y * (facts.picture.height - 1))}`;
   }
 
-  /** Returns names and values of the numbers of a place's row. */
+  /** Returns the names and values of the numbers about a position's row. */
   function rowFacts(facts, arrays, place, strongestWeight) {
     const pixels = facts.picture.width / facts.grid.placeColumns;
     const spread = Math.pow(2, arrays.entropy[place]);
@@ -80,7 +80,7 @@ const Panels = (() => {
     ];
   }
 
-  /** Returns the content of a place's card; without a map, `looked` is null. */
+  /** Returns the content of a position's card; without a map, `looked` is null. */
   function card(facts, arrays, painter, at, looked) {
     const content = [make("p.where", {}, where(facts, painter, at)), bars(facts, topThree(facts, arrays, at))];
     if (looked) {
@@ -94,7 +94,7 @@ const Panels = (() => {
     return content;
   }
 
-  /** Returns the parts of the channel attention: its map, which is read by pointing, and images of channels. */
+  /** Returns the parts of the channel attention: its map, with the weight under the mouse, and channel images. */
   function channels(facts, arrays, palette, chosen) {
     const { count, decades, grid, attended, weighed, ofClass, ranges } = facts.channels;
     const size = grid[0] * grid[1];

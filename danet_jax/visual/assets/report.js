@@ -1,11 +1,11 @@
 "use strict";
 
-/** The report: curves, and confusion matrices that are read by pointing. */
+/** Draws the report's curves, and its confusion matrices, which show the values under the mouse. */
 (() => {
   const facts = JSON.parse(document.getElementById("facts").textContent);
   document.getElementById("charts").append(...facts.charts.map(Charts.chart));
 
-  /** Draws a matrix: rows are the truth, and each row's shares run from dark to light. */
+  /** Draws a matrix whose rows are the true classes; the shares in each row are shown from dark to light. */
   function matrix({ counts, classes }, figure) {
     const canvas = figure.querySelector("canvas");
     const caption = figure.querySelector("figcaption");

@@ -1,6 +1,6 @@
 "use strict";
 
-/** Draws the image and what lies over it, at any size. */
+/** Draws the image and its overlays at any size. */
 const Stage = (() => {
   function canvas(width, height) {
     const made = document.createElement("canvas");
@@ -29,7 +29,7 @@ const Stage = (() => {
       this.labelsDrawn = "";
     }
 
-    /** Returns the place at a point of the image, given in 0 to 1 of its width and height. */
+    /** Returns the position at a point of the image, given as fractions of its width and height. */
     place(x, y) {
       const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
       const along = (t, count, places) => {
@@ -39,7 +39,7 @@ const Stage = (() => {
       return along(y, rows, placeRows) * columns + along(x, columns, placeColumns);
     }
 
-    /** Returns the centre of a place, in 0 to 1 of the image's width and height. */
+    /** Returns the centre of a position, as fractions of the image's width and height. */
     middle(place) {
       const { columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
       const along = (at, places) => {
@@ -70,7 +70,7 @@ const Stage = (() => {
       const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
       Colours.paintCanvas(this.heat, values, [rows, columns], paint);
       if (alignCorners && rows > 1 && columns > 1) {
-        // The centres of the corner places lie on the corners of the image.
+        // The centres of the corner positions lie on the corners of the image.
         context.drawImage(this.heat, 0.5, 0.5, columns - 1, rows - 1, 0, 0, width, height);
       } else {
         context.imageSmoothingEnabled = cell === 1;
@@ -79,7 +79,7 @@ const Stage = (() => {
       }
     }
 
-    /** Paints a label map, unless it is the one that was painted last. */
+    /** Paints a label map, unless it was the last one painted. */
     paintLabels(options) {
       const name = JSON.stringify(options);
       if (name === this.labelsDrawn) return;

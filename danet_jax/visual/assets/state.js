@@ -1,6 +1,6 @@
 "use strict";
 
-/** What the page shows, as the part of a link after the #. */
+/** The state of the page, stored in the part of a link after the #. */
 const State = (() => {
   const VIEWS = ["row", "column", "entropy", "distance", "received", "labels", "photo"];
   const MOST_PINS = 8;
@@ -24,7 +24,7 @@ const State = (() => {
     };
   }
 
-  /** Returns `key=value&...` of what differs from the initial state. */
+  /** Returns `key=value&...` for everything that differs from the initial state. */
   function encode(state, facts) {
     const start = initial(facts);
     return Object.keys(start)
@@ -36,7 +36,7 @@ const State = (() => {
       .join("&");
   }
 
-  /** Returns the state in a link; what is wrong in it is as in the initial state. */
+  /** Returns the state in a link; wrong values are replaced by those of the initial state. */
   function decode(text, facts) {
     const state = initial(facts);
     const places = facts.grid.rows * facts.grid.columns;
