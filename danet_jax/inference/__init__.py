@@ -1,1 +1,1 @@
-"""From 8-bit images to label maps through one jit-compiled function per shape."""
+"""Applies a network to images and returns label maps, with one jit-compiled function per shape."""

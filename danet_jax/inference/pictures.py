@@ -18,7 +18,7 @@ _LARGEST_ENLARGED_HEIGHT = 4 * _SMALLEST_WIDTH
 
 
 def save_labels(labels: np.ndarray, classes: Classes, path: Path) -> None:
-    """Writes labels `[H, W]` (0 to 255) as an 8-bit PNG whose palette contains the colours of the classes."""
+    """Writes labels `[H, W]` (0 to 255) as the pixel values of an 8-bit PNG, with the classes' colours as palette."""
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(classes.palette().tobytes())
     save_png(image, path)

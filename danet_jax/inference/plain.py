@@ -231,8 +231,8 @@ def shared_shape(shapes: list[Sizes], sizes: Sizes) -> Sizes:
     The first shape is exactly that of the first image, so images of a single size are not padded. A later image uses a
     shape of which it fills at least half of the pixels; if there is none, a new shape is added, rounded up to
     `MULTIPLE`. Once there are `MOST_SHAPES` shapes, an image uses any shape that it fits into. If there is none, a
-    shape is added that is rounded up to powers of two, and the next time to a square of them, so that this seldom
-    happens.
+    shape is added that is rounded up to powers of two and, from the second such shape on, to a square, so that this
+    seldom happens.
 
     Args:
       shapes: the shapes in use.

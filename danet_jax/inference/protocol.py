@@ -57,16 +57,16 @@ class Protocol:
       align_corners: whether images (see `image_resize`) and scores are resized with the centres of the corner pixels
         in place. None: as the network's own up-sampling (mmsegmentation).
       image_resize: "float": normalised, bilinear without antialiasing, in float32 (the authors). "uint8": by OpenCV in
-        8 bits, whatever `align_corners` (mmsegmentation).
+        8 bits, regardless of `align_corners` (mmsegmentation).
       mean: what is subtracted from the channels R, G and B, which range from 0 to 1. None: the mean that the network
         was trained with, which is ImageNet's unless its checkpoint says otherwise.
       std: what the channels are divided by after that. None: as for `mean`.
       bits: the bits per channel of the images. Pixel values are divided by `2**bits - 1`, and images of more than 8
-        bits are uint16, resized in float32 whatever `image_resize`. None: as the network was trained, which is 8 unless
-        its checkpoint says otherwise.
+        bits are uint16 and resized in float32 regardless of `image_resize`. None: the bits that the network was trained
+        with, which are 8 unless its checkpoint says otherwise.
       flip_pairs: pairs of classes that a flip turns into each other, such as `left lane=right lane`; their scores are
-        swapped.
-      mirrored: for each class the number of the class that a flip turns it into, set by `for_network`. Empty: no class
+        swapped in flipped images.
+      mirrored: for each class, the index of the class that a flip turns it into, set by `for_network`. Empty: no class
         changes.
       name: the name that is shown with results.
 

@@ -318,8 +318,8 @@ def load_segmenter(
 
     Args:
       path: a run's directory, whose best checkpoint is used; a checkpoint's file or address; or a name in the zoo.
-      protocol: how the network is applied to an image. None uses the protocol that the run was evaluated with; other
-        checkpoints are then applied to the whole image at once.
+      protocol: how the network is applied to an image. None uses the protocol that the run was evaluated with, or, for
+        other checkpoints, applies the network to the whole image at once.
       **overrides: see `load_checkpoint`.
 
     Raises:
@@ -341,7 +341,7 @@ def load_segmenter(
 def protocol_for(checkpoint: Checkpoint, protocol: Protocol | None = None) -> Protocol:
     """Returns `protocol` with its open fields taken from the network of a checkpoint.
 
-    None uses the protocol that a run was evaluated with; other checkpoints are then applied to the whole image at once.
+    None stands for the protocol that a run was evaluated with, and for other checkpoints for that of whole images.
     """
     if protocol is None and "evaluation" in checkpoint.config:
         protocol = protocol_of(checkpoint.config)

@@ -1,7 +1,8 @@
 """The recipe of a run: declares every option with its range and description, and reads configs.
 
 A file in `configs/` changes the `ml_collections.ConfigDict` that `defaults()` returns, and returns it. `read_recipe`
-validates it and converts it to frozen groups of options. Functions that modes call take plain arguments, not a recipe.
+validates it and converts it to frozen groups of options. Only `command/` and `modes/` use recipes; all other functions
+take plain arguments.
 
 To add an option:
 
