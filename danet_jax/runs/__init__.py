@@ -1,1 +1,1 @@
-"""A run's directory: recipe, classes, versions, log and checkpoints, read and written in one place."""
+"""Reads and writes a run's directory: recipe, classes, library versions, log and checkpoints."""

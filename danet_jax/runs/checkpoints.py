@@ -1,6 +1,7 @@
-"""Checkpoints of a run in training: the newest, to resume from, and the best by mIoU, to use.
+"""Saves and restores the checkpoints of a training run: the newest for resuming, the best by mIoU for inference.
 
-Orbax names a checkpoint when all of it but the scores is on disk, so a run that is killed leaves no partial one.
+Orbax gives a checkpoint its final name once everything except the scores is on disk, so a run that is killed leaves no
+partial checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +38,14 @@ from danet_jax.runs.stored import (
 
 
 class Restored(NamedTuple):
-    """Where training resumes: the step, what the network is applied with, the rest of the state, and the position."""
+    """A restored training state.
+
+    Attributes:
+      step: the number of steps that were trained.
+      variables: the variables of the network.
+      progress: the rest of the training state.
+      position: the position in the stream of examples.
+    """
 
     step: int
     variables: dict[str, Any]
@@ -46,13 +54,13 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """Writes in the background, keeps the newest and the best, and restores into any topology.
+    """Saves checkpoints in the background, keeps the newest and the best, and restores onto any device topology.
 
-    Scores that are damaged are reported and removed; the newest checkpoint is then evaluated again.
+    Damaged scores are reported and removed. If they belong to the newest checkpoint, it is evaluated again.
 
     Args:
-      folder: where the checkpoints are.
-      keep_every: checkpoints at multiples of this step are kept, too.
+      folder: the folder that contains the checkpoints.
+      keep_every: also keep the checkpoints at multiples of this step.
     """
 
     def __init__(self, folder: Path, *, keep_every: int | None = None) -> None:
@@ -68,8 +76,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             temporary_path_class=_with_digests(self._folder),
         )
-        # In a bucket each array is an object of its own: OCDBT, which gathers them on disks, rewrites one object and
-        # needs its generation, which emulators of Google's storage do not report.
+        # OCDBT combines arrays on disks. In a bucket it would rewrite one object and need that object's generation,
+        # which emulators of Google Cloud Storage do not report, so each array becomes its own object there.
         arrays = functools.partial(ocp.PyTreeCheckpointHandler, use_ocdbt=not is_bucket(folder))
         handlers: dict[str, Any] = {
             "variables": arrays(),
@@ -87,18 +95,18 @@ class Checkpoints:
         position: Mapping[str, int],
         description: Mapping[str, Any],
     ) -> None:
-        """Saves in the background after `step` steps.
+        """Starts saving a checkpoint in the background.
 
         Args:
-          step: the number of steps that were made.
-          variables: what the network is applied with.
+          step: the number of completed training steps.
+          variables: the variables of the network.
           progress: the rest of the training state.
-          position: the position in the data, stored as JSON.
+          position: the position in the stream of examples, stored as JSON.
           description: the description of the network and its classes, stored as JSON.
 
         Raises:
-          InputError: the disk is full, or this or the last checkpoint cannot be written for another reason; the message
-            names the folder and the step that is kept.
+          InputError: the disk is full, or this or the previous checkpoint cannot be written for another reason; the
+            message names the folder and the step that is kept.
         """
         self.wait()
         items = ocp.args.Composite(
@@ -117,16 +125,16 @@ class Checkpoints:
             self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk.
+        """Waits until the last checkpoint is on disk.
 
         Raises:
-          InputError: it cannot be written; see `save`.
+          InputError: the checkpoint cannot be written; see `save`.
         """
         with self._reporting_what_is_kept():
             self._manager.wait_until_finished()
 
     def score(self, step: int, scores: Mapping[str, float]) -> None:
-        """Stores the scores of the checkpoint of `step`; the highest `miou` decides which is the best."""
+        """Stores the scores of the checkpoint of `step`. The checkpoint with the highest `miou` is the best."""
         finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
         self._scores[step] = finite["miou"]
         self.wait()
@@ -135,7 +143,7 @@ class Checkpoints:
                 write_scores(self._folder / str(step), finite)
 
     def is_scored(self, step: int) -> bool:
-        """Returns whether the checkpoint of `step` was evaluated."""
+        """Returns whether the checkpoint of `step` has been evaluated."""
         return step in self._scores
 
     def is_complete(self, step: int) -> bool:
@@ -143,18 +151,24 @@ class Checkpoints:
         return (self._folder / str(step) / MANIFEST).exists()
 
     def newest(self) -> int | None:
-        """Returns the step of the newest checkpoint, None if there is none."""
+        """Returns the step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
     def restore(
         self, variables: Mapping[str, Any], progress: Mapping[str, Any], description: Mapping[str, Any]
     ) -> Restored | None:
-        """Returns the newest intact checkpoint, laid out over devices as `variables` and `progress` are.
+        """Returns the newest intact checkpoint, or None if there is no checkpoint.
 
-        Damaged ones after it are named on stderr and deleted. Returns None if there is no checkpoint.
+        Newer checkpoints that are damaged are reported on stderr and deleted.
+
+        Args:
+          variables: a tree with the shapes, dtypes and shardings of the variables to restore.
+          progress: the same for the rest of the training state.
+          description: the description of the network that is trained now.
 
         Raises:
-          InputError: none is intact, or it belongs to another network than `description`; the message names it.
+          InputError: no checkpoint is intact, or the newest intact one belongs to another network than `description`;
+            the message names the checkpoint.
         """
         steps = checkpoint_steps(self._folder)
         if not steps:
@@ -180,7 +194,7 @@ class Checkpoints:
             }
             items = ocp.args.Composite(**arguments, data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=items)
-        except Exception as error:  # whatever a tree that does not fit makes Orbax or TensorStore raise
+        except Exception as error:  # Orbax and TensorStore raise many types of errors if a tree does not fit.
             raise InputError(
                 f"{folder}: cannot be resumed from; choose another --workdir: {first_line(error)}",
                 what=(error.what if isinstance(error, InputError) else None) or str(folder),
@@ -202,9 +216,10 @@ class Checkpoints:
         return found
 
     def _newest_intact(self, steps: Sequence[int]) -> tuple[int, str]:
-        """Returns the step of the newest intact checkpoint, and what is wrong with the one after it."""
+        """Returns the step of the newest intact checkpoint and what is wrong with the newest one, if it is damaged."""
         intact, problem, file = None, "", ""
-        for step in reversed(steps) if jax.process_index() == 0 else ():  # so that all resume from the same
+        # Only the first host checks the files, so that all hosts resume from the same checkpoint.
+        for step in reversed(steps) if jax.process_index() == 0 else ():
             try:
                 refuse_changed(self._folder / str(step))
             except InputError as error:
@@ -224,8 +239,8 @@ class Checkpoints:
     def _reporting_what_is_kept(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a full disk, a lost mount, a wrong permission make Orbax raise
-            full = "No space left" in str(error)  # in TensorStore's thousand words
+        except Exception as error:  # Orbax raises many types for full disks, lost mounts and permissions.
+            full = "No space left" in str(error)  # TensorStore's message is very long.
             reason = "the disk is full" if full else first_line(error)
             kept = "none was saved yet" if self._kept is None else f"step {self._kept} is kept"
             remedy = "make room or repair it"
@@ -242,19 +257,22 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """Waits until what was saved is on disk."""
+        """Waits until the last checkpoint is on disk."""
         try:
             self.wait()
         except InputError:
             if kind is None or not issubclass(kind, Exception):
-                raise  # otherwise, what ended the run is reported
+                raise  # If an error ended the run, that error is reported instead.
         finally:
-            with contextlib.suppress(Exception):  # reported already
+            with contextlib.suppress(Exception):  # `wait` has reported it.
                 self._manager.close()
 
 
 class _Best(preservation_policy.PreservationPolicy):
-    """Keeps the checkpoint of the highest mIoU. Orbax's `BestN` needs scores that are saved with a checkpoint."""
+    """Preserves the checkpoint with the highest mIoU.
+
+    Orbax's `BestN` would need the scores when a checkpoint is saved; ours are computed later.
+    """
 
     def __init__(self, scores: Mapping[int, float | None]) -> None:
         self._scores = scores
@@ -266,12 +284,12 @@ class _Best(preservation_policy.PreservationPolicy):
 
 @functools.cache
 def _with_digests(folder: Path) -> type[ocp.path.atomicity_types.TemporaryPath]:
-    """Returns Orbax's class of temporary checkpoints, with digests that are written before one gets its name."""
+    """Returns Orbax's class of temporary checkpoints, extended to write digests before a checkpoint is renamed."""
     base: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(folder))
 
     class WithDigests(base):
         async def finalize(self) -> None:
-            if self.get_final().name.isdigit():  # a checkpoint, not an item of one
+            if self.get_final().name.isdigit():  # This is a checkpoint, not one of its items.
                 write_digests(self.get())
             await super().finalize()
 

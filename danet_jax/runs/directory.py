@@ -1,10 +1,10 @@
-"""A run's directory: its description, and whether training may resume in it.
+"""Reads and writes the description of a run, and checks whether training may resume in its directory.
 
-config.json      the resolved recipe; under "model" options of `danet_jax.DANet`
+config.json      the resolved recipe; "model" contains the options of `danet_jax.DANet`
 classes.json     names and colours of the classes
 parameters.txt   names, shapes and counts of the parameters
-versions.json    versions of the libraries that the run was made with
-data.json        digest of the data; version 0.2.0 wrote none
+versions.json    versions of the libraries that the run used
+data.json        digest of the data; version 0.2.0 did not write it
 checkpoints/     see `danet_jax.runs.stored`
 """
 
@@ -41,7 +41,14 @@ LIBRARIES = (
 def write_description(
     path: Path, config: Mapping[str, Any], classes: Classes, data: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes config.json, classes.json, versions.json and, if the data's digest is given, data.json."""
+    """Writes config.json, classes.json, versions.json and, if `data` is given, data.json.
+
+    Args:
+      path: the run's directory.
+      config: the resolved recipe.
+      classes: the classes that the network distinguishes.
+      data: the digest of the training data.
+    """
     path = as_path(path)
     if data is not None:
         write_json(path / "data.json", data)
@@ -51,7 +58,7 @@ def write_description(
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that a result depends on."""
+    """Returns the versions of Python and of the libraries that affect the results."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -65,7 +72,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     """Returns whether `path` is a run's directory."""
     try:
         return (as_path(path) / "config.json").is_file()
-    except OSError as error:  # a bucket that does not answer
+    except OSError as error:  # For example, the bucket does not respond.
         name = os.fspath(path)
         raise InputError(f"{name}: cannot be read: {error.strerror or error}", what=name) from error
 
@@ -100,7 +107,7 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
 
 
 def read_data(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Returns the digest of the data that a run was trained on; None if it stores none.
+    """Returns the digest of the data that a run was trained on, or None if the run does not contain one.
 
     Raises:
       InputError: its data.json cannot be read.
@@ -112,10 +119,13 @@ def read_data(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints in `folder`, oldest first; Orbax creates it before the first checkpoint."""
+    """Returns the steps of the complete checkpoints in `folder`, oldest first.
+
+    The list may be empty although `folder` exists: Orbax creates it before the first checkpoint.
+    """
     is_complete = Path.is_dir
     if is_bucket(folder):
-        # There, a checkpoint has its name from the start, and Orbax marks it when it is complete.
+        # In a bucket, a checkpoint has its final name from the start, and Orbax marks it when it is complete.
         import orbax.checkpoint as ocp
 
         is_complete = ocp.utils.is_checkpoint_finalized
@@ -129,13 +139,13 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def refuse_other_config(
     path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str]
 ) -> None:
-    """Raises InputError, naming the keys, if the config `old` of a run differs from `new`.
+    """Raises InputError, naming the keys that differ, if a run cannot resume with another config.
 
     Args:
       path: the run's directory.
-      old: the config of the run that is there.
+      old: the config that the run was started with.
       new: the config to resume with.
-      free: keys and groups, separated by dots, that may differ.
+      free: dotted names of keys and groups that may differ.
     """
     before, now = flat_config(old), flat_config(new)
     differing = [
@@ -155,7 +165,7 @@ def refuse_other_config(
 
 
 def refuse_half_a_run(path: Path) -> None:
-    """Raises InputError if `path` contains checkpoints without a config.json, or has no place for checkpoints."""
+    """Raises InputError if `path` contains checkpoints without a config.json, or `checkpoints` is not a folder."""
     checkpoints = path / "checkpoints"
     if not is_bucket(path) and os.path.lexists(checkpoints) and not checkpoints.is_dir():
         raise InputError(
@@ -171,7 +181,7 @@ def refuse_half_a_run(path: Path) -> None:
 
 
 def refuse_fewer_steps(path: Path, steps: int) -> None:
-    """Raises InputError if the run in `path` is beyond step `steps`."""
+    """Raises InputError if the run in `path` has been trained for more than `steps` steps."""
     reached = checkpoint_steps(path / "checkpoints")
     if reached and reached[-1] > steps:
         raise InputError(
@@ -184,7 +194,7 @@ def refuse_fewer_steps(path: Path, steps: int) -> None:
 
 
 def refuse_other_classes(path: Path, classes: Classes) -> None:
-    """Raises InputError if the run in `path` was trained on classes of other names."""
+    """Raises InputError if the run in `path` was trained on classes with different names."""
     if (names := read_classes(path).names) != classes.names:
         file = str(path / "classes.json")
         raise InputError(
@@ -195,7 +205,7 @@ def refuse_other_classes(path: Path, classes: Classes) -> None:
 
 
 def flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a config's values by `group.name`."""
+    """Returns a nested config as a flat dictionary with dotted keys such as `training.steps`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

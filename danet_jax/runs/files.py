@@ -1,6 +1,6 @@
-"""The files of a run in a directory or in a bucket (`gs://BUCKET/RUN`): their paths, how they are read and written.
+"""Reads and writes the files of a run, which is a directory or a folder in a bucket (`gs://BUCKET/RUN`).
 
-A run's directory may come from a stranger, so its JSON files are refused by name if they are anything else.
+A run's directory may come from an untrusted source, so its JSON files are validated, and errors name the file.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import Any
 from danet_jax.errors import InputError, first_line
 
 LONGEST_SILENCE = 30.0
-"""Seconds without an answer after which a request to a bucket is repeated; gcsfs repeats it six times."""
+"""Seconds without a response after which a request to a bucket is repeated; gcsfs repeats it up to six times."""
 
 LARGEST = 1 << 25
-"""The most bytes of a JSON file; the largest that a run writes contains the digests of some thousand files."""
+"""Maximum size of a JSON file in bytes. The largest file of a run contains the digests of a few thousand files."""
 
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
-    """Returns whether `path` is in a bucket, `SCHEME://...`."""
+    """Returns whether `path` is in a bucket, that is, has the form `SCHEME://...`."""
     return "://" in os.fspath(path)
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Returns `path` as a `pathlib.Path` or, in a bucket, as a path of `etils.epath`, which has the same methods.
+    """Returns `path` as a `pathlib.Path` or, in a bucket, as an `etils.epath` path with the same methods.
 
     Raises:
-      InputError: the scheme does not exist or is not supported, or what reads it is not installed.
+      InputError: the scheme is unknown or not supported, or the library that reads it is not installed.
     """
     if not is_bucket(path):
         return Path(path)
     text = os.fspath(path)
     scheme, _, rest = text.partition("://")
-    if scheme == "s3":  # Orbax writes arrays into a folder called `s3:`
+    if scheme == "s3":  # Orbax would write the arrays to a local folder called `s3:`.
         raise InputError(
             f"{text}: checkpoints cannot be written to S3; mount the bucket, or use gs://", what=text
         )
@@ -58,13 +58,13 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
     silence = aiohttp.ClientTimeout(sock_connect=LONGEST_SILENCE, sock_read=LONGEST_SILENCE)
     fsspec.config.conf.setdefault("gcs", {})["requests_timeout"] = silence
-    # It warns that an emulator has no types of buckets, and traces errors that are raised all the same.
+    # gcsfs warns that an emulator has no bucket types, and logs tracebacks of errors that it raises as well.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     return typing.cast(Path, epath.Path(path))
 
 
 def absolute(path: Path) -> Path:
-    """Returns `path` from the root of its file system or bucket."""
+    """Returns `path` as an absolute path. Paths in a bucket are returned unchanged."""
     return path if is_bucket(path) else path.absolute()
 
 
@@ -72,7 +72,7 @@ def shared_folder(folders: Sequence[Path]) -> Path:
     """Returns the deepest folder that contains all of `folders`.
 
     Raises:
-      InputError: some are in other buckets, or on disks.
+      InputError: the folders are in different buckets, or only some of them are in a bucket.
     """
     if not any(map(is_bucket, folders)):
         return Path(os.path.commonpath([folder.resolve() for folder in folders]))
@@ -84,12 +84,12 @@ def shared_folder(folders: Sequence[Path]) -> Path:
 
 
 def refuse_unreachable(path: Path) -> None:
-    """Raises InputError unless something can be written to `path`, which is in a bucket, and removed again."""
+    """Raises InputError unless a file can be written to `path`, which is in a bucket, and removed again."""
     probe = path / f".writable.{os.getpid()}"
     try:
         probe.write_text("")
         probe.unlink()
-    except Exception as error:  # whatever a network, a permission or a missing bucket make fsspec raise
+    except Exception as error:  # fsspec raises many types for network, permission and missing-bucket errors.
         raise InputError(f"{path}: cannot be written to: {first_line(error)}", what=str(path)) from error
 
 
@@ -98,15 +98,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      InputError: it cannot be read, is too large, is no JSON, contains something else or a key twice; the message names
-        it.
+      InputError: the file cannot be read, is too large, is not valid JSON, does not contain an object, or repeats a
+        key; the message names the file.
     """
     name = os.fspath(file)
 
     def refusal(problem: str) -> InputError:
         return InputError(f"{name}: {problem}", what=name)
 
-    if os.path.exists(file) and not os.path.isfile(file):  # a pipe would be waited for
+    if os.path.exists(file) and not os.path.isfile(file):  # Reading a pipe would block.
         raise refusal("is not a file")
     try:
         with file.open("rb") as opened:
@@ -138,18 +138,18 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path on disk to write to; what is there in the end becomes `path`, unless an error is raised.
+    """Yields a temporary path on disk whose file replaces `path` at the end, unless an error is raised.
 
     Raises:
-      InputError: it cannot be written; the message names `path`.
+      InputError: `path` cannot be written; the message names it.
     """
     if is_bucket(path):
         with tempfile.TemporaryDirectory() as folder:
             partial = Path(folder, path.name)
             yield partial
             try:
-                path.write_bytes(partial.read_bytes())  # an object is written completely or not at all
-            except Exception as error:  # whatever a network or a permission make fsspec raise
+                path.write_bytes(partial.read_bytes())  # Writing an object is atomic.
+            except Exception as error:  # fsspec raises many types for network and permission errors.
                 raise InputError(f"{path}: cannot be written: {first_line(error)}", what=str(path)) from error
         return
     partial = path.with_name(f".{os.getpid()}.{path.name}")
@@ -165,11 +165,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes `content` to `path` in UTF-8, completely or not at all."""
+    """Writes `content` to `path` in UTF-8, atomically."""
     with replacing(path) as partial:
         partial.write_text(content, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content` to `path` as JSON, completely or not at all."""
+    """Writes `content` to `path` as JSON, atomically."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""What the hosts of a run tell each other, and how one that fails leaves the others."""
+"""Exchanges values between the hosts of a run, and makes a host that fails exit without blocking the others."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from jax.experimental import multihost_utils
 from danet_jax.errors import InputError
 
 _LAST_WORDS = 3.0
-"""Seconds that the first host waits before it exits, so that others that fail too can report why: JAX ends them when
-the first host is gone."""
+"""Seconds that the first host waits before it exits, so that other failing hosts can report why: JAX terminates them
+when the first host is gone."""
 
 
 def from_first_host(value: Any) -> Any:
-    """Returns what `value`, which JSON can represent, is on the first host. All hosts must call it."""
+    """Returns the `value` of the first host, which must be representable as JSON. All hosts must call it."""
     return _from_all_hosts(value)[0]
 
 
 def refuse_differing(facts: Mapping[str, Any], what: str) -> None:
-    """Raises InputError unless `facts` are the same on all hosts, all of which must call it.
+    """Raises InputError unless `facts` are equal on all hosts. All hosts must call it.
 
     Args:
-      facts: a flat dictionary that JSON can represent.
-      what: what they describe, for the message.
+      facts: a flat dictionary that can be represented as JSON.
+      what: what the facts describe, for the message.
 
     Raises:
-      InputError: on every host; the message gives the keys that differ, and `what` is the first of them.
+      InputError: the facts differ. It is raised on every host; the message names the keys that differ, and its `what`
+        is the first of them.
     """
     first, *others = _from_all_hosts(facts)
     for host, theirs in enumerate(others, start=1):
@@ -51,10 +52,10 @@ def refuse_differing(facts: Mapping[str, Any], what: str) -> None:
 
 
 def leave(status: int) -> None:
-    """Exits at once with `status` if this process is one of several hosts; otherwise returns.
+    """Exits immediately with `status` if this process is one of several hosts; otherwise returns.
 
-    A normal exit would wait for the other hosts, and JAX would print a stack dump below the reason of the failure. The
-    others notice that this host is gone and exit, too.
+    A normal exit would wait for the other hosts, and JAX would print a stack dump after the error message. The other
+    hosts notice that this one is gone, and exit too.
     """
     if not jax.distributed.is_initialized():
         return

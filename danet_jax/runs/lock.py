@@ -1,4 +1,4 @@
-"""One run at a time in a directory: a file that says which process writes there, and since when."""
+"""Ensures that only one process at a time trains in a directory, with a lock file that names the process."""
 
 import contextlib
 import json
@@ -13,9 +13,9 @@ from typing import Any
 from danet_jax.errors import InputError
 from danet_jax.runs.files import is_bucket, read_json, write_text
 
-_BEAT = 15.0  # seconds between two signs of life
-_DEAD_AFTER = 120.0  # seconds without one, after which a holder on another host is taken for dead
-_SETTLES = 0.1  # seconds in which another process that takes over the same lock would have replaced the file
+_BEAT = 15.0  # Seconds between two heartbeats.
+_DEAD_AFTER = 120.0  # Seconds without a heartbeat after which a process on another host counts as dead.
+_SETTLES = 0.1  # Seconds after which another process that takes over the lock has replaced the file.
 
 
 def refuse_locked(path: Path) -> None:
@@ -25,7 +25,7 @@ def refuse_locked(path: Path) -> None:
         holder = read_json(file)
     except FileNotFoundError:
         return
-    except InputError:  # truncated when its writer was killed
+    except InputError:  # The file is truncated if its writer was killed.
         holder = {}
     if _lives(holder, file):
         raise InputError(
@@ -38,10 +38,10 @@ def refuse_locked(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Within this context, only this process writes to `path`. The lock of a dead process is taken over.
+    """Holds the lock of the run in `path` within this context. The lock of a dead process is taken over.
 
     Raises:
-      InputError: another process holds the lock; the message names it.
+      InputError: another process holds the lock; the message names the process.
     """
     refuse_locked(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -55,14 +55,15 @@ def locked(path: Path) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(_BEAT):
             with contextlib.suppress(OSError, InputError):
-                if file.exists():  # not if the directory was renamed
+                if file.exists():  # A renamed directory must not be created again.
                     write_text(file, signed())
 
     if is_bucket(path):
         write_text(file, signed())
     else:
-        with contextlib.suppress(FileExistsError):  # `refuse_locked` finds the process that was faster
-            file.unlink(missing_ok=True)  # a dead process's
+        # If another process is faster, the second call of `refuse_locked` reports it.
+        with contextlib.suppress(FileExistsError):
+            file.unlink(missing_ok=True)  # A file that exists belongs to a dead process.
             with file.open("x") as opened:
                 opened.write(signed())
     time.sleep(_SETTLES)
@@ -81,7 +82,7 @@ def _lives(holder: dict[str, Any], file: Path) -> bool:
     process = holder.get("process")
     if holder.get("host") != socket.gethostname():
         seen = holder.get("seen")
-        if not isinstance(seen, float):  # version 0.2.0 set the file's time instead
+        if not isinstance(seen, float):  # Version 0.2.0 updated the file's modification time instead.
             seen = os.path.getmtime(file) if os.path.exists(file) else 0.0
         return time.time() - seen < _DEAD_AFTER
     if type(process) is not int or process in (0, os.getpid()):
@@ -89,12 +90,12 @@ def _lives(holder: dict[str, Any], file: Path) -> bool:
     with contextlib.suppress(ProcessLookupError, OverflowError):
         with contextlib.suppress(PermissionError):
             os.kill(process, 0)
-        return _start(process) == holder.get("start")  # process numbers are reused
+        return _start(process) == holder.get("start")  # Process numbers are reused.
     return False
 
 
 def _start(process: int) -> str:
-    """Returns when a process of this host started, as Linux counts it; empty on other systems."""
+    """Returns the start time of a process of this host from Linux's /proc, or "" on other systems."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     return ""

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: lines or a bar on the terminal, metrics.jsonl, TensorBoard files."""
+"""Logs the progress of training: to the terminal, to metrics.jsonl and to TensorBoard files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from danet_jax.runs import terminal
 from danet_jax.runs.files import is_bucket, replacing
 
 _METRICS = "metrics.jsonl"
-_COPIES_EVERY = 30.0  # seconds, into a bucket
+_COPIES_EVERY = 30.0  # Seconds between two copies of the log to a bucket.
 
-# On the terminal; files hold all.
+# The terminal shows only these values; the files contain all of them.
 _SHOWN = (
     "loss",
     "learning_rate",
@@ -36,13 +36,13 @@ _SHOWN = (
 
 
 class TrainingLog:
-    """Logs scalars by step: in a terminal with a progress bar, otherwise as plain lines.
+    """Logs scalars by step, with a progress bar in a terminal and as plain lines otherwise.
 
     Args:
       folder: the run's directory.
-      steps: the number of steps of the whole training.
-      start: the step from which this process continues; what was logged for later steps is dropped.
-      enabled: whether anything is written; one of several hosts does.
+      steps: the total number of training steps.
+      start: the step from which training resumes; entries of later steps are dropped.
+      enabled: whether to log anything. Only one of several hosts logs.
     """
 
     def __init__(self, folder: Path, *, steps: int, start: int, enabled: bool = True) -> None:
@@ -54,7 +54,9 @@ class TrainingLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._bucket = folder if is_bucket(folder) else None
-        if self._bucket is not None:  # nothing can be appended there: written here and copied
+        if (
+            self._bucket is not None
+        ):  # Objects cannot be appended to, so local files are copied to the bucket.
             folder = Path(tempfile.mkdtemp(prefix="danet_jax_log"))
             if (earlier := self._bucket / _METRICS).exists():
                 (folder / _METRICS).write_bytes(earlier.read_bytes())
@@ -63,9 +65,9 @@ class TrainingLog:
         _drop_lines_after(file, start)
         self._stream = file.open("a")
         (folder / "tensorboard").mkdir(exist_ok=True)
-        # Not `SummaryWriter`, whose thread would meet a full disk unnoticed.
+        # `SummaryWriter` writes in a thread, where an error such as a full disk would go unnoticed.
         self._events = EventsWriter(str(folder / "tensorboard" / "events"))
-        # TensorBoard hides what an earlier process wrote past `start`.
+        # This event makes TensorBoard hide what an earlier process wrote after `start`.
         restart = SessionLog(status=SessionLog.START)
         self._events.write_event(Event(wall_time=time.time(), step=start + 1, session_log=restart))
         self._context = contextlib.ExitStack()
@@ -91,7 +93,7 @@ class TrainingLog:
             return
         from tensorboardX import summary
 
-        # JSON has no NaN, which the mIoU of labels without a class is.
+        # JSON has no NaN, but the mIoU is NaN if no label has a class.
         numbers = {name: value for name, value in values.items() if math.isfinite(value)}
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
@@ -111,7 +113,7 @@ class TrainingLog:
             self.say(f"step {step}/{self._steps} {of}{' '.join(words)}")
 
     def show(self, step: int, pictures: Mapping[str, Any]) -> None:
-        """Adds images, uint8 `[H, W, 3]` by name, to TensorBoard's files."""
+        """Writes images, uint8 `[H, W, 3]` by name, to the TensorBoard files."""
         if self._enabled:
             from tensorboardX import summary
 
@@ -146,14 +148,14 @@ class TrainingLog:
         if self._enabled:
             self._context.close()
             for opened in (self._stream, self._events):
-                with contextlib.suppress(OSError):  # a full disk, which is reported already
+                with contextlib.suppress(OSError):  # A full disk has been reported already.
                     opened.close()
             if self._bucket is not None:
                 self._copy()
                 shutil.rmtree(self._folder)
 
     def _copy(self) -> None:
-        """Copies what was written so far into the bucket. A failure is reported, but does not end the run."""
+        """Copies the log to the bucket. A failure is reported but does not end the run."""
         assert self._bucket is not None
         self._copied = time.monotonic()
         for path in filter(Path.is_file, self._folder.rglob("*")):
@@ -165,7 +167,7 @@ class TrainingLog:
 
 
 def _drop_lines_after(file: Path, step: int) -> None:
-    """Drops what an interrupted run wrote past the checkpoint that is resumed, and lines that are damaged."""
+    """Drops the lines after `step`, the checkpoint that training resumes from, and damaged lines."""
     if not file.is_file():
         return
     kept = []
@@ -174,6 +176,6 @@ def _drop_lines_after(file: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # not written by a run
+            continue  # The line is damaged or was not written by a run.
     with replacing(file) as partial:
         partial.write_text("".join(kept))

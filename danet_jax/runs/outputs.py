@@ -1,8 +1,8 @@
-"""The names of output files: which files of a folder this program wrote, and for which input.
+"""Names output files, and records which files of a folder this program wrote for which input.
 
-Two inputs never share a file. A hidden manifest in the folder, one JSON object per line, records what was written:
-only that is replaced, and only if it has not been changed since. Outputs of version 0.2.0 are not recorded; they are
-replaced only on request.
+Two inputs never share a file. A hidden manifest in the folder, with one JSON object per line, records the files that
+were written. Only these are replaced, and only if they have not been changed since. Version 0.2.0 did not record its
+outputs; they are replaced only on request.
 """
 
 from __future__ import annotations
@@ -21,39 +21,40 @@ from danet_jax.runs.files import is_bucket, write_text
 MANIFEST = ".outputs.jsonl"
 
 _ABSENT = ""
-"""The digest of a file that was not written, or was removed: one that appears later is somebody else's."""
+"""The digest of a file that was not written or was removed. If it appears later, another program wrote it."""
 
 
 class Outputs:
-    """The files that are written into one folder.
+    """The output files in a folder.
 
     Args:
-      folder: a directory, or one in a bucket; it is created when the first file is written.
-      overwrite: replace files that the manifest does not record.
+      folder: a directory, or a folder in a bucket. It is created when the first file is written.
+      overwrite: whether to replace files that the manifest does not record or that were changed since.
     """
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder, self._overwrite = folder, overwrite
-        self._sources: dict[str, str] = {}  # by stem
-        self._digests: dict[str, str | None] = {}  # of files; None while they are written, and for folders
-        self._position = 0  # in the manifest, up to which it was read
+        self._sources: dict[str, str] = {}  # The input of each stem.
+        # The digest of each file; None for folders and for files that are being written.
+        self._digests: dict[str, str | None] = {}
+        self._position = 0  # The manifest has been read up to here, in bytes.
         self._read()
 
     def stem_of(self, source: str) -> str | None:
-        """Returns what the names of the files of an input begin with; None if nothing was written for it."""
+        """Returns the stem that the names of an input's files begin with, or None if it has no files."""
         return next((stem for stem, other in self._sources.items() if other == source), None)
 
     @contextlib.contextmanager
     def writing(self, source: str, stem: str, suffixes: Sequence[str]) -> Iterator[list[Path]]:
-        """Yields the paths to write the results of an input to, and records them.
+        """Yields the paths to write the results of an input to, and records them in the manifest.
 
         Args:
-          source: identifies the input, such as its absolute path; the same one gets the same files again.
-          stem: what the names of the files begin with; if another input has it already, a number is added.
-          suffixes: what is added to the stem for each file or folder.
+          source: identifies the input, for example by its absolute path. The same input gets the same files again.
+          stem: the stem that the names of the files begin with. If another input uses it already, a number is added.
+          suffixes: the suffix that is added to the stem for each file or folder.
 
         Raises:
-          InputError: a file of that name is there that the manifest does not record, or that was changed since.
+          InputError: a file of that name exists that the manifest does not record or that was changed since.
         """
         with self._locked():
             self._read()
@@ -86,7 +87,7 @@ class Outputs:
         return digest is None or digest == _digest(path)
 
     def _read(self) -> None:
-        """Reads what this or another process has recorded since the last call."""
+        """Reads the entries that this or another process has recorded since the last call."""
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
             return
@@ -103,9 +104,9 @@ class Outputs:
 
     def _record(self, stem: str, source: str, files: dict[str, str | None]) -> None:
         manifest = self.folder / MANIFEST
-        # The line break comes first: the line before may have been cut short.
+        # The line break comes first because the previous line may have been cut short.
         line = "\n" + json.dumps({"stem": stem, "source": source, "files": files})
-        if is_bucket(manifest):  # objects cannot be appended to
+        if is_bucket(manifest):  # Objects in a bucket cannot be appended to.
             write_text(manifest, (manifest.read_text() if manifest.exists() else "") + line)
         else:
             try:
@@ -119,7 +120,7 @@ class Outputs:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keeps another process from taking the same name."""
+        """Prevents other processes from using the manifest within this context. Has no effect in a bucket."""
         if is_bucket(self.folder):
             yield
             return
@@ -134,7 +135,7 @@ class Outputs:
 
 
 def _digest(path: Path) -> str | None:
-    """Returns the SHA-256 of a file's content; None of a folder."""
+    """Returns the SHA-256 of a file, or None for a folder."""
     if path.is_dir():
         return None
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""How fast a run trains: rates for the log, and a trace of some steps."""
+"""Measures how fast a run trains, and traces some of its steps with JAX's profiler."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import jax
 
 
 class Pace:
-    """Counts the steps and seconds since `restart`.
+    """Measures the training speed since the last call of `restart`.
 
     Args:
-      images_per_step: the number of images of a step, of all hosts together.
+      images_per_step: the number of images per step on all hosts together.
+      peak: the peak throughput of all devices together in floating-point operations per second; None if unknown.
 
     Attributes:
-      peak: floating-point operations per second that the devices can do together; None if unknown.
-      flops: floating-point operations of one step; None if unknown.
+      peak: the argument `peak`.
+      flops: the number of floating-point operations per step; None if unknown.
     """
 
     def __init__(self, images_per_step: int, peak: float | None) -> None:
@@ -29,22 +30,26 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Starts counting from here."""
+        """Resets the counters."""
         self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within this context, the run waits for data."""
+        """Counts the time within this context as waiting for data."""
         asked = time.perf_counter()
         yield
         self._waited += time.perf_counter() - asked
 
     def step(self) -> None:
-        """Counts a step that was started."""
+        """Counts one step."""
         self._steps += 1
 
     def values(self, *, compiled: bool) -> dict[str, float]:
-        """Returns the rates for the log; those of a step only if no step was compiled in this time."""
+        """Returns the rates for the log.
+
+        Args:
+          compiled: whether a step was compiled since `restart`. The time per step is then omitted.
+        """
         elapsed = time.perf_counter() - self._since
         found = {
             "images_per_second": self._steps * self._images_per_step / elapsed,
@@ -58,24 +63,24 @@ class Pace:
 
 
 class Profile:
-    """Traces steps with JAX's profiler, for TensorBoard and xprof.
+    """Traces training steps with JAX's profiler, for TensorBoard and XProf.
 
     Args:
-      folder: the trace is written to `folder/plugins/profile`.
-      steps: the first and the last step to trace; () traces none.
+      folder: the folder whose `plugins/profile` receives the trace.
+      steps: the first and the last step to trace; `()` disables tracing.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, ...]) -> None:
         self._folder, self._steps, self._running = folder, steps, False
 
     def before(self, step: int) -> None:
-        """Starts the trace if `step`, which starts next, is the first to trace."""
+        """Starts the trace if `step`, which is about to start, is the first one to trace."""
         if self._steps and not self._running and self._steps[0] <= step <= self._steps[1]:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, result: Any) -> None:
-        """Ends the trace if `step`, whose `result` is waited for, is the last to trace."""
+        """Waits for `result` and stops the trace if `step` is the last one to trace."""
         if self._running and step >= self._steps[1]:
             jax.block_until_ready(result)
             self._stop()
@@ -88,6 +93,6 @@ class Profile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Ends a trace whose last step was not reached."""
+        """Stops the trace if training ended before the last step to trace."""
         if self._running:
             self._stop()

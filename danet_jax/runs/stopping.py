@@ -1,4 +1,4 @@
-"""Signals that stop a run: it saves after the current step, on all hosts together, and reports where it stands."""
+"""Handles the signals that stop a run: all hosts save after the same step, and the run reports how far it is."""
 
 from __future__ import annotations
 
@@ -21,37 +21,41 @@ from danet_jax.runs.hosts import leave
 Item = TypeVar("Item")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Sent by a scheduler, by Ctrl-C, by a terminal that is closed, and by SLURM's `--signal=USR1@60`."""
+"""Signals sent by a scheduler, by Ctrl-C, by closing the terminal, and by SLURM's `--signal=USR1@60`."""
 
 _GRACE = 8.0
-"""Seconds after a signal in which compiled code, which no signal interrupts, may return by itself."""
+"""Seconds after a signal in which compiled code, which signals cannot interrupt, may return."""
 
 _SAME = 0.3
-"""Seconds in which signals count as one: a scheduler signals all processes, and a parent passes it on to its child."""
+"""Seconds within which signals count as one. A scheduler may signal all processes while a parent also passes the signal
+on to its child."""
 
 
 class Stopped(BaseException):
-    """A signal arrived where nothing is lost by stopping at once. Not an `Exception`, so that nothing catches it."""
+    """Raised when a signal arrives while nothing is lost by stopping immediately.
+
+    It is not an `Exception`, so that `except Exception` does not catch it.
+    """
 
 
 class StopSignals:
-    """A context that handles `SIGNALS`.
+    """A context manager that handles `SIGNALS`.
 
-    Outside of `between_steps` the first signal raises `Stopped`, which ends the context; within, it is noted, and
-    `agreed` reports it to the loop. Where Python cannot raise, as during compilation, a thread ends the process if
-    `is_safe` says that nothing is lost. A second signal ends the process at once; a checkpoint that is being written is
-    then discarded when the run resumes. Signals are handled in the main thread; in other threads the context does
-    nothing.
+    Outside of `between_steps`, the first signal raises `Stopped`, which ends the context. Within `between_steps`, the
+    signal is recorded, and `agreed` reports it to the loop. Where Python cannot raise an exception, for example during
+    compilation, a thread ends the process if `is_safe` returns True. A second signal ends the process immediately; a
+    checkpoint that is being written then is discarded when the run resumes. Signals are handled only in the main
+    thread; in other threads the context has no effect.
 
-    On several hosts that train together, JAX handles SIGTERM and makes all hosts stop after the same step. The other
-    signals are then raised as SIGTERM.
+    When several hosts train together, JAX handles SIGTERM and makes all hosts stop after the same step. The other
+    signals are then raised again as SIGTERM.
 
     Args:
       together: whether this is one of several hosts that train together.
 
     Attributes:
-      standing: how far the run is, in words; printed when it is stopped.
-      is_safe: whether the process may be ended as it is.
+      standing: a phrase that says how far the run is; printed when the run is stopped.
+      is_safe: a function that returns whether the process may be ended without losing anything.
     """
 
     def __init__(self, *, together: bool = False) -> None:
@@ -67,7 +71,7 @@ class StopSignals:
 
     @property
     def status(self) -> int:
-        """Exit status: 143 after SIGTERM and SIGUSR1, 130 after SIGINT, 129 after SIGHUP, 0 without a signal."""
+        """The exit status: 143 after SIGTERM or SIGUSR1, 130 after SIGINT, 129 after SIGHUP, 0 without a signal."""
         return _status(self._signal) if self._signal else 0
 
     def __str__(self) -> str:
@@ -75,7 +79,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def between_steps(self) -> Iterator[None]:
-        """Within this context, a signal waits until `agreed` is called."""
+        """Defers signals within this context until `agreed` is called."""
         self._between_steps = True
         try:
             yield
@@ -85,16 +89,22 @@ class StopSignals:
             raise Stopped
 
     def interrupting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yields `items` until a signal raises `Stopped` between two of them; on several hosts, all of them."""
+        """Yields `items`, and raises `Stopped` between two of them after a signal.
+
+        When several hosts train together, signals do not interrupt the iteration.
+        """
         for item in items:
             if self._interrupts():
                 raise Stopped
             yield item
 
     def agreed(self) -> bool:
-        """Returns whether to stop after this step, the same on all hosts. All hosts must call it after each step."""
+        """Returns whether to stop after this step; the value is the same on all hosts.
+
+        All hosts must call it after each step.
+        """
         if self._together:
-            self._asked += 1  # counted from this start of the run: JAX's protocol begins at 0 on all hosts
+            self._asked += 1  # JAX's protocol counts from 0 in every process, even if the run is resumed.
             self._taken_up = multihost_utils.reached_preemption_sync_point(self._asked)
             self._signal = self._signal or (signal.SIGTERM if self._taken_up else 0)
         else:
@@ -111,7 +121,7 @@ class StopSignals:
                 nohup = number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
                 if not (jax_handles_it or nohup):
                     self._old_handlers[number] = signal.signal(number, self._handle)
-            # Python's handlers wait for compiled code to return; bytes in this pipe do not.
+            # Python runs its handlers only after compiled code returns, but writes to this pipe immediately.
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._old_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -152,7 +162,7 @@ class StopSignals:
         threading.Timer(0.05, os.kill, (os.getpid(), self._signal)).start()
 
     def _watch(self) -> None:
-        """Ends the process on the second signal, or when nothing took up the first and nothing is lost by it."""
+        """Ends the process on the second signal, or if nothing handled the first one and it is safe to end."""
         number = self._next_signal(None)
         if number is None:
             return
@@ -162,12 +172,12 @@ class StopSignals:
             if second and waited > _SAME:
                 os._exit(_status(second))
             if waited >= _GRACE and not (self._together or self._taken_up) and self.is_safe():
-                self._signal = self._signal or number  # Python's handler waits for compiled code
+                self._signal = self._signal or number  # Python's handler may still wait for compiled code.
                 print(self, flush=True)
                 os._exit(self.status)
 
     def _next_signal(self, seconds: float | None) -> int | None:
-        """Returns the number of the next signal; 0 if none arrives within `seconds`, None when the context ends."""
+        """Returns the number of the next signal, 0 if none arrives within `seconds`, or None when the context ends."""
         while True:
             ready, _, _ = select.select([self._read], [], [], seconds)
             if not ready:

@@ -1,14 +1,14 @@
-"""What a run's checkpoints/ contains, and how it is read: it may be damaged, or come from a stranger.
+"""Reads a run's checkpoints, which may be damaged or come from an untrusted source.
 
-    STEP/variables     what the network is applied with
-    STEP/training      the rest of the state: step, optimizer, random key
+    STEP/variables     the variables of the network
+    STEP/training      the rest of the training state: step, optimizer state, random key
     STEP/data          the position in the stream of examples
-    STEP/description   the options of the network, the classes and the bits of the images, as they were trained
+    STEP/description   the options of the network, the classes and the bit depth of the images, as trained
     STEP/digests.json  size and CRC-32 of each of these files
-    STEP/metrics       scores, once the checkpoint was evaluated, with a digest of their own
+    STEP/metrics       the scores, once the checkpoint has been evaluated, with their own digest
 
-Orbax finds files that cannot be read, but it reads a flipped bit of a weight like any other. The digests find each file
-that was changed, truncated, lost or swapped.
+Orbax detects files that cannot be read, but not a flipped bit in a weight. The digests detect every file that was
+changed, truncated, lost or swapped.
 """
 
 from __future__ import annotations
@@ -39,18 +39,27 @@ from danet_jax.runs.files import absolute, as_path, read_json, write_json
 
 MANIFEST = "digests.json"
 
-_WITHOUT_DIGEST = (MANIFEST, "metrics", "commit_success.txt")  # Orbax writes the last in a bucket
-_TIMED = "_CHECKPOINT_METADATA"  # Orbax adds the time at which the checkpoint gets its name
-_CHUNK = 1 << 18  # fits in a core's cache
+_WITHOUT_DIGEST = (MANIFEST, "metrics", "commit_success.txt")  # Orbax writes the last one in a bucket.
+_TIMED = "_CHECKPOINT_METADATA"  # Orbax adds the time of the renaming to this file.
+_CHUNK = 1 << 18  # Bytes; fits into a core's cache.
 _THREADS = 8
 
-# These change how fast and how precisely a network computes, not what its weights mean.
+# These options change how fast and how precisely a network computes, not what its weights mean.
 _FREE = ("model.dtype", "model.attention_backend", "model.remat", "model.dropout_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained network as it was found in a run's directory; `bits` are those per channel of its images."""
+    """A trained network from a run's directory.
+
+    Attributes:
+      model: the network.
+      variables: its variables.
+      classes: the classes that it distinguishes.
+      config: the resolved recipe.
+      step: the step of the checkpoint.
+      bits: the bits per channel of the images that it was trained on.
+    """
 
     model: DANet
     variables: Mapping[str, Any]
@@ -61,16 +70,16 @@ class Run:
 
 
 def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
-    """Returns the network of a run, its variables as numpy arrays.
+    """Returns the trained network of a run, with its variables as numpy arrays.
 
     Args:
       path: the run's directory.
-      which: "best" is the checkpoint with the highest mIoU, or the newest if none was evaluated; "newest" is the
-        newest.
+      which: "best" for the checkpoint with the highest mIoU, or the newest one if none was evaluated; "newest" for the
+        newest one.
 
     Raises:
-      InputError: there is no run, no checkpoint in it, it was changed since it was written, or it does not fit
-        config.json and classes.json; the message names the path.
+      InputError: there is no run or it has no checkpoint, or the checkpoint was changed since it was written or does
+        not fit config.json and classes.json; the message names the path.
     """
     path = as_path(path)
     config, classes = read_config(path), read_classes(path)
@@ -78,7 +87,7 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
         model = build_model(len(classes), config["model"])
     except InputError as error:
         raise error.in_group("config.model.").in_file(path / "config.json") from error
-    except (TypeError, ValueError) as error:  # a value of a wrong type
+    except (TypeError, ValueError) as error:  # A value has the wrong type.
         file = str(path / "config.json")
         raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
     steps = checkpoint_steps(path / "checkpoints")
@@ -91,8 +100,8 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
     try:
         variables = _read_variables(folders[step], model, classes)
         return Run(model, variables, classes, config, step, bits_of(folders[step]))
-    except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
-        if not folders[step].exists():  # a run that is still training has replaced it meanwhile
+    except Exception as error:  # Orbax and TensorStore raise many types of errors for damaged files.
+        if not folders[step].exists():  # A run that is still training has replaced the checkpoint.
             return read_run(path, which=which)
         reason = str(error) if isinstance(error, InputError) else first_line(error)
         others = "" if len(steps) == 1 else ", delete this folder to use another one"
@@ -105,12 +114,12 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
 def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[str, Any]:
     refuse_changed(checkpoint, ("variables", "description"))
     refuse_other_description(checkpoint, describe(model, classes, bits_of(checkpoint)))
-    # The other hosts are not waited for, because one may still write a report.
+    # This host does not wait for the others, because one of them may still be writing a report.
     host = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host_{host}"
     )
-    # Not by an `ocp.Checkpointer`, which warns that an item has no metadata of a checkpoint.
+    # An `ocp.Checkpointer` would warn that a single item has no checkpoint metadata.
     with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)) as handler:
         metadata = handler.metadata(checkpoint / "variables")
         refuse_other_metadata(metadata, variables_of(model))
@@ -119,7 +128,13 @@ def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[st
 
 
 def describe(model: DANet, classes: Classes, bits: int = 8) -> dict[str, Any]:
-    """Returns the description of a network, its classes and its images that a checkpoint contains, as JSON."""
+    """Returns the description of a network that a checkpoint stores as JSON.
+
+    Args:
+      model: the network.
+      classes: the classes that it distinguishes.
+      bits: the bits per channel of the images that it is trained on.
+    """
     return {
         "model": options_of(model),
         "classes": {"names": list(classes.names), "colours": list(classes.colours)},
@@ -131,7 +146,7 @@ def bits_of(checkpoint: Path) -> int:
     """Returns the bits per channel of the images that a checkpoint's network takes.
 
     Raises:
-      InputError: its description was not written by a run.
+      InputError: the checkpoint's description was not written by a run.
     """
     file = checkpoint / "description" / "metadata"
     bits = read_json(file).get("bits", 8)
@@ -141,7 +156,7 @@ def bits_of(checkpoint: Path) -> int:
 
 
 def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> None:
-    """Raises InputError, naming what differs, unless a checkpoint has the description `expected`, from `describe`."""
+    """Raises InputError, naming what differs, unless a checkpoint has the `expected` description; see `describe`."""
     found = flat_config(read_json(checkpoint / "description" / "metadata"))
     expected = flat_config(json.loads(json.dumps(expected)))
     for name in sorted((found.keys() | expected.keys()) - set(_FREE)):
@@ -161,10 +176,10 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
 
 
 def refuse_other_metadata(metadata: Any, expected: Any) -> None:
-    """Raises InputError, naming the first array that differs, unless Orbax's metadata are those of a tree of arrays.
+    """Raises InputError, naming the first array that differs, unless Orbax's metadata fit a tree of arrays.
 
-    Names, shapes, dtypes and the parts in which arrays are stored are compared before anything is read: a stranger's
-    metadata may announce arrays that do not fit into memory.
+    Names, shapes, dtypes and chunk shapes are compared before anything is read, because untrusted metadata may declare
+    arrays that do not fit into memory.
     """
     if metadata is None:
         raise InputError("the descriptions of its arrays contradict each other")
@@ -172,7 +187,7 @@ def refuse_other_metadata(metadata: Any, expected: Any) -> None:
 
 
 def _described(tree: Any) -> dict[str, str]:
-    """Returns the dtype and the shape of each array by its path, and its parts if they are larger than it."""
+    """Returns the dtype and shape of each array by its path, and its chunk shape if a chunk does not fit the array."""
     found = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         text, shape = f"{leaf.dtype} {list(leaf.shape)}", tuple(leaf.shape)
@@ -194,10 +209,11 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
 
     Args:
       folder: the checkpoint.
-      items: names of the sub-folders whose content is read; the others need only be there. Empty: all are read.
+      items: the names of the subfolders whose files are read; files in other subfolders only have to exist. By default,
+        all files are read.
 
     Raises:
-      InputError: a file differs from what was written, is missing, or was not written; `what` is the file.
+      InputError: a file was changed, is missing, or was not written by the run; `what` is the file.
     """
     folder = epath.Path(folder)
     manifest = folder / MANIFEST
@@ -261,10 +277,10 @@ def _digest(path: epath.Path) -> list[int]:
 
 
 def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
-    """Returns the scores of a checkpoint, among them `miou`; None before it was evaluated.
+    """Returns the scores of a checkpoint, including `miou`, or None if it has not been evaluated.
 
     Raises:
-      InputError: they were changed; `what` is the file.
+      InputError: the scores were changed since they were written; `what` is the file.
     """
     file = scores_file(checkpoint)
     try:
@@ -278,17 +294,17 @@ def read_scores(checkpoint: Path) -> dict[str, float | None] | None:
 
 
 def write_scores(checkpoint: Path, scores: Mapping[str, float | None]) -> None:
-    """Writes the scores of a checkpoint, with their digest."""
+    """Writes the scores of a checkpoint together with their digest."""
     write_json(scores_file(checkpoint), {**scores, "digest": _crc([checkpoint.name, scores])})
 
 
 def scores_file(checkpoint: Path) -> Path:
-    """Returns the file of a checkpoint's scores."""
+    """Returns the path of a checkpoint's scores."""
     return checkpoint / "metrics" / "metrics"
 
 
 def best_of(scores: Mapping[int, float | None]) -> int | None:
-    """Returns the step with the highest mIoU, the later of equal ones; None if no checkpoint has one."""
+    """Returns the step with the highest mIoU, or None if no step has one. Of equal steps, the latest is returned."""
     return max(
         (step for step, score in scores.items() if score is not None),
         key=lambda step: (scores[step], step),

@@ -1,4 +1,4 @@
-"""What is being done and how far it is: moving lines at the bottom of a terminal, plain lines in a log file."""
+"""Shows progress: live lines at the bottom of a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Item = TypeVar("Item")
 Update = Callable[..., None]
 
 _SECONDS_BETWEEN_LINES = 600.0
-"""In log files."""
+"""Seconds between two progress lines in a log file."""
 
 _SECONDS_OF_SPEED = 600.0
-"""The remaining time follows from the speed in this time: steps and evaluations can take minutes."""
+"""Seconds over which the speed is averaged to estimate the remaining time: one step or evaluation can take minutes."""
 
 _progress: Progress | None = None
 _depth = 0
-"""The number of contexts of `shown` around what runs now, where nothing moves."""
+"""The number of nested contexts of `shown` that are active without live lines."""
 
 
 def is_terminal() -> bool:
-    """Returns whether moving lines are shown: stderr is a terminal."""
+    """Returns whether stderr is a terminal, so that live lines are shown."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -44,23 +44,23 @@ def shown(
     logged: bool = True,
     enabled: bool = True,
 ) -> Iterator[Update]:
-    """A context in which stderr shows that something is being done.
+    """Shows on stderr, within this context, that a task is in progress.
 
-    A terminal shows a moving line with `text`, the time, and a bar if `total` is known. Within another context without
-    a bar, the line takes the place of the other one. A log file gets `text` once, but only within another context: all
-    that `run.py` does is in one, and the package as a library prints nothing.
+    A terminal shows a live line with `text`, the time, and a bar if `total` is given. Within another context that has
+    no bar, the line replaces that context's line. A log file gets `text` once, but only within another context:
+    everything that `run.py` does is in one, whereas the package prints nothing when it is used as a library.
 
     Args:
-      text: what is being done.
-      total: how much there is to do; None is not known.
-      start: how much of it is done already.
-      unit: what is counted, such as "images"; its rate is shown too.
-      logged: whether log files get the line.
-      enabled: whether anything is shown; on one of several hosts it is.
+      text: describes the task.
+      total: the amount of work; None if it is not known.
+      start: the amount of work that is done already.
+      unit: the unit of the work, such as "images". If it is given, the rate is shown too.
+      logged: whether the line is written to log files.
+      enabled: whether anything is shown. Only one of several hosts shows progress.
 
     Yields:
-      A function `update(done, words)` that sets how much is done and, if it is given them, what is shown behind the
-      bar: as many of the words as the terminal has room for.
+      A function `update(done, words)` that sets the amount of work done and, optionally, the words to show after the
+      bar. As many words are shown as fit into the terminal.
     """
     global _progress, _depth
     if not enabled or not is_terminal():
@@ -106,7 +106,7 @@ def watched(
     unit: str = "images",
     enabled: bool = True,
 ) -> Iterator[Item]:
-    """Yields `items`, and shows on stderr how many of `total` there were and how many a second; see `shown`."""
+    """Yields `items`, and shows their number and rate on stderr; see `shown` for the arguments."""
     since = latest = time.perf_counter()
     with shown(text, total, unit=unit, enabled=enabled) as update:
         for done, item in enumerate(items, start=1):
@@ -124,18 +124,19 @@ def watched(
 
 
 def print_table(table: Table, *, fits: bool = True) -> None:
-    """Prints a table, fitted to the terminal if `fits`, otherwise as wide as it needs."""
+    """Prints a table, fitted to the width of the terminal if `fits`, otherwise at full width."""
     console = Console(highlight=False)
     if not (fits and console.is_terminal):
         console = Console(width=max(Console(width=10_000).measure(table).maximum, 1), highlight=False)
     with console.capture() as captured:
         console.print(table)
-    print(captured.get(), end="", flush=True)  # above moving lines, which another console would not know of
+    # `print` is redirected above the live lines; this console does not know about them.
+    print(captured.get(), end="", flush=True)
 
 
 def _new_progress() -> Progress:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    # A process that is ended by a second signal could not show the cursor again.
+    # The cursor is never hidden, because a process that is ended by a second signal could not show it again.
     console.show_cursor = lambda show=True: False  # type: ignore[method-assign]
     return Progress(
         SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
@@ -164,7 +165,7 @@ class _Bar(BarColumn):
 
 
 class _Time(ProgressColumn):
-    """The remaining time, or that since the start where the end is not known."""
+    """The remaining time, or the elapsed time if the total is not known."""
 
     max_refresh = 0.5
 
@@ -186,7 +187,7 @@ class _Words(ProgressColumn):
 
 
 class _Fitting:
-    """As many words as a line has room for."""
+    """Renders as many words as fit into a line."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
