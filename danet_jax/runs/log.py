@@ -54,9 +54,7 @@ class TrainingLog:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._bucket = folder if is_bucket(folder) else None
-        if (
-            self._bucket is not None
-        ):  # Objects cannot be appended to, so local files are copied to the bucket.
+        if self._bucket is not None:  # Objects cannot be appended to, so local files are copied there.
             folder = Path(tempfile.mkdtemp(prefix="danet_jax_log"))
             if (earlier := self._bucket / _METRICS).exists():
                 (folder / _METRICS).write_bytes(earlier.read_bytes())

@@ -1,1 +1,1 @@
-"""Checkpoints of other people in, formats that others read out."""
+"""Loads published checkpoints, and exports networks to formats that other programs read."""

@@ -1,4 +1,4 @@
-"""One function for every checkpoint: `load_checkpoint`."""
+"""Loads a checkpoint of any supported kind with one function, `load_checkpoint`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.mmsegmentation import Triple
 from danet_jax.weights.names import READ_FROM_TENSORS, has_attention
 
-# Options that tensors do not determine. The authors released only networks with multi-grid.
+# Defaults of options that tensors do not determine. The authors released only networks with multi-grid.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "authors": {"align_corners": True, "multi_grid": (4, 8, 16)},
     "mmseg": {"align_corners": False},
@@ -45,14 +45,14 @@ class Checkpoint:
 
     Attributes:
       model: a `DANet`, or a `ResNet` if the file contains only a backbone.
-      variables: what `model.apply` takes, float32 `jax.Array`s.
-      classes: names and colours of the classes, if the file names them.
-      description: in one line, what was found and what was assumed.
+      variables: the variables to pass to `model.apply`, as float32 `jax.Array`s.
+      classes: names and colours of the classes; None if the file does not name them.
+      description: one line that says what was found and what was assumed.
       dropped: names of the tensors that were not needed.
-      config: the recipe of the run, if it was trained here.
-      mean, std: the normalisation that the network was trained with, R, G and B in 0 to 1.
-      bits: the bits per channel of the images that the network was trained on; images of more than 8 bits are uint16,
-        from 0 to `2**bits - 1`.
+      config: the recipe of the run, if the network was trained with this package.
+      mean, std: the normalisation that the network was trained with, for R, G and B in the range 0 to 1.
+      bits: the bits per channel of the images that the network was trained on. Images with more than 8 bits are uint16
+        in the range 0 to `2**bits - 1`.
     """
 
     model: DANet | ResNet
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def bits_used(self) -> int:
-        """How many bits of the 16-bit channels of image files are used: as many as in the data of the training."""
+        """The number of bits that 16-bit channels of image files use, as in the training data."""
         if self.bits > 8:
             return self.bits
         options = self.config.get("dataset", {}).get("options", {})
@@ -76,12 +76,12 @@ class Checkpoint:
 
     @property
     def is_backbone(self) -> bool:
-        """Whether it contains only a backbone, which can start a training but segments nothing."""
+        """Whether the checkpoint contains only a backbone, which can initialise a network but cannot segment images."""
         return isinstance(self.model, ResNet)
 
     @property
     def network(self) -> DANet:
-        """The model, if it is a complete network; raises InputError if it is a backbone."""
+        """The model, if it is a complete network. Raises InputError if it is a backbone."""
         if not isinstance(self.model, DANet):
             raise InputError(
                 "contains only a backbone, which segments nothing; train it with --config.init.checkpoint"
@@ -89,7 +89,7 @@ class Checkpoint:
         return self.model
 
     def refuse_backbone(self, name: str | os.PathLike[str]) -> None:
-        """Raises InputError, which names the file, if it contains only a backbone."""
+        """Raises InputError if the checkpoint contains only a backbone; the message names the file."""
         try:
             _ = self.network
         except InputError as error:
@@ -97,27 +97,30 @@ class Checkpoint:
 
 
 def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> Checkpoint:
-    """Returns the network and the weights of any checkpoint of DANet, or of a ResNet.
+    """Returns the network and the weights of a DANet or ResNet checkpoint.
 
-    The kind of checkpoint is recognised by its content: a DANet of the authors' code or of mmsegmentation, a ResNet of
-    torchvision, timm, PyTorch-Encoding or mmpretrain, as `.pth` or `.safetensors`; a `.safetensors` written by
-    `--mode=export`; the directory of a run. Depth, stem, classes, branches and auxiliary head are read from the
-    tensors. What they do not say (align_corners, multi-grid) is taken from the file's own description if it has
-    one, else from the zoo's, else it is how its library trains.
+    The kind of checkpoint is recognised by its content. Supported are a DANet from the authors' code or mmsegmentation
+    and a ResNet from torchvision, timm, PyTorch-Encoding or mmpretrain, as `.pth` or `.safetensors`; a `.safetensors`
+    file written by `--mode=export`; and the directory of a run. Depth, stem, classes, branches and auxiliary head are
+    read from the tensors. Options that tensors do not determine (such as `align_corners` and `multi_grid`) are taken
+    from the file's own description if it has one, otherwise from the zoo, otherwise from the defaults of its library.
 
     >>> from danet_jax import load_checkpoint
     >>> checkpoint = load_checkpoint("mmseg/danet_r50-d8_512x1024_40k_cityscapes")  # doctest: +SKIP
     >>> logits = checkpoint.model.apply(checkpoint.variables, images)  # doctest: +SKIP
 
     Args:
-      path_or_name: a file; the directory of a run; a name in `danet_jax.weights.zoo.ZOO`; or the address of a file,
-        such as `https://...`, `gs://...` or, once huggingface_hub is installed, `hf://OWNER/NAME/FILE`. Names and
-        addresses are downloaded once into the cache.
-      **overrides: arguments of `DANet` that tensors do not say, for example `align_corners=True`.
+      path_or_name: a file, the directory of a run, a name in `danet_jax.weights.zoo.ZOO`, or the address of a file
+        such as `https://...`, `gs://...` or, if huggingface_hub is installed, `hf://OWNER/NAME/FILE`. Files from the
+        zoo or at an address are downloaded once into the cache.
+      **overrides: arguments of `DANet` that tensors do not determine, for example `align_corners=True`.
+
+    Returns:
+      The checkpoint; its `model` and `variables` are what `model.apply` needs.
 
     Raises:
-      InputError: there is no such file or name, it cannot be read, tensors are missing, misshaped or unknown,
-        or an override does not exist or contradicts the tensors; one line that names the file.
+      InputError: the file or name does not exist or cannot be read; tensors are missing, unknown or have the wrong
+        shape; or an override does not exist or contradicts the tensors. The message names the file.
     """
     name = os.fspath(path_or_name)
     found = find(name)
@@ -146,10 +149,12 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
 
 
 def find(name: str) -> Path | str | zoo.Entry:
-    """Returns what `load_checkpoint` reads: a file's or a run's path, a file's address, or an entry of the zoo.
+    """Returns what a name stands for: the path of a file or a run, the address of a file, or an entry of the zoo.
+
+    Addresses are not checked, except that a run in a bucket is recognised.
 
     Raises:
-      InputError: there is no such file or name. Addresses other than runs in buckets are not looked up.
+      InputError: there is no such file or name.
     """
     short = name if len(name) <= 200 else f"{name[:200]}..."
     if not name.isprintable():
@@ -170,7 +175,7 @@ def find(name: str) -> Path | str | zoo.Entry:
 
 
 def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
-    from danet_jax.runs.stored import read_run  # imports Orbax
+    from danet_jax.runs.stored import read_run  # This import is slow, because it imports Orbax.
 
     run = read_run(path)
     model = _overridden(run.model, overrides)
@@ -189,7 +194,7 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
-    """Returns the network of a file with the names of our variables, which `--mode=export` writes."""
+    """Returns the network in a file written by `--mode=export`, which uses our names of the variables."""
     if KEY not in file.metadata:
         raise InputError(f"lacks the description {KEY!r} in its metadata")
     described = Description.from_json(file.metadata[KEY])
@@ -211,11 +216,12 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
-    """Returns the network of a file with PyTorch's names.
+    """Returns the network in a file that uses PyTorch's names.
 
     Args:
-      file: a file of the authors' code, of mmsegmentation or of an ImageNet classifier, or a run exported as such.
-      defaults: options that are known from elsewhere; the file's own have precedence.
+      file: a file from the authors' code, from mmsegmentation or of an ImageNet classifier, or a run that was exported
+        in the authors' layout.
+      defaults: options from the zoo. The file's own options take precedence.
       overrides: options that the caller sets.
     """
     tensors, left_out = unwrapped(file.tensors)
@@ -235,10 +241,10 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
         stem["kernel"] = stem["kernel"][:, :, ::-1]
     mean, std = said.mean or MEAN, said.std or STD
 
-    # The file's own description has precedence over the zoo's, and both over how the library trains.
+    # The file's own description takes precedence over the zoo's, and both over the library's defaults.
     assumed = dict(_DEFAULTS[layout])
     if layout == "authors" and not has_attention(converted.options):
-        assumed["multi_grid"] = None  # PyTorch-Encoding's FCN, not the authors' DANet
+        assumed["multi_grid"] = None  # This is an FCN of PyTorch-Encoding, not a DANet of the authors.
     options = {**defaults, **said.options}
     classes, config = None, {}
     if isinstance(file.metadata.get(KEY), str):
@@ -293,7 +299,11 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
 
 
 def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
-    """Returns the model with the caller's options; raises InputError if they do not exist or contradict its tensors."""
+    """Returns the model with the caller's options.
+
+    Raises:
+      InputError: an option does not exist or contradicts the tensors.
+    """
     free = [name for name in FREE if hasattr(model, name)]
     changes = dict(overrides)
     for name, value in overrides.items():
@@ -324,7 +334,7 @@ def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
 
 
 def _on_device(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns float32 copies as JAX's arrays; the originals may be parts of a mapped file."""
+    """Returns float32 copies as JAX arrays, because the originals may be views of a memory-mapped file."""
     refuse_not_finite(variables)
     return jax.tree.map(lambda x: jnp.array(np.asarray(x, np.float32)), variables)
 

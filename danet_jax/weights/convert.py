@@ -1,8 +1,8 @@
-"""Converts PyTorch's state dicts to this network's variables and back, in numpy.
+"""Converts PyTorch state dicts to Flax variables and back, in NumPy.
 
-A state dict is recognised by its keys and shapes; `danet_jax.weights.names` says what each variable is called there.
-Convolutions are OIHW there and HWIO here; BN's `weight` is `scale` here, and its running statistics are a collection of
-their own, `batch_stats`.
+A state dict is recognised by its keys and shapes; `danet_jax.weights.names` maps the names of variables. Convolution
+kernels are OIHW in PyTorch and HWIO in Flax. The `weight` of a batch normalisation is called `scale` in Flax, and its
+running statistics are in the collection `batch_stats`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Converted(NamedTuple):
     """The network in a state dict.
 
     Attributes:
-      layout: one of `danet_jax.weights.names.LAYOUTS`; "backbone" for a file without a head, whatever its names.
-      options: the arguments of `danet_jax.DANet` that can be read from tensors: `backbone` and `stem`, and with a head
-        `num_classes`, `position_attention`, `channel_attention` and `auxiliary`.
-      variables: `{"params": ..., "batch_stats": ...}`, nested dictionaries of float32 arrays; without a head they hold
-        `backbone` alone.
-      dropped: names of the tensors that have no use here.
-      fusion_only: whether these are the authors' first released weights, which have only the fusion's classifier;
-        the classifiers of the branches are zeros.
+      layout: one of `danet_jax.weights.names.LAYOUTS`; "backbone" for every file without a head.
+      options: the arguments of `danet_jax.DANet` that can be read from the tensors: `backbone` and `stem` and, with a
+        head, `num_classes`, `position_attention`, `channel_attention` and `auxiliary`.
+      variables: `{"params": ..., "batch_stats": ...}`, nested dictionaries of float32 arrays. Without a head, both
+        contain only `backbone`.
+      dropped: names of the tensors that are not used.
+      fusion_only: whether these are the authors' first released weights, which have only the fusion's classifier. The
+        classifiers of the branches are then set to zero.
     """
 
     layout: str
@@ -50,14 +50,17 @@ class Converted(NamedTuple):
 
 
 def convert(state_dict: Mapping[str, Any]) -> Converted:
-    """Returns the variables in a state dict of numpy arrays, each of which is used or named as dropped.
+    """Converts a state dict of NumPy arrays to Flax variables. Tensors that are not used are listed in `dropped`.
 
     Args:
-      state_dict: tensors with the names of one of the layouts; `unwrapped` removes the prefixes of wrappers.
+      state_dict: tensors with the names of one of the layouts; see `unwrapped` for removing prefixes of wrappers.
+
+    Returns:
+      The network in the state dict.
 
     Raises:
-      InputError: it is no DANet and no ResNet that exists here, or tensors are missing, have another shape or
-        are not known; the message lists them.
+      InputError: the state dict is not that of a supported DANet or ResNet, or tensors are missing, unknown or have the
+        wrong shape; the message lists them.
     """
     layout, deep_stem, options = _recognised(state_dict)
     position, channel, fusion = (
@@ -100,12 +103,18 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
 def to_state_dict(
     options: Mapping[str, Any], variables: Mapping[str, Any], layout: str = "authors"
 ) -> dict[str, np.ndarray]:
-    """Returns the inverse of `convert`: contiguous float32 arrays under the names of `layout` (see `LAYOUTS`).
+    """Converts Flax variables to a state dict. This is the inverse of `convert`.
 
     Args:
-      options: at least what `Converted.options` has; only `backbone` and `stem` count for layout "backbone".
+      options: at least the options in `Converted.options`; for the layout "backbone", only `backbone` and `stem`.
       variables: the variables of the network with these options.
       layout: "authors", "mmseg", or "backbone" for the backbone alone.
+
+    Returns:
+      Contiguous float32 arrays by the layout's names.
+
+    Raises:
+      InputError: `layout` does not exist.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout={layout!r} does not exist; there are: {', '.join(LAYOUTS)}", what="layout")
@@ -123,7 +132,7 @@ def to_state_dict(
 def _tensors(
     layout: str, deep_stem: str, options: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yields the name in a state dict, the path here and the shape in the state dict of each variable of a network."""
+    """Yields each variable's name in the state dict, its path in Flax, and its shape in the state dict."""
     has_head = "num_classes" in options
     model, prefix = (DANet(**options), "") if has_head else (ResNet(**options), "backbone/")
     for path, leaf in flatten_dict(variables_of(model), sep="/").items():
@@ -137,7 +146,7 @@ def _tensors(
 
 
 def _as_variable(value: np.ndarray, path: str) -> np.ndarray:
-    """Returns a tensor as the variable at `path`; a kernel stays a view of the array that was read."""
+    """Returns a tensor in the layout of the variable at `path`. Kernels remain views of the array that was read."""
     value = value.astype(np.float32, copy=False)
     if path.endswith(SCALARS):
         return value.reshape(())
@@ -145,10 +154,10 @@ def _as_variable(value: np.ndarray, path: str) -> np.ndarray:
 
 
 def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Returns the layout, the style of a deep stem's names and the network's options, from names and shapes.
+    """Returns the layout, the naming style of a deep stem and the network's options, from names and shapes.
 
     Raises:
-      InputError: it is no network that exists here.
+      InputError: the network is not supported.
     """
     named = (name for name in HEADS if any(key.startswith(PREFIXES[name]) for key in state_dict))
     layout = next(named, "backbone")
@@ -188,7 +197,7 @@ def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]
 
 
 def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the options that the head's tensors say; none if there is no classifier, hence no head."""
+    """Returns the options that the head's tensors determine, or none if there is no classifier and thus no head."""
     for classifier in ("head/fusion_classifier", "head/fcn_classifier"):
         if names and (key := f"{names[classifier]}.weight") in state_dict:
             return {
@@ -201,19 +210,19 @@ def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> di
 
 
 def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Returns the state dict without the prefixes of wrappers, and the names that do not belong to the network.
+    """Returns the state dict without prefixes of wrappers, and the names of tensors outside the network.
 
-    DataParallel and DDP add the prefix `module.`, torch.compile `_orig_mod.`, Lightning and others the name of an
-    attribute (`model.`, `net.`), in any order. Losses and metrics beside the network are left out, and so are averaged
-    copies of it (`ema_model.*`, mmcv's `ema_backbone_*`).
+    DataParallel and DDP add the prefix `module.`, torch.compile adds `_orig_mod.`, and Lightning and others add the
+    name of an attribute (`model.`, `net.`), in any order. Losses, metrics and averaged copies of the network
+    (`ema_model.*`, mmcv's `ema_backbone_*`) are left out.
 
     Raises:
-      InputError: there are several networks.
+      InputError: the state dict contains several networks.
     """
     plain = {".".join(p for p in key.split(".") if p not in _TRANSPARENT): v for key, v in state_dict.items()}
     if len(plain) < len(
         state_dict
-    ):  # two networks whose names differ only by a wrapper; they are reported below
+    ):  # Two networks differ only by the prefix of a wrapper. They are reported below.
         plain = dict(state_dict)
     roots = sorted({_root(key) for key in plain if key.endswith(_ANCHOR)})
     averaged = [root for root in roots if "ema" in root.lower()]
@@ -234,17 +243,17 @@ def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[s
 
 
 _TRANSPARENT = ("module", "_orig_mod")
-_ANCHOR = "layer1.0.conv1.weight"  # every ResNet has it
+_ANCHOR = "layer1.0.conv1.weight"  # Every ResNet has this tensor.
 
 
 def _root(anchor: str) -> str:
-    """Returns what precedes the names of a layout, given the name of a ResNet's first convolution."""
+    """Returns the prefix before the names of a layout, given the full name of `_ANCHOR`."""
     before = anchor.removesuffix(_ANCHOR)
     return next(before.removesuffix(prefix) for prefix in PREFIXES.values() if before.endswith(prefix))
 
 
 def _is_droppable(name: str, layout: str, options: Mapping[str, Any]) -> bool:
-    """Returns whether it belongs to ImageNet's classifier, BN's counter or an unused head of the authors."""
+    """Returns whether a tensor belongs to an ImageNet classifier, a BN counter or an unused head of the authors."""
     if name.endswith(".num_batches_tracked"):
         return True
     if layout == "authors" and not options.get("auxiliary"):
@@ -262,6 +271,6 @@ def _length(state_dict: Mapping[str, Any], key: str) -> int:
 
 
 def listed(names: list[str], most: int = 8) -> str:
-    """Returns the first names, and how many more there are."""
+    """Returns the first `most` names and the number of the others, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""What a file of weights says about itself: the network in JSON, and checksums, which find flipped bits."""
+"""The metadata of a weights file: a description of the network in JSON, and checksums that detect flipped bits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.weights.names import READ_FROM_TENSORS
 
 KEY = "danet_jax"
-"""Under which a description is kept: in the metadata of safetensors and ONNX, beside the `state_dict` in PyTorch's."""
+"""The key of the description: in the metadata of safetensors and ONNX files, next to `state_dict` in PyTorch files."""
 
 FREE = tuple(name for name in OPTIONS if name not in READ_FROM_TENSORS)
-"""Those that its tensors do not say."""
+"""The options of a network that its tensors do not determine."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """A network's options, its classes where they are known, and the recipe of the run that it comes from.
+    """The description of a network.
 
-    `bits` are those per channel of the images that it takes.
+    Attributes:
+      num_classes: the number of classes.
+      model: the other options of the network.
+      classes: names and colours of the classes, if they are known.
+      config: the recipe of the run that trained the network.
+      bits: the bits per channel of the images that the network takes.
     """
 
     num_classes: int
@@ -41,15 +46,19 @@ class Description:
     def of(
         cls, model: DANet, classes: Classes | None, config: Mapping[str, Any], bits: int = 8
     ) -> Description:
-        """Returns the description of a network, without what a recipe says about the user's file system."""
+        """Returns the description of a network. Paths on the user's file system are removed from the recipe."""
         return cls(model.num_classes, options_of(model), classes, _without_places(config), bits)
 
     def build(self, num_classes: int | None = None) -> DANet:
-        """Returns the network, with `num_classes` if given; raises InputError for options that do not exist."""
+        """Returns the network, with `num_classes` classes if given.
+
+        Raises:
+          InputError: an option does not exist.
+        """
         return build_model(self.num_classes if num_classes is None else num_classes, self.model)
 
     def to_json(self) -> str:
-        """Returns the description as text on one line."""
+        """Returns the description as one line of JSON."""
         classes = None if self.classes is None else dataclasses.asdict(self.classes)
         return json.dumps(
             {
@@ -63,10 +72,10 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str) -> Description:
-        """Returns the inverse of `to_json`.
+        """Returns the description in `text`, which `to_json` wrote.
 
         Raises:
-          InputError: `text` is no description.
+          InputError: `text` is not a description.
         """
         try:
             content = json.loads(text)
@@ -86,7 +95,7 @@ _PLACES = ("root", "data_dir", "checkpoint", "source", "compilation_cache")
 
 
 def _without_places(config: Any) -> Any:
-    """A recipe without its options that name files and folders, and without other text that could name them."""
+    """Returns a recipe without options that name files or folders, and without other text that could be a path."""
     if isinstance(config, Mapping):
         kept = {key: value for key, value in config.items() if key not in _PLACES and not _is_place(value)}
         return {key: _without_places(value) for key, value in kept.items()}
@@ -98,7 +107,11 @@ def _is_place(value: Any) -> bool:
 
 
 def make_classes(names: Any, colours: Any) -> Classes:
-    """Returns classes from lists; colours are chosen where there are none. Raises ValueError or TypeError."""
+    """Returns classes from lists; if there are no colours, they are chosen.
+
+    Raises:
+      ValueError, TypeError: the lists do not describe classes.
+    """
     names = tuple(str(name) for name in names)
     if not colours:
         return Classes.named(names)
@@ -106,28 +119,28 @@ def make_classes(names: Any, colours: Any) -> Classes:
 
 
 def normalisation_of(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns mean and standard deviation of a run's images, RGB in 0 to 1: its recipe's, or those of ImageNet."""
+    """Returns the mean and standard deviation of a recipe, RGB in the range 0 to 1; by default those of ImageNet."""
     evaluation = config.get("evaluation", {})
     return tuple(evaluation.get("mean") or MEAN), tuple(evaluation.get("std") or STD)
 
 
 CHECKSUMS = "danet_jax.crc32"
-"""The key in the metadata of the checksums, as JSON: one for each tensor by name, and one for all texts beside them."""
+"""The metadata key of the checksums: JSON with one for each tensor by name, and one for all metadata texts together."""
 
 _TEXTS = "texts"
 
 
 def checksums(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
-    """Returns the CRC-32 of each tensor's bytes (those of C order), and of `texts`, in JSON."""
+    """Returns the CRC-32 of each tensor's bytes in C order, and of `texts`, as JSON."""
     sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in tensors.items()}
     return json.dumps({**sums, _TEXTS: _of_texts(texts)})
 
 
 def verify(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Compares what was read with its checksums, if it has any.
+    """Verifies the checksums of a file's content, if the file contains checksums.
 
     Raises:
-      InputError: a tensor or a text has changed since it was written; `value` lists them.
+      InputError: a tensor or text differs from its checksum; `value` lists all that differ.
     """
     if CHECKSUMS not in metadata:
         return

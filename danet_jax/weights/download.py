@@ -1,4 +1,4 @@
-"""Downloads weights and archives of data sets: they are resumed and checked, and a file is complete or not there."""
+"""Downloads weights and archives of data sets. Downloads can be resumed, are verified, and appear once complete."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from danet_jax.runs.files import as_path
 from danet_jax.runs.terminal import shown
 
 _BLOCK = 1 << 20
-_TIMEOUT = 30.0  # seconds without a byte
-_ATTEMPTS = 4  # in a row without progress
+_TIMEOUT = 30.0  # Seconds without receiving a byte.
+_ATTEMPTS = 4  # Consecutive attempts without progress.
 
-# What file systems call the state of a file in `info`. Each state of a file has a name of its own in the cache.
+# The keys with which file systems describe the version of a file in `info`. The cache stores each version separately.
 _STATE = ("size", "ETag", "Last-Modified", "generation", "md5Hash", "blob_id", "mtime", "created")
 
 
@@ -35,26 +35,26 @@ def cache_directory() -> Path:
 
 
 def cached_path(url: str) -> Path:
-    """Returns where the file at `url`, whose name is unique, is in the cache."""
+    """Returns the path in the cache of the file at `url`, whose file name is unique."""
     return cache_directory() / url.rsplit("/", 1)[-1]
 
 
 def download(address: str, path: Path | None = None, digest: str = "") -> Path:
-    """Returns the file at `address` on disk, downloaded unless it is there already.
+    """Downloads the file at `address`, unless it has been downloaded already, and returns its path.
 
-    It is written to `NAME.part`, which a later call resumes, and renamed when its size and its digest are right. A
-    second process waits until the first is done.
+    The file is written to `NAME.part`, which a later call resumes, and renamed once its size and digest are verified.
+    If another process is downloading the same file, this one waits for it.
 
     Args:
-      address: any address that fsspec knows: `https://`, `gs://`, `hf://OWNER/NAME/FILE` (needs huggingface_hub),
-        `memory://`. A `file://` is returned as it is.
-      path: where to put it. By default in the cache, under a name of its own for each state of the file.
-      digest: `ALGORITHM:HEXADECIMAL`, such as `sha256:f37072fd`; the beginning of the digest is enough. Without it,
-        the digest that Hugging Face and Google Cloud Storage publish is checked.
+      address: any address that fsspec supports: `https://`, `gs://`, `hf://OWNER/NAME/FILE` (needs huggingface_hub),
+        `memory://`. The path of a `file://` address is returned without copying the file.
+      path: the path of the download. By default, a path in the cache that differs for each version of the file.
+      digest: `ALGORITHM:HEXADECIMAL`, such as `sha256:f37072fd`; a prefix of the digest is sufficient. By default, the
+        digest that Hugging Face and Google Cloud Storage publish is verified.
 
     Raises:
-      InputError: the address does not exist or cannot be reached, the disk is full, or the content is not what the
-        digest says. `what` is the address, or the file that cannot be written.
+      InputError: the address does not exist or cannot be reached, the disk is full, or the content does not match the
+        digest. `what` is the address, or the file that cannot be written.
     """
     if path is not None and path.exists():
         return path
@@ -72,7 +72,7 @@ def download(address: str, path: Path | None = None, digest: str = "") -> Path:
                 _transfer(source, part)
                 _check(part, address, digest)
                 part.replace(path)
-            _delete(lock)  # processes that wait for it find `path`
+            _delete(lock)  # Processes that wait for the lock find that `path` exists.
     except OSError as error:
         _delete(part)
         raise InputError(f"{part}: cannot be written: {error.strerror or error}", what=str(part)) from error
@@ -80,7 +80,7 @@ def download(address: str, path: Path | None = None, digest: str = "") -> Path:
 
 
 class _Source(NamedTuple):
-    """A file in one of fsspec's file systems, and what that knows about it."""
+    """A file in an fsspec file system, with the file system's information about it."""
 
     address: str
     fs: Any
@@ -94,21 +94,22 @@ class _Source(NamedTuple):
         scheme = urlsplit(address).scheme
         options: dict[str, Any] = {}
         if scheme == "gs":
-            as_path(address)  # sets the timeouts of requests; says what to install
+            as_path(address)  # This sets timeouts, and raises an error if gcsfs is not installed.
         elif scheme in ("http", "https"):
             import aiohttp
 
             timeout = aiohttp.ClientTimeout(sock_connect=_TIMEOUT, sock_read=_TIMEOUT)
-            options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}  # proxies of the environment
+            # `trust_env` uses the proxies in the environment variables.
+            options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
         try:
             fs, path = fsspec.url_to_fs(address, **options)
             return cls(address, fs, path, fs.info(path))
-        except Exception as error:  # whatever a library, a network or a server may do
+        except Exception as error:  # fsspec's file systems raise many types of errors.
             raise InputError(f"{address}: cannot be downloaded: {_reason(error)}", what=address) from error
 
     @property
     def protocol(self) -> str:
-        """The first name of the file system."""
+        """The first protocol name of the file system."""
         return self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
 
     @property
@@ -117,7 +118,7 @@ class _Source(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The digest that the file system publishes; empty if it does not."""
+        """The digest that the file system publishes, or "" if it publishes none."""
         if lfs := self.info.get("lfs"):
             return f"sha256:{lfs['sha256']}"
         md5 = self.info.get("md5Hash") or self.info.get("Content-MD5")
@@ -125,14 +126,14 @@ class _Source(NamedTuple):
 
     @property
     def cached(self) -> Path:
-        """The path in the cache of this state of the file."""
+        """The path in the cache of this version of the file."""
         state = [self.address, *(str(self.info.get(name)) for name in _STATE)]
         key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
         name = urlsplit(self.address).path.rsplit("/", 1)[-1][-100:]
         return cache_directory() / f"{key}-{name}"
 
     def open(self, start: int) -> tuple[IO[bytes], int]:
-        """Opens the file at `start`, or at 0 if the server sends the complete file again; returns the position, too."""
+        """Returns the file opened at `start`, or at 0 if the server sends the complete file, and the position."""
         if self.protocol not in ("http", "https"):
             file = self.fs.open(self.path, "rb", block_size=16 * _BLOCK)
             file.seek(start)
@@ -144,7 +145,7 @@ class _Source(NamedTuple):
 
 
 class _BrokenOffError(Exception):
-    """The connection ended before the file did; `__cause__` says why."""
+    """Raised when the connection ends before the file is complete; `__cause__` is the reason."""
 
 
 def _delete(path: Path) -> None:
@@ -153,10 +154,11 @@ def _delete(path: Path) -> None:
 
 
 def _transfer(source: _Source, part: Path) -> None:
-    """Appends the missing bytes to `part`, and tries again when the connection breaks off."""
+    """Appends the missing bytes to `part`, and retries when the connection breaks."""
     import aiohttp
 
-    answers = FileNotFoundError, PermissionError, aiohttp.ClientResponseError  # would be repeated
+    # The server would repeat these answers, so there is no point in retrying.
+    answers = FileNotFoundError, PermissionError, aiohttp.ClientResponseError
     try:
         with part.open("ab") as file, _progress(source, part.stat().st_size) as progress:
             furthest = failures = 0
@@ -203,7 +205,7 @@ def _append(source: _Source, file: IO[bytes], progress: Callable[[int], None]) -
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    """Distinguishes failures of the network from those of the disk, which are OSErrors as well."""
+    """Raises network errors as `_BrokenOffError`, to distinguish them from disk errors, which are OSErrors too."""
     try:
         yield
     except Exception as error:
@@ -213,7 +215,7 @@ def _reading() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     import aiohttp
 
-    while error.__cause__ is not None:  # fsspec calls every failure of a request FileNotFoundError
+    while error.__cause__ is not None:  # fsspec raises FileNotFoundError for every failed request.
         error = error.__cause__
     if isinstance(error, aiohttp.ClientResponseError):
         return f"the server answers {error.status} {error.message}"
@@ -241,7 +243,7 @@ def _check(part: Path, address: str, digest: str) -> None:
 
 @contextlib.contextmanager
 def _progress(source: _Source, start: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal, set to a number of bytes; a line in a log file."""
+    """Shows a progress bar or a log line, and yields a function that sets the number of bytes received."""
     name = urlsplit(source.address).path.rsplit("/", 1)[-1]
     total = None if source.size is None else source.size / 1e6
     with shown(f"downloading {name}", total, start=start // 1_000_000, unit="MB") as update:

@@ -1,6 +1,6 @@
-"""Exports trained weights as safetensors, or as PyTorch's file in the layout of the authors' code.
+"""Exports trained weights as safetensors, or as a PyTorch file in the layout of the authors' code.
 
-Both are written under another name, read back and compared, and only then renamed.
+Each file is written to a temporary name, read back and compared, and only then renamed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,17 @@ from danet_jax.weights.description import CHECKSUMS, KEY, Description, checksums
 
 
 def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes every variable by its path (`params/head/...`), with the description and `metadata` as metadata.
+    """Writes every variable under its path (`params/head/...`), and the network's description.
 
-    `load_checkpoint` returns exactly the same network.
+    `load_checkpoint` reads exactly the same network from the file.
+
+    Args:
+      checkpoint: a complete network.
+      path: the path of the file.
+      metadata: further metadata of the file.
+
+    Raises:
+      InputError: the file cannot be written, or differs from the network when it is read back.
     """
     from safetensors.numpy import save
 
@@ -34,12 +42,18 @@ def export_safetensors(checkpoint: Checkpoint, path: Path, metadata: Mapping[str
 
 
 def export_torch(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes `{"state_dict": ...}` with the names of the authors' code, and the description beside it.
+    """Writes `{"state_dict": ...}` with the names of the authors' code, and the network's description next to it.
 
-    Their network has ImageNet's classifier too, `pretrained.fc`, which it does not use: load with `strict=False`.
+    The authors' network also has an ImageNet classifier, `pretrained.fc`, which it does not use. Load the file there
+    with `strict=False`.
+
+    Args:
+      checkpoint: a complete network.
+      path: the path of the file.
 
     Raises:
-      InputError: torch is not installed, or the network takes images of more than 8 bits.
+      InputError: torch is not installed, the network takes images of more than 8 bits, or the file cannot be written
+        or differs from the network when it is read back.
     """
     if checkpoint.bits > 8:
         raise InputError(
@@ -61,14 +75,14 @@ def export_torch(checkpoint: Checkpoint, path: Path) -> None:
         CHECKSUMS: checksums(state_dict, {KEY: described}),
     }
     with replacing(path) as partial:
-        buffer = io.BytesIO()  # not to the disk: torch raises no OSError when it is full
+        buffer = io.BytesIO()  # Not the file itself: torch raises no OSError when the disk is full.
         torch.save(content, buffer)
         partial.write_bytes(buffer.getbuffer())
         _check_equal(checkpoint, partial, path)
 
 
 def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns variables by their path, `params/backbone/...` and `batch_stats/backbone/...`, in contiguous float32."""
+    """Returns contiguous float32 arrays by path, such as `params/backbone/...` or `batch_stats/backbone/...`."""
     return {
         name: np.ascontiguousarray(leaf, np.float32).reshape(np.shape(leaf))
         for name, leaf in flatten_dict(variables, sep="/").items()
@@ -76,7 +90,7 @@ def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def description(checkpoint: Checkpoint) -> str:
-    """Returns what the file says about the network, in JSON."""
+    """Returns the description of the network as JSON."""
     return Description.of(
         checkpoint.network, checkpoint.classes, checkpoint.config, checkpoint.bits
     ).to_json()

@@ -1,4 +1,4 @@
-"""Exports the inference function as an ONNX graph with jax2onnx, for any number of images of one size."""
+"""Exports the inference function as an ONNX graph with jax2onnx, for any number of images of a fixed size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat
 from danet_jax.weights.export_stablehlo import Apply, Size, by_path, check, pixel_type, whole_image
 
-# Calls in a jaxpr that can be replaced by what they call, when no gradient is asked for.
+# Calls in a jaxpr that can be inlined when no gradient is needed.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
@@ -32,21 +32,22 @@ def export_onnx(
     apply: Apply = whole_image,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes `images` uint8 `[batch, H, W, 3]` RGB -> `probabilities` float32 `[batch, H, W, num_classes]`.
+    """Writes an ONNX graph that maps images to class probabilities.
 
-    It computes in float32, whatever the network did. Images are uint16 for a network of more than 8 bits.
+    Its input is `images`, uint8 `[batch, H, W, 3]` RGB, or uint16 if the network takes more than 8 bits. Its output is
+    `probabilities`, float32 `[batch, H, W, num_classes]`. The graph computes in float32, whatever the network's dtype.
 
-    The file is run in onnxruntime and compared before it is put in place. Its metadata hold the description.
+    The file is run in onnxruntime and compared before it replaces `path`. Its metadata contain the description.
 
     Args:
       checkpoint: a complete network.
-      path: the file.
-      size: height and width of the images.
-      apply: the function that is exported.
-      metadata: further metadata of the file, beside the description.
+      path: the path of the file.
+      size: height and width of the images in pixels.
+      apply: the function to export.
+      metadata: further metadata of the file.
 
     Raises:
-      InputError: jax2onnx or onnxruntime is not installed or fails, or the result differs.
+      InputError: jax2onnx or onnxruntime is not installed or fails, or the result differs from the network's.
     """
     try:
         import jax2onnx
@@ -56,15 +57,15 @@ def export_onnx(
         raise InputError(
             f"--format=onnx needs {error.name}: pip install jax2onnx onnx onnxruntime", what="--format=onnx"
         ) from None
-    # Position attention consists of plain operations, because ONNX has none of the platforms' kernels. It computes in
-    # float32, because onnxruntime has most operations in no other type that JAX and a CPU know.
+    # Position attention uses plain operations, because ONNX has no fused kernels for it. The graph computes in float32,
+    # because onnxruntime supports most operations on CPUs in no other type that JAX has.
     model = checkpoint.network.clone(attention_backend="rows", dtype=jnp.float32)
     in_float32 = dataclasses.replace(checkpoint, model=model)
     weights, function = flat(checkpoint.variables), by_path(apply, model)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *size, 3), pixel_type(checkpoint))
     jaxpr = jax.make_jaxpr(lambda images: function(weights, images))(images)
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of every constant without a type
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # It warns about every constant without a type.
     with _in_one_line("jax2onnx", path):
         graph = jax2onnx.to_onnx(
             lambda images: _in_plain_operations(jaxpr.jaxpr, jaxpr.consts, images)[0],
@@ -84,7 +85,7 @@ def export_onnx(
 
 @contextlib.contextmanager
 def _in_one_line(library: str, path: Path) -> Iterator[None]:
-    """Raises errors of a library as InputError; `replacing` reports a full disk."""
+    """Raises the errors of a library as InputError, except OSError, which `replacing` handles."""
     try:
         yield
     except (InputError, OSError):
@@ -97,10 +98,10 @@ def _in_one_line(library: str, path: Path) -> Iterator[None]:
 
 
 def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[Any]:
-    """Evaluates a jaxpr with its calls inlined, and max-pooling as maxima of slices.
+    """Evaluates a jaxpr with its calls inlined, and with max pooling computed as maxima of slices.
 
-    jax2onnx 0.17 turns max-pooling in NHWC into one over four dimensions, which onnxruntime does not have, and confuses
-    layouts when it sees Flax's own functions instead of primitives.
+    jax2onnx 0.17 converts max pooling in NHWC to pooling over four dimensions, which onnxruntime does not support, and
+    confuses layouts when it converts Flax functions instead of primitives.
     """
     from jax.extend.core import Literal
 
@@ -126,7 +127,7 @@ def _in_plain_operations(jaxpr: Any, constants: Any, *arguments: Any) -> list[An
 
 
 def _max_pool(x: jax.Array, params: dict[str, Any]) -> jax.Array:
-    """Pools axis by axis. Where a window reaches beyond the edge, repeating the edge does not change its maximum."""
+    """Computes max pooling axis by axis. Padding by repeating the edge does not change the maximum of a window."""
     axes = zip(params["window_dimensions"], params["window_strides"], params["padding"], strict=True)
     for axis, (window, stride, (before, after)) in enumerate(axes):
         if window == 1:

@@ -1,4 +1,4 @@
-"""The inference function as a StableHLO program beside its weights, in one file; JAX alone runs it.
+"""Exports the inference function as a StableHLO program together with its weights. JAX is all that is needed to run it.
 
     import jax, zipfile
     from safetensors.numpy import load
@@ -7,11 +7,11 @@
         weights = load(file.read("weights.safetensors"))
     probabilities = program.call(weights, images)  # uint8 [B, H, W, 3] RGB -> float32 [B, H, W, num_classes]
 
-Images are uint16, from 0 to 2**bits - 1, for a network that was trained on more than 8 bits per channel; the
-description in the weights' metadata says how many.
+Images are uint16 in the range 0 to 2**bits - 1 if the network was trained on more than 8 bits per channel; the
+description in the metadata of the weights contains the number of bits.
 
-It is lowered for CPU, CUDA and TPU at once. Weights are arguments of the program, not constants in it: they
-would be compiled with it, which takes long, and makes XLA's CPU compiler of JAX 0.10.2 crash in attention.
+The program is lowered for CPU, CUDA and TPU at once. The weights are arguments of the program, because compiling them
+as constants takes long and makes the CPU compiler of JAX 0.10.2 crash in attention.
 """
 
 from __future__ import annotations
@@ -37,39 +37,47 @@ from danet_jax.weights.export_files import description, flat
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""The largest difference of probabilities between an exported program and the network, by the network's dtype.
+"""The largest allowed difference of probabilities between an exported program and the network, by the network's dtype.
 
-In bfloat16 they round differently on CPUs: there `ops.convolution` computes in float32, but not where the number of
-images is open, as in an exported program. Both are equally close to the network in float32.
+In bfloat16 they round differently on CPUs, where `ops.convolution` computes in float32, except in an exported program,
+whose batch size is symbolic. Both are equally close to the network in float32.
 """
 
 Size = tuple[int, int]
 
 
 Apply = Callable[[DANet, Mapping[str, Any], jax.Array], jax.Array]
-"""What is exported: of a network, its variables and images `[B, H, W, 3]`, float32 `[B, H, W, K]`."""
+"""The type of an exported function: maps a network, its variables and images `[B, H, W, 3]` to float32 `[B, H, W, K]`.
+"""
 
 
 def whole_image(model: DANet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-    """Returns class probabilities of images at their own size."""
+    """Returns the class probabilities of images, float32 `[B, H, W, num_classes]`, computed at the images' own size."""
     logits: Any = model.apply(variables, normalize(images))
     return jax.nn.softmax(logits.fusion, axis=-1)
 
 
 def by_path(apply: Apply, model: DANet) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
-    """Returns `apply` of a network as a function of its weights by path and of images."""
+    """Returns a function that takes a network's weights by path and images, and calls `apply`."""
     return lambda weights, images: apply(model, unflatten_dict(dict(weights), sep="/"), images)
 
 
 def pixel_type(checkpoint: Checkpoint) -> Any:
-    """Returns the type of the images that a network takes."""
+    """Returns the dtype of the images that a network takes: uint8, or uint16 for more than 8 bits per channel."""
     return jnp.uint8 if checkpoint.bits == 8 else jnp.uint16
 
 
 def exported_for_all(
     function: Callable[..., Any], weights: Any, size: Size | None, dtype: Any
 ) -> export.Exported:
-    """Exports a function of `weights` and any number of images, of `size` or of any size, for all platforms."""
+    """Exports a function of `weights` and a batch of images for all platforms.
+
+    Args:
+      function: the function to export.
+      weights: a tree of arrays with the shapes and dtypes of the weights.
+      size: height and width of the images in pixels; None exports for any size. The batch size is always symbolic.
+      dtype: the dtype of the images.
+    """
     shape = f"batch, {size[0]}, {size[1]}, 3" if size else "batch, height, width, 3"
     constraints = [] if size else ["height >= 1", "width >= 1"]
     images = jax.ShapeDtypeStruct(export.symbolic_shape(shape, constraints=constraints), dtype)
@@ -84,18 +92,18 @@ def export_stablehlo(
     apply: Apply = whole_image,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the program and the weights, after running them once more as they are read back.
+    """Writes a zip archive with the program and the weights, and verifies it by running what is read back.
 
     Args:
       checkpoint: a complete network.
-      path: the zip archive.
-      size: height and width of the images; None leaves them open. The number of images is always open, so attention
-        consists of plain operations: the kernels of TPUs and GPUs must know it.
-      apply: the function that is exported.
-      metadata: further metadata of the weights, beside the description.
+      path: the path of the archive.
+      size: height and width of the images in pixels; None exports for any size. The batch size is always symbolic, so
+        attention uses plain operations: the kernels of TPUs and GPUs need a fixed batch size.
+      apply: the function to export.
+      metadata: further metadata of the weights.
 
     Raises:
-      InputError: `flatbuffers`, which serialising needs, is not installed, or the result differs.
+      InputError: `flatbuffers`, which serialisation needs, is not installed, or the result differs from the network's.
     """
     from safetensors.numpy import load, save
 
@@ -127,7 +135,7 @@ def export_stablehlo(
 def check(
     checkpoint: Checkpoint, run: Callable[[np.ndarray], Any], sizes: list[Size], path: Path, apply: Apply
 ) -> None:
-    """Raises InputError unless `run` gives the probabilities of `apply`, for batches of one and of two images."""
+    """Raises InputError unless `run` returns the same probabilities as `apply`, for batches of one and two images."""
     expected_of = jax.jit(by_path(apply, checkpoint.network))
     weights = flat(checkpoint.variables)
     tolerance = TOLERANCE[jnp.dtype(checkpoint.network.dtype).name]

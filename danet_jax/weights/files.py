@@ -1,7 +1,7 @@
-"""Reads files of weights as numpy arrays, without running any code that they contain.
+"""Reads weights files as NumPy arrays, without running any code that they contain.
 
-The first bytes of a file, not its name, say whether it is safetensors or PyTorch's (a zip archive, or a bare pickle
-before 2020). PyTorch's files are read by torch with `weights_only=True`.
+The first bytes of a file, not its name, determine whether it is a safetensors file or a PyTorch file (a zip archive,
+or a bare pickle before 2020). PyTorch files are read by torch with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401, lets numpy know bfloat16
+import ml_dtypes  # noqa: F401, registers bfloat16 with NumPy
 import numpy as np
 
 from danet_jax.errors import InputError, first_line
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-_MAX_HEADER = 100_000_000  # bytes of a safetensors header, by its specification
+_MAX_HEADER = 100_000_000  # Bytes; the limit in the specification of safetensors.
 
-# Keys under which training code keeps a state dict beside optimizer, epoch and the like.
+# Keys under which training code stores a state dict next to the optimizer state, the epoch and so on.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network")
 
-# Bookkeeping that mmengine and others save beside the weights. The reader puts `_Ignored` in its place, so that the
-# library that made it need not be installed, and none of its code is run.
+# Objects that mmengine and others save next to the weights. The reader replaces them by `_Ignored`, so that the library
+# that wrote them need not be installed and none of its code is run.
 _BOOKKEEPING = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "argparse.Namespace",
@@ -41,14 +41,14 @@ _BOOKKEEPING = (
 
 @dataclasses.dataclass(frozen=True)
 class WeightsFile:
-    """Tensors by name, and the metadata of the file: text in safetensors, plain values in PyTorch's."""
+    """Tensors by name, and the metadata of the file: strings in safetensors files, plain values in PyTorch files."""
 
     tensors: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
 
 
 class _Ignored:
-    """Takes the place of an object that the reader does not need."""
+    """Replaces an object that the reader does not need."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -60,11 +60,12 @@ class _Ignored:
 def read_weights(path: str | Path) -> WeightsFile:
     """Returns the tensors of a safetensors or PyTorch file, whatever its name.
 
-    For safetensors in several files, give the index (`model.safetensors.index.json`).
+    Args:
+      path: the file. For safetensors split into several files, their index (`model.safetensors.index.json`).
 
     Raises:
-      InputError: it cannot be read, is no file of weights, is truncated, contains other objects than tensors, or
-        is PyTorch's and torch is not installed; one line that names the file.
+      InputError: the file cannot be read, is not a weights file, is truncated or contains objects other than tensors,
+        or it is a PyTorch file and torch is not installed. The message names the file.
     """
     path = Path(path)
     try:
@@ -74,7 +75,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 
 def _read(path: Path) -> WeightsFile:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # Reading a pipe would block.
         raise InputError("not a file (a folder, a pipe or a device)")
     try:
         with path.open("rb") as file:
@@ -97,7 +98,7 @@ def _read(path: Path) -> WeightsFile:
 
 
 def _read_shards(path: Path) -> WeightsFile:
-    """Returns the tensors of all files that an index, such as `model.safetensors.index.json`, names beside it."""
+    """Returns the tensors of all files that an index, such as `model.safetensors.index.json`, lists in its folder."""
     try:
         places = json.loads(path.read_text())["weight_map"]
         names = sorted(set(places.values()))
@@ -139,9 +140,9 @@ def _read_torch(path: Path) -> WeightsFile:
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about how old files were written
+            warnings.simplefilter("ignore")  # torch warns about the format of old files.
             content = _load(torch, path)
-    except Exception as error:  # a damaged pickle can make its reader raise anything
+    except Exception as error:  # A damaged pickle can raise any type of error.
         raise InputError(_reason(error)) from error
     wrapped = content if isinstance(content, Mapping) else {}
     state_dict = next((wrapped[k] for k in _WRAPPERS if isinstance(wrapped.get(k), Mapping)), wrapped)
@@ -152,7 +153,7 @@ def _read_torch(path: Path) -> WeightsFile:
         try:
             value = value.detach()
             tensors[str(name)] = (value.float() if value.is_floating_point() else value).numpy()
-        except (RuntimeError, TypeError) as error:  # sparse, quantised, on no device
+        except (RuntimeError, TypeError) as error:  # The tensor is sparse, quantised or on the meta device.
             raise InputError(f"{name!r} is no plain tensor: {_first_sentence(error)}") from error
     if not tensors:
         raise InputError("contains no tensors")
@@ -161,8 +162,8 @@ def _read_torch(path: Path) -> WeightsFile:
 
 def _load(torch: Any, path: Path) -> Any:
     with path.open("rb") as file:
-        # Mapped, tensors that are not needed, such as the optimizer's, are not read. torch maps only zip archives, and
-        # believes the name of a file that is called `.safetensors`.
+        # Memory mapping avoids reading tensors that are not needed, such as the optimizer state. torch maps only zip
+        # archives, and takes every file called `.safetensors` for one of that format.
         if file.read(4) == _ZIP and path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         file.seek(0)
@@ -187,7 +188,7 @@ def _first_sentence(error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns the numbers and texts of a nested value, and None in place of anything else."""
+    """Returns a nested value in which everything except numbers and strings is replaced by None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

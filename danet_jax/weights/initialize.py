@@ -1,4 +1,4 @@
-"""Pretrained weights in a fresh network: what fits is taken, and what is not taken is reported."""
+"""Initialises a network with the pretrained weights that fit, and reports the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Flat = dict[tuple[str, ...], Any]
 def load_pretrained(
     model: DANet, variables: Mapping[str, Any], path_or_name: str | os.PathLike[str]
 ) -> dict[str, Any]:
-    """Returns fresh variables with the weights of a checkpoint put in place, to start a training from.
+    """Returns the variables of a new network, initialised with the weights of a checkpoint where they fit.
 
     >>> import jax
     >>> from danet_jax import DANet, load_pretrained
@@ -33,20 +33,21 @@ def load_pretrained(
     >>> variables = jax.jit(model.init)(jax.random.key(0), images)  # doctest: +SKIP
     >>> variables = load_pretrained(model, variables, "torchvision/resnet18")  # doctest: +SKIP
 
-    The backbone and its stem must be those of the model. Heads are taken too if the checkpoint has them, except for
-    classifiers with another number of classes. Warns if the checkpoint's network computes something else from the same
-    weights, for example because of its `multi_grid`, or was trained with another normalisation than ImageNet's.
+    The checkpoint must have the same backbone and stem as the model. Its heads are used too, if it has any, except for
+    classifiers with another number of classes. A warning is issued if the checkpoint's network computes different
+    results from the same weights, for example because of its `multi_grid`, or if it was not trained with ImageNet's
+    normalisation.
 
     Args:
       model: the network.
-      variables: what `model.init` returns.
+      variables: the variables that `model.init` returned.
       path_or_name: an ImageNet classifier, another backbone or a complete DANet; see `load_checkpoint`.
 
     Returns:
-      `params` and `batch_stats`, each leaf with the dtype and the sharding of the fresh one.
+      `params` and `batch_stats`, each leaf with the dtype and sharding of the one in `variables`.
 
     Raises:
-      InputError: the variables are not the model's; or there is no such checkpoint, or it has another backbone or stem.
+      InputError: the variables do not fit the model, or the checkpoint does not exist or has another backbone or stem.
     """
     check_fits(model, variables)
     checkpoint = load_checkpoint(path_or_name)
@@ -66,11 +67,13 @@ def load_pretrained(
 def initialize_from(
     checkpoint: Checkpoint, model: DANet, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns `variables` of `model` with those of `checkpoint` in place of them where they fit, and a report.
+    """Replaces the variables of `model` by those of `checkpoint` where they fit.
 
-    The report's lines say what was taken, what keeps its fresh values, what was left behind, and which options differ.
+    The checkpoint must have the same backbone and stem as the model; see `refuse_other_backbone`.
 
-    The checkpoint must have the backbone and the stem of the model; see `refuse_other_backbone`.
+    Returns:
+      The variables, and a report whose lines say which ones come from the checkpoint, which keep their initial values,
+      which ones of the checkpoint were not used, and which options differ.
     """
     found = checkpoint.model
     fresh: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
@@ -94,7 +97,7 @@ def initialize_from(
 
 
 def refuse_other_backbone(checkpoint: Checkpoint, model: DANet, path: str | os.PathLike[str]) -> None:
-    """Raises InputError, naming the checkpoint's path, if it has another backbone or stem than `model`."""
+    """Raises InputError if the checkpoint at `path` has another backbone or stem than `model`."""
     for option in ("backbone", "stem"):
         here, there = getattr(model, option), getattr(checkpoint.model, option)
         if here != there:
@@ -108,8 +111,8 @@ def refuse_other_backbone(checkpoint: Checkpoint, model: DANet, path: str | os.P
 
 
 def differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
-    """Returns a line about each option that makes the same weights compute something else, with the flag to set."""
-    if isinstance(found, ResNet):  # every segmentation network dilates a classifier
+    """Returns a line for each differing option that changes what the weights compute, with the flag to set."""
+    if isinstance(found, ResNet):  # Segmentation networks always dilate the classifier's convolutions.
         return []
     pairs = [(name, getattr(found, name), getattr(model, name)) for name in _CHANGING]
     return [
@@ -129,5 +132,5 @@ def _like(value: Any, fresh: Any) -> Any:
 
 
 def _modules(paths: Any) -> str:
-    """The modules that parameters belong to: `backbone`, and the parts of the heads."""
+    """Returns the names of the modules that variables belong to: `backbone`, or a part of a head."""
     return ", ".join(sorted({path[1] if path[1] == "backbone" else "/".join(path[1:3]) for path in paths}))

@@ -1,4 +1,4 @@
-"""What a checkpoint of mmsegmentation says about itself: the config of its training as text, and its classes."""
+"""Reads the training config, which is text, and the classes from the metadata of an mmsegmentation checkpoint."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from danet_jax.weights.names import PREFIXES
 
 Triple = tuple[float, float, float]
 
-# Strides of the four stages, after a stem that divides by 4 -> output stride -> dilations of the four stages.
+# The strides of the four stages, after a stem of stride 4, determine the output stride, and this the dilations.
 _OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
 _DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
 _THRESHOLD = 0.3
-"""mmsegmentation's threshold of a sigmoid channel where the config says none."""
+"""mmsegmentation's default threshold for a sigmoid channel."""
 
 _CLASSIFIERS = (
     "decode_head.conv_seg",
@@ -33,14 +33,15 @@ _CLASSIFIERS = (
 
 
 class Config(NamedTuple):
-    """What the config of the training says.
+    """The relevant parts of the training config.
 
     Attributes:
       options: arguments of `DANet`.
-      mean, std: the normalisation, R, G, B in 0 to 1; None where there is no config.
-      bgr: whether the network sees blue first, as Caffe's backbones do.
-      caffe: whether bottlenecks have their stride on the first 1x1 convolution, as Caffe's have.
-      threshold: the threshold of the one sigmoid channel that stands for two classes; None if each class has a channel.
+      mean, std: the normalisation, for R, G and B in the range 0 to 1; None if there is no config.
+      bgr: whether the network takes BGR images, as Caffe's backbones do.
+      caffe: whether the stride of a bottleneck is on its first 1x1 convolution, as in Caffe.
+      threshold: the threshold of a single sigmoid channel that represents two classes; None if each class has a
+        channel.
     """
 
     options: Mapping[str, Any] = {}
@@ -52,17 +53,17 @@ class Config(NamedTuple):
 
 
 def read_config(metadata: Mapping[str, Any]) -> Config:
-    """Returns what the text of the training's config says.
+    """Returns the relevant parts of the training config in a checkpoint's metadata.
 
     Raises:
-      InputError: it describes a network that does not exist here, or contradicts itself.
+      InputError: the config describes a network that is not supported, or contradicts itself.
     """
     text = _text(metadata)
     options: dict[str, Any] = {}
     said = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
     if len(said) == 1:
         options["align_corners"] = said == {"True"}
-    # The backbone's come first in the text.
+    # The first match in the text belongs to the backbone.
     if strides := _integers("strides", text):
         if strides not in _OUTPUT_STRIDES:
             existing = ", ".join(map(str, _OUTPUT_STRIDES))
@@ -85,7 +86,7 @@ def read_config(metadata: Mapping[str, Any]) -> Config:
 
 
 def _refuse_other_network(text: str, options: Mapping[str, Any]) -> None:
-    """Raises InputError if tensors of these shapes compute something else under a config than here."""
+    """Raises InputError if the config makes the same tensors compute something that `DANet` does not."""
     dilations = _integers("dilations", text)
     expected = _DILATIONS[options.get("output_stride", 8)]
     if dilations and dilations != expected:
@@ -94,7 +95,7 @@ def _refuse_other_network(text: str, options: Mapping[str, Any]) -> None:
             value=dilations,
             allowed=expected,
         )
-    # In these stages the first block's dilation would be halved. A multi-grid has dilations of its own.
+    # With contract_dilation, the dilation of the first block is halved in these stages; multi-grid sets its own.
     halved = [d for d in dilations[: 3 if "multi_grid" in options else 4] if d > 1]
     contracted = re.search(r"\bcontract_dilation\s*=\s*(True|False)", text)
     if (contracted is None and halved) or (
@@ -109,18 +110,22 @@ def _refuse_other_network(text: str, options: Mapping[str, Any]) -> None:
 
 
 def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether tensors have the names that mmsegmentation gives them."""
+    """Returns whether the tensors have mmsegmentation's names."""
     return any(name.startswith(PREFIXES["mmseg"]) for name in tensors)
 
 
 def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
-    """Returns `tensors` with a channel for each of two classes, where the head has one sigmoid channel for both.
+    """Returns tensors with a channel for each of two classes if the head has a single sigmoid channel for both.
 
-    The second of the logits (0, x - log(t / (1 - t))) is the larger one exactly where sigmoid(x) > t. Over several
-    scales and flips, where mmsegmentation takes the mean of sigmoid(x), this holds for t = 0.5 only.
+    Of the logits (0, x - log(t / (1 - t))), the second is larger if and only if sigmoid(x) > t. With several scales or
+    flipping, where mmsegmentation averages sigmoid(x), this is true only for t = 0.5.
+
+    Args:
+      tensors: the tensors of a network.
+      threshold: the threshold t of the sigmoid channel; None if the config does not describe one.
 
     Raises:
-      InputError: there is one channel, and no config that says what it means.
+      InputError: the head has a single channel, but there is no threshold.
     """
     single = [name for name in _CLASSIFIERS if np.shape(tensors.get(f"{name}.bias", ())) == (1,)]
     if not single:
@@ -140,7 +145,7 @@ def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> M
 
 
 def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
-    """Returns the classes that the file names, if there are as many as the network has."""
+    """Returns the classes in the metadata, or None unless there are `num_classes` of them."""
     meta = _mapping(metadata.get("meta"))
     described = {
         str(key).lower(): value for key, value in (_mapping(meta.get("dataset_meta")) or meta).items()
@@ -153,7 +158,7 @@ def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
 
 
 def _text(metadata: Mapping[str, Any]) -> str:
-    """Returns the config: `meta.config` of version 0.x, `meta.cfg` of 1.x, or `runtime_info.cfg` of mmengine."""
+    """Returns the config: `meta.config` in version 0.x, `meta.cfg` in 1.x, or `runtime_info.cfg` of mmengine."""
     hub = _mapping(_mapping(metadata.get("message_hub")).get("runtime_info"))
     for place in (_mapping(metadata.get("meta")), hub):
         for key in ("config", "cfg"):
@@ -185,11 +190,11 @@ def _normalisation(text: str) -> tuple[Triple | None, Triple | None, bool]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """Returns `value`, or nothing where a file contains something else in its place."""
+    """Returns `value` if it is a mapping, otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _integers(name: str, text: str) -> tuple[int, ...]:
-    """Returns the numbers of the first `name=(...)` or `name=[...]` in `text`, on however many lines."""
+    """Returns the numbers of the first `name=(...)` or `name=[...]` in `text`, which may span several lines."""
     found = re.search(rf"\b{name}\s*=\s*[\[(]([\d,\s]+)[\])]", text)
     return tuple(map(int, re.findall(r"\d+", found[1]))) if found else ()

@@ -1,4 +1,4 @@
-"""What the network's variables are called in the state dicts that people have.
+"""The names of the network's variables in published state dicts.
 
 authors   `pretrained.*`, `head.*`                           github.com/junfu1115/DANet
 mmseg     `backbone.*`, `decode_head.*`, `auxiliary_head.*`  mmsegmentation 0.x and 1.x
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Each module of the heads, and the scalars alpha and beta: in the authors' code, in mmsegmentation.
+# The names of each module of the heads and of the scalars alpha and beta, in the authors' code and in mmsegmentation.
 _HEADS = {
     "head/position_in/conv": ("head.conv5a.0", "decode_head.pam_in_conv.conv"),
     "head/position_in/bn": ("head.conv5a.1", "decode_head.pam_in_conv.bn"),
@@ -39,7 +39,7 @@ HEADS = {
     layout: {path: names[index] for path, names in _HEADS.items()}
     for index, layout in enumerate(("authors", "mmseg"))
 }
-"""Layout -> path of a module -> its name."""
+"""The name of each module by layout and by the module's path."""
 
 LAYOUTS = (*HEADS, "backbone")
 PREFIXES = {"authors": "pretrained.", "mmseg": "backbone.", "backbone": ""}
@@ -54,7 +54,7 @@ READ_FROM_TENSORS = (
 )
 """Options of `DANet` that follow from the names and shapes of its variables."""
 
-# The convolutions and BNs of a deep stem are in a Sequential. Encoding keeps the last BN apart.
+# The convolutions and BNs of a deep stem are in a Sequential, except for the last BN in PyTorch-Encoding.
 DEEP_STEMS = {
     "encoding": (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")),
     "mmseg": (("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")),
@@ -77,8 +77,8 @@ def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) 
     Args:
       path: the path of the variable, such as `params/backbone/layer1_0/conv1/kernel`.
       layout: one of `LAYOUTS`.
-      deep_stem: one of `DEEP_STEMS`, in whose style the parts of a stem with three convolutions are named.
-      options: the network's options; without attention the fusion's classifier has another name.
+      deep_stem: one of `DEEP_STEMS`, the naming style of a stem with three convolutions.
+      options: the network's options. Without attention, the fusion's classifier has another name.
     """
     _, *module, leaf = path.split("/")
     if leaf in SCALARS:
@@ -98,5 +98,5 @@ def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) 
 
 
 def has_attention(options: Mapping[str, Any]) -> bool:
-    """Returns whether a network of these options has at least one attention branch."""
+    """Returns whether a network with these options has at least one attention branch."""
     return options["position_attention"] or options["channel_attention"]

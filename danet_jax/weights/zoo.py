@@ -1,4 +1,4 @@
-"""Published checkpoints: where they are, how they were trained and what they reached."""
+"""Published checkpoints: their addresses, training settings and mIoU."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Entry:
     """A published checkpoint.
 
     Attributes:
-      name: the name that `load_checkpoint` takes.
-      url: the address of the file, which ends in the first digits of its SHA-256.
-      dataset: the data set that it was trained on.
-      crop: height and width of the training crops; None for ImageNet classifiers.
-      iterations: the number of training steps of 8 (Cityscapes) or 16 images.
-      miou, miou_multi_scale: published mean IoU in % on the validation split, at one scale, and at several scales with
-        flipping.
+      name: the name to pass to `load_checkpoint`.
+      url: the address of the file, whose name ends in the first digits of its SHA-256.
+      dataset: the data set that the network was trained on.
+      crop: height and width of the training crops in pixels; None for ImageNet classifiers.
+      iterations: the number of training steps, with batches of 8 (Cityscapes) or 16 images.
+      miou, miou_multi_scale: published mean IoU in % on the validation split, at a single scale, and at several scales
+        with flipping.
       options: arguments of `DANet` that the tensors do not determine.
     """
 
@@ -41,7 +41,7 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """The same digits, as `download` takes them."""
+        """The same digits in the form that `download` takes."""
         return f"sha256:{self.sha256}"
 
 
@@ -49,7 +49,7 @@ _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5/danet"
 _MMPRETRAIN = "https://download.openmmlab.com/pretrain/third_party"
 _TORCHVISION = "https://download.pytorch.org/models"
 
-# Depth, crop, iterations, data set, the end of the file's name, mIoU, mIoU with several scales and flipping.
+# Depth, crop, iterations, data set, end of the file name, mIoU, mIoU at several scales with flipping.
 # Source: configs/danet/metafile.yaml of mmsegmentation 1.x.
 _DANETS = (
     (50, (512, 1024), "40k", "cityscapes", "20200605_191324-c0dbfa5f", 78.74, None),
@@ -70,7 +70,7 @@ _DANETS = (
     (101, (512, 512), "40k", "voc12aug", "20200613_223031-788e232a", 76.51, 77.32),
 )
 
-# torchvision's first (v1) and newer (v2) ImageNet weights, and those that mmsegmentation starts from.
+# torchvision's original (v1) and newer (v2) ImageNet weights, and the ones that mmsegmentation starts from.
 _BACKBONES = (
     ("torchvision/resnet18", f"{_TORCHVISION}/resnet18-f37072fd.pth"),
     ("torchvision/resnet34", f"{_TORCHVISION}/resnet34-b627a593.pth"),
@@ -102,14 +102,14 @@ ZOO: tuple[Entry, ...] = (
     *(_danet(*row) for row in _DANETS),
     *(Entry(name, url, "imagenet") for name, url in _BACKBONES),
 )
-"""Every checkpoint that `load_checkpoint` knows by name."""
+"""All checkpoints that `load_checkpoint` can load by name."""
 
 
 def find(name: str) -> Entry:
     """Returns the entry called `name`.
 
     Raises:
-      InputError: there is none; the message contains the nearest names.
+      InputError: there is no such entry; the message contains the nearest names.
     """
     for entry in ZOO:
         if entry.name == name:
