@@ -1,1 +1,1 @@
-"""The paper as pure Flax modules: the dilated backbone, the two attention modules, the network."""
+"""The paper's network as Flax modules: the dilated backbone, the two attention modules and DANet."""

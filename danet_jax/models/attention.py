@@ -1,4 +1,4 @@
-"""The two attention modules of the paper (sections 3.2 and 3.3), for any features `[B, H, W, C]`."""
+"""The two attention modules of the paper (sections 3.2 and 3.3), for features `[B, H, W, C]`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from danet_jax.ops.checks import check_arrays, check_choice, check_whole, option
 
 
 class PositionAttention(nn.Module):
-    """Position attention module, equations 1 and 2: every position gathers from all positions that resemble it.
+    """Position attention module (equations 1 and 2): every position aggregates features from all similar positions.
 
-    It computes `out_j = alpha * sum_i softmax_i(q_j . k_i) v_i + x_j`, without the 1/sqrt(d) of other attentions, where
-    alpha is a learnt scalar that starts at 0. It is exact, in memory linear in the number of positions.
+    It computes `out_j = alpha * sum_i softmax_i(q_j . k_i) v_i + x_j`, without the usual scaling by 1/sqrt(d), where
+    alpha is a learnt scalar that is initialised to 0. The result is exact, and memory is linear in the number of
+    positions.
 
-    With `mutable=["intermediates"]`, `apply` also returns `queries` and `keys`, `[B, H*W, key_features]` each, for
-    `danet_jax.attention_row` and others that show what a pixel attends to.
+    With `mutable=["intermediates"]`, `apply` also returns `queries` and `keys`, `[B, H*W, key_features]` each, from
+    which for example `danet_jax.attention_row` computes what a pixel attends to.
 
     Attributes:
-      key_features: channels of query and key; None for the paper's C / 8.
-      backend: see `danet_jax.position_attention`.
+      key_features: number of channels of query and key; None for C / 8, as in the paper.
+      backend: implementation of the attention; see `danet_jax.position_attention`.
       dtype, param_dtype, precision, kernel_init, bias_init: as in `flax.linen.Conv`, for the three 1x1 convolutions.
-        The defaults of the last two are torch's, U(-1/sqrt(C), 1/sqrt(C)) for kernels and biases. `precision` concerns
-        these convolutions only and changes nothing on a CPU; logits and softmax are always computed in float32.
+        Kernels and biases are initialised as in torch, U(-1/sqrt(C), 1/sqrt(C)), by default. `precision` applies only
+        to these convolutions and has no effect on a CPU; logits and softmax are always computed in float32.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -56,11 +57,18 @@ class PositionAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Applies the module to `x` `[B, H, W, C]`; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
+        """Applies the module.
+
+        Args:
+          x: float `[B, H, W, C]`.
+          mask: bool `[B, H, W, 1]`, False at positions that must not be attended to, such as padding.
+
+        Returns:
+          `[B, H, W, C]`.
 
         Raises:
-          InputError: an array has the wrong dtype or shape, or `x` has fewer than 8 channels and there are no
-            `key_features`.
+          InputError: an array has the wrong dtype or shape, or `x` has fewer than 8 channels and `key_features` is
+            None.
         """
         check_arrays(x=(x, "float B H W C"), mask=(mask, "bool B H W 1 or None"))
         batch, height, width, channels = x.shape
@@ -88,14 +96,14 @@ class PositionAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Channel attention module, equations 3 and 4: every channel map gathers from all channel maps.
+    """Channel attention module (equations 3 and 4): every channel map aggregates all channel maps.
 
-    It computes `out = beta * (A X) + x`, where X is the features as `[C, H*W]` and beta a learnt scalar that starts at
-    0.
+    It computes `out = beta * (A X) + x`, where X are the features as `[C, H*W]`, and beta is a learnt scalar that is
+    initialised to 0.
 
     Attributes:
-      energy: `"paper"` is equation 3, A = softmax(X X^T). `"official"` is the authors' code, with which every published
-        checkpoint was trained, A = softmax(rowmax(X X^T) - X X^T): the opposite sign.
+      energy: `"paper"` for equation 3, A = softmax(X X^T). `"official"` for the authors' code, with which all published
+        checkpoints were trained: it has the opposite sign, A = softmax(rowmax(X X^T) - X X^T).
       dtype, param_dtype: as in `flax.linen.Conv`; X X^T and the softmax are always computed in float32.
 
     Example:
@@ -118,7 +126,14 @@ class ChannelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Applies the module to `x` `[B, H, W, C]`; places where `mask` (bool `[B, H, W, 1]`) is False do not exist.
+        """Applies the module.
+
+        Args:
+          x: float `[B, H, W, C]`.
+          mask: bool `[B, H, W, 1]`, False at positions to ignore, such as padding.
+
+        Returns:
+          `[B, H, W, C]`.
 
         Raises:
           InputError: an array has the wrong dtype or shape.

@@ -1,4 +1,4 @@
-"""DANet: the two attention modules on a dilated ResNet (section 3.4, figure 2), or on a backbone of your own."""
+"""DANet: the two attention modules on top of a dilated ResNet (section 3.4, figure 2) or of your own backbone."""
 
 from __future__ import annotations
 
@@ -39,9 +39,13 @@ from danet_jax.ops.sharding import keep_divided
 
 
 class Logits(NamedTuple):
-    """Class scores before the softmax, float32 `[B, H, W, num_classes]`; None where a branch is off.
+    """Class scores before the softmax, float32 `[B, H, W, num_classes]` each.
 
-    `fusion` is the result. The others serve the loss, and show what each attention module sees by itself.
+    Attributes:
+      fusion: the prediction of the network.
+      position, channel: the predictions of the two attention branches by themselves, which are used in the loss; None
+        if the network does not have the branch.
+      auxiliary: the prediction of the auxiliary head, which is used in the loss; None if there is no such head.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,14 +63,17 @@ class Logits(NamedTuple):
 def classify(
     x: jax.Array, num_classes: int, dropout_rate: float, name: str, *, train: bool, computation: Computation
 ) -> jax.Array:
-    """Drops whole channels, then convolves 1x1 with bias to float32 logits, in the calling module's scope."""
+    """Applies channel dropout and a 1x1 convolution with bias in the calling module's scope; returns float32 logits."""
     x = nn.Dropout(dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
     logits = Convolution(num_classes, use_bias=True, computation=computation, name=name)(keep_divided(x))
     return keep_divided(logits.astype(jnp.float32))
 
 
 class Head(nn.Module):
-    """Two attention branches, their sum, and a classifier for each of the three (figure 2); options as in `DANet`."""
+    """The two attention branches, their sum, and a classifier for each of the three (figure 2).
+
+    The attributes have the same meaning as in `DANet`.
+    """
 
     num_classes: int
     position_attention: bool = True
@@ -79,7 +86,13 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> Logits:
-        """Computes logits at the resolution of features `[B, h, w, C]`; `sizes` are the images' sizes in them."""
+        """Computes logits at the resolution of the features.
+
+        Args:
+          x: features `[B, h, w, C]`.
+          sizes: int `[B, 2]`, heights and widths of the images within the features; None if there is no padding.
+          train: whether to use batch statistics and dropout.
+        """
         features = x.shape[-1] // 4
         mask = None if sizes is None else inside(x, sizes)
         x = masked(x, mask)
@@ -105,7 +118,7 @@ class Head(nn.Module):
                 self.channel_energy, how.dtype, how.param_dtype, name="channel_attention"
             )
             branches["channel"] = branch("channel", channel)
-        # Without branches this is table 1's baseline, the dilated FCN.
+        # Without branches, this is the baseline in table 1, the dilated FCN.
         fusion = functools.reduce(jnp.add, branches.values()) if branches else convolution(x, "fcn_in")
         logits = {
             name: classify(
@@ -117,7 +130,7 @@ class Head(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """mmsegmentation's auxiliary head on layer3: a 3x3 to a quarter of the channels, BN, ReLU, classifier."""
+    """mmsegmentation's auxiliary head on layer3: a 3x3 convolution to C / 4 channels, BN, ReLU and a classifier."""
 
     num_classes: int
     dropout_rate: float = 0.1
@@ -125,7 +138,7 @@ class FCNHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
-        """Computes logits at the resolution of features `[B, h, w, C]`."""
+        """Computes logits at the resolution of features `[B, h, w, C]`; see `Head` for the arguments."""
         how = self.computation
         x = masked(x, None if sizes is None else inside(x, sizes))
         x = ConvBNReLU(x.shape[-1] // 4, how, name="in")(x, train=train)
@@ -136,36 +149,37 @@ class DANet(nn.Module):
     """Dual Attention Network for scene segmentation (arXiv 1809.02983).
 
     Attributes:
-      num_classes: K, the channels of the logits.
-      backbone: "resnet18", "resnet34", "resnet50" or "resnet101", or a Linen module of your own. It is called with
-        normalised images `[B, H, W, 3]`, and with `train` if its `__call__` takes it. It returns features
-        `[B, ceil(H / s), ceil(W / s), C]`, or a pair of them for the auxiliary head and for the attention modules,
-        and has s as its attribute `output_stride`. One that also takes `sizes` (see `__call__`) returns
-        `danet_jax.models.resnet.Features`; images for any other are never padded.
-      stem: "v1" (7x7; torchvision, the authors), "v1c" (mmsegmentation) or "v1s" (PyTorch-Encoding).
-      output_stride: stride of the backbone's features, 8, 16 or 32. A backbone of your own sets it itself.
-      multi_grid: dilations of layer4's blocks, (4, 8, 16) in table 2; None for 2, 4, 4.
-      position_attention, channel_attention: whether the branches exist. Without both it is table 1's dilated FCN.
-      channel_energy: "official" or "paper", see `ChannelAttention`.
-      align_corners: whether up-sampling to the input's size keeps the centres of the corner pixels in place.
-      auxiliary: whether layer3 has mmsegmentation's auxiliary head.
-      dropout_rate: share of channels that are dropped before each classifier.
-      dtype: dtype of the computation: float32, bfloat16, or float16 for inference only; None for what images and
-        parameters promote to. Softmaxes, batch statistics and logits are float32.
-      attention_backend: see `danet_jax.position_attention`.
-      phases: how the dilated layers are computed, see `ResNet`.
-      remat: what training recomputes to save memory, one of `danet_jax.models.layers.REMAT`.
-      second_dilation: whether the second convolution of a basic block is dilated, see `ResNet`; False for
-        mmsegmentation's networks.
+      num_classes: K, the number of classes and of channels of the logits.
+      backbone: "resnet18", "resnet34", "resnet50" or "resnet101", or your own Linen module. Your module is called with
+        normalised images `[B, H, W, 3]`, and with `train` if its `__call__` accepts it. It returns features
+        `[B, ceil(H / s), ceil(W / s), C]`, or a pair of them, for the auxiliary head and for the attention modules. Its
+        attribute `output_stride` is s. If its `__call__` also accepts `sizes` (see `DANet.__call__`), it returns
+        `danet_jax.models.resnet.Features`; otherwise images are never padded.
+      stem: "v1" (7x7, as in torchvision and the authors' code), "v1c" (mmsegmentation) or "v1s" (PyTorch-Encoding).
+      output_stride: stride of the backbone's features: 8, 16 or 32. It is ignored if `backbone` is a module, which
+        defines it.
+      multi_grid: dilations of the blocks of layer4, (4, 8, 16) in table 2; None for 2, 4, 4.
+      position_attention, channel_attention: whether to include the branches. Without both, the network is the dilated
+        FCN of table 1.
+      channel_energy: "official" or "paper"; see `ChannelAttention`.
+      align_corners: whether up-sampling the logits to the size of the images aligns the centres of the corner pixels.
+      auxiliary: whether to add mmsegmentation's auxiliary head to layer3.
+      dropout_rate: fraction of channels that are dropped before each classifier.
+      dtype: dtype of the computation: float32, bfloat16, or float16 for inference only; None for the dtype that images
+        and parameters promote to. Softmaxes, batch statistics and logits are computed in float32.
+      attention_backend: implementation of position attention; see `danet_jax.position_attention`.
+      phases: how the dilated layers are computed; see `ResNet`.
+      remat: what training recomputes to save memory; one of `danet_jax.models.layers.REMAT`.
+      second_dilation: whether the second convolution of a basic block is dilated; see `ResNet`. False for networks of
+        mmsegmentation.
       param_dtype: dtype of the parameters.
-      precision: precision of convolutions, as in `flax.linen.Conv`: None, "default", "high" or "highest". It matters on
-        TPUs and GPUs; on a CPU, products of float32 are always computed in float32. Attention maps are float32
-        everywhere.
-      kernel_init, bias_init: as in `flax.linen.Conv`, for all convolutions. None for He's initialisation over the
-        outputs in the backbone, and torch's default in the heads.
+      precision: precision of convolutions as in `flax.linen.Conv`: None, "default", "high" or "highest". It has an
+        effect on TPUs and GPUs; CPUs always multiply float32 in float32. Attention maps are always float32.
+      kernel_init, bias_init: as in `flax.linen.Conv`, for all convolutions. None for He initialisation (fan-out) in the
+        backbone and torch's default in the heads.
 
     Raises:
-      InputError: an option has a value that does not exist.
+      InputError: an option has an invalid value.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -217,7 +231,7 @@ class DANet(nn.Module):
 
     @property
     def accepts_sizes(self) -> bool:
-        """Whether images may be padded: the backbone is a named one, or its `__call__` takes `sizes`."""
+        """Whether images may be padded: the backbone is a named one, or its `__call__` accepts `sizes`."""
         return isinstance(self.backbone, str) or _takes(self.backbone, "sizes")
 
     @nn.compact
@@ -229,19 +243,23 @@ class DANet(nn.Module):
         sizes: jax.Array | None = None,
         upsample: bool = True,
     ) -> Logits:
-        """Computes the logits of normalised images `[B, H, W, 3]`.
+        """Computes the logits of a batch of images.
 
         Args:
-          images: float, normalised by `danet_jax.normalize`.
-          train: whether to use batch statistics and dropout (needs the rng `dropout` and `mutable=["batch_stats"]`).
-          sizes: int32 `[B, 2]`, the heights and widths of images that were padded with zeros, after
-            normalisation, at the right and the bottom. The logits inside an image are then exactly those of
-            the image without padding, so that images of many sizes share one compiled shape. Not in training.
-          upsample: whether logits have the size of the images, or that of the backbone's features.
+          images: float `[B, H, W, 3]`, normalised by `danet_jax.normalize`.
+          train: whether to use batch statistics and dropout, which needs the rng `dropout` and
+            `mutable=["batch_stats"]`.
+          sizes: int32 `[B, 2]`, the heights and widths of images that were padded with zeros at the right and the
+            bottom after normalisation. The logits inside an image are then exactly those of the image without padding,
+            so that images of different sizes can share one compiled shape. Not supported in training.
+          upsample: whether the logits have the size of the images instead of that of the backbone's features.
+
+        Returns:
+          The logits, float32 `[B, H, W, num_classes]`, or `[B, h, w, num_classes]` without up-sampling.
 
         Raises:
-          InputError: an array has the wrong dtype or shape (such as images that are not normalised), `sizes` do not
-            go with `train` or with the backbone, or `train` does not go with float16.
+          InputError: an array has the wrong dtype or shape (for example, the images are not normalised), `sizes` is
+            combined with `train` or not supported by the backbone, or `train` is combined with float16.
         """
         check_images(images, sizes=(sizes, "integer B 2 or None"))
         if sizes is not None and train:
@@ -325,7 +343,7 @@ class DANet(nn.Module):
         return found
 
     def _adopt_backbone(self, backbone: nn.Module) -> None:
-        """Takes over the output stride of the caller's backbone, and refuses options that only named backbones have."""
+        """Adopts the output stride of the caller's backbone, and refuses options that only named backbones have."""
         stride = getattr(backbone, "output_stride", None)
         if not isinstance(stride, int) or stride < 1:
             raise _backbone_error(backbone, f"must have an output_stride of at least 1, not {stride!r}")
@@ -343,7 +361,7 @@ _RESNET_OPTIONS = ("stem", "output_stride", "multi_grid", "phases", "remat", "se
 
 
 def refuse_float16_training(model: nn.Module) -> None:
-    """Raises InputError if a network computes in float16, in which gradients vanish without loss scaling."""
+    """Raises InputError if a network computes in float16, because gradients underflow without loss scaling."""
     for name in ("dtype", "param_dtype"):
         value = getattr(model, name, None)
         if value is not None and jnp.dtype(value) == jnp.float16:

@@ -1,4 +1,4 @@
-"""What a network computes for an image: its position attention, its learnt scales, and its branches' logits."""
+"""Gives access to intermediate results of a network: position attention, learnt scales and the branches' logits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from danet_jax.models.danet import Logits
 from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
 
 SCALES = {"alpha": "position_attention", "beta": "channel_attention"}
-"""The learnt scales, and the module of the network's head to which each belongs."""
+"""The learnt scales, and the module of the head that each belongs to."""
 
 
 def learnt_scales(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of alpha and beta that are among a network's parameters, by name."""
+    """Returns alpha and beta by name, as far as the network's parameters contain them."""
     head = params.get("head", {})
     return {name: head[module][name] for name, module in SCALES.items() if module in head}
 
@@ -32,22 +32,22 @@ def with_scales(params: Mapping[str, Any], scales: Mapping[str, Any]) -> dict[st
 
 
 def queries_and_keys(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Array] | None:
-    """Returns queries and keys `[B, H*W, C/8]` that a network sowed into `intermediates`; None without them.
+    """Returns the queries and keys of position attention, `[B, H*W, C/8]` each, or None if there are none.
 
     Args:
-      collections: what `DANet.apply` returns with the logits for `mutable=["intermediates"]`.
+      collections: the collections that `DANet.apply` returns with `mutable=["intermediates"]`.
     """
     sown = collections.get("intermediates", {}).get("head", {}).get("position_attention", {})
     return (sown["queries"][-1], sown["keys"][-1]) if "queries" in sown else None
 
 
 class Inside(NamedTuple):
-    """What a network computes for images, at its output stride.
+    """Intermediate results of a network for a batch of images, at its output stride.
 
     Attributes:
       logits: `[B, h, w, K]` each.
-      queries, keys: queries and keys of position attention, float32 `[B, N, d]`; None without it.
-      modules: results of modules of the head, `[B, h, w, C]` by name.
+      queries, keys: queries and keys of position attention, float32 `[B, N, d]`; None if the network has none.
+      modules: outputs of modules of the head by name, `[B, h, w, C]`.
     """
 
     logits: Logits
@@ -59,13 +59,13 @@ class Inside(NamedTuple):
 def look_inside(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, modules: Sequence[str] = ()
 ) -> Inside:
-    """Applies a network to images and keeps what its attention modules computed.
+    """Applies a network to images and returns intermediate results.
 
     Args:
       model: a `DANet`.
       variables: its variables.
       images: normalised images, float32 `[B, H, W, 3]`.
-      modules: names of the head's modules whose results are kept; those that it does not have are left out.
+      modules: names of the head's modules whose outputs are returned. Names that do not exist are ignored.
     """
     logits, collections = model.apply(
         variables,
@@ -82,11 +82,11 @@ def look_inside(
 
 
 class AttentionMaps(NamedTuple):
-    """Two maps for each of K places, float32 `[K, h, w]`.
+    """Two attention maps for each of K positions, float32 `[K, h, w]`.
 
     Attributes:
-      rows: how much the place attends to every place; each map sums to 1.
-      columns: how much every place attends to it.
+      rows: how much the position attends to every position; each map sums to 1.
+      columns: how much every position attends to the position.
     """
 
     rows: np.ndarray
@@ -94,14 +94,14 @@ class AttentionMaps(NamedTuple):
 
 
 class Insight(NamedTuple):
-    """What a network computes for one image, at its output stride: N = h * w places, row by row.
+    """Intermediate results of a network for one image, at its output stride: N = h * w positions in row-major order.
 
     Attributes:
       size: (h, w).
-      queries, keys: queries and keys of position attention, float32 `[N, d]`; None without it.
-      log_sums: the logarithm of each row's softmax denominator, float32 `[N]`; None without position attention.
-      alpha, beta: the learnt scales of the two attention modules; None for a module that the network does not have.
-      logits: float32 `[h, w, K]` each; None for a branch that the network does not have.
+      queries, keys: queries and keys of position attention, float32 `[N, d]`; None if the network has none.
+      log_sums: logarithm of the softmax denominator of each row, float32 `[N]`; None without position attention.
+      alpha, beta: learnt scales of the two attention modules; None if the network does not have the module.
+      logits: float32 `[h, w, K]` each; None if the network does not have the branch.
     """
 
     size: tuple[int, int]
@@ -113,10 +113,13 @@ class Insight(NamedTuple):
     logits: Logits
 
     def maps(self, places: Sequence[Sequence[int]] | np.ndarray) -> AttentionMaps:
-        """Returns the exact attention of `places` `[K, 2]`, (row, column) in 0 to (h - 1, w - 1).
+        """Returns the exact attention maps of chosen positions.
+
+        Args:
+          places: int `[K, 2]`, the row (0 to h - 1) and column (0 to w - 1) of each position.
 
         Raises:
-          InputError: the network has no position attention, or a place does not exist.
+          InputError: the network has no position attention, or a position does not exist.
         """
         if self.queries is None or self.keys is None or self.log_sums is None:
             problem = "places: the network has no position attention (position_attention=False)"
@@ -129,7 +132,7 @@ class Insight(NamedTuple):
 
 
 def insight(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Insight:
-    """Returns what a network computes for one normalised image, float32 `[1, H, W, 3]`."""
+    """Returns the intermediate results of a network for one normalised image, float32 `[1, H, W, 3]`."""
     logits, queries, keys, log_sums = _look_inside_one(model, variables, image)
     scales = learnt_scales(variables["params"])
     alpha, beta = (float(scales[name]) if name in scales else None for name in SCALES)
@@ -145,10 +148,10 @@ def _look_inside_one(model: nn.Module, variables: Mapping[str, Any], image: jax.
 
 
 def _place_indices(places: Any, size: tuple[int, int]) -> np.ndarray:
-    """Returns places `[K, 2]` as indices int32 `[K]`."""
+    """Returns the flat indices, int32 `[K]`, of positions `[K, 2]`."""
     try:
         array = np.asarray(places)
-    except ValueError:  # nested sequences of several lengths
+    except ValueError:  # The nested sequences have different lengths.
         array = np.zeros(0)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
         raise InputError(

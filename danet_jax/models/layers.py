@@ -1,4 +1,4 @@
-"""Convolution and batch normalisation as the network uses them, on `[B, H, W, C]` features."""
+"""The building blocks of the network, convolution and batch normalisation, for features `[B, H, W, C]`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from danet_jax.ops.convolution import convolution
 from danet_jax.ops.sharding import platform_of
 
 he_normal_over_outputs = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""He's initialisation over the outputs, N(0, sqrt(2 / (k * k * C_out))), which the backbone has."""
+"""The backbone's initialiser: He initialisation with fan-out, N(0, sqrt(2 / (k * k * C_out)))."""
 
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), which the heads have."""
+"""The heads' initialiser: torch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """How convolutions compute and are initialised; the fields have the meaning that they have in `flax.linen.Conv`.
+    """The dtypes, precision and initialisers of convolutions, with the same meaning as in `flax.linen.Conv`.
 
     Attributes:
-      dtype: dtype of the computation; None for what arrays and parameters promote to.
+      dtype: dtype of the computation; None for the dtype that arrays and parameters promote to.
       param_dtype: dtype of the parameters.
-      precision: precision of products, see `jax.lax.Precision`. On a CPU it changes nothing: products of float32 are
-        always computed in float32 there.
-      kernel_init, bias_init: initialisers. The defaults are torch's; for the bias None stands for it.
+      precision: precision of products; see `jax.lax.Precision`. It has no effect on a CPU, which always multiplies
+        float32 in float32.
+      kernel_init, bias_init: initialisers. The defaults are torch's; `bias_init=None` selects torch's for the bias.
     """
 
     dtype: Any = None
@@ -43,10 +43,14 @@ class Computation:
 
     @classmethod
     def of(cls, module: nn.Module, **defaults: Any) -> Computation:
-        """Returns the `Computation` of a module with such attributes; `defaults` replace those that are None.
+        """Returns the `Computation` that a module's attributes describe.
+
+        Args:
+          module: a module with some of the fields as attributes.
+          **defaults: values for attributes that are None.
 
         Raises:
-          InputError: a dtype or a precision does not exist.
+          InputError: a dtype or precision is not supported.
         """
         found = {field.name: getattr(module, field.name, None) for field in dataclasses.fields(cls)}
         check_dtype("dtype", found["dtype"])
@@ -55,7 +59,7 @@ class Computation:
         return cls(**{name: defaults.get(name) if value is None else value for name, value in found.items()})
 
     def dtype_with(self, *arrays: jax.Array) -> Any:
-        """Returns the dtype that these arrays are computed in."""
+        """Returns the dtype of a computation with these arrays."""
         if self.dtype is not None:
             return jnp.dtype(self.dtype)
         with jax.numpy_dtype_promotion("standard"):
@@ -63,12 +67,15 @@ class Computation:
 
 
 CONVOLUTION = "convolution"
-"""The name of a convolution's result for `jax.checkpoint_policies`."""
+"""The name of a convolution's output for `jax.checkpoint_policies`."""
 
 REMAT = ("auto", "none", "normalisation", "blocks", "full")
-"""What the backward pass recomputes instead of keeping it: nothing, the results of batch normalisation and ReLU, the
-inside of residual blocks, or the inside of blocks, stem, the head's convolutions and the attention modules. `auto`
-stands for `normalisation` on a TPU, where it saves both memory and traffic, and for `none` elsewhere."""
+"""What the backward pass recomputes to save memory.
+
+`none` recomputes nothing; `normalisation` the outputs of batch normalisation and ReLU; `blocks` the activations inside
+residual blocks; `full` those inside residual blocks, the stem, the head's convolutions and the attention modules. `auto`
+is `normalisation` on TPUs, where it saves both memory and memory traffic, and `none` elsewhere.
+"""
 
 _PARTS = {
     "normalisation": ("block", "stem", "convolution"),
@@ -78,16 +85,16 @@ _PARTS = {
 
 
 def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Callable[..., Any]:
-    """Returns a function that calls `module`; the backward pass recomputes what is inside if `remat` says so.
+    """Wraps a module so that the backward pass recomputes its activations, if `remat` requests it.
 
     Args:
       module: the submodule to call.
-      part: what it is: "block", "stem", "convolution" (of the head) or "attention".
+      part: the kind of the module: "block", "stem", "convolution" (of the head) or "attention".
       remat: one of `REMAT`.
-      x: features, on the devices that the network runs on.
+      x: features on the devices that the network runs on.
 
     Returns:
-      A function of the module's arguments: arrays by position, and options such as `train` by keyword.
+      A function that takes the module's arguments: arrays by position, and options such as `train` by keyword.
     """
     if remat == "auto":
         remat = "normalisation" if platform_of(x) == "tpu" else "none"
@@ -103,27 +110,35 @@ def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Calla
 
 
 def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
-    """Returns which places of `x` `[B, H, W, C]` lie inside images of `sizes` (int32 `[B, 2]`): bool `[B, H, W, 1]`."""
+    """Returns a mask of the positions inside images that were padded at the right and the bottom.
+
+    Args:
+      x: features `[B, H, W, C]`, of which only the shape is used.
+      sizes: int32 `[B, 2]`, heights and widths of the images within the features.
+
+    Returns:
+      Bool `[B, H, W, 1]`.
+    """
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
     columns = jnp.arange(x.shape[2]).reshape(1, 1, -1, 1) < sizes[:, 1].reshape(-1, 1, 1, 1)
     return rows & columns
 
 
 def masked(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    """Returns `x` with zeros where `places` is False, as a convolution pads an image."""
+    """Returns `x` with zeros where `places` is False, like the zero padding of a convolution."""
     return x if places is None else jnp.where(places, x, jnp.zeros((), x.dtype))
 
 
 class Convolution(nn.Module):
     """A square convolution, `[B, H, W, C_in]` -> `[B, H', W', features]`.
 
-    It is padded as torch pads: `dilation * (kernel_size // 2)` zeros on every side, whatever the stride
-    ('SAME' would shift a strided convolution by one pixel on even sizes).
+    As in torch, it is padded with `dilation * (kernel_size // 2)` zeros on every side, whatever the stride ("SAME"
+    would shift a strided convolution by one pixel for even sizes).
 
     Attributes:
-      features: channels of the result.
+      features: number of output channels.
       kernel_size, stride, dilation: the same along both axes.
-      use_bias: whether a bias is added.
+      use_bias: whether to add a bias.
       computation: see `Computation`.
     """
 
@@ -164,14 +179,14 @@ def _torch_bias(fan_in: int) -> Callable[..., jax.Array]:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with eps 1e-5 and running momentum 0.9, with `flax.linen.BatchNorm`'s variables.
+    """Batch normalisation with epsilon 1e-5, momentum 0.9 and the variables of `flax.linen.BatchNorm`.
 
-    Under `jit` a batch that is sharded over a mesh is still one batch, so statistics are computed over all devices, as
-    by torch's SyncBN. The running variance is the biased one; torch keeps the unbiased one. Statistics and
-    normalisation are in float32 whatever the dtype; only the result is rounded to it.
+    Under `jit`, a batch that is sharded over a mesh remains one batch, so statistics are computed over all devices, as
+    in torch's SyncBN. The running variance is biased, whereas torch's is unbiased. Statistics and normalisation are
+    computed in float32; only the output is rounded to `dtype`.
 
     Attributes:
-      computation: its `dtype` is that of the result, and its `param_dtype` that of scale and bias.
+      computation: determines the dtype of the output (`dtype`) and of scale and bias (`param_dtype`).
     """
 
     computation: Computation = Computation()
@@ -180,7 +195,14 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, places: jax.Array | None = None, relu: bool = False
     ) -> jax.Array:
-        """Normalises `[B, H, W, C]`; places where `places` (bool `[B, H, W, 1]`) is False do not count."""
+        """Normalises features.
+
+        Args:
+          x: features `[B, H, W, C]`.
+          train: whether to use the statistics of the batch and update the running ones.
+          places: bool `[B, H, W, 1]`, False at positions that are excluded from the statistics; None to include all.
+          relu: whether to apply a ReLU to the output.
+        """
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, self.computation.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.computation.param_dtype)

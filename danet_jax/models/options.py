@@ -1,4 +1,4 @@
-"""A network's options as simple types, as a recipe or a JSON file holds them."""
+"""Converts between networks and their options as plain values, which recipes and JSON files contain."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from danet_jax.models.resnet import BLOCKS
 from danet_jax.ops.checks import check_choice
 
 TRAINING_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-"""The dtypes in which a network is trained, by name."""
+"""The dtypes by name that a network can be trained in."""
 
 DTYPES = {**TRAINING_DTYPES, "float16": jnp.float16}
-"""The dtypes in which a network computes, by name."""
+"""The dtypes by name that a network can compute in."""
 
-# The second line does not change what a stored network computes.
+# The options in the second line do not change what a stored network computes.
 _NOT_OPTIONS = {"num_classes", "parent", "name"}
 _NOT_OPTIONS |= {"phases", "param_dtype", "precision", "kernel_init", "bias_init"}
 OPTIONS = tuple(field.name for field in dataclasses.fields(DANet) if field.name not in _NOT_OPTIONS)
@@ -27,10 +27,14 @@ OPTIONS = tuple(field.name for field in dataclasses.fields(DANet) if field.name 
 
 
 def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
-    """Returns the network of `DANet`'s other arguments, where `dtype` is a name and `()` stands for no multi-grid.
+    """Returns the network with the given options.
+
+    Args:
+      num_classes: the number of classes.
+      options: other arguments of `DANet`, with `dtype` as a name, and `()` for `multi_grid=None`.
 
     Raises:
-      InputError: an option or a value does not exist; the message lists those that do.
+      InputError: an option or value does not exist; the message lists those that do.
     """
     for name in options:
         if name not in OPTIONS:
@@ -50,10 +54,10 @@ def build_model(num_classes: int, options: Mapping[str, Any]) -> DANet:
 
 
 def options_of(model: DANet) -> dict[str, Any]:
-    """Returns the options of a network, the inverse of `build_model`.
+    """Returns the options of a network. This is the inverse of `build_model`.
 
     Raises:
-      InputError: the backbone is a module of the caller's, which has no name.
+      InputError: the backbone is a module of the caller, which has no name.
     """
     if not isinstance(model.backbone, str):
         name = type(model.backbone).__name__

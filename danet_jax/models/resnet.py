@@ -1,4 +1,4 @@
-"""The dilated ResNet that the paper calls its backbone (section 3.1)."""
+"""The dilated ResNet that is the backbone of the paper's network (section 3.1)."""
 
 from __future__ import annotations
 
@@ -31,24 +31,30 @@ BLOCKS = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
 }
-"""The numbers of residual blocks in layer1 to layer4."""
+"""The number of residual blocks in each of layer1 to layer4."""
 
 STEMS = {"v1": (64,), "v1c": (32, 32, 64), "v1s": (64, 64, 128)}
-"""Channels of the stem's convolutions: one 7x7 (torchvision, the authors), or three 3x3 (mmsegmentation, Encoding)."""
+"""Channels of the stem's convolutions: one 7x7 (torchvision, the authors) or three 3x3 (mmsegmentation, Encoding)."""
 
 OUTPUT_STRIDES = (8, 16, 32)
 
 LARGEST_GRID = 4
-"""The most phases along an axis: each of 16 x 16 phases would have few places."""
+"""The maximum number of phases along an axis. With more, each phase would have too few positions."""
 
 
 def is_bottleneck(backbone: str) -> bool:
-    """Returns whether the blocks are 1x1, 3x3, 1x1 bottlenecks (ResNet-50 and -101) or two 3x3 (ResNet-18 and -34)."""
+    """Returns whether the blocks are bottlenecks (ResNet-50 and -101) rather than basic blocks (ResNet-18 and -34)."""
     return backbone in ("resnet50", "resnet101")
 
 
 class Features(NamedTuple):
-    """The heads read `layer3` (the auxiliary head) and `layer4`, `[B, h, w, C]`, and the sizes of images in them."""
+    """The features that the heads use.
+
+    Attributes:
+      layer3: features for the auxiliary head, `[B, h, w, C]`.
+      layer4: features for the attention modules, `[B, h, w, C]`.
+      sizes3, sizes4: int32 `[B, 2]`, heights and widths of the images within the features; None without padding.
+    """
 
     layer3: jax.Array
     layer4: jax.Array
@@ -57,12 +63,12 @@ class Features(NamedTuple):
 
 
 class Block(nn.Module):
-    """What the two kinds of residual blocks have in common.
+    """The base class of the two kinds of residual blocks.
 
     Attributes:
-      features: channels inside the block.
-      stride, dilation: stride and dilation of its first 3x3 convolution.
-      second_dilation: dilation of a basic block's second 3x3 convolution; a bottleneck has one.
+      features: number of channels inside the block.
+      stride, dilation: stride and dilation of the first 3x3 convolution.
+      second_dilation: dilation of the second 3x3 convolution of a basic block; a bottleneck has no second one.
       project: whether the shortcut has a 1x1 convolution.
       computation: see `danet_jax.models.layers.Computation`.
     """
@@ -76,7 +82,7 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions and the identity; the first has the block's dilation, the second `second_dilation`."""
+    """Two 3x3 convolutions and a shortcut. The first has `dilation`, the second `second_dilation`."""
 
     @nn.compact
     def __call__(
@@ -95,7 +101,10 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """A 1x1, a 3x3 with the stride and the dilation, a 1x1 to four times the features, and the identity."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut.
+
+    The 3x3 has the stride and the dilation; the second 1x1 has four times the features.
+    """
 
     @nn.compact
     def __call__(
@@ -115,7 +124,7 @@ class Bottleneck(Block):
 
 
 class Stem(nn.Module):
-    """The convolutions of `STEMS`, then 3x3/2 max-pooling, from the image to a quarter of its size."""
+    """The convolutions of a stem and 3x3 max pooling with stride 2, which reduce the image to a quarter of its size."""
 
     kind: str
     computation: Computation
@@ -132,16 +141,16 @@ class Stem(nn.Module):
                 computation=self.computation,
                 name=f"conv{index}",
             )
-            # The image itself is padded with zeros already.
+            # The padding of the image itself is already zero.
             x = convolution(x if index == 1 else masked(x, places))
             places = None if sizes is None else inside(x, sizes)
             x = BatchNorm(self.computation, name=f"bn{index}")(x, train=train, relu=True)
-        # After a ReLU, padding with 0 and with minus infinity give the same maximum.
+        # After a ReLU, padding with zeros gives the same maxima as padding with minus infinity.
         return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 def check_backbone_options(model: Any) -> None:
-    """Raises InputError unless the options of a `ResNet`, or of a `DANet` with a named backbone, exist."""
+    """Raises InputError unless the options of a `ResNet`, or of a `DANet` with a named backbone, are valid."""
     check_choice("backbone", model.backbone, BLOCKS)
     check_choice("stem", model.stem, STEMS)
     check_choice("output_stride", model.output_stride, OUTPUT_STRIDES)
@@ -151,7 +160,7 @@ def check_backbone_options(model: Any) -> None:
         check_flag("phases", model.phases)
     if model.multi_grid is not None:
         blocks = BLOCKS[model.backbone][-1]
-        # Published networks with two blocks have the paper's three dilations too, and use the first two.
+        # Published networks with two blocks in layer4 also list the paper's three dilations, and use the first two.
         if not isinstance(model.multi_grid, tuple | list) or not blocks <= len(model.multi_grid) <= max(
             blocks, 3
         ):
@@ -162,23 +171,23 @@ def check_backbone_options(model: Any) -> None:
 
 
 class ResNet(nn.Module):
-    """ResNet whose last layers are dilated instead of strided, so that its features are at 1/`output_stride`.
+    """ResNet whose last layers are dilated instead of strided, so that the features have stride `output_stride`.
 
     Attributes:
       backbone: a key of `BLOCKS`.
       stem: a key of `STEMS`.
-      output_stride: 8 (layer3 dilated by 2, layer4 by 4), 16 (layer4 by 2) or 32 (nothing dilated). The
+      output_stride: 8 (layer3 is dilated by 2 and layer4 by 4), 16 (layer4 is dilated by 2) or 32 (no dilation). The
         first block of a dilated layer has half the layer's dilation, as in the authors' code and mmsegmentation.
-      multi_grid: dilations of layer4's blocks, one each: (4, 8, 16) in the paper, of which networks with two blocks
-        use the first two. None for none.
-      dtype: dtype of the computation, see `DANet`.
-      phases: whether runs of dilated blocks are computed on the phases of their dilation, see
-        `danet_jax.ops.convolution.phases`, with the same features but for rounding. None for True on TPUs. It is
-        ignored where rows are divided over devices: XLA has been seen to compute wrong gradients there.
-      remat: one of `danet_jax.models.layers.REMAT`: less memory in training for more computation.
-      second_dilation: whether the second convolution of a basic block has its layer's dilation, as in the authors' code
-        (PyTorch-Encoding); in mmsegmentation it has none. Bottlenecks have one 3x3.
-      param_dtype, precision, kernel_init: as in `flax.linen.Conv`; the default initialisation is He's over the outputs.
+      multi_grid: dilation of each block of layer4: (4, 8, 16) in the paper, of which networks with two blocks use the
+        first two. None disables multi-grid.
+      dtype: dtype of the computation; see `DANet`.
+      phases: whether consecutive dilated blocks are computed on the phases of their dilation; see
+        `danet_jax.ops.convolution.phases`. The features are the same except for rounding. None for True on TPUs and
+        False elsewhere. It is ignored if image rows are sharded, because XLA has computed wrong gradients then.
+      remat: what training recomputes to save memory; one of `danet_jax.models.layers.REMAT`.
+      second_dilation: whether the second convolution of a basic block has the dilation of its layer, as in the authors'
+        code (PyTorch-Encoding). In mmsegmentation it is not dilated. Bottlenecks are not affected.
+      param_dtype, precision, kernel_init: as in `flax.linen.Conv`. The default is He initialisation with fan-out.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -208,10 +217,16 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, sizes: jax.Array | None = None) -> Features:
-        """Computes `Features` of normalised images `[B, H, W, 3]`.
+        """Computes the features of a batch of images.
 
-        With `sizes` (int32 `[B, 2]`, the heights and widths of images that were padded with zeros at the right and the
-        bottom) the features inside an image are exactly those of the image without padding.
+        Args:
+          x: normalised images, float `[B, H, W, 3]`.
+          train: whether to use batch statistics.
+          sizes: int32 `[B, 2]`, the heights and widths of images that were padded with zeros at the right and the
+            bottom. The features inside an image are then exactly those of the image without padding.
+
+        Returns:
+          The features of layer3 and layer4.
         """
         check_images(x)
         phases = platform_of(x) == "tpu" if self.phases is None else self.phases
@@ -246,7 +261,7 @@ class ResNet(nn.Module):
                     stride=first_stride,
                     dilation=dilation // grid,
                     second_dilation=second_dilation // grid,
-                    # Basic blocks keep a 64-channel stem's features as they are; Encoding's stem has 128.
+                    # The shortcut of a basic block in layer1 is the identity, unless the stem has 128 channels.
                     project=index == 0 and (layer > 1 or bottleneck or STEMS[self.stem][-1] != 64),
                     computation=computation,
                     name=f"layer{layer}_{index}",
@@ -259,7 +274,7 @@ class ResNet(nn.Module):
         return Features(*outputs[2:], *output_sizes[2:])
 
     def _plan(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """Returns the stride of each layer's first block, the layer's dilation, and the dilation of each block."""
+        """Returns, for each layer, the stride of its first block, its dilation, and the dilation of each block."""
         plan, total_stride, dilation = [], 4, 1
         for layer, blocks in enumerate(BLOCKS[self.backbone], start=1):
             stride, first_dilation = 1, dilation
@@ -275,7 +290,13 @@ class ResNet(nn.Module):
 
 
 def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.Array | None:
-    """Returns which places of features of `shape` (B, H, W, ...) exist, in `grid` x `grid` phases; None if all do."""
+    """Returns a mask of the positions inside the images, divided into `grid` x `grid` phases, or None if all are.
+
+    Args:
+      shape: (B, H, W, ...), the shape of the features before they are divided.
+      sizes: int32 `[B, 2]`, heights and widths of the images within the features; None without padding.
+      grid: the number of phases along each axis.
+    """
     batch, height, width = shape[:3]
     if sizes is None:
         if grid == 1 or (height % grid == 0 and width % grid == 0):
@@ -287,5 +308,5 @@ def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.A
 
 
 def _halved(sizes: jax.Array | None) -> jax.Array | None:
-    """Returns the sizes after a convolution or a pooling with stride 2 and torch's padding."""
+    """Returns the sizes after a convolution or pooling with stride 2 and torch's padding."""
     return None if sizes is None else (sizes + 1) // 2

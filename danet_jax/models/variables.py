@@ -1,4 +1,4 @@
-"""The names and shapes of a network's variables, and whether given variables have them."""
+"""Computes the names and shapes of a network's variables, and checks given variables against them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from danet_jax.models.resnet import BLOCKS, ResNet
 
 COLLECTIONS = ("params", "batch_stats")
 
-# Options that change no shape. They are set alike, so that networks which differ in them are traced once.
+# Options that do not affect shapes. They are set to fixed values, so that networks that differ only in them are traced
+# once.
 _SHAPELESS = {
     "output_stride": 8,
     "multi_grid": None,
     "remat": "none",
     "phases": False,
     "dtype": jnp.float32,
-    "attention_backend": "reference",  # The kernels of all platforms take a third of the time.
+    "attention_backend": "reference",  # Tracing the kernels of all platforms would take a third of the time.
 }
 
 
 def variables_of(model: nn.Module) -> dict[str, Any]:
-    """Returns a network's variables without values: `jax.ShapeDtypeStruct`s in a tree, as `model.init` names them."""
+    """Returns a network's variables as `jax.ShapeDtypeStruct`s, in the same tree as `model.init` returns."""
     if isinstance(model, DANet | ResNet) and isinstance(model.backbone, str):
         model = model.clone(**{name: value for name, value in _SHAPELESS.items() if hasattr(model, name)})
     try:
@@ -42,14 +43,14 @@ def variables_of(model: nn.Module) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=32)
 def _traced(model: nn.Module, blocks: Any) -> dict[str, Any]:
-    """Returns the shapes; they also depend on `blocks`, which is what `BLOCKS` holds."""
+    """Returns the shapes. They also depend on `blocks`, the items of `BLOCKS`, which tests change."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return {name: variables[name] for name in COLLECTIONS if name in variables}
 
 
 def check_fits(model: nn.Module, variables: Any) -> None:
-    """Raises InputError, naming the first that is missing or of another shape, unless variables are the model's."""
+    """Raises InputError, naming the first missing or misshaped array, unless the variables fit the model."""
     if not isinstance(variables, Mapping) or not isinstance(variables.get("params"), Mapping):
         raise InputError(
             "variables must hold what model.init returns, 'params' and 'batch_stats', not "
@@ -67,13 +68,13 @@ def check_fits(model: nn.Module, variables: Any) -> None:
 def refuse_other_arrays(
     found: Mapping[str, Any], expected: Mapping[str, Any], problem: str, what: str | None = None
 ) -> None:
-    """Raises InputError, naming the first array that differs, unless `found` is what is expected.
+    """Raises InputError, naming the first array that differs, unless `found` equals `expected`.
 
     Args:
-      found: the shape, or another description, of each array by its path, such as `params/head/.../kernel`.
-      expected: the same for a model.
-      problem: what the message begins with.
-      what: the field of the error; the default is the array's path.
+      found: the shape or another description of each array by its path, such as `params/head/.../kernel`.
+      expected: the same for the model.
+      problem: the beginning of the message.
+      what: the error's `what`; by default, the path of the array.
     """
     wrong = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
     if wrong:
@@ -84,7 +85,7 @@ def refuse_other_arrays(
 
 
 def refuse_not_finite(variables: Mapping[str, Any]) -> None:
-    """Raises InputError, naming the first leaf that contains NaN or Inf: every label would be 0."""
+    """Raises InputError, naming the leaf, if a leaf contains NaN or Inf, with which every predicted label would be 0."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
