@@ -156,8 +156,7 @@ class DANet(nn.Module):
         attribute `output_stride` is s. If its `__call__` also accepts `sizes` (see `DANet.__call__`), it returns
         `danet_jax.models.resnet.Features`; otherwise images are never padded.
       stem: "v1" (7x7, as in torchvision and the authors' code), "v1c" (mmsegmentation) or "v1s" (PyTorch-Encoding).
-      output_stride: stride of the backbone's features: 8, 16 or 32. It is ignored if `backbone` is a module, which
-        defines it.
+      output_stride: stride of the backbone's features: 8, 16 or 32. If `backbone` is a module, the module defines it.
       multi_grid: dilations of the blocks of layer4, (4, 8, 16) in table 2; None for 2, 4, 4.
       position_attention, channel_attention: whether to include the branches. Without both, the network is the dilated
         FCN of table 1.

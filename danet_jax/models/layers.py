@@ -73,8 +73,8 @@ REMAT = ("auto", "none", "normalisation", "blocks", "full")
 """What the backward pass recomputes to save memory.
 
 `none` recomputes nothing; `normalisation` the outputs of batch normalisation and ReLU; `blocks` the activations inside
-residual blocks; `full` those inside residual blocks, the stem, the head's convolutions and the attention modules. `auto`
-is `normalisation` on TPUs, where it saves both memory and memory traffic, and `none` elsewhere.
+residual blocks; `full` those inside residual blocks, the stem, the head's convolutions and the attention modules.
+`auto` is `normalisation` on TPUs, where it saves both memory and memory traffic, and `none` elsewhere.
 """
 
 _PARTS = {

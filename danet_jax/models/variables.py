@@ -85,7 +85,7 @@ def refuse_other_arrays(
 
 
 def refuse_not_finite(variables: Mapping[str, Any]) -> None:
-    """Raises InputError, naming the leaf, if a leaf contains NaN or Inf, with which every predicted label would be 0."""
+    """Raises InputError, naming the array, if one contains NaN or Inf, because every predicted label would be 0."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")

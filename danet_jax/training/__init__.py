@@ -1,1 +1,1 @@
-"""The parts of a training step: losses, optimizer, state and mesh."""
+"""The components of a training step: losses, optimizer, state and mesh."""

@@ -1,4 +1,4 @@
-"""The multi-loss: a cross-entropy for each classifier (section 4.1), of all pixels or of hard ones."""
+"""The multi-loss: a cross-entropy for each classifier (section 4.1), over all pixels or only over hard ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from danet_jax.ops.upsampled_cross_entropy import upsampled_cross_entropy, upsam
 
 
 def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
-    """Returns weights of classes, `share ** -power`, which let rare classes count more; not in the paper.
+    """Returns class weights `share ** -power`, which increase the influence of rare classes; not in the paper.
 
-    They are scaled so that a pixel counts 1 on average, as without weights, and the learning rate keeps its meaning.
-    With power 1 they are, up to that scale, median frequency balancing (Eigen and Fergus, arXiv 1411.4734).
+    They are scaled so that the average weight of a pixel is 1, as without weights, and the learning rate needs no
+    change. With a power of 1 they are, up to this scale, median frequency balancing (Eigen and Fergus, arXiv
+    1411.4734).
 
     Args:
-      pixels: the number of pixels of each class; a class without any has weight 1.
-      power: 0 (no weights) to 1 (all classes count the same).
+      pixels: the number of pixels of each class. A class without pixels has weight 1.
+      power: 0 (no weights) to 1 (all classes have the same influence).
 
     Example:
       >>> [round(weight, 3) for weight in balanced_weights([900, 100, 0], 0.5)]
@@ -38,27 +39,36 @@ def balanced_weights(pixels: Sequence[int], power: float) -> tuple[float, ...]:
 
 
 def valid_pixels(labels: jax.Array) -> jax.Array:
-    """Counts the labels that are not ignored: float32, at least 1 so that it can be a divisor."""
+    """Returns the number of labels that are not ignored as float32; at least 1, so that it can be a divisor."""
     return jnp.maximum(jnp.sum(labels != IGNORE_LABEL), 1).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class HardPixels:
-    """Online hard example mining: only pixels whose own class has a low probability enter the loss; not in the paper.
+    """Online hard example mining: restricts the loss to pixels whose class has a low probability; not in the paper.
 
-    They are chosen as by mmsegmentation's `OHEMPixelSampler` and PaddleSeg's `OhemCrossEntropyLoss`, for each
-    classifier by its own scores. The loss is the mean over the chosen pixels, as in PaddleSeg.
+    Pixels are selected as by mmsegmentation's `OHEMPixelSampler` and PaddleSeg's `OhemCrossEntropyLoss`, separately for
+    each classifier by its own scores. The loss is the mean over the selected pixels, as in PaddleSeg.
 
     Attributes:
-      threshold: the probability of its own class below which a pixel is hard.
-      kept: the least number of pixels per image that enter; the hardest ones are taken.
+      threshold: a pixel is hard if the probability of its class is below this value.
+      kept: the minimum number of pixels per image to select. If there are fewer hard pixels, the hardest others are
+        added.
     """
 
     threshold: float
     kept: int
 
     def choose(self, losses: jax.Array, valid: jax.Array) -> jax.Array:
-        """Returns which pixels enter, bool, from their losses in nats and whether they are valid, `[B, H, W]` each."""
+        """Returns a mask of the selected pixels.
+
+        Args:
+          losses: float32 `[B, H, W]`, cross-entropies in nats.
+          valid: bool `[B, H, W]`, False at pixels that are ignored.
+
+        Returns:
+          Bool `[B, H, W]`.
+        """
         last = jnp.minimum(self.kept * losses.shape[0], jnp.sum(valid, dtype=jnp.int32) - 1)
         losses = jnp.where(valid, jnp.maximum(losses, 0.0), -1.0)
         at_least = jnp.minimum(_descending(losses, last), -jnp.log(jnp.float32(self.threshold)))
@@ -66,11 +76,11 @@ class HardPixels:
 
 
 def _descending(values: jax.Array, place: jax.Array) -> jax.Array:
-    """Returns the value at `place` (from 0) among the values of at least 0, sorted from high to low.
+    """Returns the value at index `place` of the non-negative values in descending order.
 
-    It is found bit by bit from counts, which devices add up; sorting would gather all pixels on each of them.
+    It is found bit by bit from counts, which are summed over devices. Sorting would gather all pixels on every device.
     """
-    bits = lax.bitcast_convert_type(values, jnp.int32)  # These have the order of the numbers, from 0 up.
+    bits = lax.bitcast_convert_type(values, jnp.int32)  # For numbers of at least 0, the order is the same.
 
     def body(index: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | lax.shift_left(jnp.int32(1), 30 - index)
@@ -90,28 +100,28 @@ def multi_loss(
     hard_pixels: HardPixels | None = None,
     class_weights: tuple[float, ...] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sums the weighted cross-entropies of the network's classifiers (section 4.1).
+    """Returns the weighted sum of the cross-entropies of the network's classifiers (section 4.1).
 
-    The sum is `weight_fusion * CE(fusion) + weight_position * CE(position) + weight_channel * CE(channel)`, each the
-    mean over the valid pixels, and likewise the auxiliary head.
+    The sum is `weight_fusion * CE(fusion) + weight_position * CE(position) + weight_channel * CE(channel)`, plus
+    `auxiliary_weight * CE(auxiliary)` if there is an auxiliary head. Each CE is the mean over the valid pixels.
 
     Args:
-      logits: `[B, h, w, K]` each, best at the backbone's resolution (`upsample=False`): they are up-sampled to the
-        labels' size a few rows at a time.
+      logits: float `[B, h, w, K]` each, preferably at the backbone's resolution (`upsample=False`), because they are
+        up-sampled to the size of the labels a few rows at a time.
       labels: integers `[B, H, W]`; 255 is ignored.
       pixels: divisor of the sums over pixels; None for the number of valid pixels in `labels`.
-      align_corners: how logits are up-sampled, as the model's `align_corners`.
+      align_corners: how to up-sample the logits; the `align_corners` of the model.
       weights: weights of the fusion, position and channel losses.
       auxiliary_weight: weight of the auxiliary head's loss.
-      hard_pixels: which pixels enter; None for all valid ones. With it, each cross-entropy is the mean over the chosen
-        pixels, times the share of `pixels` that are in `labels`.
+      hard_pixels: restricts the loss to hard pixels; None for all valid ones. Each cross-entropy is then the mean over
+        the selected pixels, times the fraction of `pixels` that are in `labels`.
       class_weights: K factors for the pixels of each class; the divisor remains a number of pixels.
 
     Returns:
-      The total loss, float32 `()`, and a dict of the unweighted losses of the classifiers, such as `loss_fusion`.
+      The total loss, float32 `()`, and a dict with the unweighted loss of each classifier, such as `loss_fusion`.
 
     Raises:
-      InputError: there are not three weights, or an array has the wrong dtype or shape.
+      InputError: `weights` does not contain three numbers, or an array has the wrong dtype or shape.
 
     Example:
       >>> import jax.numpy as jnp

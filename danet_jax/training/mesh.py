@@ -1,4 +1,4 @@
-"""The mesh of devices: the axis `data` divides the batch, `space` the rows of the images."""
+"""Creates and checks the mesh of devices, whose axis `data` shards the batch and `space` the rows of the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from danet_jax.ops.sharding import DATA, SPACE
 
 
 def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of `data` x `space` devices; -1 stands for all that are left.
+    """Returns a mesh of `data` x `space` devices.
+
+    Args:
+      data: the number of devices that share a batch; -1 for all remaining devices.
+      space: the number of devices that share an image; -1 for all remaining devices.
+      devices: the devices to use; None for all.
 
     Raises:
       InputError: the devices cannot be divided like this.
@@ -38,7 +43,7 @@ def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | No
 
 
 def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int) -> None:
-    """Raises InputError unless batches divide over the devices of all hosts, and images over those of one host."""
+    """Raises InputError unless batches can be divided over the devices of all hosts, and images over those of one."""
     data, space = mesh.shape["data"], mesh.shape["space"]
     if batch_size // accumulation % data or batch_size % jax.process_count():
         raise InputError(
@@ -65,7 +70,7 @@ def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_s
 def refuse_too_large(
     mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int, stem: str, dtype: str
 ) -> None:
-    """Raises InputError if the result of the first convolution does not fit into the devices' memory."""
+    """Raises InputError if the output of the first convolution does not fit into the devices' memory."""
     device = mesh.local_devices[0]
     held = (device.memory_stats() or {}).get("bytes_limit")
     if held is None:  # CPU devices share the memory of the host.

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the authors use it (section 4.1), in optax."""
+"""The authors' optimizer (section 4.1), stochastic gradient descent with a poly schedule, in optax."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def poly_schedule(learning_rate: float, steps: int, power: float = 0.9) -> optax
 
     Args:
       learning_rate: the learning rate of the first step.
-      steps: the number of steps after which it is 0.
+      steps: the number of steps after which the learning rate is 0.
       power: the exponent.
 
     Example:
@@ -34,19 +34,22 @@ def sgd(
     attention_multiplier: float = 1.0,
     decay_scales: bool = True,
 ) -> optax.GradientTransformation:
-    """Returns torch's SGD with two parameter groups: the heads learn `head_multiplier` times as fast as the backbone.
+    """Returns SGD as in torch, with a learning rate that is `head_multiplier` times higher for the heads.
 
-    A step computes `trace = momentum * trace + gradient + weight_decay * parameter`, for every parameter (batch
-    normalisation, biases, alpha and beta too), then `parameter -= learning_rate * multiplier * trace`.
-    The learning rate is applied after the trace, as in torch, so that its decay takes effect at once.
+    A step computes `trace = momentum * trace + gradient + weight_decay * parameter` for every parameter, including
+    those of batch normalisation, biases, alpha and beta, and then `parameter -= learning_rate * multiplier * trace`.
+    As in torch, the learning rate is applied after the trace, so that its decay takes effect immediately.
 
     Args:
-      schedule: the learning rate of the backbone by step, such as `poly_schedule`'s.
+      schedule: the learning rate of the backbone by step, for example a `poly_schedule`.
       momentum: momentum of the trace.
-      weight_decay: the share of each parameter that is added to its gradient.
-      head_multiplier: factor on the learning rate of every parameter outside of a module named `backbone`.
-      attention_multiplier: another factor on that of query, key, alpha and beta; not in the paper.
-      decay_scales: whether alpha and beta have weight decay, as in the paper.
+      weight_decay: factor of each parameter that is added to its gradient.
+      head_multiplier: factor of the learning rate for every parameter outside a module named `backbone`.
+      attention_multiplier: additional factor for query, key, alpha and beta; not in the paper.
+      decay_scales: whether to apply weight decay to alpha and beta, as in the paper.
+
+    Returns:
+      The optimizer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -75,7 +78,7 @@ def sgd(
         )
 
     return optax.chain(
-        # Without a mask the state is not wrapped, so that it is that of earlier runs.
+        # Without a mask, the state is not wrapped and thus compatible with that of earlier runs.
         optax.add_decayed_weights(weight_decay, mask=None if decay_scales else decayed),
         optax.trace(decay=momentum),
         optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
@@ -84,5 +87,5 @@ def sgd(
 
 
 def _names(path: tuple[Any, ...]) -> set[str]:
-    """Returns the names on a path in a tree of parameters of Linen or NNX."""
+    """Returns the names on a path in a tree of Linen or NNX parameters."""
     return {str(getattr(key, "key", getattr(key, "name", key))) for key in path}

@@ -25,13 +25,13 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a training step reads and writes.
+    """The state that a training step reads and updates.
 
     Attributes:
-      step: the number of steps so far, int32 `()`.
+      step: the number of completed steps, int32 `()`.
       params, batch_stats: the network's variables.
       opt_state: the optimizer's state.
-      rng: the data of a key, into which each step folds its number.
+      rng: the data of a random key, into which each step folds its number.
       average: the moving average of the variables, `{"params": ..., "batch_stats": ...}`, or None.
 
     Example: see `make_train_step`.
@@ -46,22 +46,22 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Returns the variables to evaluate and predict with: the moving average if there is one."""
+        """The variables for evaluation and prediction: the moving average if there is one."""
         return self.average or self.trained
 
     @property
     def progress(self) -> dict[str, Any]:
-        """Returns the rest of the state, which only resuming needs."""
+        """The rest of the state, which is needed only to resume training."""
         progress = {"step": self.step, "opt_state": self.opt_state, "rng": self.rng}
         return progress if self.average is None else progress | {"trained": self.trained}
 
     @property
     def trained(self) -> dict[str, Any]:
-        """Returns the variables that the optimizer updates."""
+        """The variables that the optimizer updates."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def resumed(self, variables: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
-        """Returns the state whose `variables` and `progress` these are."""
+        """Returns the state with the given `variables` and `progress`."""
         rest = dict(progress)
         if self.average is None:
             return self.replace(**variables, **rest)
@@ -72,11 +72,11 @@ class TrainState(flax.struct.PyTreeNode):
 class AttentionStart:
     """Initial values of the attention modules; the defaults are the paper's.
 
-    While alpha is 0, query and key get no gradient. With torch's range of query and key, position attention starts as
-    the image's average, because all places are attended to alike.
+    While alpha is 0, query and key receive no gradient. With torch's initial range of query and key, the output of
+    position attention is initially the average over the image, because the attention is almost uniform.
 
     Attributes:
-      query_key_gain: factor on torch's range of query and key; the spread of the logits grows with its square.
+      query_key_gain: factor of torch's initial range of query and key. The spread of the logits grows with its square.
       alpha: initial scale of position attention, 0 in the paper.
       beta: initial scale of channel attention, 0 in the paper.
     """
@@ -86,7 +86,7 @@ class AttentionStart:
     beta: float = 0.0
 
     def apply(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns fresh `params` of a `DANet` with these initial values."""
+        """Returns newly initialised `params` of a `DANet` with these initial values."""
         flat = flatten_dict(dict(params))
         for path, leaf in flat.items():
             if path[-1] in ("alpha", "beta"):
@@ -106,17 +106,17 @@ def create_state(
     start: AttentionStart | None = None,
     average: bool = False,
 ) -> TrainState:
-    """Creates the state of training, directly on the devices of `mesh`.
+    """Creates the initial training state, directly on the devices of `mesh`.
 
     Args:
       model: a `DANet`.
-      optimizer: an optimizer, such as `sgd(poly_schedule(...))`.
-      seed: seed of the initial parameters and of dropout.
-      mesh: mesh on whose devices the state is replicated; None for all devices.
-      variables: `params` and `batch_stats` to start from, such as pretrained ones; None for those of `model.init`.
+      optimizer: an optimizer, for example `sgd(poly_schedule(...))`.
+      seed: seed for the initial parameters and for dropout.
+      mesh: the mesh on whose devices the state is replicated; None for all devices.
+      variables: `params` and `batch_stats` to start from, for example pretrained ones; None for those of `model.init`.
         They are copied, because training steps donate their state.
       start: initial values of the attention modules if `variables` is None; None for the paper's.
-      average: whether a moving average of the variables is kept; it starts with the first step.
+      average: whether to keep a moving average of the variables, which starts with the first step.
 
     Returns:
       The state before the first step.
@@ -127,7 +127,7 @@ def create_state(
     def init(variables: Mapping[str, Any] | None) -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
         if variables is None:
-            # Parameters do not depend on the size of the images, and the smallest is traced fastest.
+            # Parameters do not depend on the size of the images, and small images are traced fastest.
             variables = model.init(init_key, jnp.zeros((1, 32, 32, 3)))
             if start is not None:
                 variables = {**variables, "params": start.apply(variables["params"])}
@@ -164,26 +164,26 @@ def make_train_step(
 
     Args:
       model: a `DANet`.
-      optimizer: the optimizer that `create_state` was given.
+      optimizer: the optimizer that was passed to `create_state`.
       loss_weights: weights of the fusion, position and channel losses.
       auxiliary_weight: weight of the auxiliary head's loss.
-      hard_pixels: restricts the loss to hard pixels, see `multi_loss`.
-      class_weights: weights of the classes in the loss, see `multi_loss`.
-      average_decay: decay d of the moving average of parameters and batch statistics, if the state keeps one. It is
-        the variables after the first step, then `d * average + (1 - d) * new`, as mmengine's
-        `ExponentialMovingAverage` with `update_buffers` and momentum 1 - d.
-      accumulation: the number of parts in which a batch is processed, to save memory. The loss remains the mean
-        over the valid pixels of the whole batch; batch statistics are those of a part.
-      mean: means that normalise the images, see `danet_jax.normalize`.
-      std: standard deviations that normalise the images, see `danet_jax.normalize`.
-      bits: the bits per channel of the images, which are uint16 for more than 8.
+      hard_pixels: restricts the loss to hard pixels; see `multi_loss`.
+      class_weights: weights of the classes in the loss; see `multi_loss`.
+      average_decay: decay d of the moving average of parameters and batch statistics, if the state keeps one. After the
+        first step, the average equals the variables; later steps compute `d * average + (1 - d) * new`, as mmengine's
+        `ExponentialMovingAverage` does with `update_buffers` and a momentum of 1 - d.
+      accumulation: the number of parts in which a batch is processed to save memory. The loss remains the mean over the
+        valid pixels of the whole batch, but batch statistics are those of a part.
+      mean: channel means for normalising the images; see `danet_jax.normalize`.
+      std: channel standard deviations for normalising the images; see `danet_jax.normalize`.
+      bits: the bits per channel of the images, which are uint16 if there are more than 8.
 
     Returns:
-      A function of a state and a batch, a dict of "image", uint8 `[B, H, W, 3]`, and "label", uint8 `[B, H, W]`. The
-      batch may be sharded in any way; losses and batch statistics are those of the global batch. Its metrics are
-      float32 scalars, those that the network has: `loss`, `loss_fusion`, `loss_position`, `loss_channel`,
+      A function of a state and a batch. The batch is a dict of "image", uint8 `[B, H, W, 3]`, and "label", uint8
+      `[B, H, W]`. It may be sharded in any way; losses and batch statistics are those of the global batch. The metrics
+      are float32 scalars, as far as they apply to the network: `loss`, `loss_fusion`, `loss_position`, `loss_channel`,
       `loss_auxiliary`, `gradient_norm`, `parameter_norm`, `alpha`, `beta`, and `attention_spread` and
-      `attention_entropy` of the position attention map, see `danet_jax.ops.attention.row_statistics`.
+      `attention_entropy` of the position attention map; see `danet_jax.ops.attention.row_statistics`.
 
     Raises:
       InputError: the network computes in float16.
@@ -224,7 +224,7 @@ def make_train_step(
         metrics = {"loss": total, **parts}
         if attention := queries_and_keys(updates):
             spread, entropy = row_statistics(*jax.lax.stop_gradient(attention))
-            # The metrics of several parts are added up.
+            # The metrics of the parts are summed, so each contributes its share.
             metrics |= {
                 "attention_spread": spread / accumulation,
                 "attention_entropy": entropy / accumulation,
@@ -270,7 +270,7 @@ def _in_parts(
     key: jax.Array,
     count: int,
 ) -> tuple[Any, Any]:
-    """Applies `one_part` to `count` parts of a batch, and returns the last batch statistics and the summed results."""
+    """Applies `one_part` to `count` parts of a batch; returns the last batch statistics and the sum of the results."""
     if count == 1:
         return one_part(batch_stats, batch, key)
     # Part i takes every `count`-th example, so that each part stays spread over all devices.

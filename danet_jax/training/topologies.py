@@ -1,4 +1,4 @@
-"""Accelerators by name: devices to compile for without having them, and their peak rates."""
+"""Describes accelerators by name: devices to compile for without having them, and peak throughputs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ _TENSOR_TFLOPS = {
     "NVIDIA H100": 989,
     "NVIDIA H200": 989,
 }
-"""Published dense bfloat16 rates by the beginning of JAX's `device_kind`, of which the longest match is taken."""
+"""Published dense bfloat16 throughputs by prefix of JAX's `device_kind`. The longest matching prefix applies."""
 
 EXAMPLES = "v5e:1x1, v5e:16x16, v6e:4x4 (TPU chips), h100:1, h100:8 (GPUs), cpu:1"
 
 
 class Topology(NamedTuple):
-    """Devices to compile for, the memory of each in bytes, and options for their compiler."""
+    """The devices to compile for.
+
+    Attributes:
+      devices: the devices.
+      memory: the memory of each device in bytes.
+      compiler_options: options for the compiler.
+    """
 
     devices: list[Any]
     memory: int
@@ -53,24 +59,24 @@ def find_topology(name: str) -> Topology:
 
 
 def describe_absent_tpu() -> None:
-    """Tells libtpu, where it is installed without a TPU, what it would otherwise ask the network for and warn about."""
-    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets it where it finds no TPU
+    """Describes a TPU to libtpu if the machine has none, so that libtpu neither queries the network nor warns."""
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets this variable if it finds no TPU.
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the peak rate of a chip in bfloat16 operations per second; None if it is not known."""
+    """Returns the peak throughput of a chip in bfloat16 operations per second, or None if it is not known."""
     fitting = [kind for kind in _TENSOR_TFLOPS if device_kind.startswith(kind)]
     tflops = _TENSOR_TFLOPS[max(fitting, key=len)] if fitting else None
     return tflops * 1e12 if tflops else None
 
 
 def count_flops(lowered: jax.stages.Lowered) -> float | None:
-    """Returns the floating-point operations of all devices together as XLA counts them; None if it does not.
+    """Returns XLA's count of the floating-point operations on all devices together, or None if there is none.
 
-    They are counted before the program is optimised, so that they are the network's own work. What a custom
-    kernel computes (position attention on accelerators) is not included.
+    The operations are counted before the program is optimised, so they are those of the network itself. Custom kernels
+    (position attention on accelerators) are not included.
     """
     analysis: Any = lowered.cost_analysis()
     flops = (analysis or {}).get("flops", -1.0)
@@ -111,7 +117,7 @@ def _h100(name: str, count: int) -> Topology:
         raise _refusal(name, f"is refused by XLA: {first_line(error)}") from error
     memory = re.search(r"device_memory_size: (\d+)", target)
     assert memory is not None
-    # Without a GPU, kernels cannot be timed against each other.
+    # Autotuning would have to run kernels on a GPU.
     return Topology(list(devices), int(memory[1]), {"xla_gpu_autotune_level": 0})
 
 
