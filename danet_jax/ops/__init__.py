@@ -1,1 +1,1 @@
-"""Exact primitives without parameters: attention, resizing, convolution, losses at full resolution."""
+"""Functions without parameters: attention, convolution, batch normalisation, resizing and losses."""

@@ -1,9 +1,8 @@
-"""Batch normalisation over the whole batch, and ReLU, with gradients that read and keep as little as possible.
+"""Batch normalisation and ReLU with gradients that read and store as little as possible.
 
 JAX's automatic gradient of batch normalisation sums over the features four times, in passes that compilers do not fuse,
-and keeps which values a ReLU has cut. Here the gradient reads the features once for both of its sums and once for the
-result (Ioffe and Szegedy 2015, section 3), and recomputes what was cut, which saves a seventh of a training step's
-memory traffic.
+and stores the mask of the ReLU. Here, the gradient reads the features once for both of its sums and once for the result
+(Ioffe and Szegedy 2015, section 3), and recomputes the mask. This saves a seventh of a training step's memory traffic.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ STATISTICS = "statistics"
 """The name of mean and variance for `jax.checkpoint_policies`."""
 
 RELU_RESULT = "result"
-"""The name of what the gradient of `relu` reads, for `jax.checkpoint_policies`."""
+"""The name of the output of `relu`, which its gradient reads, for `jax.checkpoint_policies`."""
 
 
 def normalize_batch(
@@ -34,18 +33,19 @@ def normalize_batch(
     relu: bool = False,
     dtype: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises by the statistics of the batch, `scale * (x - mean) / sqrt(var + 1e-5) + bias`.
+    """Computes `scale * (x - mean) / sqrt(var + 1e-5) + bias` with the statistics of the batch.
 
     Args:
       x: `[B, H, W, C]` of any float dtype. The computation is in float32, or in float64 for float64.
       scale: `[C]`.
       bias: `[C]`.
-      places: bool `[B, H, W, 1]`, False where a place does not count; None counts all of them.
-      relu: whether negative results become 0.
+      places: bool `[B, H, W, 1]`, False at positions that are excluded from the statistics; None to include all.
+      relu: whether to apply a ReLU to the result.
       dtype: dtype of the result.
 
     Returns:
-      The result `[B, H, W, C]`, and the mean and the biased variance `[C]`, float32 (or float64) without gradients.
+      The result, `[B, H, W, C]`, and the mean and biased variance, `[C]` in float32 (or float64), which have no
+      gradients.
     """
     y, mean, variance = _normalize(relu, jnp.dtype(dtype), x, scale, bias, places)
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
@@ -75,7 +75,7 @@ def _forward(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any)
 
 def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
     x, scale, bias, places, mean, variance = saved
-    # The barrier hides from compilers that the forward pass computes parts of this, which they would keep in float32.
+    # Without the barrier, compilers would reuse parts of the forward pass, and store them in float32.
     x, mean, variance = lax.optimization_barrier((x, mean, variance))
     dy = _wide(cotangents[0])
     if relu:
@@ -118,10 +118,10 @@ def _as_channels(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """Computes `max(x, 0)` of any shape and float dtype; the gradient at 0 is 0.
+    """Computes `max(x, 0)` for any shape and float dtype. The gradient at 0 is 0.
 
-    The gradient reads the result, which a network keeps anyway. For JAX's own ReLU, which keeps what was cut, compilers
-    recompute a sum from both summands.
+    The gradient reads the output, which a network stores anyway. With JAX's ReLU, which stores the mask of its input,
+    compilers recompute a sum from both summands.
     """
     return jnp.maximum(x, 0)
 
@@ -132,7 +132,7 @@ def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _relu_backward(y: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    # The barrier hides from compilers what the result was computed from.
+    # The barrier prevents compilers from recomputing the output from its inputs.
     return (jnp.where(lax.optimization_barrier(y) > 0, dy, jnp.zeros((), dy.dtype)),)
 
 

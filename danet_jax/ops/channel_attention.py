@@ -9,26 +9,26 @@ from danet_jax.ops.checks import check_arrays, check_choice
 from danet_jax.ops.precision import float32_einsum
 
 ENERGIES = ("official", "paper")
-"""The two signs of the attention that exist, see `channel_attention`."""
+"""The two variants of channel attention, which differ in the sign of the energy; see `channel_attention`."""
 
 
 def channel_attention(
     features: jax.Array, *, energy: str = "official", mask: jax.Array | None = None
 ) -> jax.Array:
-    """Computes `A X`: every channel map becomes a weighted sum of all channel maps.
+    """Computes `A X`, in which every channel map is a weighted sum of all channel maps.
 
-    With X the features seen as `[C, N]` and `E = X X^T`: `"paper"` is equation 3, `A = softmax(E)`;
-    `"official"` is the authors' code and every published checkpoint, `A = softmax(rowmax(E) - E)`, which is
-    `softmax(-E)`. E, a sum over thousands of positions, and the softmax are float32 whatever the dtype
-    of the features. No transposed copy of the features is made.
+    X are the features as `[C, N]`, and `E = X X^T` is the energy. With `"paper"`, `A = softmax(E)`, which is equation
+    3. With `"official"`, `A = softmax(rowmax(E) - E)`, which equals `softmax(-E)`, as in the authors' code and all
+    published checkpoints. E, which is a sum over thousands of positions, and the softmax are computed in float32. The
+    features are not copied to transpose them.
 
     Args:
-      features: float32, bfloat16 or float16 `[B, N, C]`, N positions of C channels.
+      features: float32, bfloat16 or float16 `[B, N, C]`, with N positions and C channels.
       energy: `"official"` or `"paper"`.
-      mask: bool `[B, N]`, False where a position does not exist; its features count as zero.
+      mask: bool `[B, N]`, False at positions to ignore, whose features are treated as zero.
 
     Returns:
-      `[B, N, C]` of the features' dtype, before the scale beta and the residual.
+      `[B, N, C]` of the features' dtype, before the scale beta and the residual connection are applied.
 
     Raises:
       InputError: `energy` does not exist, or an array has the wrong dtype or shape.
@@ -59,7 +59,7 @@ def _gram_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _gram_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    # One product with the sum, where automatic differentiation would make two and transpose their results.
+    # Automatic differentiation would compute two products and transpose their results; one product is sufficient.
     symmetric = cotangent + jnp.swapaxes(cotangent, 1, 2)
     return (float32_einsum("bnd,bdc->bnc", x, symmetric.astype(x.dtype)).astype(x.dtype),)
 

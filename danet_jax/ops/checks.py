@@ -1,4 +1,4 @@
-"""Checks of the arguments of public functions, before anything is traced."""
+"""Checks the arguments of public functions before anything is traced."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KINDS = {"float": jnp.floating, "integer": jnp.integer, "bool": jnp.bool_}
 
 
 def check_arrays(**arrays: tuple[Any, str]) -> None:
-    """Raises InputError unless every `name=(array, description)` is as it is described.
+    """Raises InputError unless every `name=(array, description)` matches its description.
 
-    A description, such as "float B N Ck" or "bool B M or None", is one of `KINDS`, then the dimensions. A dimension
-    that is a number has that size; dimensions of one name have one size in all arrays; no size is 0. Sizes may be
-    symbolic (`jax.export`).
+    A description, such as "float B N Ck" or "bool B M or None", consists of one of `KINDS` and the dimensions. A
+    dimension that is a number must have that size. Dimensions with the same name must have the same size in all arrays.
+    No size may be 0. Sizes may be symbolic (`jax.export`).
     """
     sizes: dict[str, Any] = {}
     for name, (x, description) in arrays.items():
@@ -43,7 +43,7 @@ def check_arrays(**arrays: tuple[Any, str]) -> None:
 
 
 def check_images(images: Any, **others: tuple[Any, str]) -> None:
-    """Raises InputError unless `images` are normalised, float `[B, H, W, 3]`, and `others` as `check_arrays` says."""
+    """Raises InputError unless `images` are normalised, float `[B, H, W, 3]`, and `others` pass `check_arrays`."""
     if getattr(images, "dtype", None) == jnp.uint8:
         problem = "are uint8; normalise them with danet_jax.normalize first"
         raise _array_error("images", problem, "uint8", "float [B, H, W, 3]")
@@ -51,7 +51,7 @@ def check_images(images: Any, **others: tuple[Any, str]) -> None:
 
 
 def check_index(name: str, index: Any, size: int) -> None:
-    """Raises InputError unless the values of `index` are 0 to `size - 1`; under `jit` they are not known."""
+    """Raises InputError unless the values of `index` are in 0 to `size - 1`. Under `jit`, they cannot be checked."""
     if isinstance(index, jax.core.Tracer):
         return
     least, largest = int(np.min(index)), int(np.max(index))
@@ -65,7 +65,7 @@ def check_index(name: str, index: Any, size: int) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raises InputError unless `value` is one of `choices`, which are all names or all numbers."""
+    """Raises InputError unless `value` is one of `choices`, which must all have the same type."""
     choices = list(choices)
     if not isinstance(value, type(choices[0])) or value not in choices:
         raise InputError(
@@ -77,7 +77,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Raises InputError unless `value` is a whole number of at least `least`."""
+    """Raises InputError unless `value` is an integer of at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise option_error(name, value, f"a whole number of at least {least}")
 
@@ -89,9 +89,9 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_dtype(name: str, value: Any) -> None:
-    """Raises InputError unless `value` is None or a dtype that networks compute in.
+    """Raises InputError unless `value` is None or a supported dtype.
 
-    These are float32, bfloat16, float16 (for inference only) and, under `jax_enable_x64`, float64.
+    Supported are float32, bfloat16, float16 (for inference only) and, with `jax_enable_x64`, float64.
     """
     if value is None:
         return
@@ -114,7 +114,7 @@ def check_precision(value: Any) -> None:
 
 
 def option_error(name: str, value: Any, allowed: str) -> InputError:
-    """Returns the error of an argument whose value is not `allowed`."""
+    """Returns the error for an argument whose value is not `allowed`."""
     return InputError(f"{name}={_short(value)} must be {allowed}", what=name, value=value, allowed=allowed)
 
 

@@ -1,4 +1,4 @@
-"""Normalises RGB images by the means and standard deviations that a network was trained with."""
+"""Normalises RGB images with the means and standard deviations that a network was trained with."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from danet_jax.errors import InputError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's channel means and standard deviations, RGB in 0 to 1, as every published backbone expects."""
+"""ImageNet's channel means and standard deviations, RGB in the range 0 to 1, which all published backbones expect."""
 
 
 def check_normalisation(mean: Any, std: Any) -> None:
-    """Raises InputError unless `mean` and `std` are three numbers each, for colours from 0 to 1."""
+    """Raises InputError unless `mean` and `std` are three numbers each, for colours in the range 0 to 1."""
     for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-3)):
         try:
             numbers = np.asarray(values)
-        except ValueError:  # nested sequences of several lengths
+        except ValueError:  # The nested sequences have different lengths.
             numbers = np.asarray(None)
         allowed = f"three numbers from {least:g} to 1"
         if numbers.shape != (3,) or numbers.dtype.kind not in "fiu" or not np.all(numbers >= least):
@@ -38,20 +38,20 @@ def check_normalisation(mean: Any, std: Any) -> None:
 def normalize(
     images: jax.Array, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, bits: int = 8
 ) -> jax.Array:
-    """Computes `(images / (2**bits - 1) - mean) / std`, with 255 for images of 8 bits.
+    """Computes `(images / (2**bits - 1) - mean) / std`; the divisor is 255 for images of 8 bits.
 
     Args:
-      images: RGB `[..., 3]`: uint8, or uint16 for more than 8 bits, or float from 0 to `2**bits - 1`.
-      mean: means of the channels, for colours from 0 to 1.
-      std: standard deviations of the channels, for colours from 0 to 1.
+      images: RGB `[..., 3]`, as uint8, uint16 for more than 8 bits, or float in the range 0 to `2**bits - 1`.
+      mean: means of the channels, for colours in the range 0 to 1.
+      std: standard deviations of the channels, for colours in the range 0 to 1.
       bits: the bits per channel.
 
     Returns:
-      Float32 of the same shape.
+      The normalised images, float32 of the same shape.
 
     Raises:
-      InputError: `images` have another dtype or shape, or are floats from 0 to 1 (found outside of `jit` only, where
-        values are known); `mean` or `std` is not three numbers for colours from 0 to 1.
+      InputError: `images` have another dtype or shape, or are floats in the range 0 to 1 (which is detected only
+        outside of `jit`, where values are known); or `mean` or `std` is not three numbers for colours in that range.
 
     Example:
       >>> import numpy as np

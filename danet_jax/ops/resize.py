@@ -16,7 +16,7 @@ from danet_jax.ops.precision import float32_einsum
 
 
 def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.ndarray:
-    """Returns float32 `[new_size, size]`: row i holds the at most two weights of the samples in sample i."""
+    """Returns the matrix of a resized axis, float32 `[new_size, size]`; each row has at most two non-zero weights."""
     position = np.arange(new_size, dtype=np.float64)
     if align_corners:
         position = position * ((size - 1) / (new_size - 1) if new_size > 1 else 0.0)
@@ -33,10 +33,10 @@ def bilinear_weights(size: int, new_size: int, *, align_corners: bool) -> np.nda
 
 
 class Taps(NamedTuple):
-    """The samples of an axis, `t` of them, that are mixed into each of `n` new ones: a linear map.
+    """A linear map along an axis: each of `n` new samples is a weighted sum of `t` old ones.
 
     Attributes:
-      index: int32 `[t, ..., n]`, the samples.
+      index: int32 `[t, ..., n]`, the indices of the old samples.
       weight: float32 `[t, ..., n]`, their weights.
     """
 
@@ -45,19 +45,19 @@ class Taps(NamedTuple):
 
 
 def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) -> Taps:
-    """Returns the two samples of an axis of `size` that make up sample `index` of the same axis at `new_size`.
+    """Returns the two samples, with their weights, that are interpolated when an axis is resized.
 
-    Positions are exact fractions of integers, so that no rounding moves a sample to a neighbour, for sizes below
-    32,768. Samples past the ends are those at the ends.
+    Positions are computed as exact fractions of integers, so that rounding cannot move a sample to a neighbour, for
+    sizes below 32,768. Samples beyond the ends are replaced by those at the ends.
 
     Args:
-      index: int `[..., n]`.
-      size: int, or an array that broadcasts against `index`.
-      new_size: int, or an array that broadcasts against `index`.
+      index: int `[..., n]`, indices of the new samples to compute.
+      size: the old size of the axis; an int, or an array that broadcasts against `index`.
+      new_size: the new size of the axis; an int, or an array that broadcasts against `index`.
       align_corners: see `resize_bilinear`.
 
     Returns:
-      `[2, ..., n]`, numpy arrays if all arguments are numpy arrays or Python integers.
+      Taps `[2, ..., n]`, as NumPy arrays if all arguments are NumPy arrays or Python integers.
     """
     known = all(isinstance(value, (int, np.integer, np.ndarray)) for value in (index, size, new_size))
     xp: Any = np if known else jnp
@@ -77,7 +77,7 @@ def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) 
 
 
 def dense(taps: Taps, extent: Any) -> jax.Array:
-    """Returns the matrix of `taps`, float32 `[..., n, extent]`, for an axis of `extent` samples."""
+    """Returns `taps` as a matrix, float32 `[..., n, extent]`, for an axis with `extent` samples."""
     place = lax.broadcasted_iota(jnp.int32, (*taps.index.shape[1:], extent), taps.index.ndim - 1)
     parts = [
         jnp.where(place == index[..., None], weight[..., None], jnp.float32(0))
@@ -94,19 +94,19 @@ def resize_bilinear(
     input_sizes: jax.Array | None = None,
     output_sizes: jax.Array | None = None,
 ) -> jax.Array:
-    """Resizes `x` `[B, h, w, C]` to `[B, H, W, C]` with `(H, W) = shape`, as torch's `interpolate` does.
+    """Resizes images bilinearly, like torch's `interpolate`.
 
-    Two samples per axis are mixed, also when the image gets smaller (no antialiasing). It is a linear map of `x`, two
-    matrix products, so that the gradient is as fast as the value on every device.
+    Two samples per axis are interpolated even if the image becomes smaller (no antialiasing). The operation is a linear
+    map of `x` that consists of two matrix products, so the gradient is as fast as the value on every device.
 
     Args:
-      x: float32, bfloat16 or float16.
-      shape: H and W; they and the size of `x` may be symbolic dimensions of `jax.export`.
-      align_corners: whether the centres of the corner pixels coincide (the authors' code), or their edges.
-      input_sizes: int32 `[B, 2]`, heights and widths of the images within `x`, which are padded at the right
-        and the bottom; None for all of `x`.
-      output_sizes: int32 `[B, 2]`, heights and widths of the images within the result; None for all of it. Inside
-        them the result is that of resizing the image without its padding, outside it is 0.
+      x: float32, bfloat16 or float16 `[B, h, w, C]`.
+      shape: H and W. They and the size of `x` may be symbolic dimensions of `jax.export`.
+      align_corners: whether to align the centres of the corner pixels, as in the authors' code, or their outer edges.
+      input_sizes: int32 `[B, 2]`, heights and widths of the images within `x`, which are padded at the right and the
+        bottom; None if there is no padding.
+      output_sizes: int32 `[B, 2]`, heights and widths of the images within the result; None for the size of the result.
+        Inside an image, the result equals that of resizing the image without padding; outside, it is 0.
 
     Returns:
       `[B, H, W, C]` of the dtype of `x`; the products are accumulated in float32.
@@ -127,7 +127,7 @@ def resize_bilinear(
             and not (is_symbolic_dim(old) or is_symbolic_dim(new))
         ):
             return jnp.asarray(bilinear_weights(old, new, align_corners=align_corners))[None]
-        # The sizes are known only when the program runs.
+        # These sizes are known only at run time.
         size, new_size = (
             jnp.asarray(extent).reshape(1, 1) if sizes is None else sizes[:, axis, None]
             for extent, sizes in ((old, input_sizes), (new, output_sizes))
@@ -136,14 +136,14 @@ def resize_bilinear(
         taps = bilinear_taps(sample, size, new_size, align_corners=align_corners)
         return jnp.where((sample < new_size)[..., None], dense(taps, old), 0.0)
 
-    # Columns come first: the rows, the larger product, are then one matrix product per image.
+    # Columns are resized first, so that the larger product, over rows, is one matrix product per image.
     return along_rows(weights(0), along_columns(weights(1), x.astype(jnp.float32))).astype(x.dtype)
 
 
 def along_columns(weights: jax.Array, x: jax.Array) -> jax.Array:
     """Multiplies `[B, W, w]` with `[B, h, w, C]` to `[B, h, W, C]`, in float32."""
     weights = jnp.broadcast_to(weights, (x.shape[0], *weights.shape[1:]))
-    # With columns innermost one matrix serves all rows; repeated for each row, it would be far larger than an image.
+    # With columns innermost, one matrix applies to all rows. A copy for each row would be far larger than an image.
     return jnp.swapaxes(float32_einsum("bhcw,bvw->bhcv", jnp.swapaxes(x, 2, 3), weights), 2, 3)
 
 

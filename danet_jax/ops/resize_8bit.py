@@ -1,4 +1,4 @@
-"""OpenCV's bilinear resizing of 8-bit images, bit for bit, as matrix products, which need no gather on any device."""
+"""OpenCV's bilinear resizing of 8-bit images with bit-identical results, as matrix products, which need no gathers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _ONE = 2048
 
 
 def opencv_taps(index: Any, size: Any, new_size: Any, *, of_columns: bool) -> Taps:
-    """Returns the samples and their rounded weights that `cv2.resize` with `INTER_LINEAR` uses.
+    """Returns the samples and rounded weights that `cv2.resize` with `INTER_LINEAR` uses.
 
     Args:
-      index: int `[n]`, samples of the resized axis. Results for samples outside of it are meaningless.
-      size: int, the size of an axis of the image.
-      new_size: int, its new size.
-      of_columns: whether the axis is that of columns, whose two ends OpenCV treats differently from those of rows.
+      index: int `[n]`, indices of samples on the resized axis. The result is undefined for indices outside of it.
+      size: int, the old size of the axis.
+      new_size: int, the new size of the axis.
+      of_columns: whether the axis is that of columns, at whose ends OpenCV rounds differently than at those of rows.
 
     Returns:
-      `[2, n]`, weights from 0 to 2048. Sizes that are symbolic dimensions of `jax.export` give the same, except for
-      weights halfway between two roundings.
+      Taps `[2, n]`, with weights from 0 to 2048. If the sizes are symbolic dimensions of `jax.export`, the weights are
+      the same except where they are halfway between two integers.
     """
     position: Any
     low: Any
     if isinstance(size, (int, np.integer)) and isinstance(new_size, (int, np.integer)):
         xp: Any = np
-        # OpenCV computes in double, then in float, and these roundings matter.
+        # OpenCV computes in double and then in float precision, and this rounding affects the result.
         position = ((index + 0.5) * (1.0 / (new_size / size)) - 0.5).astype(np.float32)
         low = np.floor(position).astype(np.int32)
     else:
@@ -51,8 +51,17 @@ def opencv_taps(index: Any, size: Any, new_size: Any, *, of_columns: bool) -> Ta
 
 
 def resize_8bit(images: jax.Array, rows: Taps, columns: Taps) -> jax.Array:
-    """Resizes uint8 `[B, H, W, C]` to `[B, h, w, C]` by taps `[2, B or 1, h]` and `[2, B or 1, w]` of `opencv_taps`."""
-    # These are whole numbers below 2^24, which float32 holds exactly.
+    """Resizes images with the weights of `opencv_taps`.
+
+    Args:
+      images: uint8 `[B, H, W, C]`.
+      rows: taps `[2, B or 1, h]`.
+      columns: taps `[2, B or 1, w]`.
+
+    Returns:
+      Uint8 `[B, h, w, C]`.
+    """
+    # These are integers below 2^24, which float32 represents exactly.
     x = along_columns(dense(columns, images.shape[2]), images.astype(jnp.float32)).astype(jnp.int32)
     x = (x >> 4).astype(jnp.float32)
     half = []

@@ -1,4 +1,4 @@
-"""The sharding of features over a mesh of devices: images over the axis `data`, their rows over `space`."""
+"""Shards features over a mesh of devices: images over the axis `data`, their rows over the axis `space`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DATA, SPACE = "data", "space"
 
 
 def platform_of(x: jax.Array) -> str:
-    """Returns "cpu", "cuda", "rocm" or "tpu": the platform of the devices of `x`, else this process's default."""
+    """Returns the platform of the devices of `x`, or else the default one: "cpu", "cuda", "rocm" or "tpu"."""
     mesh = jax.typeof(x).sharding.mesh
     device = None if mesh.empty else mesh.abstract_device
     platform = jax.default_backend() if device is None else device.platform
@@ -18,7 +18,7 @@ def platform_of(x: jax.Array) -> str:
 
 
 def mesh_of(x: jax.Array) -> AbstractMesh | None:
-    """Returns the mesh of `x` if it has several devices and XLA divides the work among them, else None."""
+    """Returns the mesh of `x` if it has several devices and XLA partitions the work among them, else None."""
     mesh = jax.typeof(x).sharding.mesh
     return None if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto else mesh
 
@@ -30,9 +30,9 @@ def rows_are_divided(x: jax.Array) -> bool:
 
 
 def with_even_rows(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns arrays `[B, H, W, ...]`, with undivided rows where devices would hold unequal numbers of them.
+    """Returns arrays `[B, H, W, ...]`, whose rows are not sharded if devices would have different numbers of them.
 
-    XLA computed wrong sums over such rows on 8 CPU devices: kernel gradients of 3x3 and of strided convolutions.
+    With such rows, XLA computed wrong sums on 8 CPU devices, namely kernel gradients of 3x3 and strided convolutions.
     """
     mesh = mesh_of(arrays[0])
     if mesh is None or all(x.shape[1] % mesh.shape.get(SPACE, 1) == 0 for x in arrays):
@@ -43,9 +43,9 @@ def with_even_rows(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def keep_divided(x: jax.Array) -> jax.Array:
-    """Constrains `x` `[B, H, W, ...]`, and its gradient, to stay divided over the axes of its mesh where these fit.
+    """Constrains `x` `[B, H, W, ...]` and its gradient to stay sharded over the axes of its mesh that divide it evenly.
 
-    Without the constraint XLA sometimes gathers whole images on each device, which moves all activations.
+    Without the constraint, XLA sometimes gathers complete images on each device, which transfers all activations.
     """
     mesh = mesh_of(x)
     if mesh is None:

@@ -1,4 +1,4 @@
-"""Cross-entropy at full resolution of logits at the backbone's, without the full-resolution logits."""
+"""Cross-entropy of up-sampled logits, without storing the logits at full resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from danet_jax.ops.resize import bilinear_weights
 from danet_jax.ops.sharding import DATA, SPACE, mesh_of
 
 ROWS = 32
-"""Rows of every image at a time: what exists at full resolution is float32 `[B, ROWS, K, W]`."""
+"""The number of rows of every image to compute at a time, for which float32 `[B, ROWS, K, W]` is stored."""
 
 
 def upsampled_cross_entropy(
@@ -29,27 +29,27 @@ def upsampled_cross_entropy(
     ignore_label: int = 255,
     class_weights: tuple[float, ...] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums the cross-entropy of the up-sampled logits over the valid pixels, and counts these.
+    """Returns the sum of the cross-entropies of the up-sampled logits over the valid pixels, and their number.
 
-    Value and gradient are those of `resize_bilinear` to the labels' size followed by a cross-entropy, but 32
-    rows of every image at a time are up-sampled, compared with the labels and dropped. If the gradient is needed,
-    the same pass computes it at the resolution of `logits`: the loss is a sum, so its gradient only
-    needs to be scaled. At 768 x 768 with 19 classes this takes 6 MB of temporary memory per image instead of 119.
+    Value and gradient are those of `resize_bilinear` to the labels' size followed by a cross-entropy, but only 32 rows
+    of every image are up-sampled and compared with the labels at a time. If the gradient is needed, the same pass
+    computes it at the resolution of `logits`; since the loss is a sum, its gradient then only has to be scaled. At
+    768 x 768 with 19 classes, this takes 6 MB of temporary memory per image instead of 119.
 
     Args:
-      logits: float32 or bfloat16 `[B, h, w, K]`; computed in float32.
-      labels: integers of any kind `[B, H, W]`: a class, 0 to K - 1, or `ignore_label`. Other values are not
-        detected (a device cannot raise errors): such a pixel counts as valid and belongs to no class, so that its
-        loss is the logarithm of the softmax's denominator. The data pipeline refuses such labels.
-      align_corners: how logits are up-sampled, see `danet_jax.ops.resize.resize_bilinear`.
-      ignore_label: the label of pixels that do not count.
+      logits: float32 or bfloat16 `[B, h, w, K]`; the computation is in float32.
+      labels: integers of any type `[B, H, W]`, a class from 0 to K - 1 or `ignore_label`. Other values are not
+        detected, because a device cannot raise errors: such a pixel counts as valid but belongs to no class, so its
+        loss is the logarithm of the softmax denominator. The data pipeline refuses such labels.
+      align_corners: how to up-sample the logits; see `danet_jax.ops.resize.resize_bilinear`.
+      ignore_label: the label of pixels to ignore.
       class_weights: K factors for the cross-entropy of the pixels of each class; None for 1.
 
     Returns:
-      The sum in nats, float32 `()`, and the count, int32 `()`.
+      The sum in nats, float32 `()`, and the number of valid pixels, int32 `()`.
 
     Raises:
-      InputError: an array has the wrong dtype or shape, or there are not K weights.
+      InputError: an array has the wrong dtype or shape, or the number of class weights is not K.
     """
     check_arrays(logits=(logits, "float B h w K"), labels=(labels, "integer B H W"))
     if class_weights is not None and len(class_weights) != logits.shape[-1]:
@@ -66,10 +66,10 @@ def upsampled_cross_entropy(
 def upsampled_pixel_losses(
     logits: jax.Array, labels: jax.Array, *, align_corners: bool, ignore_label: int = 255
 ) -> jax.Array:
-    """Computes the cross-entropy of every pixel, whose sum is `upsampled_cross_entropy`, without a gradient.
+    """Returns the cross-entropy of every pixel, without a gradient; `upsampled_cross_entropy` returns its sum.
 
     Returns:
-      Float32 `[B, H, W]` in nats, 0 where the label is ignored; `exp(-loss)` is the probability of the pixel's class.
+      Float32 `[B, H, W]` in nats, 0 at ignored pixels. `exp(-loss)` is the probability of a pixel's class.
     """
     batch, height, width = labels.shape
     row_weights, column_weights = (
@@ -115,9 +115,9 @@ _loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
 def _by_rows(
     options: _Options, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum, and its gradient (or zeros) with the shape and dtype of `logits`."""
+    """Returns the sum and its gradient (or zeros), which has the shape and dtype of `logits`."""
     height, new_height = logits.shape[1], labels.shape[1]
-    # There is a row of zeros on both sides, where a part of an image has its neighbours' rows.
+    # A row of zeros is added on both sides, where a part of an image has the rows of its neighbours.
     row_weights = np.zeros((new_height, height + 2), np.float32)
     row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=options.align_corners)
     column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=options.align_corners)
@@ -130,7 +130,7 @@ def _by_rows(
         loss_sum, gradient = part(jnp.asarray(row_weights), jnp.pad(logits, edge), labels)
         return loss_sum, gradient[:, 1:-1]
     rows, new_rows = height // parts, new_height // parts
-    # The neighbour's row has no weight beyond the image's first and last part.
+    # The first and last part of an image have a neighbour on only one side; the other side's row has no weight.
     weights = np.stack(
         [row_weights[i * new_rows :][:new_rows, i * rows :][:, : rows + 2] for i in range(parts)]
     )
@@ -166,7 +166,7 @@ def _part(
     logits: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum over `labels` `[B, H, W]` and its gradient. `row_weights` are `[H, h]`."""
+    """Returns the sum over `labels` `[B, H, W]` and its gradient. `row_weights` has the shape `[H, h]`."""
     x, weights, blocks = _row_blocks(options.ignore_label, row_weights, logits, labels)
 
     def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
@@ -199,23 +199,23 @@ def _part(
 def _row_blocks(
     ignore_label: int, row_weights: jax.Array, logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Prepares a pass over blocks of rows.
+    """Divides the rows into blocks.
 
     Returns:
-      The logits as float32 `[B, h, K, w]`; the `row_weights` `[H, h]` of each block, `[blocks, rows, h]`; and the
-      labels of each block, `[blocks, B, rows, W]`.
+      The logits as float32 `[B, h, K, w]`; the rows of `row_weights` `[H, h]` for each block, `[blocks, rows, h]`; and
+      the labels of each block, `[blocks, B, rows, W]`.
     """
     batch, new_height, new_width = labels.shape
     rows = min(ROWS, new_height)
     count = -(-new_height // rows)
     padding = rows * count - new_height
 
-    # Block i is rows i, i + count, i + 2 * count ..., so that each device has its share of every block if the
-    # image's rows are divided over devices.
+    # Block i consists of rows i, i + count, i + 2 * count and so on, so that each device has a share of every block if
+    # image rows are sharded.
     row_weights = jnp.pad(row_weights, ((0, padding), (0, 0))).reshape(rows, count, -1)
     labels = jnp.pad(labels, ((0, 0), (0, padding), (0, 0)), constant_values=ignore_label)
     blocks = jnp.moveaxis(labels.reshape(batch, rows, count, new_width), 2, 0)
-    # With classes before columns, sums over few classes run along whole rows of pixels.
+    # With classes before columns, sums over a few classes are vectorised along rows of pixels.
     return jnp.swapaxes(logits.astype(jnp.float32), 2, 3), jnp.swapaxes(row_weights, 0, 1), blocks
 
 
@@ -230,7 +230,7 @@ def _upsampled(x: jax.Array, row_weights: jax.Array, column_weights: jax.Array) 
 
 
 def _one_hot(labels: jax.Array, classes: int) -> jax.Array:
-    """Returns whether a pixel belongs to a class, bool `[B, rows, K, W]`."""
-    # uint8 holds every class number, but a class index is compared as int32.
+    """Returns a mask of the pixels of each class, bool `[B, rows, K, W]`."""
+    # Labels may be uint8, but class indices are int32.
     class_index = lax.broadcasted_iota(jnp.int32, (1, 1, classes, 1), 2)
     return labels[:, :, None, :].astype(jnp.int32) == class_index

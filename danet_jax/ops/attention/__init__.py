@@ -1,4 +1,4 @@
-"""Position attention (section 3.2, equations 1 and 2) without parameters: exact, in linear memory, on any device."""
+"""Position attention (section 3.2, equations 1 and 2) without parameters: exact, with linear memory, on any device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from danet_jax.ops.checks import check_arrays, check_choice
 from danet_jax.ops.sharding import SPACE, mesh_of, platform_of
 
 BACKENDS = ("auto", "blockwise", "cudnn", "splash", "rows", "reference")
-"""The implementations of position attention, see `position_attention`."""
+"""The implementations of position attention; see `position_attention`."""
 
 _ONLY_ON = {"cudnn": ("cuda", "NVIDIA GPUs"), "splash": ("tpu", "TPUs")}
 
@@ -38,30 +38,32 @@ def position_attention(
     key_mask: jax.Array | None = None,
     backend: str = "auto",
 ) -> jax.Array:
-    """Computes `out_j = sum_i softmax_i(query_j . key_i) value_i`, without 1/sqrt(d) (equations 1 and 2, before alpha).
+    """Computes `out_j = sum_i softmax_i(query_j . key_i) value_i` (equations 1 and 2, before the scale alpha).
 
-    Every backend computes exactly this, with logits, softmax and sums in float32. All but `"reference"` need memory
-    linear in N and M, also for the gradient, which recomputes the attention map piece by piece. Batch and queries may
-    be sharded; under `jit` each device computes its part. NaN in the input gives NaN in the output.
+    The logits are not scaled by 1/sqrt(d). Every backend computes this exactly, with logits, softmax and sums in
+    float32. All backends except `"reference"` need memory linear in N and M. This includes the gradient, which
+    recomputes the attention map piece by piece. Batch and queries may be sharded; under `jit`, each device computes its
+    part. NaN in the input results in NaN in the output.
 
     Args:
       query: float32, bfloat16 or float16 `[B, N, Ck]`.
       key: `[B, M, Ck]` of the same dtype.
       value: `[B, M, Cv]` of the same dtype.
-      key_mask: bool `[B, M]`, False where a key does not exist, whatever it holds. A query without any key gets zeros.
-      backend: `"auto"` takes the best of the following for the platform that the program is lowered for.
-        `"blockwise"`: tiles in plain XLA, any device. `"splash"`: JAX's TPU kernel. `"cudnn"`: flash attention
-        of cuDNN on NVIDIA GPUs since Ampere, bfloat16 or float16. `"rows"`: some queries at a time, in operations
-        that every exporter knows; arrays of symbolic sizes (`jax.export`) are always computed like this.
-        `"reference"`: the plain form, N x M in memory. It has derivatives of any order and direction (`jax.jvp`,
-        `jax.linearize`, `jax.hessian`); kernels have first-order gradients (`jax.grad`, `jax.vjp`).
+      key_mask: bool `[B, M]`, False for keys to exclude; these may contain any values. The output of a query without
+        any key is zero.
+      backend: the implementation. `"auto"` selects the best one for the platform that the program is lowered for.
+        `"blockwise"` computes tiles in plain XLA on any device. `"splash"` is JAX's TPU kernel. `"cudnn"` is cuDNN's
+        flash attention, for bfloat16 or float16 on NVIDIA GPUs since Ampere. `"rows"` computes some queries at a time,
+        with operations that every exporter supports; arrays of symbolic sizes (`jax.export`) always use it.
+        `"reference"` computes the plain formula with N x M memory. It has derivatives of any order and mode (`jax.jvp`,
+        `jax.linearize`, `jax.hessian`), whereas kernels have only first-order gradients (`jax.grad`, `jax.vjp`).
 
     Returns:
       `[B, N, Cv]` of the dtype of `value`.
 
     Raises:
       InputError: the backend does not exist, cannot run on the platform that the program is lowered for, or does not
-        have second derivatives; an array has the wrong dtype or shape.
+        have second derivatives; or an array has the wrong dtype or shape.
       TypeError: the dtypes differ.
 
     Example:
@@ -100,12 +102,12 @@ def position_attention(
 
 
 def check_backend_runs(name: str, backend: str, platform: str, dtype: Any = None) -> None:
-    """Raises InputError unless a backend runs on a platform, so that a program can refuse it before it loads data.
+    """Raises InputError unless a backend runs on a platform. A program can call it before it loads any data.
 
     Args:
-      name: the option or argument that the backend was given as.
+      name: the name of the option or argument that specified the backend.
       backend: one of `BACKENDS`.
-      platform: "cpu", "cuda", "rocm" or "tpu" (JAX's "gpu" stands for "cuda").
+      platform: "cpu", "cuda", "rocm" or "tpu"; JAX's "gpu" is treated as "cuda".
       dtype: dtype of the computation, if it is known.
     """
     if backend not in _ONLY_ON:
@@ -119,7 +121,7 @@ def check_backend_runs(name: str, backend: str, platform: str, dtype: Any = None
         raise InputError(f"{name}={backend!r} {reason}; use 'auto'", what=name, value=backend)
 
 
-# Compiled as a whole even when it is called outside of `jit`, so that sharded arrays stay sharded.
+# The function is compiled even when it is called outside of `jit`, so that sharded arrays stay sharded.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attention(
     backend: str, with_cudnn: bool, query: jax.Array, key: jax.Array, value: jax.Array
@@ -136,11 +138,11 @@ def _attention(
 
 
 def _sharded(kernel: Kernel, mesh: AbstractMesh | None) -> Kernel:
-    """Returns `kernel` as a function in which every device of `mesh` computes its own images and queries.
+    """Returns a version of `kernel` in which every device of `mesh` computes its own images and queries.
 
-    XLA can neither look into a kernel nor infer that a loop over blocks needs no communication, so the
-    division is explicit: keys and values are gathered once, in memory linear in their number, and the
-    gradients of keys and values are summed over the devices that share an image.
+    The division is explicit, because XLA can neither partition a kernel nor infer that a loop over blocks needs no
+    communication. Keys and values are gathered once, in memory linear in their number, and their gradients are summed
+    over the devices that share an image.
     """
     if mesh is None:
         return kernel
@@ -148,7 +150,7 @@ def _sharded(kernel: Kernel, mesh: AbstractMesh | None) -> Kernel:
     def on_mesh(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         axes = mesh_axes(mesh.shape, *query.shape[:2])
         by_image, by_query = PartitionSpec(axes["b"]), PartitionSpec(axes["b"], axes["n"])
-        # The check would need every kernel to declare over which axes its results vary.
+        # With the check, every kernel would have to declare the axes over which its results vary.
         return jax.shard_map(
             kernel, mesh=mesh, in_specs=(by_query, by_image, by_image), out_specs=by_query, check_vma=False
         )(query, key, value)
@@ -157,11 +159,11 @@ def _sharded(kernel: Kernel, mesh: AbstractMesh | None) -> Kernel:
 
 
 def mesh_axes(mesh: Mapping[str, int], batch: int, queries: int) -> dict[str, tuple[str, ...]]:
-    """Returns the axes of `mesh` over which the batch, `"b"`, and the queries, `"n"`, are divided.
+    """Returns the axes of `mesh` that shard the batch (`"b"`) and the queries (`"n"`).
 
-    The axis `space` divides the queries, as it divides the rows in the rest of the network, if it divides them evenly;
-    any other axis divides the batch. Where that does not fit, the axis divides the other of the two if that fits.
-    Otherwise every device along it computes the same.
+    The axis `space` shards the queries, as it shards rows in the rest of the network; any other axis shards the batch.
+    If the size is not divisible, the axis shards the other dimension instead, if that is divisible. Otherwise, all
+    devices along the axis compute the same.
     """
     axes: dict[str, tuple[str, ...]] = {"b": (), "n": ()}
     for name, size in mesh.items():

@@ -1,8 +1,8 @@
-"""Exact attention tile by tile in plain XLA operations: any device, memory linear in the number of positions.
+"""Exact attention tile by tile in plain XLA operations, on any device, with memory linear in the number of positions.
 
-With the running maximum and sum of each row, one pass over the keys is enough (online softmax; Milakov and
-Gimelshein 2018, Rabe and Staats 2021); the backward pass recomputes each tile from the rows' logsumexp (Dao
-et al. 2022). Nothing of size N x M exists, and a tile is small enough to stay in a core's cache.
+With a running maximum and sum for each row, one pass over the keys is sufficient (online softmax; Milakov and
+Gimelshein 2018, Rabe and Staats 2021). The backward pass recomputes each tile from the rows' logsumexp (Dao et al.
+2022). No array of size N x M is created, and a tile is small enough to stay in a core's cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from danet_jax.ops.precision import float32_einsum
 
 
 class Tile(NamedTuple):
-    """How much is computed at a time: `rows` queries by `columns` keys, multiplied as `dtype` (None: unchanged)."""
+    """The part of the attention map that is computed at a time.
+
+    Attributes:
+      rows: number of queries.
+      columns: number of keys.
+      dtype: dtype that arrays are cast to before they are multiplied; None leaves it unchanged.
+    """
 
     rows: int
     columns: int
@@ -28,10 +34,10 @@ class Tile(NamedTuple):
 
 
 CPU_TILE = Tile(512, 1024, jnp.float32)
-"""Two MiB of float32, in the second-level cache of today's cores; CPUs multiply bfloat16 slower than float32."""
+"""The tile for CPUs: 2 MiB of float32, which fits into a second-level cache. CPUs multiply bfloat16 more slowly."""
 
 ACCELERATOR_TILE = Tile(1024, 2048)
-"""Matrix products large enough to fill a GPU or a TPU."""
+"""The tile for accelerators, whose matrix products are large enough to fill a GPU or TPU."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -71,7 +77,7 @@ def _forward(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, Any]:
 
     output, logsumexp = tiling.over_images(one_image, tiling.rows(query), *map(tiling.columns, (key, value)))
     output, logsumexp = (_joined(x)[:, : arrays[0].shape[1]] for x in (output, logsumexp))
-    # The gradient needs the output as float32: rounded to bfloat16 it would lose a digit where a row's weights lie on
+    # The gradient needs the output in float32. In bfloat16 it would lose a digit if a row's weights are concentrated on
     # few keys.
     return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
 
@@ -85,8 +91,8 @@ def _backward(tile: Tile, residuals: Any, cotangent: jax.Array) -> tuple[jax.Arr
     [cotangent] = tiling.cast(cotangent)
 
     def one_image(key: jax.Array, value: jax.Array, *by_rows: jax.Array) -> tuple[jax.Array, ...]:
-        # Tiles are queries by keys, as in the forward pass: where one weight of a row is nearly 1, both must round
-        # its logit in the same way. dkey and dvalue are transposed, so that no product has to transpose a tile.
+        # Tiles are queries by keys, as in the forward pass, because both passes must round a logit in the same way if
+        # its weight is close to 1. dkey and dvalue are transposed, so that no product has to transpose a tile.
         def column_block(dquery: jax.Array, inputs: tuple[jax.Array, jax.Array]):
             key, value = inputs
 
@@ -124,7 +130,7 @@ attention.defvjp(_forward, _backward)
 
 
 class _Tiling:
-    """How queries and keys are divided into equal blocks."""
+    """The division of queries and keys into blocks of equal size."""
 
     def __init__(self, tile: Tile, query: jax.Array, key: jax.Array, value: jax.Array):
         self.tile = tile
@@ -135,7 +141,7 @@ class _Tiling:
         return arrays if self.tile.dtype is None else tuple(x.astype(self.tile.dtype) for x in arrays)
 
     def pad(self, query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns arrays whose keys fill all blocks."""
+        """Pads keys and values so that they fill all blocks."""
         return pad_keys(query, key, value, self.column_blocks * self.block_columns)
 
     def rows(self, x: jax.Array) -> jax.Array:
@@ -148,7 +154,7 @@ class _Tiling:
         return x.reshape(x.shape[0], self.column_blocks, self.block_columns, *x.shape[2:])
 
     def over_images(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
-        """Maps over the images of the batch: all at once if their maps fit a tile together, else one by one."""
+        """Maps over the images of a batch: all at once if their attention maps fit into a tile, else one by one."""
         size = self.row_blocks * self.block_rows * self.column_blocks * self.block_columns
         if arrays[0].shape[0] * size <= self.tile.rows * self.tile.columns:
             return jax.vmap(function)(*arrays)

@@ -1,4 +1,4 @@
-"""What the kernels share: keys that do not exist, padding to blocks, and the refusal of second derivatives."""
+"""Functions that the kernels share: excluding keys, padding to blocks, and refusing second derivatives."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from danet_jax.errors import InputError
 
 
 def blocks(length: int, largest: int, multiple: int) -> tuple[int, int]:
-    """Returns `(count, size)` of equal blocks that cover `length` with the least padding.
+    """Returns the count and size of equal blocks that cover `length` with the least padding.
 
-    Blocks are no larger than `largest`, itself a multiple of `multiple`, and one block is exactly `length`.
+    A single block has exactly the size `length`; otherwise the size is a multiple of `multiple`. It is at most
+    `largest`, which must be a multiple of `multiple`.
     """
     count = -(-length // largest)
     if count == 1:
@@ -25,14 +26,14 @@ def blocks(length: int, largest: int, multiple: int) -> tuple[int, int]:
 def exclude_keys(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns query, key and value for which the keys where `mask` (bool `[B, M]`) is False have no weight.
+    """Returns query, key and value with which keys where `mask` (bool `[B, M]`) is False have no weight.
 
-    One more channel, constant in every query and 0 or a large negative number in the keys, adds the mask to the
-    logits, so that any kernel that computes softmax(query key^T) value is masked. Keys and values that do not exist
-    become 0, so that not even a NaN among them has an effect. A query without any key gets 0.
+    An additional channel, which is constant in the queries and 0 or a large negative number in the keys, adds the mask
+    to the logits, so that the result of any kernel for softmax(query key^T) value is masked. Excluded keys and values
+    are replaced by 0, so that even NaN in them has no effect. The output of a query without any key is 0.
     """
-    # The product is the logit of a key that does not exist: its weight is exactly 0 beside any other key's, and
-    # nothing overflows. float16 does not hold 1e30, but float32, in which logits are summed, holds the product.
+    # The product of factor and excluded is the logit of an excluded key. It is so low that its weight is exactly 0 if
+    # there are other keys, but does not overflow. 1e30 is too large for float16, but the logits are summed in float32.
     factor, excluded = (2.0**15, -(2.0**15)) if key.dtype == jnp.float16 else (1.0, -1e30)
     exists = mask[..., None]
     bias = jnp.where(exists, 0.0, excluded).astype(key.dtype)
@@ -49,7 +50,7 @@ def pad_rows(x: jax.Array, length: int) -> jax.Array:
 def pad_keys(
     query: jax.Array, key: jax.Array, value: jax.Array, length: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pads keys and values to `length` positions and excludes the new ones; changes nothing if there are none."""
+    """Pads keys and values to `length` positions and excludes the added ones, if there are any."""
     keys = key.shape[1]
     if length == keys:
         return query, key, value
@@ -59,7 +60,10 @@ def pad_keys(
 
 @jax.custom_jvp
 def once_differentiable(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns the arrays unchanged. A kernel's own forward pass applies it, so that differentiating that is refused."""
+    """Returns the arrays unchanged, but raises InputError when it is differentiated.
+
+    Forward passes of kernels apply it, so that second derivatives are refused.
+    """
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""Position attention by cuDNN's flash attention: channels of the values as heads, unscaled."""
+"""Position attention with cuDNN's flash attention, unscaled, with the channels of the values divided into heads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from danet_jax.ops.attention.common import once_differentiable
 
 WIDEST_HEAD = 128
-"""The most channels that cuDNN takes per head on every GPU since Ampere."""
+"""The maximum number of channels per head that cuDNN supports on all GPUs since Ampere."""
 
 
 def refusal(query: jax.Array, value: jax.Array) -> str | None:
@@ -44,7 +44,7 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
     output, logsumexp = flash_forward(
         _repeat(query, width, heads), _repeat(key, width, heads), _chunks(value, width, heads)
     )
-    # All heads have the same logsumexp, so that of one head is kept.
+    # All heads have the same logsumexp, so only that of one head is kept.
     return _joined(output, value), (query, key, value, output, logsumexp[:, :1])
 
 
@@ -70,7 +70,7 @@ attention.defvjp(_forward, _backward)
 
 
 def _heads(query: jax.Array, value: jax.Array) -> tuple[int, int]:
-    """Returns the width of a head, to which queries and chunks of values are padded, and the number of heads."""
+    """Returns the width of a head, to which queries and chunks of the values are padded, and the number of heads."""
     width = 64 if max(query.shape[-1], value.shape[-1]) <= 64 else WIDEST_HEAD
     return width, -(-value.shape[-1] // width)
 
@@ -92,7 +92,7 @@ def _joined(x: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _compute_capability() -> tuple[int, ...] | None:
-    """Returns the compute capability of this machine's GPU; None where a program is lowered for another machine."""
+    """Returns the compute capability of this machine's GPU, or None if it has none."""
     try:
         device = jax.devices("cuda")[0]
     except RuntimeError:
@@ -100,9 +100,9 @@ def _compute_capability() -> tuple[int, ...] | None:
     return tuple(int(part) for part in device.compute_capability.split("."))
 
 
-# cuDNN's kernels are called as XLA names them. JAX's public function for them, jax.nn.dot_product_attention, asks for
-# cuDNN while it is traced, so that no machine without it could make a program for one that has it, and hands out
-# the logsumexp in 16 bits only.
+# cuDNN's kernels are called by their names in XLA. JAX's public function, jax.nn.dot_product_attention, requires cuDNN
+# during tracing, so that a machine without cuDNN could not compile a program for one that has it, and it returns the
+# logsumexp only in 16 bits.
 
 
 def flash_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -149,7 +149,14 @@ def _call(
     products: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]],
     *arrays: jax.Array,
 ) -> list[jax.Array]:
-    """Calls `target`; `products` are its matrix products: the contracted axes, and the batch axes of each side."""
+    """Calls a kernel of cuDNN.
+
+    Args:
+      target: the kernel's name in XLA.
+      results: shapes and dtypes of the results.
+      products: for each matrix product of the kernel, the contracted axes and the batch axes of both sides.
+      *arrays: the arguments of the kernel.
+    """
     query, key = arrays[:2]
     batch, places, heads, _ = query.shape
     attention = {
@@ -184,9 +191,9 @@ def _call(
         }
     *outputs, _ = jax.ffi.ffi_call(
         target,
-        (*results, jax.ShapeDtypeStruct((0,), jnp.uint8)),  # cuDNN's workspace, whose size XLA finds
+        (*results, jax.ShapeDtypeStruct((0,), jnp.uint8)),  # cuDNN's workspace, whose size XLA sets.
         vmap_method="sequential",
-        # Arrays of four axes are stored with heads behind places, whatever the order of their axes.
+        # Arrays with four axes are stored with heads after positions, whatever the order of their axes.
         output_layouts=[(0, 2, 1, 3) if len(x.shape) == 4 else (0, 1, 2) for x in results] + [(0,)],
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"operation_queue_id": "0", "cudnn_fmha_backend_config": attention}),

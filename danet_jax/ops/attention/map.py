@@ -1,4 +1,4 @@
-"""Rows and columns of the position attention map, without the rest of it."""
+"""Computes rows, columns and statistics of the position attention map without computing the complete map."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from danet_jax.ops.precision import float32_einsum
 def attention_row(
     query: jax.Array, key: jax.Array, index: jax.Array, *, key_mask: jax.Array | None = None
 ) -> jax.Array:
-    """Computes what chosen positions attend to: their rows of the attention map, without the rest of it.
+    """Computes chosen rows of the attention map, which contain what these positions attend to.
 
     Args:
       query: float `[B, N, Ck]`.
       key: float `[B, M, Ck]`.
-      index: int `[B, K]`, positions among the queries.
-      key_mask: bool `[B, M]`, see `position_attention`.
+      index: int `[B, K]`, indices of the queries.
+      key_mask: bool `[B, M]`; see `position_attention`.
 
     Returns:
       Float32 `[B, K, M]`; each row sums to 1.
 
     Raises:
-      InputError: an array has the wrong dtype or shape, a position does not exist, or an image has no key at all
-        (under `jit`, where values are not known, the last two give NaN).
+      InputError: an array has the wrong dtype or shape, an index is out of range, or an image has no key at all. Under
+        `jit`, where values are not known, the last two result in NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -49,16 +49,17 @@ def attention_row(
 
 
 def row_statistics(query: jax.Array, key: jax.Array, *, rows: int = 16) -> tuple[jax.Array, jax.Array]:
-    """Measures how sharply positions attend, which tells a map that chooses from one that averages everything.
+    """Measures how sharp the attention is, which distinguishes a selective map from one that averages everything.
 
     Args:
       query: float `[B, N, Ck]`.
       key: float `[B, M, Ck]`.
-      rows: how many evenly spaced rows of each image's map are used.
+      rows: the number of evenly spaced rows of each image's map to use.
 
     Returns:
-      The standard deviation of a row's logits, and the entropy of a row divided by log M, that of a uniform row;
-      both float32 `()`, means over the rows. A spread far below 1 or an entropy close to 1 is a uniform map.
+      The standard deviation of a row's logits (the spread), and the entropy of a row divided by that of a uniform row,
+      log M. Both are float32 `()`, averaged over the rows. A spread far below 1 or an entropy close to 1 indicates a
+      uniform map.
     """
     logits = _logits(query[:, :: max(1, query.shape[1] // rows)], key)
     logarithms = jax.nn.log_softmax(logits, axis=-1)
@@ -70,16 +71,16 @@ def row_statistics(query: jax.Array, key: jax.Array, *, rows: int = 16) -> tuple
 def row_logsumexp(
     query: jax.Array, key: jax.Array, *, key_mask: jax.Array | None = None, rows: int = 1024
 ) -> jax.Array:
-    """Computes the logarithm of the denominator of every row of the map, `log sum_i exp(query_j . key_i)`.
+    """Computes the logarithm of the softmax denominator of every row, `log sum_i exp(query_j . key_i)`.
 
     Args:
       query: float `[B, N, Ck]`.
       key: float `[B, M, Ck]`.
-      key_mask: bool `[B, M]`, see `position_attention`.
-      rows: how many rows of the map are computed at a time.
+      key_mask: bool `[B, M]`; see `position_attention`.
+      rows: the number of rows of the map to compute at a time.
 
     Returns:
-      Float32 `[B, N]`: all that `attention_column` needs to know of the rest of the map.
+      Float32 `[B, N]`, as `attention_column` takes it.
 
     Raises:
       InputError: an array has the wrong dtype or shape, or an image has no key at all.
@@ -97,19 +98,20 @@ def row_logsumexp(
 
 
 def attention_column(query: jax.Array, key: jax.Array, logsumexp: jax.Array, index: jax.Array) -> jax.Array:
-    """Computes which positions attend to chosen ones: their columns of the attention map, without the rest of it.
+    """Computes chosen columns of the attention map, which contain how much every position attends to these positions.
 
     Args:
       query: float `[B, N, Ck]`.
       key: float `[B, M, Ck]`.
-      logsumexp: float32 `[B, N]` of `row_logsumexp`, computed once per image.
-      index: int `[B, K]`, positions among the keys.
+      logsumexp: float32 `[B, N]`, the result of `row_logsumexp`, which has to be computed only once per image.
+      index: int `[B, K]`, indices of the keys.
 
     Returns:
-      Float32 `[B, N, K]`: the weight of each chosen key in every query's row.
+      Float32 `[B, N, K]`, the weight of each chosen key in every query's row.
 
     Raises:
-      InputError: an array has the wrong dtype or shape, or a position does not exist (under `jit` it gives NaN).
+      InputError: an array has the wrong dtype or shape, or an index is out of range (under `jit`, the result is NaN
+        instead).
     """
     check_arrays(
         query=(query, "float B N Ck"),

@@ -1,7 +1,7 @@
-"""Exact attention in plain operations: the whole map at once, or some queries at a time against all keys.
+"""Exact attention in plain operations: the complete map at once, or a number of queries at a time against all keys.
 
-By rows, memory is linear in the number of keys. There is no kernel, and no number of blocks that must be known, so it
-can be exported for sizes that are known only when the program runs, and to formats that have few operations.
+By rows, memory is linear in the number of keys. It uses no kernel, and the number of blocks need not be known, so it
+can be exported for sizes that are known only at run time, and to formats with few operations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from danet_jax.ops.attention.common import pad_rows
 from danet_jax.ops.precision import float32_einsum
 
 ROWS = 1024
-"""Queries at a time."""
+"""The number of queries to compute at a time."""
 
 
 def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
 
 
 def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Computes `softmax(query key^T) value` with the whole map in memory."""
+    """Computes `softmax(query key^T) value` with the complete attention map in memory."""
     dtype = value.dtype
     query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
     weights = jax.nn.softmax(float32_einsum("bnc,bmc->bnm", query, key), axis=-1)

@@ -1,4 +1,4 @@
-"""Position attention by JAX's own TPU kernel, splash attention, dense and unscaled."""
+"""Position attention with JAX's TPU kernel, splash attention, dense and unscaled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from danet_jax.ops.attention.common import blocks, once_differentiable, pad_keys
 from danet_jax.ops.attention.tpu_only import tpu_only
 
 LANES = 128
-"""The width of a TPU's registers: blocks are multiples of it."""
+"""The number of lanes of a TPU's vector registers. The size of a block is a multiple of it."""
 
 LARGEST_BLOCK = 512
 
@@ -47,7 +47,7 @@ def _backward(pull_back: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
     residuals, structure = jax.tree.flatten(pull_back)
 
     def run(cotangent: jax.Array, *residuals: jax.Array) -> list[jax.Array]:
-        # The kernel's own derivative is traced here, where its precision can be set.
+        # The kernel's own derivative is traced here, so that its precision can be set.
         with _full_precision(cotangent.dtype):
             return list(jax.tree.unflatten(structure, residuals)(cotangent))
 
@@ -60,8 +60,8 @@ attention.defvjp(_forward, _backward)
 def padded_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False
 ) -> jax.Array:
-    """Computes attention of arrays padded to blocks; images stand where the kernel expects heads."""
-    # Imported here because it takes a tenth of the time that importing JAX and Flax takes.
+    """Pads the arrays to blocks and computes attention, with images in the kernel's axis of heads."""
+    # This import takes a tenth of the time that importing JAX and Flax takes.
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     queries = query.shape[1]
@@ -86,11 +86,11 @@ def padded_attention(
 
 
 def _padded(length: int) -> tuple[int, int]:
-    """Returns the length in blocks, and the size of a block."""
+    """Returns the length padded to complete blocks, and the size of a block."""
     count, size = blocks(-(-length // LANES), LARGEST_BLOCK // LANES, 1)
     return count * size * LANES, size * LANES
 
 
 def _full_precision(dtype: jnp.dtype) -> contextlib.AbstractContextManager[object]:
-    """Returns a context in which float32 is multiplied as float32, where a TPU's default is bfloat16."""
+    """Returns a context in which float32 is multiplied in float32; a TPU's default is bfloat16."""
     return jax.default_matmul_precision("highest") if dtype == jnp.float32 else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Kernels that exist for TPUs only, in programs that are lowered for several platforms at once."""
+"""Allows TPU-only kernels in programs that are lowered for several platforms at once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 
-# The only use of an interface of JAX that is not public. When a program is lowered for TPU and CPU together
-# (jax.export), its branch for TPU is lowered for CPU too, though it never runs there, and a Pallas kernel refuses that.
+# This is the only use of a JAX interface that is not public. When a program is lowered for TPU and CPU together
+# (jax.export), its TPU branch is also lowered for CPU, although it never runs there, and a Pallas kernel refuses that.
 from jax.interpreters import mlir
 
 Arrays = Sequence[jax.Array]
 
 
 def tpu_only(function: Callable[..., Arrays]) -> Callable[..., Arrays]:
-    """Returns `function`, which returns a list of arrays, with zeros for results where it is not lowered for TPU.
+    """Returns a version of `function`, which returns a list of arrays, that returns zeros unless lowered for TPU.
 
-    It is for a branch of `lax.platform_dependent` that other platforms do not take.
+    It is meant for a branch of `lax.platform_dependent` that only TPUs execute.
     """
 
     @custom_vmap

@@ -1,9 +1,9 @@
-"""Two-dimensional convolution, padded as torch pads it, with gradients that are fast on every platform.
+"""Two-dimensional convolution with torch's padding and gradients that are fast on every platform.
 
-On TPU and GPU it is XLA's own, except for one gradient: for NVIDIA's GPUs XLA turns the gradient to the kernel of a
-dilated convolution into a convolution whose window is the whole image, so it is computed in the phases of the dilation.
-On CPU, XLA's gradient to the kernel runs at a fraction of the speed of its matrix products, so a convolution is
-written as matrix products wherever that is faster. benchmarks/model.py measures it in the whole network.
+On TPUs and GPUs it is XLA's convolution, except for one gradient: for NVIDIA GPUs, XLA converts the kernel gradient of
+a dilated convolution to a convolution whose window is the entire image, so it is computed in the phases of the dilation
+instead. On CPUs, XLA's kernel gradient is much slower than its matrix products, so a convolution is computed as matrix
+products where that is faster. benchmarks/model.py measures the effect on the network.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def convolution(
     dilation: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """Computes a convolution (a cross-correlation) with torch's padding.
+    """Computes a convolution (that is, a cross-correlation) with torch's padding.
 
-    It has first-order reverse-mode gradients (`jax.grad`, `jax.vjp`), but none in forward mode.
+    It has first-order reverse-mode gradients (`jax.grad`, `jax.vjp`), but no forward-mode gradients.
 
     Args:
-      x: features `[B, H, W, C]`, float32, bfloat16 or float16 (a CPU computes in float32).
+      x: features `[B, H, W, C]`, float32, bfloat16 or float16 (CPUs compute in float32).
       kernel: `[kh, kw, C, C']` of the same dtype.
       stride: the stride along both axes.
       padding: the number of zeros on every side of `x`, whatever the stride.
-      dilation: the distance between neighbouring entries of the kernel.
-      precision: the precision of products, see `jax.lax.Precision`; None for the platform's default. A CPU ignores it.
+      dilation: the distance between adjacent entries of the kernel.
+      precision: the precision of products; see `jax.lax.Precision`. None for the platform's default. CPUs ignore it.
 
     Returns:
       `[B, H', W', C']` of the same dtype, with `H' = floor((H + 2 * padding - dilation * (kh - 1) - 1) / stride) + 1`.
@@ -68,7 +68,7 @@ def convolution(
     for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
         check_whole(name, value, least)
     geometry = Geometry(stride, padding, dilation, precision)
-    if not all(isinstance(n, int) for n in x.shape):  # symbolic dimensions of `jax.export`
+    if not all(isinstance(n, int) for n in x.shape):  # Some dimensions are symbolic (`jax.export`).
         return xla_convolution(x, kernel, geometry)
     if any(x.shape[1 + i] + 2 * padding <= dilation * (kernel.shape[i] - 1) for i in range(2)):
         raise InputError(
@@ -113,9 +113,9 @@ def _by_platform(
     *arrays: jax.Array,
     cuda: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """Calls the function for the platform that the program is lowered for; only that one is compiled."""
+    """Calls the function for the platform that the program is lowered for. Only this function is compiled."""
     if rows_are_divided(arrays[0]):
-        cpu = default  # XLA exchanges rows between neighbours in its own convolutions, but not in matrix products
+        cpu = default  # XLA can exchange rows between devices in convolutions, but not in matrix products.
     in_float32 = arrays[0].dtype.itemsize < 4
 
     def on_cpu(*arrays: jax.Array) -> jax.Array:

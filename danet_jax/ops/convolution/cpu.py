@@ -1,6 +1,6 @@
-"""Convolution on CPUs: matrix products wherever they are faster than XLA's convolution there.
+"""Convolution on CPUs, as matrix products where these are faster than XLA's convolution.
 
-The precision of a `Geometry` is ignored: XLA multiplies float32 on a CPU as float32, whatever precision is asked for.
+The precision of a `Geometry` is ignored, because XLA always multiplies float32 in float32 on CPUs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cpu_input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry:
         spread = [(0, 0, 0), *((0, n, stride - 1) for n in after), (0, 0, 0)]
         return lax.pad(dx, jnp.zeros((), dx.dtype), spread)
     if _is_winograd_faster(x.shape, kernel.shape, geometry):
-        # Behind the barrier XLA does not keep the forward pass's transform of the kernel, 16/9 of its size.
+        # The barrier prevents XLA from keeping the forward pass's transform of the kernel, 16/9 of the kernel's size.
         kernel, dy = lax.optimization_barrier((kernel, dy))
         return winograd_input_gradient(dy, kernel, padding, dilation)
     return xla_input_gradient(x, kernel, dy, geometry)
@@ -44,7 +44,7 @@ def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry
     if _is_pointwise(kernel.shape, geometry):
         return _product_over_places(_strided(x, geometry.stride), dy)[None, None]
     if _is_winograd_faster(x.shape, kernel.shape, geometry):
-        # Nor does it keep the forward pass's transform of the input, four times its size.
+        # The barrier prevents XLA from keeping the forward pass's transform of the input, four times the input's size.
         x, dy = lax.optimization_barrier((x, dy))
         return winograd_kernel_gradient(x, dy, geometry.padding, geometry.dilation)
     return _kernel_gradient_by_places(x, kernel.shape, dy, geometry)
@@ -53,25 +53,25 @@ def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry
 def _kernel_gradient_by_places(
     x: jax.Array, kernel_shape: tuple[int, ...], dy: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    """Multiplies `dy` with the inputs that each entry of the kernel met."""
+    """Computes the kernel gradient as products of `dy` with the inputs that each entry of the kernel was applied to."""
     stride, padding, dilation, _ = geometry
     height, width, inputs, outputs = kernel_shape
     rows, columns = dy.shape[1:3]
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    # In images the places go last, because runs of so few channels are slow to copy.
+    # For images, positions become the last axes, because copying runs of only a few channels is slow.
     few = inputs < 16
     if few:
         x = lax.optimization_barrier(x.transpose(3, 0, 1, 2))
 
     def met(i: int, j: int) -> jax.Array:
-        """Returns the part of the padded input that entry (i, j) of the kernel met."""
+        """Returns the part of the padded input that entry (i, j) of the kernel was applied to."""
         axis = 2 if few else 1
         top, left = i * dilation, j * dilation
         part = lax.slice_in_dim(x, top, top + (rows - 1) * stride + 1, stride, axis)
         return lax.slice_in_dim(part, left, left + (columns - 1) * stride + 1, stride, axis + 1)
 
     def gradient(i: int) -> jax.Array:
-        """Returns the gradient to row i of the kernel; all rows at once would hold kh * kw times the input."""
+        """Returns the gradient of row i of the kernel. All rows at once would need kh * kw times the input's memory."""
         patches = jnp.concatenate([met(i, j) for j in range(width)], axis=0 if few else -1)
         patches = lax.optimization_barrier(patches)
         if few:
@@ -85,12 +85,12 @@ def _kernel_gradient_by_places(
 
 def _product_over_places(x: jax.Array, dy: jax.Array) -> jax.Array:
     """Returns the sum over batch, rows and columns of `x` times `dy`, `[C, C']`."""
-    # They are made matrices, because XLA transposes operands in memory for a product that sums over three axes.
+    # The arrays are reshaped to matrices, because XLA would transpose the operands of a product over three axes.
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     places = (((0,), (0,)), ((), ()))
     if x.shape[1] <= dy.shape[1]:
         return lax.dot_general(x, dy, places)
-    # It is up to twice as fast with the wider matrix on the right; without the barrier XLA swaps the two again.
+    # The product is up to twice as fast with the wider matrix on the right. The barrier keeps XLA from swapping them.
     return lax.optimization_barrier(lax.dot_general(dy, x, places)).T
 
 
@@ -103,7 +103,7 @@ def _is_pointwise(kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
 
 
 def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
-    """Returns whether the transforms cost less than the products that they save, by measurements."""
+    """Returns whether, according to measurements, the transforms cost less than the products that they save."""
     stride, padding, dilation, _ = geometry
     if kernel_shape[:2] != (3, 3) or stride != 1 or min(kernel_shape[2:]) < 128 or padding > 2 * dilation:
         return False
@@ -111,5 +111,5 @@ def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...],
     tiles = winograd_tiles(height, padding, dilation) * winograd_tiles(width, padding, dilation)
     tiles *= batch * dilation**2
     places = batch * (height + 2 * (padding - dilation)) * (width + 2 * (padding - dilation))
-    # Tiles beyond the edge are wasted work, and few tiles do not repay the kernel's transform.
+    # Tiles beyond the edge are wasted, and a small number of tiles does not outweigh the transform of the kernel.
     return tiles >= 64 and 16 * tiles <= 0.8 * 9 * places

@@ -1,9 +1,9 @@
-"""The phases of a dilated convolution: on each of them it is an ordinary convolution.
+"""The phases of a dilated convolution, on each of which it is an ordinary convolution.
 
-Places whose row and column leave the remainders (r, c) when divided by the dilation d meet only places of the same
-remainders. So a dilated convolution of `[B, H, W, C]` is one without dilation of its d x d phases,
+A convolution with dilation d combines only positions whose rows and columns have the same remainders (r, c) modulo d.
+Therefore, a dilated convolution of `[B, H, W, C]` equals a convolution without dilation of its d x d phases,
 `[B * d * d, H / d, W / d, C]`. 1x1 convolutions, batch statistics and sums of two arrays do not depend on the order of
-places, so that a run of dilated blocks can stay in phases from the first to the last.
+positions, so consecutive dilated blocks can all be computed in phases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from danet_jax.ops.sharding import DATA, SPACE
 
 
 def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Array:
-    """Regroups features from `old` x `old` phases to `new` x `new` phases, where 1 stands for the features as they are.
+    """Regroups features from `old` x `old` phases to `new` x `new` phases. 1 means features that are not divided.
 
     Args:
       x: `[B * old * old, ceil(H / old), ceil(W / old), C]`, phase (r, c) of image b at `(b * old + r) * old + c`.
@@ -27,8 +27,8 @@ def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Arr
       shape: H and W.
 
     Returns:
-      `[B * new * new, ceil(H / new), ceil(W / new), C]`. Places beyond H and W are 0 after splitting, and whatever `x`
-      holds there after joining.
+      `[B * new * new, ceil(H / new), ceil(W / new), C]`. Positions beyond H and W are 0 after splitting, and keep the
+      values of `x` after joining.
     """
     if old == new:
         return x
@@ -52,17 +52,17 @@ def regroup(x: jax.Array, old: int, new: int, shape: tuple[int, ...]) -> jax.Arr
 def kernel_gradient_in_phases(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry
 ) -> jax.Array:
-    """Computes the gradient to the kernel `[kh, kw, C, C']` of a dilated convolution with stride 1 in its phases."""
+    """Computes the gradient of the kernel `[kh, kw, C, C']` of a dilated convolution with stride 1 in its phases."""
     dilation = geometry.dilation
     whole, rest = divmod(geometry.padding, dilation)
     x = jnp.pad(x, ((0, 0), (rest, rest), (rest, rest), (0, 0)))
-    # Places that are added to fill the phases contribute nothing, because dy is 0 there.
+    # Positions that are added to fill the phases contribute nothing, because dy is 0 there.
     x, dy = (regroup(a, 1, dilation, a.shape[1:3]) for a in (x, dy))
     return xla_kernel_gradient(x, kernel, dy, Geometry(1, whole, 1, geometry.precision))
 
 
 def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
-    """Returns whether all devices get equally many rows and images, and the kernel reaches over neighbours only."""
+    """Returns whether rows and images can be divided evenly, and the kernel reaches only rows of adjacent devices."""
     stride, padding, dilation, _ = geometry
     rows, rest = divmod(x.shape[1], mesh.shape[SPACE])
     keeps_the_size = stride == 1 and all(2 * padding == dilation * (n - 1) for n in kernel.shape[:2])
@@ -77,16 +77,15 @@ def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: Ab
 def divided_kernel_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, mesh: AbstractMesh
 ) -> jax.Array:
-    """Computes the gradient to the kernel in phases where several devices share the rows of an image.
+    """Computes the gradient of the kernel in phases if several devices share the rows of an image.
 
-    Each device takes the rows next to its own from its neighbours, as many as the kernel reaches over, and computes
-    the gradient of the rows that it then has; the gradients are summed. XLA does not find this division by itself.
-    It is possible where `can_be_divided`.
+    Each device receives the adjacent rows that the kernel reaches from its neighbours, and computes the gradient of its
+    own rows; the gradients are summed. XLA does not find this division by itself. `can_be_divided` must be true.
     """
     padding, devices = geometry.padding, mesh.shape[SPACE]
 
     def on_device(x: jax.Array, dy: jax.Array) -> jax.Array:
-        # At the upper and lower edge of the image nothing is received: these zeros are the padding.
+        # At the upper and lower edge of the image, `ppermute` returns zeros, which are the padding.
         above = lax.ppermute(x[:, -padding:], SPACE, [(i, i + 1) for i in range(devices - 1)])
         below = lax.ppermute(x[:, :padding], SPACE, [(i + 1, i) for i in range(devices - 1)])
         x = jnp.concatenate([above, x, below], axis=1)

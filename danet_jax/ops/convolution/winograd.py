@@ -1,9 +1,9 @@
-"""Winograd's 3x3 convolution F(2x2, 3x3), at any dilation, and its two gradients.
+"""Winograd's 3x3 convolution F(2x2, 3x3) with any dilation, and its two gradients.
 
-A 2x2 tile of the result needs 16 products per pair of channels where the sum over the kernel takes 36
-(Lavin and Gray, arXiv 1509.09308, section 4.1). What remains is 16 independent matrix products. Every
-entry of the transforms is 0, 1, -1 or 1/2, so that the result is as exact as that of a direct convolution.
-A dilated convolution is the same on each of its d x d phases, which are kept as two more axes.
+A 2x2 tile of the result needs 16 products per pair of channels, whereas the direct sum over the kernel needs 36 (Lavin
+and Gray, arXiv 1509.09308, section 4.1). They are computed as 16 independent matrix products. Every entry of the
+transforms is 0, 1, -1 or 1/2, so the result is as exact as that of a direct convolution. A dilated convolution is
+computed in the same way on each of its d x d phases, which are two additional axes.
 
 Along one axis, with input samples d, kernel g and result y:
 
@@ -25,25 +25,25 @@ Grid = list[list[jax.Array]]
 
 
 def winograd_tiles(extent: int, padding: int, dilation: int) -> int:
-    """Returns how many tiles, of 2 results in each of `dilation` phases, cover the result along an axis of `extent`."""
+    """Returns the number of tiles (2 results in each of `dilation` phases) along an axis of size `extent`."""
     return -(-(extent + 2 * padding - 2 * dilation) // (2 * dilation))
 
 
 def winograd_convolution(x: jax.Array, kernel: jax.Array, padding: int, dilation: int) -> jax.Array:
-    """Computes the convolution of `x` `[B, H, W, C]` with `kernel` `[3, 3, C, C']`, with stride 1."""
+    """Computes the convolution of `x` `[B, H, W, C]` with `kernel` `[3, 3, C, C']` and stride 1."""
     return _convolve(x, _both_axes(_g, _entries(kernel)), padding, dilation, contract_kernel=0)
 
 
 def winograd_input_gradient(dy: jax.Array, kernel: jax.Array, padding: int, dilation: int) -> jax.Array:
-    """Computes the gradient to `x` from `dy`, that to the result: convolution with the kernel turned by 180 degrees."""
+    """Computes the gradient of `x` from the output's gradient `dy`: a convolution with the rotated kernel."""
     transformed = _both_axes(_g, _entries(kernel))
-    # Turning the kernel permutes its transform.
+    # Rotating the kernel by 180 degrees permutes its transform.
     turned = [[transformed[i][j] for j in (3, 1, 2, 0)] for i in (3, 1, 2, 0)]
     return _convolve(dy, turned, 2 * dilation - padding, dilation, contract_kernel=1)
 
 
 def winograd_kernel_gradient(x: jax.Array, dy: jax.Array, padding: int, dilation: int) -> jax.Array:
-    """Computes the gradient to the kernel, `[3, 3, C, C']`: G^T (sum over tiles of (B^T d)^T (A y)) for both axes."""
+    """Computes the gradient of the kernel, `[3, 3, C, C']`: G^T (sum over tiles of (B^T d)^T (A y)) for both axes."""
     batch, height, width, _ = dy.shape
     step = 2 * dilation
     rows, columns = -(-height // step), -(-width // step)
@@ -88,7 +88,7 @@ def _transformed_input(x: jax.Array, padding: int, dilation: int) -> Grid:
     x = x.reshape(batch, rows + 1, 2, dilation, columns + 1, 2, dilation, channels)
 
     def samples(i: int, j: int) -> jax.Array:
-        """Returns sample (i, j) of the 4 x 4 of every tile: samples 2 and 3 are 0 and 1 of the next tile."""
+        """Returns sample (i, j) of every 4 x 4 tile. Samples 2 and 3 are samples 0 and 1 of the next tile."""
         return x[:, i // 2 : i // 2 + rows, i % 2, :, j // 2 : j // 2 + columns, j % 2]
 
     return _both_axes(_b_transposed, [[samples(i, j) for j in range(4)] for i in range(4)])

@@ -1,4 +1,4 @@
-"""XLA's convolution, and its two gradients."""
+"""XLA's convolution and its two gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jax import lax
 
 
 class Geometry(NamedTuple):
-    """How a kernel moves over an image, and how exactly; see `danet_jax.ops.convolution.convolution`."""
+    """The parameters of a convolution; see `danet_jax.ops.convolution.convolution`."""
 
     stride: int
     padding: int
