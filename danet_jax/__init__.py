@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-# Name -> module. Resolved at first use, so that importing the package costs little more than JAX and Flax.
+# The module of each public name. A name is imported on first use, so that importing the package is fast.
 _PUBLIC = {
     "DANet": "models.danet",
     "Logits": "models.danet",

@@ -1,4 +1,4 @@
-"""The classes of a label map: their names and colours."""
+"""The names and colours of the classes of a label map."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import numpy as np
 from danet_jax.errors import InputError
 
 IGNORE_LABEL = 255
-"""The label of a pixel that belongs to no class and is not counted, on disk and in memory."""
+"""The label of pixels that belong to no class and are ignored, on disk and in memory."""
 
 MAX_CLASSES = 255
-"""Labels are 8-bit and 255 is `IGNORE_LABEL`."""
+"""The maximum number of classes: labels have 8 bits, and 255 is `IGNORE_LABEL`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """Names and RGB colours (0 to 255) of the classes, in the order of their label values.
+    """The names and colours of classes, in the order of their label values.
+
+    Attributes:
+      names: 1 to 255 different names.
+      colours: an RGB colour for each class, integers from 0 to 255.
 
     Raises:
-      InputError: there are not 1 to 255 different names, or not one RGB colour for each.
+      InputError: there are not 1 to 255 different names, or not exactly one RGB colour for each.
 
     Example:
       >>> from danet_jax import Classes
@@ -62,10 +66,13 @@ class Classes:
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Returns classes with well-separated colours, for data that have none.
+        """Returns classes with automatically chosen, well-separated colours.
+
+        Args:
+          names: the names of the classes, in the order of their label values.
 
         Raises:
-          InputError: `names` are not 1 to 255 different names.
+          InputError: there are not 1 to 255 different names.
         """
         names = _items("names", names)
         golden = 0.618033988749895
@@ -80,13 +87,13 @@ class Classes:
         return len(self.names)
 
     def mirrored(self, pairs: Sequence[str]) -> tuple[int, ...]:
-        """Returns, for each class, the number of the class that it becomes when an image is flipped.
+        """Returns, for each class, the index of the class that it becomes when an image is flipped horizontally.
 
         Args:
           pairs: pairs of classes that flipping swaps, such as `left lane=right lane`.
 
         Raises:
-          InputError: a pair names a class that does not exist, or a class is in two pairs.
+          InputError: a pair does not consist of two existing classes, or a class is in two pairs.
         """
         key = "config.dataset.flip_pairs"
         table = list(range(len(self)))
@@ -110,7 +117,7 @@ class Classes:
         return tuple(table)
 
     def palette(self) -> np.ndarray:
-        """Returns the colours of all 256 labels, uint8 `[256, 3]` RGB; labels without a class are black."""
+        """Returns the RGB colours of all 256 labels, uint8 `[256, 3]`. Labels without a class are black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self)] = self.colours
         return palette

@@ -1,4 +1,4 @@
-"""The exception for wrong input, and functions that make one line of other errors."""
+"""The exception for invalid input, and functions that format other errors as one line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """The error for wrong input.
+    """Raised for invalid input.
 
-    Its message is one line that names the option, the argument or the file, and says what was found and what to do.
-    `run.py` prints it without a traceback and exits with status 1; Python callers can catch it as a `ValueError`.
+    The message is one line that names the option, argument or file, and says what is wrong and what to do. `run.py`
+    prints it without a traceback and exits with status 1. Python callers can catch it as a `ValueError`.
 
     Args:
-      message: the line. When it is shown, characters that cannot be printed are escaped, and the middle of a very long
-        line is left out.
-      what: the option (`config.training.steps`), the flag (`--workdir`), the argument (`scales`) or the file that is
-        wrong, spelled as in the message.
-      value: the value that was found.
-      allowed: the values that are allowed, or a description of them.
+      message: the message. When it is displayed, unprintable characters are escaped, and the middle of a very long
+        message is omitted.
+      what: the invalid option (`config.training.steps`), flag (`--workdir`), argument (`scales`) or file, spelled as in
+        the message.
+      value: the invalid value.
+      allowed: the allowed values, or a description of them.
 
     Example:
       >>> import danet_jax
@@ -39,18 +39,18 @@ class InputError(ValueError):
         line = _shortened(super().__str__(), 2000)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
-    def __reduce__(self) -> Any:  # what `Exception` pickles lacks keyword arguments
+    def __reduce__(self) -> Any:  # `Exception` does not pickle keyword arguments.
         return _rebuild, (type(self), self.args, self.what, self.value, self.allowed)
 
     def in_file(self, path: str | os.PathLike[str]) -> InputError:
-        """Returns this error with `path` in front of its message and as `what`, unless it names `path` already."""
+        """Returns this error with `path` as `what` and in front of the message, unless `what` is already `path`."""
         path = str(path)
         if self.what == path:
             return self
         return InputError(f"{path}: {self.args[0]}", what=path, value=self.value, allowed=self.allowed)
 
     def in_group(self, prefix: str) -> InputError:
-        """Returns this error with `prefix`, such as `config.evaluation.`, in front of its message and of `what`."""
+        """Returns this error with `prefix`, such as `config.evaluation.`, in front of the message and of `what`."""
         what = None if self.what is None else f"{prefix}{self.what}"
         return InputError(f"{prefix}{self.args[0]}", what=what, value=self.value, allowed=self.allowed)
 
@@ -62,18 +62,18 @@ def _rebuild(
 
 
 def did_you_mean(name: str, existing: Iterable[Any]) -> str:
-    """Returns a question with the nearest of the existing names, for a message, or "" if none is near."""
+    """Returns a suggestion for a message, with the existing name that is most similar to `name`, or "" if none is."""
     near = difflib.get_close_matches(name, map(str, existing), n=1)
     return f"did you mean {near[0]}? " if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or the name of its type if it has no text."""
+    """Returns the first line of an error's message, or the name of its type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def one_line(problem: BaseException | str) -> str:
-    """Returns an error's whole text as one line of bounded length, or the name of its type if it has no text."""
+    """Returns an error's complete message as one line of limited length, or the name of its type if it has none."""
     return _shortened(" ".join(str(problem).split()) or type(problem).__name__, 300)
 
 
