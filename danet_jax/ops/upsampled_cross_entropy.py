@@ -130,7 +130,7 @@ def _by_rows(
         loss_sum, gradient = part(jnp.asarray(row_weights), jnp.pad(logits, edge), labels)
         return loss_sum, gradient[:, 1:-1]
     rows, new_rows = height // parts, new_height // parts
-    # The first and last part of an image have a neighbour on only one side; the other side's row has no weight.
+    # The first and the last part of an image have only one neighbour. The row on the other side has no weight.
     weights = np.stack(
         [row_weights[i * new_rows :][:new_rows, i * rows :][:, : rows + 2] for i in range(parts)]
     )

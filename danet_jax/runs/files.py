@@ -89,7 +89,7 @@ def refuse_unreachable(path: Path) -> None:
     try:
         probe.write_text("")
         probe.unlink()
-    except Exception as error:  # fsspec raises many types for network, permission and missing-bucket errors.
+    except Exception as error:  # fsspec raises many types of errors, for example without a network.
         raise InputError(f"{path}: cannot be written to: {first_line(error)}", what=str(path)) from error
 
 
@@ -149,7 +149,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield partial
             try:
                 path.write_bytes(partial.read_bytes())  # Writing an object is atomic.
-            except Exception as error:  # fsspec raises many types for network and permission errors.
+            except Exception as error:  # fsspec raises many types of errors.
                 raise InputError(f"{path}: cannot be written: {first_line(error)}", what=str(path)) from error
         return
     partial = path.with_name(f".{os.getpid()}.{path.name}")

@@ -91,7 +91,7 @@ class TrainingLog:
             return
         from tensorboardX import summary
 
-        # JSON has no NaN, but the mIoU is NaN if no label has a class.
+        # JSON has no NaN, which is the mIoU if no pixel has a class.
         numbers = {name: value for name, value in values.items() if math.isfinite(value)}
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:

@@ -14,7 +14,10 @@ def poly_schedule(learning_rate: float, steps: int, power: float = 0.9) -> optax
     Args:
       learning_rate: the learning rate of the first step.
       steps: the number of steps after which the learning rate is 0.
-      power: the exponent.
+      power: the exponent of the decay.
+
+    Returns:
+      A function of the step, which returns the learning rate.
 
     Example:
       >>> from danet_jax import poly_schedule

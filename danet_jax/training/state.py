@@ -34,7 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
       rng: the data of a random key, into which each step folds its number.
       average: the moving average of the variables, `{"params": ..., "batch_stats": ...}`, or None.
 
-    Example: see `make_train_step`.
+    See `create_state` for an example.
     """
 
     step: jax.Array
@@ -121,7 +121,14 @@ def create_state(
     Returns:
       The state before the first step.
 
-    Example: see `make_train_step`.
+    Example:
+      >>> import jax
+      >>> from danet_jax import DANet, create_state, poly_schedule, sgd
+      >>> def initial():
+      ...     return create_state(DANet(num_classes=3), sgd(poly_schedule(0.01, steps=100)))
+      >>> state = jax.eval_shape(initial)  # initial() creates the values
+      >>> state.step.shape, sorted(state.variables)
+      ((), ['batch_stats', 'params'])
     """
 
     def init(variables: Mapping[str, Any] | None) -> TrainState:

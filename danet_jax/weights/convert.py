@@ -197,7 +197,7 @@ def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]
 
 
 def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the options that the head's tensors determine, or none if there is no classifier and thus no head."""
+    """Returns the options that the head's tensors determine. They are empty if there is no classifier."""
     for classifier in ("head/fusion_classifier", "head/fcn_classifier"):
         if names and (key := f"{names[classifier]}.weight") in state_dict:
             return {

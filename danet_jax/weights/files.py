@@ -163,7 +163,7 @@ def _read_torch(path: Path) -> WeightsFile:
 def _load(torch: Any, path: Path) -> Any:
     with path.open("rb") as file:
         # Memory mapping avoids reading tensors that are not needed, such as the optimizer state. torch maps only zip
-        # archives, and takes every file called `.safetensors` for one of that format.
+        # archives, and treats every file whose name ends in `.safetensors` as one of that format.
         if file.read(4) == _ZIP and path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         file.seek(0)

@@ -75,7 +75,7 @@ def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) 
     """Returns the name of a variable in a state dict.
 
     Args:
-      path: the path of the variable, such as `params/backbone/layer1_0/conv1/kernel`.
+      path: the path of the variable in Flax, such as `params/backbone/layer1_0/conv1/kernel`.
       layout: one of `LAYOUTS`.
       deep_stem: one of `DEEP_STEMS`, the naming style of a stem with three convolutions.
       options: the network's options. Without attention, the fusion's classifier has another name.

@@ -80,7 +80,7 @@ def row_logsumexp(
       rows: the number of rows of the map to compute at a time.
 
     Returns:
-      Float32 `[B, N]`, as `attention_column` takes it.
+      Float32 `[B, N]`, to be passed to `attention_column`.
 
     Raises:
       InputError: an array has the wrong dtype or shape, or an image has no key at all.
