@@ -21,7 +21,7 @@ def opencv_taps(index: Any, size: Any, new_size: Any, *, of_columns: bool) -> Ta
       index: int `[n]`, indices of samples on the resized axis. The result is undefined for indices outside of it.
       size: int, the old size of the axis.
       new_size: int, the new size of the axis.
-      of_columns: whether the axis is that of columns, at whose ends OpenCV rounds differently than at those of rows.
+      of_columns: whether the axis is that of columns, whose two ends OpenCV treats differently from those of rows.
 
     Returns:
       Taps `[2, n]`, with weights from 0 to 2048. If the sizes are symbolic dimensions of `jax.export`, the weights are

@@ -17,7 +17,7 @@ from danet_jax.weights.names import PREFIXES
 
 Triple = tuple[float, float, float]
 
-# The strides of the four stages, after a stem of stride 4, determine the output stride, and this the dilations.
+# After a stem of stride 4, the strides of the four stages determine the output stride, which determines the dilations.
 _OUTPUT_STRIDES = {(1, 2, 1, 1): 8, (1, 2, 2, 1): 16, (1, 2, 2, 2): 32}
 _DILATIONS = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}
 
