@@ -126,11 +126,11 @@ class _Source(NamedTuple):
 
     @property
     def cached(self) -> Path:
-        """The path in the cache of this version of the file."""
+        """The path in the cache of this version of the file, in a folder of its own so that it keeps its name."""
         state = [self.address, *(str(self.info.get(name)) for name in _STATE)]
         key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
         name = urlsplit(self.address).path.rsplit("/", 1)[-1][-100:]
-        return cache_directory() / f"{key}-{name}"
+        return cache_directory() / key / (name or "file")
 
     def open(self, start: int) -> tuple[IO[bytes], int]:
         """Returns the file opened at `start`, or at 0 if the server sends the complete file, and the position."""

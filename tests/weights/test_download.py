@@ -135,7 +135,7 @@ def test_a_file_that_changes_on_the_server_is_another_in_the_cache(server, cache
     server.headers, server.content = {"ETag": "second"}, rng.bytes(len(server.content))
     assert download(server.url).read_bytes() == server.content
     assert first.read_bytes() != server.content
-    assert first.name.endswith("-model-0123abcd.pth")
+    assert first.name == "model-0123abcd.pth"  # outputs are named after it
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
@@ -212,7 +212,7 @@ def test_other_file_systems(cache, rng, tmp_path):
     with fsspec.open("memory://folder/model.pth", "wb") as file:
         file.write(content)
     path = download("memory://folder/model.pth")
-    assert path.parent == cache
+    assert path.parent.parent == cache
     assert path.read_bytes() == content
     partial = tmp_path / "archive.zip.part"
     partial.write_bytes(content[:1_234_567])
