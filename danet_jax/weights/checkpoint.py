@@ -7,7 +7,7 @@ import os
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.mmsegmentation import Triple
 from danet_jax.weights.names import READ_FROM_TENSORS, has_attention
+
+if TYPE_CHECKING:
+    from danet_jax.runs.stored import Run
 
 # Defaults of options that tensors do not determine. The authors released only networks with multi-grid.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -178,18 +181,8 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     from danet_jax.runs.stored import read_run  # This import is slow, because it imports Orbax.
 
     run = read_run(path)
-    model = _overridden(run.model, overrides)
-    description = f"of a run here, step {run.step}: {_in_words(model)}"
-    mean, std = normalisation_of(run.config)
-    return Checkpoint(
-        model,
-        run.variables,
-        run.classes,
-        description,
-        config=run.config,
-        mean=mean,
-        std=std,
-        bits=run.bits,
+    return _trained_here(
+        run, run.variables, _overridden(run.model, overrides), f"of a run here, step {run.step}"
     )
 
 
@@ -201,13 +194,19 @@ def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
     model = _overridden(described.build(), overrides)
     variables = unflatten_dict(dict(file.tensors), sep="/")
     check_fits(model, variables)
-    description = f"exported from a run here: {_in_words(model)}"
+    return _trained_here(described, _on_device(variables), model, "exported from a run here")
+
+
+def _trained_here(
+    described: Run | Description, variables: Mapping[str, Any], model: DANet, source: str
+) -> Checkpoint:
+    """Returns a network that this package trained, with the normalisation in its run's config."""
     mean, std = normalisation_of(described.config)
     return Checkpoint(
         model,
-        _on_device(variables),
+        variables,
         described.classes,
-        description,
+        f"{source}: {_in_words(model)}",
         config=described.config,
         mean=mean,
         std=std,

@@ -90,7 +90,7 @@ def test_mmseg_windows(multi_scale, align_corners, rng):
 
 
 def test_sizes_of_mmsegs_scales():
-    """Of 1024x2048: models trained on 512x1024 see it at 2048x1024, those on 769x769 at 2049x1025, times the scale."""
+    """Models trained on 512x1024 see a 1024x2048 image at 2048x1024, those on 769x769 at 2049x1025, times the scale."""
     whole = Protocol.mmseg("cityscapes", multi_scale=True, whole=True)
     windows = Protocol.mmseg("cityscapes", multi_scale=True)
     assert (whole.window, windows.window, windows.stride) == (None, (769, 769), (513, 513))

@@ -46,7 +46,7 @@ def test_gradients_are_equal_to_the_bit(gradients, remat):
     ("remat", "parts"), [("none", 0), ("normalisation", 10), ("blocks", 5), ("full", 12)]
 )
 def test_which_parts_are_recomputed(few_blocks, remat, parts):
-    """Of five blocks, the stem, four convolutions and two attention modules of the head."""
+    """The network has five blocks, a stem, and four convolutions and two attention modules in its head."""
     model = DANet(3, backbone="resnet18", remat=remat)
     images = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

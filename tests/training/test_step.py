@@ -181,7 +181,7 @@ def test_no_device_gets_whole_images(data, space, batch, height):
 
 @pytest.mark.slow
 def test_gradients_where_rows_do_not_divide_evenly(rng):
-    """Of 40 rows on 8 devices the features have 20, 10 and 5: as on one device."""
+    """Images of 40 rows on 8 devices have features of 20, 10 and 5 rows; gradients equal those of one device."""
     model = DANet(4, backbone="resnet18", dropout_rate=0.0)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     images = rng.normal(size=(2, 40, 24, 3)).astype(np.float32)
