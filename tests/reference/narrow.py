@@ -2,7 +2,6 @@
 
 import contextlib
 
-import jax
 import pytest
 
 from danet_jax.models import resnet
@@ -11,7 +10,7 @@ from danet_jax.models.resnet import BasicBlock
 
 @contextlib.contextmanager
 def narrow_networks():
-    """ResNet-18 has one block in each layer and an eighth of the channels, and programs are not optimised."""
+    """ResNet-18 has one block in each layer and an eighth of the channels."""
 
     def narrow(*, features, name, project, **options):
         return BasicBlock(features=features // 8, name=name, project=name.endswith("_0"), **options)
@@ -20,8 +19,4 @@ def narrow_networks():
         patch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
         patch.setitem(resnet.BLOCKS, "narrow", ())  # shapes are cached by what is in here
         patch.setattr(resnet, "BasicBlock", narrow)
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            yield patch
-        finally:
-            jax.config.update("jax_disable_most_optimizations", False)
+        yield patch
