@@ -130,6 +130,11 @@ class Segmenter:
         """The number of classes, K."""
         return self.model.num_classes
 
+    @property
+    def drawn_classes(self) -> Classes:
+        """The names and colours for drawing results: `classes`, or numbers if those are not known."""
+        return self.classes or Classes.named([f"class {index}" for index in range(self.num_classes)])
+
     def __call__(self, images: Any) -> Any:
         """Returns the labels of images of any size.
 
@@ -163,7 +168,7 @@ class Segmenter:
         """
         from danet_jax.inference.pictures import overlay
 
-        classes = self.classes or Classes.named([f"class {index}" for index in range(self.num_classes)])
+        classes = self.drawn_classes
         several = isinstance(images, list | tuple) or np.ndim(images) == 4
         pixels = [self._image(image) for image in (images if several else [images])]
         overlays = [

@@ -17,6 +17,7 @@ from danet_jax.data.decode import decode_image, remarks
 from danet_jax.data.files import IMAGE_SUFFIXES, walk
 from danet_jax.errors import InputError
 from danet_jax.runs.directory import is_run
+from danet_jax.runs.outputs import free_name
 from danet_jax.weights.checkpoint import find
 from danet_jax.weights.download import download
 
@@ -156,10 +157,7 @@ def apart(names: Iterable[str]) -> Iterator[str]:
     """Yields the names, and adds a number to each that was already yielded."""
     taken: set[str] = set()
     for name in names:
-        new, count = name, 1
-        while new in taken:
-            count += 1
-            new = f"{name}_{count}"
+        new = free_name(name, taken)
         taken.add(new)
         yield new
 

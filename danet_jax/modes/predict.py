@@ -61,7 +61,7 @@ def run(
         raise InputError("--mode=predict needs image files or folders after the flags", what="--mode=predict")
     protocol = recipe.protocol() if recipe else None
     segmenter = load_segmenter(network, protocol, **(overrides or {}))
-    classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
+    classes = segmenter.drawn_classes
     outputs = Outputs(workdir / "predictions", overwrite=overwrite)
     draw = functools.partial(overlay, classes=classes, legend=legend is not False, outlines=outlines)
     if recipe is not None and not arguments:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -58,7 +58,7 @@ class Outputs:
         """
         with self._locked():
             self._read()
-            stem = self.stem_of(source) or self._free(stem)
+            stem = self.stem_of(source) or free_name(stem, self._sources)
             paths = [self.folder / f"{stem}{suffix}" for suffix in suffixes]
             for path in paths:
                 if not self._overwrite and path.exists() and not self._is_ours(path):
@@ -74,13 +74,6 @@ class Outputs:
             written = {path.name: _digest(path) if path.exists() else _ABSENT for path in paths}
             with self._locked():
                 self._record(stem, source, written)
-
-    def _free(self, stem: str) -> str:
-        found, count = stem, 1
-        while found in self._sources:
-            count += 1
-            found = f"{stem}_{count}"
-        return found
 
     def _is_ours(self, path: Path) -> bool:
         digest = self._digests.get(path.name, _ABSENT)
@@ -134,12 +127,18 @@ class Outputs:
             ) from error
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """Returns `name`, with a number added to it if it is taken: `name_2`, `name_3`, ..."""
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    return found
+
+
 def _digest(path: Path) -> str | None:
     """Returns the SHA-256 of a file, or None for a folder."""
     if path.is_dir():
         return None
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

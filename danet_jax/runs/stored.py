@@ -98,8 +98,8 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
     best = best_of({step: found.get("miou") for step, found in scores.items()})
     step = steps[-1] if best is None else best
     try:
-        variables = _read_variables(folders[step], model, classes)
-        return Run(model, variables, classes, config, step, bits_of(folders[step]))
+        variables, bits = _read_variables(folders[step], model, classes)
+        return Run(model, variables, classes, config, step, bits)
     except Exception as error:  # Orbax and TensorStore raise many types of errors for damaged files.
         if not folders[step].exists():  # A run that is still training has replaced the checkpoint.
             return read_run(path, which=which)
@@ -111,9 +111,11 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
         ) from error
 
 
-def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[str, Any]:
+def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> tuple[dict[str, Any], int]:
+    """Returns the variables of an intact checkpoint, and the bits per channel of the images that it was trained on."""
     refuse_changed(checkpoint, ("variables", "description"))
-    refuse_other_description(checkpoint, describe(model, classes, bits_of(checkpoint)))
+    bits = bits_of(checkpoint)
+    refuse_other_description(checkpoint, describe(model, classes, bits))
     # This host does not wait for the others, because one of them may still be writing a report.
     host = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -124,7 +126,10 @@ def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> dict[st
         metadata = handler.metadata(checkpoint / "variables")
         refuse_other_metadata(metadata, variables_of(model))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-        return handler.restore(checkpoint / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        variables = handler.restore(
+            checkpoint / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+        )
+    return variables, bits
 
 
 def describe(model: DANet, classes: Classes, bits: int = 8) -> dict[str, Any]:

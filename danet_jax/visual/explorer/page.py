@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from danet_jax.classes import Classes
 from danet_jax.data.decode import shown
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, checked_images
@@ -126,7 +125,7 @@ class Page(int):
 def _render(
     segmenter: Segmenter, image: np.ndarray, seen: Activations, name: str, cell: int, limit: float
 ) -> str:
-    classes = segmenter.classes or Classes.named([f"class {i}" for i in range(segmenter.num_classes)])
+    classes = segmenter.drawn_classes
     every = -(-max(image.shape[:2]) // LONGEST)
     height, width = image.shape[:2]
     label_maps = {
