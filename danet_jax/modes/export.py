@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -55,16 +56,13 @@ def run(
             f"{arguments[0]}: --format={format} holds weights, for images of any size", what=arguments[0]
         )
     loaded = load_checkpoint(trained_network(workdir, checkpoint), **(overrides or {}))
-    if loaded.is_backbone:
-        raise InputError(
-            f"{checkpoint}: a backbone alone has no classes; train it with --config.init.checkpoint",
-            what=checkpoint,
-        )
+    loaded.refuse_backbone(checkpoint or workdir)
     path = workdir / "export" / f"model{FORMATS[format]}"
     of_run = protocol_for(loaded, recipe.protocol() if recipe else None)
     held, metadata = of_run, {"protocol": json.dumps(of_run.as_dict())}
     if format in ("stablehlo", "onnx") and of_run.window is not None:
         held = Protocol.whole().replace(mean=of_run.mean, std=of_run.std)
+        held = dataclasses.replace(held, bits=of_run.bits)
         metadata = {"protocol": json.dumps(held.as_dict()), "protocol_of_run": metadata["protocol"]}
     apply = functools.partial(probabilities, held)
     with shown(f"exporting {path}"):

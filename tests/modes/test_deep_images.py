@@ -184,6 +184,20 @@ def test_exports_take_uint16_and_equal_predict(drawn, run, tmp_path):
         export.run(None, tmp_path, [], checkpoint=str(workdir), format="torch")
 
 
+def test_the_network_for_whole_images_takes_uint16_if_the_protocol_uses_windows(drawn, run, tmp_path):
+    recipe, workdir = run
+    evaluation = recipe.evaluation.model_copy(update={"protocol": "mmseg"})
+    windows = recipe.model_copy(update={"evaluation": evaluation})
+    assert windows.protocol().window is not None
+    assert export.run(windows, tmp_path, [], checkpoint=str(workdir), format="stablehlo") == 0
+    with zipfile.ZipFile(tmp_path / "export/model.stablehlo.zip") as file:
+        program = jax.export.deserialize(bytearray(file.read("program")))
+        weights = load(file.read("weights.safetensors"))
+    image = drawn[1]["e"][None]
+    expected = load_segmenter(workdir, Protocol.whole()).scores(image)
+    np.testing.assert_allclose(program.call(weights, image), expected, atol=1e-4)
+
+
 def test_onnx_takes_uint16(drawn, run, tmp_path):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
