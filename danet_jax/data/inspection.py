@@ -16,6 +16,7 @@ import numpy as np
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.data.builders.pair import Pair
+from danet_jax.data.files import wrong_file
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
@@ -69,18 +70,32 @@ def check_pair(pair: Pair, class_count: int) -> Examined:
             allowed=(height, width),
         )
     counts = np.bincount(label.ravel(), minlength=256)
-    strange = [value for value in np.flatnonzero(counts).tolist() if class_count <= value != IGNORE_LABEL]
-    if strange:
-        raise InputError(
-            f"{pair.label_file}: label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class "
-            f"(0 to {class_count - 1}) nor {IGNORE_LABEL} (ignore)"
-            + (f"; so are {strange[1:6]}" if strange[1:] else "")
-            + "; correct the label or the list of classes",
-            what=pair.label_file,
-            value=strange[0],
-            allowed=range(class_count),
-        )
+    wrong = counts.copy()
+    wrong[:class_count] = wrong[IGNORE_LABEL] = 0
+    if wrong.any():
+        raise wrong_values(pair.label_file, wrong, range(class_count), IGNORE_LABEL)
     return examined._replace(counts=counts, label_digest=_digest(label))
+
+
+def wrong_values(file: str, counts: np.ndarray, allowed: range, ignored: int) -> InputError:
+    """Returns the error for a label file with invalid values.
+
+    Args:
+      file: The name of the label file.
+      counts: Number of pixels of each invalid value, int64 `[N]`, 0 for all others.
+      allowed: The values of the classes.
+      ignored: The value that is ignored.
+    """
+    first, *others = np.flatnonzero(counts).tolist()
+    return wrong_file(
+        file,
+        f"label value {first} ({counts[first]} pixels) is neither a class ({allowed[0]} to {allowed[-1]}) nor "
+        f"{ignored} (ignore)"
+        + (f"; so are {others[:5]}" if others else "")
+        + "; correct the label or the list of classes",
+        value=first,
+        allowed=allowed,
+    )
 
 
 def _digest(pixels: np.ndarray) -> bytes:

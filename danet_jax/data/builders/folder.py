@@ -33,6 +33,7 @@ from danet_jax.data.builders.pair import (
 from danet_jax.data.builders.shapes import Drawing, draw
 from danet_jax.data.builders.state import SourceFiles, fingerprint
 from danet_jax.data.files import wrong_file
+from danet_jax.data.inspection import wrong_values
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
@@ -274,19 +275,10 @@ class Folder(base.PairsBuilder):
         if not read.by_colour:
             values = self._table[values]
             if values.min() < 0:
-                counts = np.bincount(read.values[values < 0])
-                strange = np.flatnonzero(counts)
                 first = self._options["label_offset"]
                 allowed = range(first, first + len(self.classes))
-                raise wrong_file(
-                    name,
-                    f"label value {strange[0]} ({counts[strange[0]]} pixels) is neither a class ({first} to "
-                    f"{allowed[-1]}) nor {self._options['ignore_label']} (ignore)"
-                    + (f"; so are {strange[1:6].tolist()}" if len(strange) > 1 else "")
-                    + "; correct the label or the list of classes",
-                    value=int(strange[0]),
-                    allowed=allowed,
-                )
+                counts = np.bincount(read.values[values < 0])
+                raise wrong_values(name, counts, allowed, self._options["ignore_label"])
             values = values.astype(np.uint8)
         if read.as_stored and decode.is_plain_label(data) and np.array_equal(values, read.values):
             return data
