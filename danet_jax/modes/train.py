@@ -113,7 +113,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     if recipe.init.checkpoint and not checkpoint_steps(workdir / "checkpoints"):
         start = load_checkpoint(recipe.init.checkpoint)
         refuse_other_backbone(start, recipe.network(2), recipe.init.checkpoint)
-    if finished := from_first_host(describe_finished(recipe, workdir)):
+    if finished := from_first_host(describe_finished(recipe, workdir) if first_host else ""):
         if first_host:
             print(finished)
         return False
