@@ -74,10 +74,16 @@ def overlay(
     if enlargement > 1:
         size = (result.width * enlargement, result.height * enlargement)
         result = result.resize(size, Image.Resampling.NEAREST)
+    shares = label_shares(labels)
+    remarks = [f" {share:.1%}" for share in shares.values()]
+    return stacked(result, legend_of(shares, classes, result.width, remarks))
+
+
+def label_shares(labels: np.ndarray) -> dict[int, float]:
+    """Returns the share of each label that occurs in a label map, the most frequent first."""
     counts = np.bincount(labels.astype(np.int64).ravel(), minlength=256)
-    found = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
-    shares = [f" {counts[label] / labels.size:.1%}" for label in found]
-    return stacked(result, legend_of(found, classes, result.width, shares))
+    order = np.argsort(-counts, kind="stable")
+    return {int(label): counts[label] / labels.size for label in order if counts[label]}
 
 
 def legend_of(

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.inference.pictures import overlay
+from danet_jax.inference.pictures import label_shares, overlay
 from danet_jax.runs.files import write_text
 from danet_jax.visual.packing import png_link, render_page
 
@@ -68,13 +68,11 @@ def write_data_page(
 
 def _legend(label: np.ndarray, classes: Classes) -> list[tuple[str, tuple[int, int, int] | None, str]]:
     """Returns the name, colour (None if ignored) and share of each class in a label, the most frequent first."""
-    counts = np.bincount(label.ravel(), minlength=256)
     return [
         (
             "ignored" if index == IGNORE_LABEL else classes.names[index],
             None if index == IGNORE_LABEL else classes.colours[index],
-            f"{counts[index] / label.size:.1%}",
+            f"{share:.1%}",
         )
-        for index in map(int, np.argsort(-counts, kind="stable"))
-        if counts[index]
+        for index, share in label_shares(label).items()
     ]
