@@ -11,7 +11,7 @@ help:
 	@echo "make test-all     the tests that take minutes, too"
 	@echo "make test-wheel   run the tests against the built and installed wheel"
 	@echo "make test-cuda-compiler   what NVIDIA's compilers make of a training step; installs 3 GB, needs no GPU"
-	@echo "make lint types   ruff, codespell and mypy"
+	@echo "make lint types   ruff, codespell, proselint and mypy"
 	@echo "make docs         build the documentation site in build/docs"
 	@echo "make clean        remove environments and caches (not data/ and runs/)"
 
@@ -32,7 +32,7 @@ quickstart: install
 	$(BIN)/python run.py --config=configs/quickstart.py --mode=evaluate
 	$(BIN)/python run.py --config=configs/quickstart.py --mode=predict
 	@echo
-	@echo "Pictures: runs/quickstart/predictions/*_overlay.png"
+	@echo "Overlays: runs/quickstart/predictions/*_overlay.png"
 	@echo "To use run.py yourself, first type: . $(BIN)/activate"
 	@$(BIN)/python -c "import json; r = json.load(open('runs/quickstart/evaluation.json')); print(f'mIoU {r[\"miou\"]:.4f} on {r[\"images\"]} street scenes that were not trained on')"
 
@@ -66,6 +66,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/proselint check README.md CHANGELOG.md CONTRIBUTING.md docs
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy

@@ -30,7 +30,7 @@ class Sizes:
       backbones: the backbones of the networks whose training step is measured.
       crop: the side of the images of a training step, in pixels.
       batches: the numbers of images in a training step, in ascending order.
-      picture: the height and width of the image to predict, by a network with the first of `backbones`.
+      image: the height and width of the image to predict, by a network with the first of `backbones`.
       camvid_steps, camvid_batch, camvid_crop: the steps, batch size and crop size of the training run.
       seconds: the time for which a measurement is repeated.
     """
@@ -41,7 +41,7 @@ class Sizes:
     backbones: tuple[str, ...] = ("resnet50", "resnet101")
     crop: int = 768
     batches: tuple[int, ...] = (2, 4, 8)
-    picture: tuple[int, int] = (1024, 2048)
+    image: tuple[int, int] = (1024, 2048)
     camvid_steps: int = 1500
     camvid_batch: int = 16
     camvid_crop: int = 288
@@ -56,7 +56,7 @@ TINY = Sizes(
     backbones=("resnet18",),
     crop=64,
     batches=(2,),
-    picture=(64, 128),
+    image=(64, 128),
     camvid_steps=4,
     camvid_batch=4,
     camvid_crop=64,
@@ -99,9 +99,9 @@ def step_inputs(sizes: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([images] * (batch // 2)), np.concatenate([labels] * (batch // 2))
 
 
-def picture(sizes: Sizes) -> np.ndarray:
+def test_image(sizes: Sizes) -> np.ndarray:
     """Returns the image to predict, uint8 `[1, H, W, 3]`."""
-    return np.random.default_rng(3).integers(0, 256, (1, *sizes.picture, 3), np.uint8)
+    return np.random.default_rng(3).integers(0, 256, (1, *sizes.image, 3), np.uint8)
 
 
 def loss_inputs(sizes: Sizes) -> tuple[list[np.ndarray], np.ndarray]:

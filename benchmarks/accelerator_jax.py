@@ -231,7 +231,7 @@ def jax_step(worker: Worker, backbone: str) -> None:
 
 def jax_predict(worker: Worker, backbone: str) -> None:
     model, variables, _ = network(worker, backbone)
-    image = cases.picture(worker.sizes)
+    image = cases.test_image(worker.sizes)
     segmenter = Segmenter(model, variables, Protocol.whole())
 
     def apply(variables: Any, images: Any) -> jax.Array:
@@ -243,12 +243,12 @@ def jax_predict(worker: Worker, backbone: str) -> None:
     expected = worker.load("predict")
     labels, time = segmenter(image), worker.seconds(lambda: segmenter(image), lambda labels: labels)
     differing = float(np.mean(labels != expected["labels"]))
-    worker.row(form="danet_jax Segmenter", labels_differing=differing, picture_ms=1e3 * time)
+    worker.row(form="danet_jax Segmenter", labels_differing=differing, image_ms=1e3 * time)
     images = jax.device_put(image)
     worker.row(
         form="danet_jax network",
         error=relative_error(program(segmenter.variables, images), expected["logits"]),
-        picture_ms=1e3 * worker.seconds(lambda: program(segmenter.variables, images), jax.block_until_ready),
+        image_ms=1e3 * worker.seconds(lambda: program(segmenter.variables, images), jax.block_until_ready),
         scratch_gib=scratch_gib(program),
     )
 

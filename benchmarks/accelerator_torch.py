@@ -259,7 +259,7 @@ def torch_step(worker: Worker, backbone: str, compiled: str = "") -> None:
 
 
 def reference_predict(worker: Worker, backbone: str) -> None:
-    model, images = saved_network(worker, backbone), torch.from_numpy(cases.picture(worker.sizes))
+    model, images = saved_network(worker, backbone), torch.from_numpy(cases.test_image(worker.sizes))
     with torch.no_grad():
         logits = model(normalized(images), upsample=False)[0]
         labels = upsampled(logits, images).argmax(1)
@@ -272,7 +272,7 @@ def upsampled(logits: Tensor, images: Tensor) -> Tensor:
 
 def torch_predict(worker: Worker, backbone: str) -> None:
     model = network(backbone).to(DEVICE, memory_format=torch.channels_last)
-    image = cases.picture(worker.sizes)
+    image = cases.test_image(worker.sizes)
 
     @torch.no_grad()
     def predict() -> np.ndarray:
@@ -286,7 +286,7 @@ def torch_predict(worker: Worker, backbone: str) -> None:
     memory_from_here()
     differing = float(np.mean(predict() != expected))
     time = worker.seconds(predict, wait)
-    worker.row(form="torch AMP", labels_differing=differing, picture_ms=1e3 * time, peak_gib=peak_gib())
+    worker.row(form="torch AMP", labels_differing=differing, image_ms=1e3 * time, peak_gib=peak_gib())
 
 
 # The loss.

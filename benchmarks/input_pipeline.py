@@ -86,7 +86,7 @@ class WholeScaling(torch.utils.data.Dataset):
         return np.array(image.crop(box)), np.array(label.crop(box))
 
 
-def write_pictures(root: pathlib.Path, kind: Kind, count: int) -> float:
+def write_images(root: pathlib.Path, kind: Kind, count: int) -> float:
     """Writes synthetic scenes, as JPEG with noise that makes files as large as photos; returns their size in MB."""
     for part in ("images", "labels"):
         (root / part / "train").mkdir(parents=True)
@@ -148,8 +148,8 @@ def own_memory(pid: int) -> float:
 
 def report(kind: Kind, images: int, seconds: float, cores: int, temporary: pathlib.Path) -> None:
     """Measures images of one kind, and prints two tables."""
-    root = temporary / "pictures"
-    megabytes = write_pictures(root, kind, images)
+    root = temporary / "images"
+    megabytes = write_images(root, kind, images)
     names = [str(index) for index in range(9)]
     stored: dict[bool, Sequence[EncodedExample]] = {}
     disk = {}
