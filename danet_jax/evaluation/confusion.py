@@ -27,7 +27,7 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
     """
     if type(num_classes) is not int or not 1 <= num_classes <= MAX_CLASSES:
         raise InputError(
-            f"num_classes={num_classes!r} must be a whole number from 1 to {MAX_CLASSES}",
+            f"num_classes={num_classes!r} must be an integer from 1 to {MAX_CLASSES}",
             what="num_classes",
             value=num_classes,
             allowed=MAX_CLASSES,
@@ -42,8 +42,8 @@ def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> 
         raise InputError(f"{shapes} differ in shape", what="predictions")
     labels, predictions = labels.astype(jnp.int32).ravel(), predictions.astype(jnp.int32).ravel()
     # Ignored pixels get an index past the end, which is not counted.
-    place = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)
-    counts = jnp.zeros(num_classes**2, jnp.uint32).at[place].add(jnp.uint32(1), mode="drop")
+    index = jnp.where(labels == IGNORE_LABEL, num_classes**2, labels * num_classes + predictions)
+    counts = jnp.zeros(num_classes**2, jnp.uint32).at[index].add(jnp.uint32(1), mode="drop")
     return counts.reshape(num_classes, num_classes)
 
 

@@ -14,7 +14,7 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.confusion import ConfusionMatrix, count_pairs
 from danet_jax.evaluation.result import Result
-from danet_jax.inference.predictor import Reduction, on_this_host, predicted
+from danet_jax.inference.predictor import Reduction, local_variables, predict
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import make_predictor
 
@@ -48,8 +48,8 @@ class Evaluator:
         self._predictor = make_predictor(model, protocol, classes, mesh, jax.local_devices())
         if len(classes) != model.num_classes:
             raise InputError(
-                f"classes: the network has {model.num_classes}, but the data have {len(classes)} "
-                f"({', '.join(classes.names[:3])}, ...); evaluate on data of the network's classes",
+                f"classes: the network has {model.num_classes} classes, but the data set has {len(classes)} "
+                f"({', '.join(classes.names[:3])}, ...); evaluate on a data set with the network's classes",
                 what="classes",
                 value=len(classes),
                 allowed=model.num_classes,
@@ -81,28 +81,29 @@ class Evaluator:
           InputError: there are no examples, or one has no label, a label of another size, or a value that is neither
             a class nor 255; the message names it.
         """
-        variables = jax.device_put(on_this_host(variables), self._replicated)
+        variables = jax.device_put(local_variables(variables), self._replicated)
         images = 0
 
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal images
             for example in examples:
-                yield checked_example(example, self.classes, self.protocol.pixel_type)
+                yield validate_example(example, self.classes, self.protocol.pixel_type)
                 images += 1
 
         confusion = self._empty
-        parts = predicted(self._predictor, variables, pairs(), self._count, in_order=False, ahead=AHEAD)
+        parts = predict(self._predictor, variables, pairs(), self._count, in_order=False, ahead=AHEAD)
         for _, part in parts:
             confusion = self._add(confusion, part.results)
         counts, total = _summed_over_hosts(confusion.compute(), images)
         if total == 0:
             raise InputError(
-                "examples: there are none to evaluate; choose another split or data set", what="examples"
+                "examples is empty, so there is nothing to evaluate; choose another split or data set",
+                what="examples",
             )
         return Result(counts, self.classes, total, self.protocol)
 
 
-def checked_example(
+def validate_example(
     example: Mapping[str, Any], classes: Classes, pixel_type: Any = np.uint8
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the image, `[H, W, 3]` of `pixel_type`, and the label, uint8 `[H, W]`, of an example.
@@ -116,25 +117,25 @@ def checked_example(
         )
     name, image, label = example["name"], np.asarray(example["image"]), example["label"]
 
-    def wrong(problem: str, value: Any = None) -> InputError:
+    def invalid(problem: str, value: Any = None) -> InputError:
         return InputError(f"{name}: {problem}", what=str(name), value=value)
 
     if image.dtype != pixel_type or image.ndim != 3 or image.shape[2] != 3:
         kind = np.dtype(pixel_type).name
-        raise wrong(f"the image must be {kind} [H, W, 3], not {image.dtype} {list(image.shape)}")
+        raise invalid(f"the image must be {kind} [H, W, 3], not {image.dtype} {list(image.shape)}")
     if label is None:
-        raise wrong("the image has no label; evaluate a split that has labels")
+        raise invalid("the image has no label; evaluate a split that has labels")
     label = np.asarray(label)
     if label.dtype.kind not in "iu" or label.ndim != 2:
-        raise wrong(f"the label must be uint8 [H, W], not {label.dtype} {list(label.shape)}")
+        raise invalid(f"the label must be uint8 [H, W], not {label.dtype} {list(label.shape)}")
     if image.size == 0:
-        raise wrong(f"the image is empty: {list(image.shape)}")
+        raise invalid(f"the image is empty: {list(image.shape)}")
     if image.shape[:2] != label.shape:
         sizes = ("x".join(map(str, shape)) for shape in (image.shape[:2], label.shape))
-        raise wrong("the image is {}, but its label {}; give both the same size".format(*sizes))
+        raise invalid("the image is {} and its label {}; they must have the same size".format(*sizes))
     unknown = label[((label < 0) | (label >= len(classes))) & (label != IGNORE_LABEL)]
     if len(unknown):
-        raise wrong(
+        raise invalid(
             f"label {unknown[0]} is neither a class (0 to {len(classes) - 1}) nor {IGNORE_LABEL}", unknown[0]
         )
     return image, label

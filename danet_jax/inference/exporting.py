@@ -13,10 +13,10 @@ from jax import export
 
 from danet_jax.errors import InputError
 from danet_jax.inference.merging import Merging, fusion
-from danet_jax.inference.plain import scores_of_rows
 from danet_jax.inference.predictor import SCORES
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Size, scaled, scaling_of
+from danet_jax.inference.scaling import Size, make_scaling, scale_images
+from danet_jax.inference.whole_images import scores_of_rows
 from danet_jax.weights.export_stablehlo import exported_for_all
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def probabilities(
     merging = Merging(model, protocol, SCORES, same=all(new_size == size for new_size in new_sizes))
     logits = []
     for new_size in new_sizes:
-        x = scaled(protocol, images, scaling_of(protocol, [size], [new_size], new_size, padded=False))
+        x = scale_images(protocol, images, make_scaling(protocol, [size], [new_size], new_size, padded=False))
         logits.append(merging.logits(variables, x, None, flip=protocol.flip, network=network))
     of_each = [jnp.stack([jnp.asarray(n, jnp.int32) for n in one])[None] for one in (size, *new_sizes)]
     scores = scores_of_rows(merging, logits, of_each, size[1])(jnp.arange(size[0], dtype=jnp.int32))

@@ -18,7 +18,7 @@ import numpy as np
 from danet_jax.errors import InputError
 from danet_jax.inference.predictor import Reduction
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import flipped
+from danet_jax.inference.scaling import mirror
 from danet_jax.ops.precision import float32_einsum
 from danet_jax.ops.resize import Taps, bilinear_taps, dense
 
@@ -136,11 +136,11 @@ class Merging:
             return [jnp.swapaxes(network(self._model, variables, x, sizes), 2, 3)]
         low = None if sizes is None else -(-jnp.asarray(sizes) // self._model.output_stride)
         both = (
-            jnp.concatenate([x, flipped(x, sizes)]),
+            jnp.concatenate([x, mirror(x, sizes)]),
             None if sizes is None else jnp.concatenate([sizes] * 2),
         )
         upright, mirrored = jnp.split(network(self._model, variables, *both), 2)
-        mirrored = flipped(mirrored, low)
+        mirrored = mirror(mirrored, low)
         if len(self._mirrored):
             mirrored = mirrored[..., self._mirrored]
         views = [upright, mirrored] if self.merge == "softmax" else [upright + mirrored]
@@ -167,18 +167,18 @@ class Merging:
           For "exp", one matrix for each pixel of the scaled image that is mixed; otherwise a single matrix.
         """
         if self._same:
-            place = jnp.clip(pixels[None], 0, axis.scaled - 1)[None]
-            mix = jnp.ones(place.shape, jnp.float32)
+            sources = jnp.clip(pixels[None], 0, axis.scaled - 1)[None]
+            mix = jnp.ones(sources.shape, jnp.float32)
         else:
-            place, mix = bilinear_taps(
+            sources, mix = bilinear_taps(
                 pixels[None], axis.scaled, axis.image, align_corners=self._align_corners
             )
         axis = Axis(*(x[None] for x in axis))
         if mirrored is not None:
-            place = jnp.where(mirrored[None], axis.scaled - 1 - place, place)
-        at = place - axis.start
+            sources = jnp.where(mirrored[None], axis.scaled - 1 - sources, sources)
+        at = sources - axis.start
         reached = (at >= 0) & (at < axis.window)
-        mix = jnp.where(reached, mix / axis.windows_over(place).astype(jnp.float32), 0.0)
+        mix = jnp.where(reached, mix / axis.windows_over(sources).astype(jnp.float32), 0.0)
         index, weight = bilinear_taps(
             jnp.clip(at, 0, axis.window - 1),
             -(-axis.window // self._model.output_stride),

@@ -116,7 +116,7 @@ class Predictor(typing.Protocol):
         """
 
 
-def predicted(
+def predict(
     predictor: Predictor,
     variables: Mapping[str, Any],
     items: Iterable[Item],
@@ -174,7 +174,7 @@ def _batches(
     yield from waiting.values()
 
 
-def on_this_host(variables: Any) -> Any:
+def local_variables(variables: Any) -> Any:
     """Returns variables that are the same on all hosts, on any devices, as arrays of this host."""
 
     def local(x: Any) -> Any:

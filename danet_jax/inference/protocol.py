@@ -96,34 +96,34 @@ class Protocol:
                 object.__setattr__(self, key, tuple(value))
         for key, allowed in {"edge": EDGES, "merge": MERGES, "image_resize": IMAGE_RESIZES}.items():
             if getattr(self, key) not in allowed:
-                raise self._wrong(key, f"must be one of {', '.join(allowed)}", allowed)
+                raise self._error(key, f"must be one of {', '.join(allowed)}", allowed)
         for key, kinds in {"flip": (bool,), "align_corners": (bool, type(None)), "name": (str,)}.items():
             if not isinstance(getattr(self, key), kinds):
-                raise self._wrong(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}", kinds)
+                raise self._error(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}", kinds)
         if not _are_numbers(self.scales) or not all(0 < scale <= 100 for scale in self.scales or (0,)):
-            raise self._wrong("scales", "must be one or more numbers above 0 and at most 100")
+            raise self._error("scales", "must be one or more numbers above 0 and at most 100")
         for key in ("window", "stride", "base_size"):
             value = getattr(self, key)
             if value is None:
                 continue
             numbers = (value, value) if key == "base_size" and isinstance(value, int) else value
             if not _are_numbers(numbers, int) or len(numbers) != 2:
-                raise self._wrong(key, "must be two whole numbers")
+                raise self._error(key, "must be two integers")
             if not 1 <= min(numbers) <= max(numbers) < 32768:
-                raise self._wrong(key, "must be at least 1 and below 32768")
+                raise self._error(key, "must be at least 1 and below 32768")
         if self.bits is not None and (not _are_numbers((self.bits,), int) or not 8 <= self.bits <= 16):
-            raise self._wrong("bits", "must be a whole number from 8 to 16, or None")
+            raise self._error("bits", "must be an integer from 8 to 16, or None")
         check_normalisation(*self.normalisation)
         for key in ("mean", "std"):
             if (value := getattr(self, key)) is not None:
                 object.__setattr__(self, key, tuple(map(float, value)))
         if self.stride is not None:
             if self.window is None:
-                raise self._wrong("stride", "needs a window")
+                raise self._error("stride", "needs a window")
             if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
-                raise self._wrong("stride", f"leaves gaps between windows of {self.window}", self.window)
+                raise self._error("stride", f"leaves gaps between windows of {self.window}", self.window)
 
-    def _wrong(self, key: str, problem: str, allowed: Any = None) -> InputError:
+    def _error(self, key: str, problem: str, allowed: Any = None) -> InputError:
         value = getattr(self, key)
         return InputError(f"{key}={value!r} {problem}", what=key, value=value, allowed=allowed)
 
@@ -174,13 +174,13 @@ class Protocol:
             crop, stride, align_corners = 480, 320, False
         else:
             crop, stride, align_corners = 769, 513, None
-        seen_whole = dict.fromkeys(
+        whole_sizes = dict.fromkeys(
             ("ade20k", "pascal_voc_aug", "coco_stuff10k", "coco_stuff164k"), (2048, 512)
         )
-        whole = dataset in seen_whole if whole is None else whole
+        whole = dataset in whole_sizes if whole is None else whole
         # Models trained on crops of 769 see Cityscapes one pixel larger, too.
         cityscapes = (2048, 1024) if whole else (2049, 1025)
-        base_sizes = {"cityscapes": cityscapes, "pascal_context": (520, 520), **seen_whole}
+        base_sizes = {"cityscapes": cityscapes, "pascal_context": (520, 520), **whole_sizes}
         return cls(
             scales=MMSEG_SCALES if multi_scale else (1.0,),
             flip=multi_scale,
@@ -251,10 +251,10 @@ class Protocol:
           InputError: `flip_pairs` names a class that does not exist.
         """
         of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std, "bits": bits}
-        open_ones = {key: value for key, value in of_network.items() if getattr(self, key) is None}
+        changes = {key: value for key, value in of_network.items() if getattr(self, key) is None}
         if classes is not None and self.flip_pairs:
-            open_ones["mirrored"] = classes.mirrored(self.flip_pairs)
-        return dataclasses.replace(self, **open_ones)
+            changes["mirrored"] = classes.mirrored(self.flip_pairs)
+        return dataclasses.replace(self, **changes)
 
     @property
     def normalisation(self) -> tuple[Triple, Triple]:
@@ -281,7 +281,7 @@ class Protocol:
         for key, value in changes.items():
             if key not in fields:
                 raise InputError(
-                    f"{key}={value!r}: a protocol has no such field; it has {', '.join(fields)}",
+                    f"{key}={value!r} is not a field of Protocol; there are: {', '.join(fields)}",
                     what=key,
                     value=value,
                     allowed=fields,
@@ -327,7 +327,7 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
       config: the recipe as nested mappings of simple types, with at least the groups `dataset` and `evaluation`.
 
     Raises:
-      InputError: a group is missing, or an option does not exist or has a wrong value.
+      InputError: a group is missing, or an option does not exist or has an invalid value.
     """
     for group in ("dataset", "evaluation"):
         if not isinstance(config.get(group), Mapping):
@@ -345,7 +345,7 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
     name, whole_base_size = changes.pop("protocol", "whole"), changes.pop("whole_base_size", None)
     for key in changes.keys() - _OPTIONS:
         raise InputError(
-            f"config.evaluation.{key} does not exist; it has: {', '.join(sorted(_OPTIONS))}",
+            f"config.evaluation.{key} does not exist; there are: {', '.join(sorted(_OPTIONS))}",
             what=f"config.evaluation.{key}",
             allowed=_OPTIONS,
         )
@@ -354,8 +354,8 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
     if not dataset.get("flip", True):
         if changes.get("flip"):
             raise InputError(
-                "config.evaluation.flip=True mirrors images, but config.dataset.flip=False says that their classes "
-                "depend on the side; set config.evaluation.flip=False too",
+                "config.evaluation.flip=True flips images, but with config.dataset.flip=False their classes depend on "
+                "the side; set config.evaluation.flip=False",
                 what="config.evaluation.flip",
                 value=True,
             )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from danet_jax.inference.protocol import Protocol
-from danet_jax.models.layers import inside, masked
+from danet_jax.models.layers import masked, valid_mask
 from danet_jax.ops.normalize import normalize
 from danet_jax.ops.resize import Taps, along_columns, along_rows, bilinear_taps, dense
 from danet_jax.ops.resize_8bit import opencv_taps, resize_8bit
@@ -33,7 +33,7 @@ class Scaling(NamedTuple):
     sizes: jax.Array | np.ndarray | None
 
 
-def scaling_of(
+def make_scaling(
     protocol: Protocol, sizes: Sequence[Size], new_sizes: Sequence[Size], shape: Size, *, padded: bool
 ) -> Scaling:
     """Returns the scaling of images from `sizes` to `new_sizes` in arrays of `shape`; a single size is for all."""
@@ -45,7 +45,7 @@ def scaling_of(
         known = isinstance(shape[axis], int)
         pixels = np.arange(shape[axis]) if known else jnp.arange(shape[axis], dtype=jnp.int32)
         each = [
-            taps_of(protocol, axis, pixels, size[axis], new_size[axis])
+            resize_taps(protocol, axis, pixels, size[axis], new_size[axis])
             for size, new_size in zip(sizes, new_sizes, strict=True)
         ]
         return Taps(*(np.stack(x, 1) if len(x) > 1 else x[0][:, None] for x in zip(*each, strict=True)))
@@ -53,7 +53,7 @@ def scaling_of(
     return Scaling(taps(0), taps(1), of_each)
 
 
-def taps_of(protocol: Protocol, axis: int, pixels: Any, size: Any, new_size: Any) -> Taps:
+def resize_taps(protocol: Protocol, axis: int, pixels: Any, size: Any, new_size: Any) -> Taps:
     """Returns the taps `[2, n]` at `size` of `pixels` at `new_size`, along an image's rows (axis 0) or columns (1)."""
     if _in_8_bits(protocol):
         return opencv_taps(pixels, size, new_size, of_columns=axis == 1)
@@ -64,7 +64,7 @@ def _in_8_bits(protocol: Protocol) -> bool:
     return protocol.image_resize == "uint8" and protocol.depth == 8
 
 
-def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array:
+def scale_images(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array:
     """Returns the network's input, float32 `[n, h, w, 3]`, 0 past `sizes`, for images `[n, H, W, 3]`."""
     rows, columns, sizes = scaling
     x = jnp.asarray(images)
@@ -75,20 +75,20 @@ def scaled(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax.Array
             x = along_columns(dense(columns, x.shape[2]), x.astype(jnp.float32))
             x = along_rows(dense(rows, x.shape[1]), x)
     x = normalize(x, *protocol.normalisation, protocol.depth)
-    return masked(x, None if sizes is None else inside(x, jnp.asarray(sizes)))
+    return masked(x, None if sizes is None else valid_mask(x, jnp.asarray(sizes)))
 
 
-def seen_whole(protocol: Protocol, image: np.ndarray) -> jax.Array:
+def whole_image_input(protocol: Protocol, image: np.ndarray) -> jax.Array:
     """Returns the network's input for one whole image `[H, W, 3]` at scale 1: float32 `[1, h, w, 3]`."""
     size = image.shape[0], image.shape[1]
     new_size = protocol.scaled_size(1.0, *size)
-    scaling = scaling_of(protocol, [size], [new_size], new_size, padded=False)
-    return jax.jit(scaled, static_argnums=0)(protocol, image[None], scaling)
+    scaling = make_scaling(protocol, [size], [new_size], new_size, padded=False)
+    return jax.jit(scale_images, static_argnums=0)(protocol, image[None], scaling)
 
 
-def flipped(x: jax.Array, sizes: Any) -> jax.Array:
+def mirror(x: jax.Array, sizes: Any) -> jax.Array:
     """Returns images `[B, h, w, C]` mirrored, each within its own width."""
     if sizes is None:
         return x[:, :, ::-1]
-    place = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]
-    return along_columns(dense(Taps(place, jnp.ones(place.shape, jnp.float32)), x.shape[2]), x)
+    source = jnp.asarray(sizes)[None, :, 1:] - 1 - jnp.arange(x.shape[2], dtype=jnp.int32)[None, None]
+    return along_columns(dense(Taps(source, jnp.ones(source.shape, jnp.float32)), x.shape[2]), x)

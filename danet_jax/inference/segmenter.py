@@ -17,39 +17,22 @@ from PIL import Image, ImageOps
 from danet_jax.classes import MAX_CLASSES, Classes
 from danet_jax.data.decode import decode_image, shown, to_depth
 from danet_jax.errors import InputError
-from danet_jax.inference.plain import WholeImages
-from danet_jax.inference.predictor import LABELS, SCORES, Predictor, Reduction, on_this_host, predicted
+from danet_jax.inference.predictor import LABELS, SCORES, Predictor, Reduction, local_variables, predict
 from danet_jax.inference.protocol import Protocol, protocol_of
-from danet_jax.inference.scaling import seen_whole
+from danet_jax.inference.scaling import whole_image_input
 from danet_jax.inference.sliding import SlidingWindows
+from danet_jax.inference.whole_images import WholeImages
 from danet_jax.models.danet import DANet
-from danet_jax.models.insight import AttentionMaps, Insight, insight
+from danet_jax.models.intermediates import AttentionMaps, Explanation, explain
 from danet_jax.models.resnet import ResNet
 from danet_jax.models.variables import check_fits, refuse_not_finite
+from danet_jax.ops.checks import renamed_argument
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.download import download
 
 AHEAD = {"cpu": 1, "other": 2}
 """The number of parts that a device works on while the host uses the results of the previous one. A CPU would compute
 several concurrently and need memory for each."""
-
-_MODES_OF_8_BITS = (
-    "1",
-    "L",
-    "LA",
-    "La",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-)
-"""Modes of a `PIL.Image` that `convert("RGB")` does not clip."""
 
 
 class Segmenter:
@@ -90,14 +73,14 @@ class Segmenter:
         self._predictor = make_predictor(model, protocol, classes, mesh, jax.local_devices()[:1])
         if model.num_classes > MAX_CLASSES:
             raise InputError(
-                f"model: {model.num_classes} classes; labels are 8-bit, at most {MAX_CLASSES}",
+                f"model has {model.num_classes} classes; labels have 8 bits, for at most {MAX_CLASSES}",
                 what="model",
                 value=model.num_classes,
                 allowed=MAX_CLASSES,
             )
         if classes is not None and len(classes) != model.num_classes:
             raise InputError(
-                f"classes are {len(classes)}, but the network has {model.num_classes}",
+                f"classes has {len(classes)} classes, but the network has {model.num_classes}",
                 what="classes",
                 value=len(classes),
                 allowed=model.num_classes,
@@ -121,7 +104,7 @@ class Segmenter:
 
     def _checked_variables(self, variables: Mapping[str, Any]) -> Any:
         check_fits(self.model, variables)
-        variables = on_this_host(variables)
+        variables = local_variables(variables)
         refuse_not_finite(variables)
         return jax.device_put(variables, NamedSharding(self._predictor.mesh, PartitionSpec()))
 
@@ -152,7 +135,7 @@ class Segmenter:
         if isinstance(images, list | tuple):
             return list(self.stream(map(self._image, images)))
         batch = self._checked(images) if np.ndim(images) == 4 else self._image(images)[None]
-        labels = np.stack(list(self._predicted(batch, LABELS, exact=True))).astype(np.int32)
+        labels = np.stack(list(self._predict(batch, LABELS, exact=True))).astype(np.int32)
         return labels if np.ndim(images) == 4 else labels[0]
 
     def overlay(self, images: Any, *, legend: bool = True, outlines: bool = False) -> Any:
@@ -166,7 +149,7 @@ class Segmenter:
         Raises:
           InputError: see `__call__`.
         """
-        from danet_jax.inference.pictures import overlay
+        from danet_jax.inference.drawing import overlay
 
         classes = self.drawn_classes
         several = isinstance(images, list | tuple) or np.ndim(images) == 4
@@ -188,7 +171,7 @@ class Segmenter:
           InputError: an image is not an array of the type that `__call__` takes.
         """
         copies = (np.array(self._checked(image, "H W 3")) for image in images)
-        for labels in self._predicted(copies, LABELS, exact=False):
+        for labels in self._predict(copies, LABELS, exact=False):
             yield labels.astype(np.int32)
 
     def scores(self, images: np.ndarray | jax.Array) -> np.ndarray:
@@ -204,11 +187,11 @@ class Segmenter:
         """
         images = self._checked(images)
         scores = np.empty((*images.shape[:3], self.num_classes), np.float32)
-        for place, result in zip(scores, self._predicted(images, SCORES, exact=True), strict=True):
-            place[...] = result
+        for index, result in enumerate(self._predict(images, SCORES, exact=True)):
+            scores[index] = result
         return scores
 
-    def explain(self, image: np.ndarray | jax.Array) -> Insight:
+    def explain(self, image: np.ndarray | jax.Array) -> Explanation:
         """Returns what the network computes for one image, `[H, W, 3]` RGB: queries, keys, scales and logits.
 
         The network is applied to the whole image at the protocol's base size, without flips, regardless of the
@@ -217,31 +200,31 @@ class Segmenter:
         Raises:
           InputError: `image` is not an array of the type that `__call__` takes.
         """
-        return insight(
-            self.model, self.variables, seen_whole(self.protocol, self._checked(image, "H W 3", "image"))
-        )
+        image = self._checked(image, "H W 3", "image")
+        return explain(self.model, self.variables, whole_image_input(self.protocol, image))
 
+    @renamed_argument("places", "positions")
     def attention(
-        self, image: np.ndarray | jax.Array, places: Sequence[Sequence[int]] | np.ndarray
+        self, image: np.ndarray | jax.Array, positions: Sequence[Sequence[int]] | np.ndarray
     ) -> AttentionMaps:
         """Returns exact rows and columns of the position attention map, float32 `[K, h, w]` each.
 
         Args:
           image: see `explain`; for several calls with one image, keep `explain(image)` and use its `maps`.
-          places: int `[K, 2]`, (row, column) at the network's output stride: for pixel (y, x) of the network's
+          positions: int `[K, 2]`, (row, column) at the network's output stride: for pixel (y, x) of the network's
             input, (y // 8, x // 8).
 
         Raises:
-          InputError: `image` or `places` has the wrong type or shape, or the network has no position attention.
+          InputError: `image` or `positions` has the wrong type or shape, or the network has no position attention.
         """
-        return self.explain(image).maps(places)
+        return self.explain(image).maps(positions)
 
-    def _predicted(
+    def _predict(
         self, images: Iterable[np.ndarray], reduction: Reduction, *, exact: bool
     ) -> Iterator[np.ndarray]:
         """Yields the reduction of each image, `[H, W]` or `[H, W, K]`, in their order."""
         batch, arrays = None, []
-        parts = predicted(
+        parts = predict(
             self._predictor,
             self.variables,
             ((image,) for image in images),
@@ -256,10 +239,10 @@ class Segmenter:
                 batch = items
                 arrays = [np.empty((*x.shape[:2], *results.shape[3:]), results.dtype) for (x,) in items]
             for (index, top, left), result in zip(part.regions, results, strict=False):
-                place = arrays[index][top:, left:][: result.shape[0], : result.shape[1]]
-                place[...] = result[: place.shape[0], : place.shape[1]]  # the rest is past the image
+                region = arrays[index][top:, left:][: result.shape[0], : result.shape[1]]
+                region[...] = result[: region.shape[0], : region.shape[1]]  # the rest is past the image
                 # Tiles come from top to bottom and from left to right.
-                if (top + place.shape[0], left + place.shape[1]) == arrays[index].shape[:2]:
+                if (top + region.shape[0], left + region.shape[1]) == arrays[index].shape[:2]:
                     yield arrays[index]
 
     def _image(self, image: Any) -> np.ndarray:
@@ -269,16 +252,14 @@ class Segmenter:
             path = download(image) if isinstance(image, str) and "://" in image else Path(image)
             try:
                 data = path.read_bytes()
-            except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+            except (OSError, ValueError) as error:  # A path that contains NUL is a ValueError.
                 reason = getattr(error, "strerror", None) or error
-                raise InputError(
-                    f"images: {os.fspath(image)}: cannot be read: {reason}", what="images"
-                ) from error
+                raise InputError(f"images: {image} cannot be read: {reason}", what="images") from error
             return decode_image(data, os.fspath(image), upright=True, bits=self.bits_used, depth=depth)
         if isinstance(image, Image.Image):
-            if image.mode not in _MODES_OF_8_BITS:
+            if image.mode.startswith(("I", "F")):  # `convert` would clip these to 8 bits.
                 raise InputError(
-                    f"images: a PIL.Image of mode {image.mode} has no defined range; pass its file, or an array",
+                    f"images: a PIL.Image of mode {image.mode} has more than 8 bits; pass its file or an array",
                     what="images",
                     value=image.mode,
                 )
@@ -286,7 +267,7 @@ class Segmenter:
         return self._checked(image, "H W 3")
 
     def _checked(self, images: Any, shape: str = "B H W 3", name: str = "images") -> np.ndarray:
-        return checked_images(images, shape, name, self.protocol.depth)
+        return validate_images(images, shape, name, self.protocol.depth)
 
 
 def make_predictor(
@@ -332,12 +313,9 @@ def load_segmenter(
     """
     _check_types(protocol=protocol)
     checkpoint = load_checkpoint(path, **overrides)
-    if not isinstance(checkpoint.model, DANet):
-        raise InputError(
-            f"{path}: holds only a backbone; train it with --config.init.checkpoint={path}", what=str(path)
-        )
+    checkpoint.refuse_backbone(path)
     segmenter = Segmenter(
-        checkpoint.model, checkpoint.variables, protocol_for(checkpoint, protocol), checkpoint.classes
+        checkpoint.network, checkpoint.variables, protocol_for(checkpoint, protocol), checkpoint.classes
     )
     segmenter.bits_used = checkpoint.bits_used
     return segmenter
@@ -371,7 +349,7 @@ def _check_types(*, protocol: Any = None, classes: Any = None, mesh: Any = None)
             )
 
 
-def checked_images(images: Any, shape: str = "B H W 3", name: str = "images", bits: int = 8) -> np.ndarray:
+def validate_images(images: Any, shape: str = "B H W 3", name: str = "images", bits: int = 8) -> np.ndarray:
     """Returns images as a non-empty array of this shape: uint8, or uint16 for more than 8 bits.
 
     Raises:
@@ -384,9 +362,7 @@ def checked_images(images: Any, shape: str = "B H W 3", name: str = "images", bi
         given = type(images).__name__ if found is None else f"{dtype} {list(found)}"
         remedy = ""
         if {str(dtype), kind} == {"uint8", "uint16"}:
-            remedy = (
-                f"; the network was trained on images of {bits} bits, so pass values from 0 to {2**bits - 1}"
-            )
+            remedy = f"; the network was trained on {bits}-bit images, so pass values from 0 to {2**bits - 1}"
         raise InputError(
             f"{name} must be {allowed}, not {given}{remedy}", what=name, value=given, allowed=allowed
         )
@@ -395,7 +371,7 @@ def checked_images(images: Any, shape: str = "B H W 3", name: str = "images", bi
     images = np.asarray(images)
     if 8 < bits < 16 and (largest := int(images.max())) >> bits:
         raise InputError(
-            f"{name}: the value {largest} has more than the {bits} bits that the network was trained on",
+            f"{name} contains {largest}, but the network was trained on {bits}-bit images, 0 to {2**bits - 1}",
             what=name,
             value=largest,
             allowed=range(2**bits),

@@ -22,7 +22,7 @@ from danet_jax.classes import IGNORE_LABEL
 from danet_jax.inference.merging import Axis, Merging, Sums, accepts_sizes, to_columns, to_rows
 from danet_jax.inference.predictor import SCORES, Group, Part, Reduction, Region
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Scaling, scaled, taps_of
+from danet_jax.inference.scaling import Scaling, resize_taps, scale_images
 from danet_jax.ops.resize import Taps, bilinear_taps
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class SlidingWindows:
         scaling: Scaling,
         slots: jax.Array,
     ) -> jax.Array:
-        x = lax.with_sharding_constraint(scaled(self.protocol, blocks, scaling), self._divided)
+        x = lax.with_sharding_constraint(scale_images(self.protocol, blocks, scaling), self._divided)
         merging = Merging(self._model, self.protocol, SCORES, same=False)
         flip = self.protocol.flip and merging.merge == "exp"
         [logits] = merging.logits(variables, x, scaling.sizes, flip=flip)
@@ -242,14 +242,14 @@ class SlidingWindows:
             return results[:, 0]
 
         everywhere, divided = PartitionSpec(), PartitionSpec("data")
-        place = jax.shard_map(
+        sharded = jax.shard_map(
             on_a_device,
             mesh=self.mesh,
             in_specs=(everywhere, everywhere, divided),
             out_specs=everywhere if reduction.summed else divided,
             check_vma=False,
         )
-        return place(logits, windows, tiles)
+        return sharded(logits, windows, tiles)
 
     def _tile(
         self, jobs: Sequence[int], labels: Sequence[np.ndarray], region: Region, of_tile: np.ndarray
@@ -333,10 +333,10 @@ def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list
 def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
     """Returns the range of an image's rows or columns that depend on a window, as first and last + 1."""
     pixels = np.arange(axis.image)
-    place = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
-    at = (axis.scaled - 1 - place if mirrored else place) - axis.start
-    touched = pixels[((at >= 0) & (at < axis.window)).any(0)]
-    return (int(touched[0]), int(touched[-1]) + 1) if len(touched) else (0, 0)
+    sources = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
+    at = (axis.scaled - 1 - sources if mirrored else sources) - axis.start
+    dependent = pixels[((at >= 0) & (at < axis.window)).any(0)]
+    return (int(dependent[0]), int(dependent[-1]) + 1) if len(dependent) else (0, 0)
 
 
 def cut(
@@ -362,9 +362,10 @@ def cut(
         sizes[number] = window.rows.window, window.columns.window
         for which, axis in enumerate((window.rows, window.columns)):
             pixels = axis.start + np.arange(axis.window)
-            place = axis.scaled - 1 - pixels if which == 1 and window.flip else pixels
-            index, weight = taps_of(protocol, which, place, axis.image, axis.scaled)
-            weight = np.where((place >= 0) & (place < axis.scaled), weight, np.float32(0))
+            if which == 1 and window.flip:
+                pixels = axis.scaled - 1 - pixels
+            index, weight = resize_taps(protocol, which, pixels, axis.image, axis.scaled)
+            weight = np.where((pixels >= 0) & (pixels < axis.scaled), weight, np.float32(0))
             first, last = index[weight > 0].min(), index[weight > 0].max()
             ranges[which, number] = first, last + 1
             taps[which].index[:, number, : axis.window] = np.clip(index, first, last) - first

@@ -75,7 +75,7 @@ class PositionAttention(nn.Module):
         key_features = channels // 8 if self.key_features is None else self.key_features
         if key_features < 1:
             raise option_error(
-                "key_features", None, f"given, because x has {channels} channels, fewer than 8"
+                "key_features", None, f"an integer, because C / 8 is 0 for the {channels} channels of x"
             )
         computation = Computation.of(self)
 

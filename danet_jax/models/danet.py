@@ -18,10 +18,10 @@ from danet_jax.models.layers import (
     ConvBNReLU,
     Convolution,
     he_normal_over_outputs,
-    inside,
     masked,
     maybe_remat,
     torch_uniform,
+    valid_mask,
 )
 from danet_jax.models.resnet import Features, ResNet, check_backbone_options
 from danet_jax.ops.attention import BACKENDS
@@ -94,12 +94,12 @@ class Head(nn.Module):
           train: whether to use batch statistics and dropout.
         """
         features = x.shape[-1] // 4
-        mask = None if sizes is None else inside(x, sizes)
+        mask = valid_mask(x, sizes)
         x = masked(x, mask)
-        how = self.computation
+        computation = self.computation
 
         def convolution(x: jax.Array, name: str) -> jax.Array:
-            module = ConvBNReLU(features, how, name=name)
+            module = ConvBNReLU(features, computation, name=name)
             return maybe_remat(module, "convolution", self.remat, x)(x, train=train)
 
         def branch(name: str, attention: nn.Module) -> jax.Array:
@@ -110,19 +110,24 @@ class Head(nn.Module):
         branches = {}
         if self.position_attention:
             position = PositionAttention(
-                backend=self.attention_backend, **vars(how), name="position_attention"
+                backend=self.attention_backend, **vars(computation), name="position_attention"
             )
             branches["position"] = branch("position", position)
         if self.channel_attention:
             channel = ChannelAttention(
-                self.channel_energy, how.dtype, how.param_dtype, name="channel_attention"
+                self.channel_energy, computation.dtype, computation.param_dtype, name="channel_attention"
             )
             branches["channel"] = branch("channel", channel)
         # Without branches, this is the baseline in table 1, the dilated FCN.
         fusion = functools.reduce(jnp.add, branches.values()) if branches else convolution(x, "fcn_in")
         logits = {
             name: classify(
-                y, self.num_classes, self.dropout_rate, f"{name}_classifier", train=train, computation=how
+                y,
+                self.num_classes,
+                self.dropout_rate,
+                f"{name}_classifier",
+                train=train,
+                computation=computation,
             )
             for name, y in {"fusion": fusion, **branches}.items()
         }
@@ -139,10 +144,12 @@ class FCNHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """Computes logits at the resolution of features `[B, h, w, C]`; see `Head` for the arguments."""
-        how = self.computation
-        x = masked(x, None if sizes is None else inside(x, sizes))
-        x = ConvBNReLU(x.shape[-1] // 4, how, name="in")(x, train=train)
-        return classify(x, self.num_classes, self.dropout_rate, "classifier", train=train, computation=how)
+        computation = self.computation
+        x = masked(x, valid_mask(x, sizes))
+        x = ConvBNReLU(x.shape[-1] // 4, computation, name="in")(x, train=train)
+        return classify(
+            x, self.num_classes, self.dropout_rate, "classifier", train=train, computation=computation
+        )
 
 
 class DANet(nn.Module):
@@ -263,12 +270,13 @@ class DANet(nn.Module):
         check_images(images, sizes=(sizes, "integer B 2 or None"))
         if sizes is not None and train:
             raise InputError(
-                "sizes are for inference: batch statistics would count the padding", what="sizes"
+                "sizes is not supported with train=True, because batch statistics would include the padding",
+                what="sizes",
             )
         if sizes is not None and not self.accepts_sizes:
             name = type(self.backbone).__name__
             raise InputError(
-                f"sizes: the backbone {name} does not take them; give images without padding", what="sizes"
+                f"sizes is not supported by the backbone {name}; pass images without padding", what="sizes"
             )
         if train:
             refuse_float16_training(self)
@@ -321,14 +329,10 @@ class DANet(nn.Module):
         if not isinstance(found, Features):
             if sizes is not None:
                 raise _backbone_error(
-                    self.backbone, "that takes sizes must return danet_jax.models.resnet.Features"
+                    self.backbone, "accepts sizes, so it must return danet_jax.models.resnet.Features"
                 )
-            pair = found if isinstance(found, tuple | list) else (None, found)
-            if len(pair) != 2:
-                raise _backbone_error(
-                    self.backbone, f"must return features or a pair of them, not {len(pair)}"
-                )
-            found = Features(pair[0], pair[1], None, None)
+            layer3, layer4 = found if isinstance(found, tuple | list) else (None, found)
+            found = Features(layer3, layer4, None, None)
         if self.auxiliary and found.layer3 is None:
             raise _backbone_error(self.backbone, "must return a pair of features for auxiliary=True")
         check_arrays(backbone=(found.layer4, "float B h w C"))
@@ -336,8 +340,8 @@ class DANet(nn.Module):
         if found.layer4.shape[1:3] != expected:
             raise _backbone_error(
                 self.backbone,
-                f"of output_stride {self.output_stride} must return features of {list(expected)} for images of "
-                f"{list(images.shape[1:3])}, not of {list(found.layer4.shape[1:3])}",
+                f"has output_stride={self.output_stride}, so for images of {list(images.shape[1:3])} it must return "
+                f"features of {list(expected)}, not {list(found.layer4.shape[1:3])}",
             )
         return found
 
@@ -350,9 +354,9 @@ class DANet(nn.Module):
         for name in _RESNET_OPTIONS:
             given = getattr(self, name)
             if name != "remat" and given != defaults[name] and (name, given) != ("output_stride", stride):
-                raise option_error(name, given, "left out: it belongs to the named backbones")
+                raise option_error(name, given, "omitted, because it applies only to named backbones")
         if backbone.name not in (None, "backbone"):
-            raise _backbone_error(backbone, f"must not have a name of its own, {backbone.name!r}")
+            raise _backbone_error(backbone, f"must not have a name, but is named {backbone.name!r}")
         object.__setattr__(self, "output_stride", stride)
 
 
@@ -365,7 +369,7 @@ def refuse_float16_training(model: nn.Module) -> None:
         value = getattr(model, name, None)
         if value is not None and jnp.dtype(value) == jnp.float16:
             raise InputError(
-                f"{name}=float16 is for inference only; train in bfloat16, which has the range of float32",
+                f"{name}=float16 is supported for inference only; use bfloat16, which has the range of float32",
                 what=name,
                 value="float16",
                 allowed=["float32", "bfloat16"],

@@ -77,7 +77,7 @@ residual blocks; `full` those inside residual blocks, the stem, the head's convo
 `auto` is `normalisation` on TPUs, where it saves both memory and memory traffic, and `none` elsewhere.
 """
 
-_PARTS = {
+_RECOMPUTED = {
     "normalisation": ("block", "stem", "convolution"),
     "blocks": ("block",),
     "full": ("block", "stem", "convolution", "attention"),
@@ -98,7 +98,7 @@ def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Calla
     """
     if remat == "auto":
         remat = "normalisation" if platform_of(x) == "tpu" else "none"
-    if part not in _PARTS.get(remat, ()):
+    if part not in _RECOMPUTED.get(remat, ()):
         return module
     named = jax.checkpoint_policies.save_only_these_names(CONVOLUTION, STATISTICS, RELU_RESULT)
     policy = named if remat == "normalisation" else None
@@ -109,24 +109,26 @@ def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Calla
     return call
 
 
-def inside(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array) -> jax.Array:
+def valid_mask(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array | None) -> jax.Array | None:
     """Returns a mask of the positions inside images that were padded at the right and the bottom.
 
     Args:
       x: features `[B, H, W, C]`, of which only the shape is used.
-      sizes: int32 `[B, 2]`, heights and widths of the images within the features.
+      sizes: int32 `[B, 2]`, heights and widths of the images within the features; None without padding.
 
     Returns:
-      Bool `[B, H, W, 1]`.
+      Bool `[B, H, W, 1]`, or None without padding.
     """
+    if sizes is None:
+        return None
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
     columns = jnp.arange(x.shape[2]).reshape(1, 1, -1, 1) < sizes[:, 1].reshape(-1, 1, 1, 1)
     return rows & columns
 
 
-def masked(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    """Returns `x` with zeros where `places` is False, like the zero padding of a convolution."""
-    return x if places is None else jnp.where(places, x, jnp.zeros((), x.dtype))
+def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Returns `x` with zeros where `mask` is False, like the zero padding of a convolution."""
+    return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 class Convolution(nn.Module):
@@ -151,22 +153,22 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        how = self.computation
+        computation = self.computation
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", how.kernel_init, shape, how.param_dtype)
-        dtype = how.dtype_with(x, kernel)
+        kernel = self.param("kernel", computation.kernel_init, shape, computation.param_dtype)
+        dtype = computation.dtype_with(x, kernel)
         y = convolution(
             x.astype(dtype),
             kernel.astype(dtype),
             stride=self.stride,
             padding=self.dilation * (self.kernel_size // 2),
             dilation=self.dilation,
-            precision=how.precision,
+            precision=computation.precision,
         )
         y = checkpoint_name(y, CONVOLUTION)
         if self.use_bias:
-            bias_init = how.bias_init or _torch_bias(self.kernel_size**2 * x.shape[-1])
-            bias = self.param("bias", bias_init, (self.features,), how.param_dtype)
+            bias_init = computation.bias_init or _torch_bias(self.kernel_size**2 * x.shape[-1])
+            bias = self.param("bias", bias_init, (self.features,), computation.param_dtype)
             y = y + bias.astype(dtype).reshape(1, 1, 1, -1)
         return y
 
@@ -193,14 +195,14 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, places: jax.Array | None = None, relu: bool = False
+        self, x: jax.Array, *, train: bool, mask: jax.Array | None = None, relu: bool = False
     ) -> jax.Array:
         """Normalises features.
 
         Args:
           x: features `[B, H, W, C]`.
           train: whether to use the statistics of the batch and update the running ones.
-          places: bool `[B, H, W, 1]`, False at positions that are excluded from the statistics; None to include all.
+          mask: bool `[B, H, W, 1]`, False at positions that are excluded from the statistics; None to include all.
           relu: whether to apply a ReLU to the output.
         """
         shape = (x.shape[-1],)
@@ -212,7 +214,7 @@ class BatchNorm(nn.Module):
         if not train:
             y = normalize_by(x, running_mean.value, running_variance.value, scale, bias)
             return (nn.relu(y) if relu else y).astype(dtype)
-        y, mean, variance = normalize_batch(x, scale, bias, places, relu=relu, dtype=dtype)
+        y, mean, variance = normalize_batch(x, scale, bias, mask, relu=relu, dtype=dtype)
         if not self.is_initializing():
             for running, new in ((running_mean, mean), (running_variance, variance)):
                 running.value = 0.9 * running.value + 0.1 * new.astype(running.value.dtype)

@@ -62,8 +62,8 @@ def options_of(model: DANet) -> dict[str, Any]:
     if not isinstance(model.backbone, str):
         name = type(model.backbone).__name__
         raise InputError(
-            f"backbone: {name} is a module of your own; only networks with a named backbone "
-            f"({', '.join(BLOCKS)}) can be stored or exported",
+            f"backbone={name} is a custom module; only networks with a named backbone ({', '.join(BLOCKS)}) can be "
+            "stored or exported",
             what="backbone",
             value=name,
             allowed=tuple(BLOCKS),

@@ -16,9 +16,9 @@ from danet_jax.models.layers import (
     Computation,
     Convolution,
     he_normal_over_outputs,
-    inside,
     masked,
     maybe_remat,
+    valid_mask,
 )
 from danet_jax.ops.batch_norm import relu
 from danet_jax.ops.checks import check_choice, check_flag, check_images, check_whole, option_error
@@ -86,15 +86,15 @@ class BasicBlock(Block):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
+        self, x: jax.Array, mask_in: jax.Array | None, mask_out: jax.Array | None, *, train: bool
     ) -> jax.Array:
         def norm(x: jax.Array, name: str, *, relu: bool = False) -> jax.Array:
-            return BatchNorm(self.computation, name=name)(x, train=train, places=places_out, relu=relu)
+            return BatchNorm(self.computation, name=name)(x, train=train, mask=mask_out, relu=relu)
 
         conv = functools.partial(Convolution, self.features, computation=self.computation)
-        y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, places_in))
+        y = conv(3, self.stride, self.dilation, name="conv1")(masked(x, mask_in))
         y = norm(y, "bn1", relu=True)
-        y = norm(conv(3, 1, self.second_dilation, name="conv2")(masked(y, places_out)), "bn2")
+        y = norm(conv(3, 1, self.second_dilation, name="conv2")(masked(y, mask_out)), "bn2")
         if self.project:
             x = norm(conv(1, self.stride, name="downsample_conv")(x), "downsample_bn")
         return relu(x + y)
@@ -108,14 +108,14 @@ class Bottleneck(Block):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, places_in: jax.Array | None, places_out: jax.Array | None, *, train: bool
+        self, x: jax.Array, mask_in: jax.Array | None, mask_out: jax.Array | None, *, train: bool
     ) -> jax.Array:
-        def norm(x: jax.Array, name: str, *, relu: bool = False, places: Any = places_out) -> jax.Array:
-            return BatchNorm(self.computation, name=name)(x, train=train, places=places, relu=relu)
+        def norm(x: jax.Array, name: str, *, relu: bool = False, mask: Any = mask_out) -> jax.Array:
+            return BatchNorm(self.computation, name=name)(x, train=train, mask=mask, relu=relu)
 
         conv = functools.partial(Convolution, computation=self.computation)
-        y = norm(conv(self.features, name="conv1")(x), "bn1", relu=True, places=places_in)
-        y = conv(self.features, 3, self.stride, self.dilation, name="conv2")(masked(y, places_in))
+        y = norm(conv(self.features, name="conv1")(x), "bn1", relu=True, mask=mask_in)
+        y = conv(self.features, 3, self.stride, self.dilation, name="conv2")(masked(y, mask_in))
         y = norm(y, "bn2", relu=True)
         y = norm(conv(4 * self.features, name="conv3")(y), "bn3")
         if self.project:
@@ -132,7 +132,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, sizes: jax.Array | None, *, train: bool) -> jax.Array:
         widths = STEMS[self.kind]
-        places: jax.Array | None = None
+        mask: jax.Array | None = None
         for index, features in enumerate(widths, start=1):
             convolution = Convolution(
                 features,
@@ -142,11 +142,11 @@ class Stem(nn.Module):
                 name=f"conv{index}",
             )
             # The padding of the image itself is already zero.
-            x = convolution(x if index == 1 else masked(x, places))
-            places = None if sizes is None else inside(x, sizes)
+            x = convolution(x if index == 1 else masked(x, mask))
+            mask = valid_mask(x, sizes)
             x = BatchNorm(self.computation, name=f"bn{index}")(x, train=train, relu=True)
         # After a ReLU, padding with zeros gives the same maxima as padding with minus infinity.
-        return nn.max_pool(masked(x, places), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return nn.max_pool(masked(x, mask), (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 def check_backbone_options(model: Any) -> None:
@@ -240,7 +240,7 @@ class ResNet(nn.Module):
         bottleneck = is_bottleneck(self.backbone)
         kind = Bottleneck if bottleneck else BasicBlock
         outputs, output_sizes = [], []
-        grid, shape, places = 1, x.shape[1:3], _places(x.shape, sizes, 1)
+        grid, shape, mask = 1, x.shape[1:3], valid_mask(x, sizes)
         for layer, (stride, layer_dilation, dilations) in enumerate(self._plan(), start=1):
             second_dilation = layer_dilation if self.second_dilation else 1
             for index, dilation in enumerate(dilations):
@@ -251,11 +251,11 @@ class ResNet(nn.Module):
                     new_grid = math.gcd(new_grid, LARGEST_GRID)
                 if new_grid != grid:
                     x = regroup(x, grid, new_grid, shape)
-                    grid, places = new_grid, _places((x.shape[0] // new_grid**2, *shape), sizes, new_grid)
-                places_in = places
+                    grid, mask = new_grid, _phase_mask(x.shape[0] // new_grid**2, shape, sizes, new_grid)
+                mask_in = mask
                 if first_stride == 2:
                     sizes, shape = _halved(sizes), ((shape[0] + 1) // 2, (shape[1] + 1) // 2)
-                    places = _places((x.shape[0], *shape), sizes, 1)
+                    mask = _phase_mask(x.shape[0], shape, sizes, 1)
                 block = kind(
                     features=64 * 2 ** (layer - 1),
                     stride=first_stride,
@@ -266,9 +266,7 @@ class ResNet(nn.Module):
                     computation=computation,
                     name=f"layer{layer}_{index}",
                 )
-                x = keep_divided(
-                    maybe_remat(block, "block", self.remat, x)(x, places_in, places, train=train)
-                )
+                x = keep_divided(maybe_remat(block, "block", self.remat, x)(x, mask_in, mask, train=train))
             outputs.append(regroup(x, grid, 1, shape) if layer > 2 else x)
             output_sizes.append(sizes)
         return Features(*outputs[2:], *output_sizes[2:])
@@ -289,22 +287,20 @@ class ResNet(nn.Module):
         return plan
 
 
-def _places(shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.Array | None:
+def _phase_mask(batch: int, shape: tuple[int, ...], sizes: jax.Array | None, grid: int) -> jax.Array | None:
     """Returns a mask of the positions inside the images, divided into `grid` x `grid` phases, or None if all are.
 
     Args:
-      shape: (B, H, W, ...), the shape of the features before they are divided.
+      batch: the number of images.
+      shape: H and W of the features before they are divided.
       sizes: int32 `[B, 2]`, heights and widths of the images within the features; None without padding.
       grid: the number of phases along each axis.
     """
-    batch, height, width = shape[:3]
-    if sizes is None:
-        if grid == 1 or (height % grid == 0 and width % grid == 0):
-            return None
-        whole = jnp.ones((batch, height, width, 1), bool)
-    else:
-        whole = inside(jax.ShapeDtypeStruct((batch, height, width, 1), bool), sizes)
-    return regroup(whole, 1, grid, (height, width))
+    everywhere = (batch, *shape, 1)
+    if sizes is None and (grid == 1 or all(extent % grid == 0 for extent in shape)):
+        return None
+    mask = valid_mask(jax.ShapeDtypeStruct(everywhere, bool), sizes)
+    return regroup(jnp.ones(everywhere, bool) if mask is None else mask, 1, grid, shape)
 
 
 def _halved(sizes: jax.Array | None) -> jax.Array | None:

@@ -45,15 +45,23 @@ def variables_of(model: nn.Module) -> dict[str, Any]:
 def _traced(model: nn.Module, blocks: Any) -> dict[str, Any]:
     """Returns the shapes. They also depend on `blocks`, the items of `BLOCKS`, which tests change."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return {name: variables[name] for name in COLLECTIONS if name in variables}
+    is_deep = isinstance(model, DANet | ResNet) and model.backbone == "resnet101"
+    # Tracing the further blocks of ResNet-101, which equal the second block of layer3, would take a second.
+    traced = model.clone(backbone="resnet50") if is_deep else model
+    variables = jax.eval_shape(traced.init, jax.random.key(0), images)
+    variables = {name: variables[name] for name in COLLECTIONS if name in variables}
+    for tree in variables.values() if is_deep else ():
+        backbone = tree.get("backbone", tree)
+        for index in range(BLOCKS["resnet50"][2], BLOCKS["resnet101"][2]):
+            backbone[f"layer3_{index}"] = backbone["layer3_1"]
+    return variables
 
 
 def check_fits(model: nn.Module, variables: Any) -> None:
     """Raises InputError, naming the first missing or misshaped array, unless the variables fit the model."""
     if not isinstance(variables, Mapping) or not isinstance(variables.get("params"), Mapping):
         raise InputError(
-            "variables must hold what model.init returns, 'params' and 'batch_stats', not "
+            "variables must contain 'params' and 'batch_stats', as model.init returns them, but is a "
             f"{type(variables).__name__}",
             what="variables",
         )
@@ -76,11 +84,11 @@ def refuse_other_arrays(
       problem: the beginning of the message.
       what: the error's `what`; by default, the path of the array.
     """
-    wrong = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
-    if wrong:
-        name = f"{wrong[0]:.120}"
-        here, there = (arrays.get(wrong[0], "missing") for arrays in (found, expected))
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    different = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
+    if different:
+        name = f"{different[0]:.120}"
+        here, there = (arrays.get(different[0], "missing") for arrays in (found, expected))
+        more = f", and {len(different) - 1} more differ" if len(different) > 1 else ""
         raise InputError(f"{problem}: {name} is {here!s:.120}, in the model {there}{more}", what=what or name)
 
 
@@ -89,4 +97,4 @@ def refuse_not_finite(variables: Mapping[str, Any]) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise InputError(f"{name} contains NaN or Inf: the file or its training is broken", what=name)
+            raise InputError(f"{name} contains NaN or Inf, so the network cannot be used", what=name)

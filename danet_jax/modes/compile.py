@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.errors import InputError
-from danet_jax.inference.plain import WholeImages
 from danet_jax.inference.predictor import LABELS
 from danet_jax.inference.protocol import Protocol
+from danet_jax.inference.whole_images import WholeImages
 from danet_jax.models.danet import DANet
 from danet_jax.modes.arguments import size_of
 from danet_jax.modes.memory import GIB, memory_of, remedies

@@ -18,7 +18,7 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result, comparison_table
 from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
-from danet_jax.models.insight import learnt_scales, with_scales
+from danet_jax.models.intermediates import learnt_scales, with_scales
 from danet_jax.models.options import options_of
 from danet_jax.modes.arguments import named_apart, trained_network
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data

@@ -17,7 +17,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label, shown
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
-from danet_jax.inference.pictures import overlay, save_labels, save_png, side_by_side
+from danet_jax.inference.drawing import overlay, save_labels, save_png, side_by_side
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
 from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
 from danet_jax.modes.prepare import pixels_of, validation_examples

@@ -23,7 +23,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label, shown
 from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
-from danet_jax.inference.pictures import blended, legend_of, save_labels, stacked
+from danet_jax.inference.drawing import blended, legend_of, save_labels, stacked
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes.arguments import short_name
 from danet_jax.runs.files import replacing, write_text

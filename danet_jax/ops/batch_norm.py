@@ -28,7 +28,7 @@ def normalize_batch(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
-    places: jax.Array | None = None,
+    mask: jax.Array | None = None,
     *,
     relu: bool = False,
     dtype: Any,
@@ -39,7 +39,7 @@ def normalize_batch(
       x: `[B, H, W, C]` of any float dtype. The computation is in float32, or in float64 for float64.
       scale: `[C]`.
       bias: `[C]`.
-      places: bool `[B, H, W, 1]`, False at positions that are excluded from the statistics; None to include all.
+      mask: bool `[B, H, W, 1]`, False at positions that are excluded from the statistics; None to include all.
       relu: whether to apply a ReLU to the result.
       dtype: dtype of the result.
 
@@ -47,7 +47,7 @@ def normalize_batch(
       The result, `[B, H, W, C]`, and the mean and biased variance, `[C]` in float32 (or float64), which have no
       gradients.
     """
-    y, mean, variance = _normalize(relu, jnp.dtype(dtype), x, scale, bias, places)
+    y, mean, variance = _normalize(relu, jnp.dtype(dtype), x, scale, bias, mask)
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
@@ -61,20 +61,20 @@ def normalize_by(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _normalize(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any) -> Any:
-    return _forward(relu, dtype, x, scale, bias, places)[0]
+def _normalize(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, mask: Any) -> Any:
+    return _forward(relu, dtype, x, scale, bias, mask)[0]
 
 
-def _forward(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, places: Any) -> Any:
-    statistics = _statistics(x, places)
+def _forward(relu: bool, dtype: Any, x: Any, scale: Any, bias: Any, mask: Any) -> Any:
+    statistics = _statistics(x, mask)
     mean, variance = checkpoint_name(statistics, STATISTICS)
     y = normalize_by(x, mean, variance, scale, bias)
     y = (jnp.maximum(y, 0) if relu else y).astype(dtype)
-    return (y, *statistics), (x, scale, bias, places, mean, variance)
+    return (y, *statistics), (x, scale, bias, mask, mean, variance)
 
 
 def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
-    x, scale, bias, places, mean, variance = saved
+    x, scale, bias, mask, mean, variance = saved
     # Without the barrier, compilers would reuse parts of the forward pass, and store them in float32.
     x, mean, variance = lax.optimization_barrier((x, mean, variance))
     dy = _wide(cotangents[0])
@@ -83,9 +83,9 @@ def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
     inverse = _as_channels(lax.rsqrt(variance + EPSILON))
     centred = (_wide(x) - _as_channels(mean)) * inverse
     dbias, dscale = jnp.sum(dy, axis=(0, 1, 2)), jnp.sum(dy * centred, axis=(0, 1, 2))
-    through_statistics = (_as_channels(dbias) + centred * _as_channels(dscale)) / _count(dy, places)
-    if places is not None:
-        through_statistics = jnp.where(places, through_statistics, 0.0)
+    through_statistics = (_as_channels(dbias) + centred * _as_channels(dscale)) / _count(dy, mask)
+    if mask is not None:
+        through_statistics = jnp.where(mask, through_statistics, 0.0)
     dx = inverse * _as_channels(scale.astype(dy.dtype)) * (dy - through_statistics)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), None
 
@@ -93,19 +93,19 @@ def _backward(relu: bool, dtype: Any, saved: Any, cotangents: Any) -> Any:
 _normalize.defvjp(_forward, _backward)
 
 
-def _statistics(x: jax.Array, places: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _statistics(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     x = _wide(x)
-    if places is not None:
-        x = jnp.where(places, x, 0.0)
-    count = _count(x, places)
+    if mask is not None:
+        x = jnp.where(mask, x, 0.0)
+    count = _count(x, mask)
     mean, square = jnp.sum(x, axis=(0, 1, 2)) / count, jnp.sum(x * x, axis=(0, 1, 2)) / count
     return mean, jnp.maximum(square - mean * mean, 0.0)
 
 
-def _count(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    if places is None:
+def _count(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    if mask is None:
         return jnp.asarray(x.shape[0] * x.shape[1] * x.shape[2], x.dtype)
-    return jnp.sum(jnp.broadcast_to(places, (*x.shape[:3], 1)), dtype=x.dtype)
+    return jnp.sum(jnp.broadcast_to(mask, (*x.shape[:3], 1)), dtype=x.dtype)
 
 
 def _wide(x: jax.Array) -> jax.Array:

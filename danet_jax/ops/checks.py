@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -57,7 +59,7 @@ def check_index(name: str, index: Any, size: int) -> None:
     least, largest = int(np.min(index)), int(np.max(index))
     if least < 0 or largest >= size:
         raise InputError(
-            f"{name} holds {least} to {largest}; it must lie in 0 to {size - 1}",
+            f"{name} contains values from {least} to {largest}, but they must be from 0 to {size - 1}",
             what=name,
             value=(least, largest),
             allowed=f"0 to {size - 1}",
@@ -79,7 +81,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
 def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Raises InputError unless `value` is an integer of at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise option_error(name, value, f"a whole number of at least {least}")
+        raise option_error(name, value, f"an integer of at least {least}")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -111,6 +113,24 @@ def check_precision(value: Any) -> None:
         except ValueError:
             allowed = "None, 'default', 'high' or 'highest' as in jax.lax.Precision, or a pair of these"
             raise option_error("precision", value, allowed) from None
+
+
+def renamed_argument(old: str, new: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that accepts a keyword argument by its old name, too, with a DeprecationWarning."""
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if old in kwargs and new not in kwargs:
+                warnings.warn(
+                    f"the argument {old!r} is deprecated; use {new!r}", DeprecationWarning, stacklevel=2
+                )
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorator
 
 
 def option_error(name: str, value: Any, allowed: str) -> InputError:

@@ -28,7 +28,7 @@ def check_normalisation(mean: Any, std: Any) -> None:
             raise InputError(f"{name}={values!r} must be {allowed}", what=name, value=values, allowed=allowed)
         if not np.all(numbers <= 1):
             raise InputError(
-                f"{name}={values!r} is for colours from 0 to 255; divide it by 255, so that it is {allowed}",
+                f"{name}={values!r} is for colours from 0 to 255, but must be {allowed}; divide it by 255",
                 what=name,
                 value=values,
                 allowed=allowed,
@@ -66,12 +66,12 @@ def normalize(
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
     if images.dtype != whole and not is_float:
         kind = jnp.dtype(whole).name
-        raise _images_error(f"must be {kind}, or float of 0 to {white}, not {images.dtype}", images.dtype)
+        raise _images_error(f"must be {kind}, or float from 0 to {white}, not {images.dtype}", images.dtype)
     if is_float and not isinstance(images, jax.core.Tracer):
         largest = np.max(np.asarray(images, np.float32))
         if 0 < largest <= 1:
             raise _images_error(
-                f"are {images.dtype} of at most {largest:.3g} where 0 to {white} is expected: multiply them by {white}",
+                f"are {images.dtype} of at most {largest:.3g} instead of {white}; multiply them by {white}",
                 largest,
             )
     check_normalisation(mean, std)

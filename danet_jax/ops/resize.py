@@ -78,9 +78,9 @@ def bilinear_taps(index: Any, size: Any, new_size: Any, *, align_corners: bool) 
 
 def dense(taps: Taps, extent: Any) -> jax.Array:
     """Returns `taps` as a matrix, float32 `[..., n, extent]`, for an axis with `extent` samples."""
-    place = lax.broadcasted_iota(jnp.int32, (*taps.index.shape[1:], extent), taps.index.ndim - 1)
+    sample = lax.broadcasted_iota(jnp.int32, (*taps.index.shape[1:], extent), taps.index.ndim - 1)
     parts = [
-        jnp.where(place == index[..., None], weight[..., None], jnp.float32(0))
+        jnp.where(sample == index[..., None], weight[..., None], jnp.float32(0))
         for index, weight in zip(jnp.asarray(taps.index), jnp.asarray(taps.weight), strict=True)
     ]
     return functools.reduce(jnp.add, parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,14 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from danet_jax.classes import IGNORE_LABEL
 from danet_jax.errors import InputError
 from danet_jax.ops.checks import check_arrays
 from danet_jax.ops.precision import float32_einsum
 from danet_jax.ops.resize import bilinear_weights
 from danet_jax.ops.sharding import DATA, SPACE, mesh_of
+
+Weights = tuple[float, ...] | None
 
 ROWS = 32
 """The number of rows of every image to compute at a time, for which float32 `[B, ROWS, K, W]` is stored."""
@@ -26,10 +29,9 @@ def upsampled_cross_entropy(
     labels: jax.Array,
     *,
     align_corners: bool,
-    ignore_label: int = 255,
     class_weights: tuple[float, ...] | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the sum of the cross-entropies of the up-sampled logits over the valid pixels, and their number.
+) -> jax.Array:
+    """Returns the sum of the cross-entropies of the up-sampled logits over the valid pixels, in nats, float32 `()`.
 
     Value and gradient are those of `resize_bilinear` to the labels' size followed by a cross-entropy, but only 32 rows
     of every image are up-sampled and compared with the labels at a time. If the gradient is needed, the same pass
@@ -38,15 +40,11 @@ def upsampled_cross_entropy(
 
     Args:
       logits: float32 or bfloat16 `[B, h, w, K]`; the computation is in float32.
-      labels: integers of any type `[B, H, W]`, a class from 0 to K - 1 or `ignore_label`. Other values are not
-        detected, because a device cannot raise errors: such a pixel counts as valid but belongs to no class, so its
+      labels: integers of any type `[B, H, W]`, a class from 0 to K - 1, or 255 for pixels to ignore. Other values are
+        not detected, because a device cannot raise errors: such a pixel counts as valid but belongs to no class, so its
         loss is the logarithm of the softmax denominator. The data pipeline refuses such labels.
       align_corners: how to up-sample the logits; see `danet_jax.ops.resize.resize_bilinear`.
-      ignore_label: the label of pixels to ignore.
       class_weights: K factors for the cross-entropy of the pixels of each class; None for 1.
-
-    Returns:
-      The sum in nats, float32 `()`, and the number of valid pixels, int32 `()`.
 
     Raises:
       InputError: an array has the wrong dtype or shape, or the number of class weights is not K.
@@ -54,18 +52,15 @@ def upsampled_cross_entropy(
     check_arrays(logits=(logits, "float B h w K"), labels=(labels, "integer B H W"))
     if class_weights is not None and len(class_weights) != logits.shape[-1]:
         raise InputError(
-            f"class_weights has {len(class_weights)} weights for {logits.shape[-1]} classes",
+            f"class_weights has {len(class_weights)} weights, but there are {logits.shape[-1]} classes",
             what="class_weights",
             value=len(class_weights),
             allowed=logits.shape[-1],
         )
-    loss = _loss_sum(_Options(align_corners, ignore_label, class_weights), logits, labels)
-    return loss, jnp.sum(labels != ignore_label, dtype=jnp.int32)
+    return _loss_sum(align_corners, class_weights, logits, labels)
 
 
-def upsampled_pixel_losses(
-    logits: jax.Array, labels: jax.Array, *, align_corners: bool, ignore_label: int = 255
-) -> jax.Array:
+def upsampled_pixel_losses(logits: jax.Array, labels: jax.Array, *, align_corners: bool) -> jax.Array:
     """Returns the cross-entropy of every pixel, without a gradient; `upsampled_cross_entropy` returns its sum.
 
     Returns:
@@ -76,36 +71,32 @@ def upsampled_pixel_losses(
         jnp.asarray(bilinear_weights(old, new, align_corners=align_corners))
         for old, new in zip(logits.shape[1:3], (height, width), strict=True)
     )
-    x, weights, blocks = _row_blocks(ignore_label, row_weights, logits, labels)
+    x, weights, blocks = _row_blocks(row_weights, logits, labels)
 
     def block(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         row_weights, labels = inputs
         up = _upsampled(x, row_weights, column_weights)
         own = jnp.sum(jnp.where(_one_hot(labels, up.shape[2]), up, 0.0), axis=2)
-        return None, jnp.where(labels != ignore_label, jax.nn.logsumexp(up, axis=2) - own, 0.0)
+        return None, jnp.where(labels != IGNORE_LABEL, jax.nn.logsumexp(up, axis=2) - own, 0.0)
 
     _, losses = lax.scan(block, None, (weights, blocks))
     return lax.stop_gradient(jnp.moveaxis(losses, 0, 2).reshape(batch, -1, width)[:, :height])
 
 
-class _Options(NamedTuple):
-    """Options of `upsampled_cross_entropy`."""
-
-    align_corners: bool
-    ignore_label: int
-    class_weights: tuple[float, ...] | None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _loss_sum(align_corners: bool, class_weights: Weights, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return _by_rows(align_corners, class_weights, logits, labels, with_gradient=False)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss_sum(options: _Options, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return _by_rows(options, logits, labels, with_gradient=False)[0]
+def _loss_sum_forward(
+    align_corners: bool, class_weights: Weights, logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _by_rows(align_corners, class_weights, logits, labels, with_gradient=True)
 
 
-def _loss_sum_forward(options: _Options, logits: jax.Array, labels: jax.Array) -> Any:
-    return _by_rows(options, logits, labels, with_gradient=True)
-
-
-def _loss_sum_backward(options: _Options, gradient: jax.Array, scale: jax.Array) -> Any:
+def _loss_sum_backward(
+    align_corners: bool, class_weights: Weights, gradient: jax.Array, scale: jax.Array
+) -> Any:
     return (gradient * scale.astype(gradient.dtype)).astype(gradient.dtype), None
 
 
@@ -113,15 +104,15 @@ _loss_sum.defvjp(_loss_sum_forward, _loss_sum_backward)
 
 
 def _by_rows(
-    options: _Options, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
+    align_corners: bool, class_weights: Weights, logits: jax.Array, labels: jax.Array, *, with_gradient: bool
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum and its gradient (or zeros), which has the shape and dtype of `logits`."""
     height, new_height = logits.shape[1], labels.shape[1]
     # A row of zeros is added on both sides, where a part of an image has the rows of its neighbours.
     row_weights = np.zeros((new_height, height + 2), np.float32)
-    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=options.align_corners)
-    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=options.align_corners)
-    part = functools.partial(_part, options, with_gradient, jnp.asarray(column_weights))
+    row_weights[:, 1:-1] = bilinear_weights(height, new_height, align_corners=align_corners)
+    column_weights = bilinear_weights(logits.shape[2], labels.shape[2], align_corners=align_corners)
+    part = functools.partial(_part, class_weights, with_gradient, jnp.asarray(column_weights))
     mesh = mesh_of(logits)
     axes = {} if mesh is None else {name: mesh.shape.get(name, 1) for name in (DATA, SPACE)}
     parts = axes.get(SPACE, 1)
@@ -159,7 +150,7 @@ def _by_rows(
 
 
 def _part(
-    options: _Options,
+    class_weights: Weights,
     with_gradient: bool,
     column_weights: jax.Array,
     row_weights: jax.Array,
@@ -167,22 +158,22 @@ def _part(
     labels: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the sum over `labels` `[B, H, W]` and its gradient. `row_weights` has the shape `[H, h]`."""
-    x, weights, blocks = _row_blocks(options.ignore_label, row_weights, logits, labels)
+    x, weights, blocks = _row_blocks(row_weights, logits, labels)
 
     def block(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> Any:
         loss_sum, gradient = carry
         weights, labels = inputs
         up = _upsampled(x, weights, column_weights)
-        valid = (labels != options.ignore_label)[:, :, None, :]
+        valid = (labels != IGNORE_LABEL)[:, :, None, :]
         maximum = jnp.max(up, axis=2, keepdims=True)
         exponential = jnp.exp(up - maximum)
         denominator = jnp.sum(exponential, axis=2, keepdims=True)
         one_hot = _one_hot(labels, up.shape[2])
         loss = maximum + jnp.log(denominator) - jnp.sum(jnp.where(one_hot, up, 0.0), axis=2, keepdims=True)
         d = exponential / denominator - one_hot.astype(jnp.float32)
-        if options.class_weights is not None:
-            class_weights = jnp.asarray(options.class_weights, jnp.float32)[:, None]
-            weight = jnp.sum(jnp.where(one_hot, class_weights, 0.0), axis=2, keepdims=True)
+        if class_weights is not None:
+            by_class = jnp.asarray(class_weights, jnp.float32)[:, None]
+            weight = jnp.sum(jnp.where(one_hot, by_class, 0.0), axis=2, keepdims=True)
             loss, d = weight * loss, weight * d
         loss_sum = loss_sum + jnp.sum(jnp.where(valid, loss, 0.0))
         if with_gradient:
@@ -197,7 +188,7 @@ def _part(
 
 
 def _row_blocks(
-    ignore_label: int, row_weights: jax.Array, logits: jax.Array, labels: jax.Array
+    row_weights: jax.Array, logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Divides the rows into blocks.
 
@@ -213,7 +204,7 @@ def _row_blocks(
     # Block i consists of rows i, i + count, i + 2 * count and so on, so that each device has a share of every block if
     # image rows are sharded.
     row_weights = jnp.pad(row_weights, ((0, padding), (0, 0))).reshape(rows, count, -1)
-    labels = jnp.pad(labels, ((0, 0), (0, padding), (0, 0)), constant_values=ignore_label)
+    labels = jnp.pad(labels, ((0, 0), (0, padding), (0, 0)), constant_values=IGNORE_LABEL)
     blocks = jnp.moveaxis(labels.reshape(batch, rows, count, new_width), 2, 0)
     # With classes before columns, sums over a few classes are vectorised along rows of pixels.
     return jnp.swapaxes(logits.astype(jnp.float32), 2, 3), jnp.swapaxes(row_weights, 0, 1), blocks

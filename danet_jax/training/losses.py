@@ -75,16 +75,16 @@ class HardPixels:
         return losses > at_least
 
 
-def _descending(values: jax.Array, place: jax.Array) -> jax.Array:
-    """Returns the value at index `place` of the non-negative values in descending order.
+def _descending(values: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns the value at `index` of the non-negative values in descending order.
 
     It is found bit by bit from counts, which are summed over devices. Sorting would gather all pixels on every device.
     """
     bits = lax.bitcast_convert_type(values, jnp.int32)  # For numbers of at least 0, the order is the same.
 
-    def body(index: jax.Array, found: jax.Array) -> jax.Array:
-        candidate = found | lax.shift_left(jnp.int32(1), 30 - index)
-        return jnp.where(jnp.sum(bits >= candidate, dtype=jnp.int32) > place, candidate, found)
+    def body(bit: jax.Array, found: jax.Array) -> jax.Array:
+        candidate = found | lax.shift_left(jnp.int32(1), 30 - bit)
+        return jnp.where(jnp.sum(bits >= candidate, dtype=jnp.int32) > index, candidate, found)
 
     return lax.bitcast_convert_type(lax.fori_loop(0, 31, body, jnp.int32(0)), jnp.float32)
 
@@ -133,7 +133,7 @@ def multi_loss(
     """
     if len(weights) != 3:
         raise InputError(
-            f"weights={weights!r} must be three: of the fusion, position and channel losses",
+            f"weights={weights!r} must be three numbers, for the fusion, position and channel losses",
             what="weights",
             value=weights,
         )
@@ -150,7 +150,7 @@ def multi_loss(
             hard = hard_pixels.choose(losses, labels != IGNORE_LABEL)
             chosen = jnp.where(hard, labels, jnp.full_like(labels, IGNORE_LABEL))
             divisor = pixels * valid_pixels(chosen) / valid_pixels(labels)
-        loss_sum, _ = upsampled_cross_entropy(
+        loss_sum = upsampled_cross_entropy(
             branch, chosen, align_corners=align_corners, class_weights=class_weights
         )
         parts[f"loss_{name}"] = loss_sum / divisor

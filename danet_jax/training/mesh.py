@@ -34,8 +34,8 @@ def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | No
     used = shape[0] * shape[1]
     if not 0 < used <= count or (-1 in (data, space) and used != count):
         raise InputError(
-            f"mesh.data={data}, mesh.space={space} do not fit {count} devices; their product must not exceed the "
-            "number of devices, and must divide it where -1 stands for all that are left",
+            f"mesh.data={data} and mesh.space={space} do not fit {count} devices; their product must not exceed the "
+            "number of devices, and must divide it if one of them is -1",
             what="mesh.data",
             value=data,
         )
@@ -47,15 +47,15 @@ def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_s
     data, space = mesh.shape["data"], mesh.shape["space"]
     if batch_size // accumulation % data or batch_size % jax.process_count():
         raise InputError(
-            f"config.training.batch_size={batch_size} (in {accumulation} parts) must divide over {data} devices; "
-            "change it, or config.mesh.data",
+            f"config.training.batch_size={batch_size} (in {accumulation} parts) must be a multiple of {data} devices; "
+            "change it or config.mesh.data",
             what="config.training.batch_size",
             value=batch_size,
         )
     if jax.process_count() > 1 and (jax.local_device_count() % space or data * space != jax.device_count()):
         raise InputError(
             f"config.mesh.space={space} must divide the {jax.local_device_count()} devices of each host, and "
-            "config.mesh.data take all the others",
+            "config.mesh.data must use all remaining devices",
             what="config.mesh.space",
             value=space,
         )
@@ -72,17 +72,17 @@ def refuse_too_large(
 ) -> None:
     """Raises InputError if the output of the first convolution does not fit into the devices' memory."""
     device = mesh.local_devices[0]
-    held = (device.memory_stats() or {}).get("bytes_limit")
-    if held is None:  # CPU devices share the memory of the host.
-        held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
+    available = (device.memory_stats() or {}).get("bytes_limit")
+    if available is None:  # CPU devices share the memory of the host.
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(mesh.local_devices)
     values = batch_size // accumulation * (crop_size // 2) ** 2 * STEMS[stem][0]
     needed = values * jnp.dtype(dtype).itemsize // mesh.devices.size
-    if needed > held:
+    if needed > available:
         raise InputError(
             f"config.training.batch_size={batch_size} (in {accumulation} parts) of "
-            f"config.dataset.crop_size={crop_size}: the first layer alone fills {needed / 1e9:.0f} GB on each of "
-            f"{mesh.devices.size} devices, which have {held / 1e9:.0f}; "
-            "lower one or raise config.training.accumulation",
+            f"config.dataset.crop_size={crop_size}: the first layer alone needs {needed / 1e9:.0f} GB on each of "
+            f"{mesh.devices.size} devices, which have {available / 1e9:.0f} GB; "
+            "reduce one of them or increase config.training.accumulation",
             what="config.training.batch_size",
             value=batch_size,
         )

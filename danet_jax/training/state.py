@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.models.danet import refuse_float16_training
-from danet_jax.models.insight import learnt_scales, queries_and_keys
+from danet_jax.models.intermediates import learnt_scales, queries_and_keys
 from danet_jax.ops.attention import row_statistics
 from danet_jax.ops.normalize import MEAN, STD, normalize
 from danet_jax.training.losses import HardPixels, multi_loss, valid_pixels

@@ -89,7 +89,7 @@ def _refusal(name: str, reason: str) -> InputError:
 
 def _tpu(name: str, gib: int) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
-        raise _refusal(name, "needs the TPU's compiler, but no chip: pip install libtpu")
+        raise _refusal(name, "needs the TPU compiler (no TPU is needed): pip install libtpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # Do not ask the network which TPU this machine has.
     describe_absent_tpu()
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # Do not keep other programs from compiling.
@@ -103,13 +103,11 @@ def _tpu(name: str, gib: int) -> Topology:
 
 def _h100(name: str, count: int) -> Topology:
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
-        raise _refusal(name, 'needs NVIDIA\'s compilers, but no GPU: pip install "jax[cuda13]" (3 GB)')
+        raise _refusal(name, 'needs NVIDIA\'s compilers (no GPU is needed): pip install "jax[cuda13]", 3 GB')
     target = importlib.resources.files("danet_jax.training").joinpath("h100.txtpb").read_text()
     hosts, each = divmod(count, 8)
     if hosts and each:
-        raise _refusal(
-            name, "is not available: H100s come in machines of 8; take up to 8, or a multiple of 8"
-        )
+        raise _refusal(name, "is not available, because hosts have 8 H100s; use up to 8, or a multiple of 8")
     shape = f"{hosts}x1x8" if hosts else f"1x1x{each}"
     try:
         devices = topologies.get_topology_desc("", "cuda", target_config=target, topology=shape).devices

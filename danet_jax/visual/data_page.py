@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.inference.pictures import label_shares, overlay
+from danet_jax.inference.drawing import label_shares, overlay
 from danet_jax.runs.files import write_text
 from danet_jax.visual.packing import png_link, render_page
 

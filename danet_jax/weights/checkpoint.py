@@ -20,11 +20,12 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.options import DTYPES
 from danet_jax.models.resnet import ResNet, is_bottleneck
 from danet_jax.models.variables import check_fits, refuse_not_finite
+from danet_jax.ops.checks import check_choice
 from danet_jax.ops.normalize import MEAN, STD
 from danet_jax.runs.directory import is_run
 from danet_jax.runs.files import as_path, is_bucket
 from danet_jax.weights import mmsegmentation, zoo
-from danet_jax.weights.convert import convert, listed, unwrapped
+from danet_jax.weights.convert import convert, join_names, remove_wrappers
 from danet_jax.weights.description import FREE, KEY, Description, normalisation_of, verify
 from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
@@ -34,6 +35,7 @@ from danet_jax.weights.names import READ_FROM_TENSORS, has_attention
 if TYPE_CHECKING:
     from danet_jax.runs.stored import Run
 
+_SOURCES = {"authors": "the authors' code", "mmseg": "mmsegmentation", "backbone": "an ImageNet classifier"}
 # Defaults of options that tensors do not determine. The authors released only networks with multi-grid.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "authors": {"align_corners": True, "multi_grid": (4, 8, 16)},
@@ -87,7 +89,8 @@ class Checkpoint:
         """The model, if it is a complete network. Raises InputError if it is a backbone."""
         if not isinstance(self.model, DANet):
             raise InputError(
-                "contains only a backbone, which segments nothing; train it with --config.init.checkpoint"
+                "contains only a backbone, which cannot segment images; train a network from it with "
+                "--config.init.checkpoint"
             )
         return self.model
 
@@ -128,40 +131,37 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
     name = os.fspath(path_or_name)
     found = find(name)
     try:
-        defaults: Mapping[str, Any] = {}
+        zoo_options: Mapping[str, Any] = {}
         if isinstance(found, zoo.Entry):
-            defaults, path = found.options, download(found.url, cached_path(found.url), found.digest)
+            zoo_options, path = found.options, download(found.url, cached_path(found.url), found.digest)
         elif isinstance(found, str):
-            known = next((entry.digest for entry in zoo.ZOO if entry.url == found), "")
-            path = download(found, digest=known)
+            digest = next((entry.digest for entry in zoo.ZOO if entry.url == found), "")
+            path = download(found, digest=digest)
+            if path.suffix == ".json":
+                raise InputError(
+                    "is the index of several files; download all of them and give their folder's index"
+                )
         elif found.is_dir():
             return _from_run(found, overrides)
         else:
             path = found
-        if path.suffix == ".json" and path != found:
-            raise InputError(
-                "the index of several files; download all of them into a folder and give it there"
-            )
         file = read_weights(path)
         verify(file.tensors, file.metadata)
         if any(name.startswith("params/") for name in file.tensors):
-            return _from_own(file, overrides)
-        return _from_others(file, defaults, overrides)
+            return _from_export(file, overrides)
+        return _from_state_dict(file, zoo_options, overrides)
     except InputError as error:
         raise error if name in str(error) else error.in_file(name) from error
 
 
 def find(name: str) -> Path | str | zoo.Entry:
-    """Returns what a name stands for: the path of a file or a run, the address of a file, or an entry of the zoo.
+    """Resolves a name to the path of a file or a run, the address of a file, or an entry of the zoo.
 
     Addresses are not checked, except that a run in a bucket is recognised.
 
     Raises:
       InputError: there is no such file or name.
     """
-    short = name if len(name) <= 200 else f"{name[:200]}..."
-    if not name.isprintable():
-        raise InputError(f"{short!r}: no such file", what=repr(short))
     if name.startswith("file://"):
         name = urllib.request.url2pathname(name.removeprefix("file://"))
     if is_bucket(name):
@@ -171,9 +171,9 @@ def find(name: str) -> Path | str | zoo.Entry:
         if not path.exists():
             return zoo.find(name)
     except OSError as error:
-        raise InputError(f"{short}: cannot be read: {error.strerror}", what=short) from error
+        raise InputError(f"{name} cannot be read: {error.strerror}", what=name) from error
     if path.is_dir() and not is_run(path):
-        raise InputError(f"{name}: a directory, but not that of a run (it has no config.json)", what=name)
+        raise InputError(f"{name} is a directory without config.json, so it is not a run's", what=name)
     return path
 
 
@@ -181,76 +181,75 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
     from danet_jax.runs.stored import read_run  # This import is slow, because it imports Orbax.
 
     run = read_run(path)
-    return _trained_here(
-        run, run.variables, _overridden(run.model, overrides), f"of a run here, step {run.step}"
-    )
+    return _trained_here(run, run.variables, _override(run.model, overrides), f"a run, step {run.step}")
 
 
-def _from_own(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
-    """Returns the network in a file written by `--mode=export`, which uses our names of the variables."""
+def _from_export(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
+    """Returns the network in a file written by `--mode=export`, which uses this package's names of the variables."""
     if KEY not in file.metadata:
-        raise InputError(f"lacks the description {KEY!r} in its metadata")
-    described = Description.from_json(file.metadata[KEY])
-    model = _overridden(described.build(), overrides)
+        raise InputError(f"has no description {KEY!r} in its metadata")
+    description = Description.from_json(file.metadata[KEY])
+    model = _override(description.model, overrides)
     variables = unflatten_dict(dict(file.tensors), sep="/")
     check_fits(model, variables)
-    return _trained_here(described, _on_device(variables), model, "exported from a run here")
+    return _trained_here(description, _on_device(variables), model, "an exported run")
 
 
 def _trained_here(
-    described: Run | Description, variables: Mapping[str, Any], model: DANet, source: str
+    trained: Run | Description, variables: Mapping[str, Any], model: DANet, source: str
 ) -> Checkpoint:
     """Returns a network that this package trained, with the normalisation in its run's config."""
-    mean, std = normalisation_of(described.config)
+    mean, std = normalisation_of(trained.config)
     return Checkpoint(
         model,
         variables,
-        described.classes,
-        f"{source}: {_in_words(model)}",
-        config=described.config,
+        trained.classes,
+        f"{source}: {_summary(model)}",
+        config=trained.config,
         mean=mean,
         std=std,
-        bits=described.bits,
+        bits=trained.bits,
     )
 
 
-def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> Checkpoint:
+def _from_state_dict(
+    file: WeightsFile, zoo_options: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Checkpoint:
     """Returns the network in a file that uses PyTorch's names.
 
     Args:
       file: a file from the authors' code, from mmsegmentation or of an ImageNet classifier, or a run that was exported
         in the authors' layout.
-      defaults: options from the zoo. The file's own options take precedence.
+      zoo_options: options from the zoo. The file's own options take precedence.
       overrides: options that the caller sets.
     """
-    tensors, left_out = unwrapped(file.tensors)
-    said = mmsegmentation.Config()
+    tensors, left_out = remove_wrappers(file.tensors)
+    training = mmsegmentation.Config()
     if mmsegmentation.is_layout(tensors):
-        said = mmsegmentation.read_config(file.metadata)
-        tensors = mmsegmentation.two_classes(tensors, said.threshold)
+        training = mmsegmentation.read_config(file.metadata)
+        tensors = mmsegmentation.two_classes(tensors, training.threshold)
     converted = convert(tensors)
     layout, variables = converted.layout, converted.variables
     bottleneck = is_bottleneck(converted.options["backbone"])
-    if said.caffe and bottleneck:
+    if training.caffe and bottleneck:
         raise InputError(
-            "its config has style='caffe', strides on 1x1 convolutions, which does not exist here"
+            "its config has style='caffe', strides on 1x1 convolutions, which DANet does not support"
         )
-    if said.bgr:
+    if training.bgr:
         stem = variables["params"]["backbone"]["stem"]["conv1"]
         stem["kernel"] = stem["kernel"][:, :, ::-1]
-    mean, std = said.mean or MEAN, said.std or STD
+    mean, std = training.mean or MEAN, training.std or STD
 
     # The file's own description takes precedence over the zoo's, and both over the library's defaults.
     assumed = dict(_DEFAULTS[layout])
     if layout == "authors" and not has_attention(converted.options):
         assumed["multi_grid"] = None  # This is an FCN of PyTorch-Encoding, not a DANet of the authors.
-    options = {**defaults, **said.options}
+    options = {**zoo_options, **training.options}
     classes, config = None, {}
     if isinstance(file.metadata.get(KEY), str):
-        described = Description.from_json(file.metadata[KEY])
-        trained = described.build()
-        options |= {name: getattr(trained, name) for name in (*assumed, *FREE)}
-        classes, config = described.classes, dict(described.config)
+        description = Description.from_json(file.metadata[KEY])
+        options |= {name: getattr(description.model, name) for name in (*assumed, *FREE)}
+        classes, config = description.classes, dict(description.config)
         mean, std = normalisation_of(config)
     elif layout == "mmseg":
         if not bottleneck:
@@ -259,32 +258,30 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
     model: DANet | ResNet
     if layout == "backbone":
-        source = "an ImageNet classifier"
         variables = {collection: branch["backbone"] for collection, branch in variables.items()}
         model = ResNet(**{**converted.options, **assumed})
     else:
-        source = "of the authors' code" if layout == "authors" else "of mmsegmentation"
         model = DANet(**{**converted.options, **assumed, **options})
-    model = _overridden(model, overrides)
+    model = _override(model, overrides)
 
-    lines = [f"{source}: {_in_words(model)}"]
-    if said.bgr:
+    lines = [f"{_SOURCES[layout]}: {_summary(model)}"]
+    if training.bgr:
         lines.append("trained on BGR, its first convolution turned to RGB")
-    if layout == "mmseg" and said.mean is None and not defaults:
+    if layout == "mmseg" and training.mean is None and not zoo_options:
         assumed["normalisation"] = "ImageNet's, RGB"
     if assumed and layout != "backbone":
         pairs = ", ".join(f"{name}={value}" for name, value in assumed.items())
         lines.append(f"not in the file, so assumed: {pairs}")
-    if said.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
+    if training.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
         lines.append(f"normalised by mean {_rounded(mean)}, std {_rounded(std)}")
-    if said.threshold is not None:
-        lines.append(f"its one sigmoid channel read as two classes, the second above {said.threshold}")
+    if training.threshold is not None:
+        lines.append(f"its one sigmoid channel read as two classes, the second above {training.threshold}")
     if converted.fusion_only:
         lines.append("without classifiers of its branches, whose logits are 0")
-    beside = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
-    if beside or left_out:
-        names = listed([*beside, *left_out], 4)
-        lines.append(f"left out, beside the network: {names}; to use an averaged copy, save it alone")
+    averaged = [name for name, value in file.metadata.items() if "ema" in name.lower() and value]
+    if averaged or left_out:
+        names = join_names([*averaged, *left_out], 4)
+        lines.append(f"left out: {names}; to use an averaged copy of the network, save it alone")
     return Checkpoint(
         model,
         _on_device(variables),
@@ -297,38 +294,33 @@ def _from_others(file: WeightsFile, defaults: Mapping[str, Any], overrides: Mapp
     )
 
 
-def _overridden(model: Any, overrides: Mapping[str, Any]) -> Any:
+def _override(model: Any, overrides: Mapping[str, Any]) -> Any:
     """Returns the model with the caller's options.
 
     Raises:
-      InputError: an option does not exist or contradicts the tensors.
+      InputError: an option does not exist, has an invalid value or contradicts the tensors.
     """
     free = [name for name in FREE if hasattr(model, name)]
     changes = dict(overrides)
     for name, value in overrides.items():
-        there = getattr(model, name, None)
         if name in READ_FROM_TENSORS and hasattr(model, name):
-            if value != there:
+            found = getattr(model, name)
+            if value != found:
                 raise InputError(
-                    f"{name}={value!r} contradicts its tensors, which are of {there!r}",
+                    f"{name}={value!r} contradicts its tensors, which have {name}={found!r}",
                     value=value,
-                    allowed=there,
+                    allowed=found,
                 )
         elif name not in free:
             raise InputError(
-                f"{name}={value!r}: no such option; there are: {', '.join(free)}", value=name, allowed=free
+                f"{name}={value!r} does not exist; there are: {', '.join(free)}", value=name, allowed=free
             )
         elif name == "dtype":
-            if value not in (*DTYPES, *DTYPES.values()):
-                names = ", ".join(DTYPES)
-                raise InputError(
-                    f"dtype={value!r} does not exist; there are: {names}", value=value, allowed=names
-                )
+            if value not in DTYPES.values():
+                check_choice("dtype", value, DTYPES)
             changes[name] = jnp.dtype(value)
         elif name == "multi_grid":
             changes[name] = tuple(value) if isinstance(value, list) else value or None
-        elif isinstance(value, bool) != isinstance(there, bool):
-            raise InputError(f"{name}={value!r} must be such as {there!r}", value=value)
     return model.clone(**changes)
 
 
@@ -338,10 +330,10 @@ def _on_device(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     return jax.tree.map(lambda x: jnp.array(np.asarray(x, np.float32)), variables)
 
 
-def _in_words(model: DANet | ResNet) -> str:
+def _summary(model: DANet | ResNet) -> str:
     words = f"{model.backbone} with stem {model.stem}"
     if isinstance(model, ResNet):
-        return f"{words}, a backbone alone"
+        return f"{words}, backbone only"
     branches = [name for name in ("position", "channel") if getattr(model, f"{name}_attention")]
     attention = f"{' and '.join(branches)} attention" if branches else "no attention"
     auxiliary = ", auxiliary head" if model.auxiliary else ""

@@ -53,7 +53,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
     """Converts a state dict of NumPy arrays to Flax variables. Tensors that are not used are listed in `dropped`.
 
     Args:
-      state_dict: tensors with the names of one of the layouts; see `unwrapped` for removing prefixes of wrappers.
+      state_dict: tensors with the names of one of the layouts; see `remove_wrappers` for removing prefixes of wrappers.
 
     Returns:
       The network in the state dict.
@@ -62,7 +62,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
       InputError: the state dict is not that of a supported DANet or ResNet, or tensors are missing, unknown or have the
         wrong shape; the message lists them.
     """
-    layout, deep_stem, options = _recognised(state_dict)
+    layout, deep_stem, options = _recognise(state_dict)
     position, channel, fusion = (
         f"{HEADS['authors'][f'head/{branch}_classifier']}.weight" in state_dict
         for branch in ("position", "channel", "fusion")
@@ -79,11 +79,10 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
             continue
         del unused[name]
         value = np.asarray(state_dict[name])
-        fits = value.size == 1 if path.endswith(SCALARS) else value.shape == shape
-        if not fits:
-            misshaped.append(f"{name} {list(value.shape)} (should be {list(shape)})")
+        if (value.size != 1) if path.endswith(SCALARS) else (value.shape != shape):
+            misshaped.append(f"{name} {list(value.shape)} (expected {list(shape)})")
         elif not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
-            misshaped.append(f"{name} of type {value.dtype} (should be of floating point)")
+            misshaped.append(f"{name} of type {value.dtype} (expected a float)")
         else:
             variables[path] = _as_variable(value, path)
     dropped = tuple(name for name in unused if _is_droppable(name, layout, options))
@@ -94,7 +93,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
     }
     if any(problems.values()):
         network = f"{options['backbone']} {'DANet' if 'num_classes' in options else 'backbone'}"
-        lists = "; ".join(f"{problem}: {listed(names)}" for problem, names in problems.items() if names)
+        lists = "; ".join(f"{problem}: {join_names(names)}" for problem, names in problems.items() if names)
         raise InputError(f"not a {network}: {lists}", value={k: v for k, v in problems.items() if v})
     layout = layout if "num_classes" in options else "backbone"
     return Converted(layout, options, unflatten_dict(variables, sep="/"), dropped, fusion_only)
@@ -153,7 +152,7 @@ def _as_variable(value: np.ndarray, path: str) -> np.ndarray:
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
 
 
-def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+def _recognise(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """Returns the layout, the naming style of a deep stem and the network's options, from names and shapes.
 
     Raises:
@@ -166,17 +165,17 @@ def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]
     counts = tuple(_count(keys, f"layer{layer}.") for layer in (1, 2, 3, 4))
     if not all(counts):
         raise InputError(
-            "no weights of a DANet or a ResNet: the names are neither the authors' (pretrained.*, head.*), "
-            "mmsegmentation's (backbone.*, decode_head.*) nor a ResNet's (conv1.weight, layer1.0.*, ...); "
-            f"there are {listed(sorted(state_dict), 3) or 'none'}",
+            "contains neither a DANet nor a ResNet: expected the tensor names of the authors (pretrained.*, head.*), "
+            "mmsegmentation (backbone.*, decode_head.*) or a ResNet (conv1.weight, layer1.0.*, ...), found "
+            f"{join_names(sorted(state_dict), 3) or 'none'}",
             value=sorted(state_dict),
         )
     bottleneck = "layer1.0.conv3.weight" in keys
     backbones = [b for b in BLOCKS if BLOCKS[b] == counts and is_bottleneck(b) == bottleneck]
     if not backbones:
         raise InputError(
-            f"a ResNet with {counts} {'bottleneck' if bottleneck else 'basic'} blocks does not exist here; "
-            f"there are: {', '.join(BLOCKS)}",
+            f"contains a ResNet with {counts} {'bottleneck' if bottleneck else 'basic'} blocks, which is not "
+            f"supported; there are: {', '.join(BLOCKS)}",
             value=counts,
             allowed=BLOCKS,
         )
@@ -188,7 +187,7 @@ def _recognised(state_dict: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]
     stems = [stem for stem in STEMS if STEMS[stem] == widths]
     if not stems:
         raise InputError(
-            f"a stem of {widths} channels does not exist here; there are: {STEMS}",
+            f"contains a stem of {widths} channels, which is not supported; there are: {STEMS}",
             value=widths,
             allowed=STEMS,
         )
@@ -209,7 +208,7 @@ def _head_options(state_dict: Mapping[str, Any], names: Mapping[str, str]) -> di
     return {}
 
 
-def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def remove_wrappers(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Returns the state dict without prefixes of wrappers, and the names of tensors outside the network.
 
     DataParallel and DDP add the prefix `module.`, torch.compile adds `_orig_mod.`, and Lightning and others add the
@@ -219,10 +218,10 @@ def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[s
     Raises:
       InputError: the state dict contains several networks.
     """
-    plain = {".".join(p for p in key.split(".") if p not in _TRANSPARENT): v for key, v in state_dict.items()}
+    plain = {".".join(p for p in key.split(".") if p not in _WRAPPERS): v for key, v in state_dict.items()}
     if len(plain) < len(
         state_dict
-    ):  # Two networks differ only by the prefix of a wrapper. They are reported below.
+    ):  # Two networks differ only by a wrapper's prefix. They are reported below.
         plain = dict(state_dict)
     roots = sorted({_root(key) for key in plain if key.endswith(_ANCHOR)})
     averaged = [root for root in roots if "ema" in root.lower()]
@@ -236,13 +235,13 @@ def unwrapped(state_dict: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[s
         )
     root = roots[0] if roots else ""
     copies = (*(other for other in averaged if other != root), "ema_")
-    inside = {k.removeprefix(root): v for k, v in plain.items() if k.startswith(root)}
-    network = {key: value for key, value in inside.items() if not key.startswith(copies)}
+    below_root = {k.removeprefix(root): v for k, v in plain.items() if k.startswith(root)}
+    network = {key: value for key, value in below_root.items() if not key.startswith(copies)}
     left_out = [key for key in plain if not key.startswith(root) or key.removeprefix(root) not in network]
     return network, tuple(left_out)
 
 
-_TRANSPARENT = ("module", "_orig_mod")
+_WRAPPERS = ("module", "_orig_mod")
 _ANCHOR = "layer1.0.conv1.weight"  # Every ResNet has this tensor.
 
 
@@ -270,7 +269,7 @@ def _length(state_dict: Mapping[str, Any], key: str) -> int:
     return shape[0] if shape else 0
 
 
-def listed(names: list[str], most: int = 8) -> str:
+def join_names(names: list[str], most: int = 8) -> str:
     """Returns the first `most` names and the number of the others, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

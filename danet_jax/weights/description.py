@@ -6,7 +6,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,48 +24,29 @@ FREE = tuple(name for name in OPTIONS if name not in READ_FROM_TENSORS)
 """The options of a network that its tensors do not determine."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """The description of a network.
+class Description(NamedTuple):
+    """What a file says about the network that it contains.
 
     Attributes:
-      num_classes: the number of classes.
-      model: the other options of the network.
+      model: the network.
       classes: names and colours of the classes, if they are known.
       config: the recipe of the run that trained the network.
       bits: the bits per channel of the images that the network takes.
     """
 
-    num_classes: int
-    model: Mapping[str, Any]
-    classes: Classes | None = None
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model: DANet
+    classes: Classes | None
+    config: Mapping[str, Any]
     bits: int = 8
 
-    @classmethod
-    def of(
-        cls, model: DANet, classes: Classes | None, config: Mapping[str, Any], bits: int = 8
-    ) -> Description:
-        """Returns the description of a network. Paths on the user's file system are removed from the recipe."""
-        return cls(model.num_classes, options_of(model), classes, _without_places(config), bits)
-
-    def build(self, num_classes: int | None = None) -> DANet:
-        """Returns the network, with `num_classes` classes if given.
-
-        Raises:
-          InputError: an option does not exist.
-        """
-        return build_model(self.num_classes if num_classes is None else num_classes, self.model)
-
     def to_json(self) -> str:
-        """Returns the description as one line of JSON."""
-        classes = None if self.classes is None else dataclasses.asdict(self.classes)
+        """Returns the description as one line of JSON. Paths on the user's file system are removed from the recipe."""
         return json.dumps(
             {
-                "num_classes": self.num_classes,
-                "model": dict(self.model),
-                "classes": classes,
-                "config": self.config,
+                "num_classes": self.model.num_classes,
+                "model": options_of(self.model),
+                "classes": None if self.classes is None else dataclasses.asdict(self.classes),
+                "config": _without_paths(self.config),
                 **({} if self.bits == 8 else {"bits": self.bits}),
             }
         )
@@ -81,28 +62,31 @@ class Description:
             content = json.loads(text)
             classes = content["classes"]
             return cls(
-                int(content["num_classes"]),
-                dict(content["model"]),
+                build_model(int(content["num_classes"]), dict(content["model"])),
                 None if classes is None else make_classes(classes["names"], classes["colours"]),
                 content["config"],
                 int(content.get("bits", 8)),
             )
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"its description of itself cannot be read: {error!r}") from error
+            raise InputError(f"its description cannot be read: {error!r}") from error
 
 
-_PLACES = ("root", "data_dir", "checkpoint", "source", "compilation_cache")
+_PATH_OPTIONS = ("root", "data_dir", "checkpoint", "source", "compilation_cache")
 
 
-def _without_places(config: Any) -> Any:
+def _without_paths(config: Any) -> Any:
     """Returns a recipe without options that name files or folders, and without other text that could be a path."""
     if isinstance(config, Mapping):
-        kept = {key: value for key, value in config.items() if key not in _PLACES and not _is_place(value)}
-        return {key: _without_places(value) for key, value in kept.items()}
+        kept = {
+            key: value for key, value in config.items() if key not in _PATH_OPTIONS and not _is_path(value)
+        }
+        return {key: _without_paths(value) for key, value in kept.items()}
     return config
 
 
-def _is_place(value: Any) -> bool:
+def _is_path(value: Any) -> bool:
     return isinstance(value, str) and ("/" in value or "\\" in value)
 
 
@@ -127,13 +111,11 @@ def normalisation_of(config: Mapping[str, Any]) -> tuple[Any, Any]:
 CHECKSUMS = "danet_jax.crc32"
 """The metadata key of the checksums: JSON with one for each tensor by name, and one for all metadata texts together."""
 
-_TEXTS = "texts"
-
 
 def checksums(tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
     """Returns the CRC-32 of each tensor's bytes in C order, and of `texts`, as JSON."""
     sums = {name: zlib.crc32(np.ascontiguousarray(array).data) for name, array in tensors.items()}
-    return json.dumps({**sums, _TEXTS: _of_texts(texts)})
+    return json.dumps({**sums, "texts": zlib.crc32(json.dumps(texts, sort_keys=True).encode())})
 
 
 def verify(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
@@ -148,16 +130,12 @@ def verify(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> No
     try:
         expected = json.loads(metadata[CHECKSUMS])
         found = json.loads(checksums(tensors, texts))
-        wrong = sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+        damaged = sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
     except (TypeError, ValueError, AttributeError):
-        wrong = [CHECKSUMS]
-    if wrong:
+        damaged = [CHECKSUMS]
+    if damaged:
+        others = f" and {len(damaged) - 1} more" if damaged[1:] else ""
         raise InputError(
-            f"damaged since it was written: {wrong[0]}{f' and {len(wrong) - 1} more' if wrong[1:] else ''} differ from "
-            "the checksums in the file; export or copy it again",
-            value=wrong,
+            f"has been damaged: {damaged[0]}{others} differ from the checksums in the file; export or copy it again",
+            value=damaged,
         )
-
-
-def _of_texts(texts: Mapping[str, str]) -> int:
-    return zlib.crc32(json.dumps(texts, sort_keys=True).encode())

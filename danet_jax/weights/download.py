@@ -75,7 +75,7 @@ def download(address: str, path: Path | None = None, digest: str = "") -> Path:
             _delete(lock)  # Processes that wait for the lock find that `path` exists.
     except OSError as error:
         _delete(part)
-        raise InputError(f"{part}: cannot be written: {error.strerror or error}", what=str(part)) from error
+        raise InputError(f"{part} cannot be written: {error.strerror or error}", what=str(part)) from error
     return path
 
 
@@ -105,7 +105,7 @@ class _Source(NamedTuple):
             fs, path = fsspec.url_to_fs(address, **options)
             return cls(address, fs, path, fs.info(path))
         except Exception as error:  # fsspec's file systems raise many types of errors.
-            raise InputError(f"{address}: cannot be downloaded: {_reason(error)}", what=address) from error
+            raise InputError(f"{address} cannot be downloaded: {_reason(error)}", what=address) from error
 
     @property
     def protocol(self) -> str:
@@ -115,6 +115,11 @@ class _Source(NamedTuple):
     @property
     def size(self) -> int | None:
         return self.info.get("size")
+
+    @property
+    def name(self) -> str:
+        """The last part of the path in the address."""
+        return urlsplit(self.address).path.rsplit("/", 1)[-1]
 
     @property
     def digest(self) -> str:
@@ -129,8 +134,7 @@ class _Source(NamedTuple):
         """The path in the cache of this version of the file, in a folder of its own so that it keeps its name."""
         state = [self.address, *(str(self.info.get(name)) for name in _STATE)]
         key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-        name = urlsplit(self.address).path.rsplit("/", 1)[-1][-100:]
-        return cache_directory() / key / (name or "file")
+        return cache_directory() / key / (self.name[-100:] or "file")
 
     def open(self, start: int) -> tuple[IO[bytes], int]:
         """Returns the file opened at `start`, or at 0 if the server sends the complete file, and the position."""
@@ -154,26 +158,30 @@ def _delete(path: Path) -> None:
 
 
 def _transfer(source: _Source, part: Path) -> None:
-    """Appends the missing bytes to `part`, and retries when the connection breaks."""
+    """Appends the missing bytes to `part`, shows the progress, and retries when the connection breaks."""
     import aiohttp
 
     # The server would repeat these answers, so there is no point in retrying.
     answers = FileNotFoundError, PermissionError, aiohttp.ClientResponseError
+    text, total = f"downloading {source.name}", None if source.size is None else source.size / 1e6
     try:
-        with part.open("ab") as file, _progress(source, part.stat().st_size) as progress:
+        with (
+            part.open("ab") as file,
+            shown(text, total, start=file.tell() // 1_000_000, unit="MB") as update,
+        ):
             furthest = failures = 0
             while True:
                 try:
-                    _append(source, file, progress)
+                    _append(source, file, lambda: update(file.tell() / 1e6))
                     return
                 except _BrokenOffError as error:
                     failures = failures + 1 if file.tell() <= furthest else 1
                     furthest = max(furthest, file.tell())
                     if failures < _ATTEMPTS and file.tell() and not isinstance(error.__cause__, answers):
                         continue
-                    kept = f"; {file.tell():,} bytes are kept, and the next try resumes there"
+                    kept = f"; {file.tell():,} bytes are kept, and the next attempt resumes there"
                     raise InputError(
-                        f"{source.address}: cannot be downloaded: {_reason(error)}{kept if file.tell() else ''}",
+                        f"{source.address} cannot be downloaded: {_reason(error)}{kept if file.tell() else ''}",
                         what=source.address,
                     ) from error
     finally:
@@ -181,7 +189,7 @@ def _transfer(source: _Source, part: Path) -> None:
             _delete(part)
 
 
-def _append(source: _Source, file: IO[bytes], progress: Callable[[int], None]) -> None:
+def _append(source: _Source, file: IO[bytes], report: Callable[[], None]) -> None:
     if file.tell() == source.size:
         return
     resumable = source.size is not None and file.tell() < source.size
@@ -197,10 +205,10 @@ def _append(source: _Source, file: IO[bytes], progress: Callable[[int], None]) -
             if not block:
                 break
             file.write(block)
-            progress(file.tell())
+            report()
         file.flush()
     if source.size is not None and file.tell() < source.size:
-        raise _BrokenOffError(f"the connection broke off at {file.tell():,} of {source.size:,} bytes")
+        raise _BrokenOffError(f"the connection closed after {file.tell():,} of {source.size:,} bytes")
 
 
 @contextlib.contextmanager
@@ -218,9 +226,9 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:  # fsspec raises FileNotFoundError for every failed request.
         error = error.__cause__
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"the server answers {error.status} {error.message}"
+        return f"the server answered {error.status} {error.message}"
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        return "the file does not exist"
     return one_line(error)
 
 
@@ -233,18 +241,9 @@ def _check(part: Path, address: str, digest: str) -> None:
     if not found.startswith(expected):
         _delete(part)
         raise InputError(
-            f"{address}: the download has {algorithm.upper()} {found[: len(expected)]} and not {expected}: changed or "
-            "damaged; it is deleted, try again",
+            f"{address}: the downloaded file has the {algorithm.upper()} {found[: len(expected)]} instead of "
+            f"{expected}, so it was changed or damaged; it has been deleted, try again",
             what=address,
             value=found,
             allowed=expected,
         )
-
-
-@contextlib.contextmanager
-def _progress(source: _Source, start: int) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar or a log line, and yields a function that sets the number of bytes received."""
-    name = urlsplit(source.address).path.rsplit("/", 1)[-1]
-    total = None if source.size is None else source.size / 1e6
-    with shown(f"downloading {name}", total, start=start // 1_000_000, unit="MB") as update:
-        yield lambda position: update(position / 1e6)

@@ -57,8 +57,8 @@ def export_torch(checkpoint: Checkpoint, path: Path) -> None:
     """
     if checkpoint.bits > 8:
         raise InputError(
-            f"--format=torch: the network was trained on images of {checkpoint.bits} bits, and the authors' code, "
-            "whose layout this is, reads 8; export it as safetensors, stablehlo or onnx",
+            f"--format=torch is for the authors' code, which reads 8-bit images, but the network was trained on "
+            f"{checkpoint.bits}-bit images; use safetensors, stablehlo or onnx",
             what="--format=torch",
             value=checkpoint.bits,
             allowed=8,
@@ -91,9 +91,7 @@ def flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def description(checkpoint: Checkpoint) -> str:
     """Returns the description of the network as JSON."""
-    return Description.of(
-        checkpoint.network, checkpoint.classes, checkpoint.config, checkpoint.bits
-    ).to_json()
+    return Description(checkpoint.network, checkpoint.classes, checkpoint.config, checkpoint.bits).to_json()
 
 
 def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:
@@ -104,5 +102,5 @@ def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:
     )
     if not same or description(again) != description(checkpoint):
         raise InputError(
-            f"{path}: differs from the network when it is read back; it is not kept", what=str(path)
+            f"{path} differs from the network when it is read back, so it is not kept", what=str(path)
         )

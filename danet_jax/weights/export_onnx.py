@@ -92,7 +92,7 @@ def _in_one_line(library: str, path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: {library} fails with this network: {first_line(error)}; --format=stablehlo needs neither",
+            f"{path}: {library} failed with this network: {first_line(error)}; use --format=stablehlo",
             what=str(path),
         ) from error
 

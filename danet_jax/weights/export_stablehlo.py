@@ -146,7 +146,7 @@ def check(
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not difference <= tolerance:
             raise InputError(
-                f"{path}: its probabilities differ by {difference:.2g} when it is read back; it is not kept",
+                f"{path}: its probabilities differ from the network's by {difference:.2g}, so it is not kept",
                 what=str(path),
                 value=difference,
             )

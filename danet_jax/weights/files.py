@@ -76,7 +76,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 def _read(path: Path) -> WeightsFile:
     if path.exists() and not path.is_file():  # Reading a pipe would block.
-        raise InputError("not a file (a folder, a pipe or a device)")
+        raise InputError("is not a file but a folder, a pipe or a device")
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -89,32 +89,35 @@ def _read(path: Path) -> WeightsFile:
         part = re.search(r"-\d+-of-(\d+)\.safetensors$", path.name)
         if part and int(part[1]) != 1:
             raise InputError(
-                "one of several files of a network; give their index, *.safetensors.index.json",
+                "is one of several files of a network; give their index, *.safetensors.index.json"
             )
         return _read_safetensors(path)
     if start.lstrip().startswith(b"{"):
         return _read_shards(path)
-    raise InputError("no file of weights (neither safetensors nor PyTorch's)")
+    raise InputError("is neither a safetensors file nor a PyTorch file")
 
 
 def _read_shards(path: Path) -> WeightsFile:
     """Returns the tensors of all files that an index, such as `model.safetensors.index.json`, lists in its folder."""
     try:
-        places = json.loads(path.read_text())["weight_map"]
-        names = sorted(set(places.values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError("its weight_map names no files beside it")
+        file_of = json.loads(path.read_text())["weight_map"]
+        files = sorted(set(file_of.values()))
+        if not files or any(Path(file).name != file for file in files):
+            raise ValueError("weight_map must name files in the same folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"no file of weights, and no index of sharded ones: {first_line(error)}") from error
+        problem = "is neither a weights file nor the index of several"
+        raise InputError(f"{problem}: {first_line(error)}") from error
     tensors: dict[str, np.ndarray] = {}
-    for name in names:
+    for file in files:
         try:
-            tensors |= _read_safetensors(path.parent / name).tensors
+            tensors |= _read_safetensors(path.parent / file).tensors
         except InputError as error:
-            raise error.in_file(name) from error
-    if lacking := sorted(set(places) - set(tensors)):
-        raise InputError(f"its files lack {lacking[0]} and {len(lacking) - 1} more that it names")
-    return WeightsFile({name: tensors[name] for name in places}, {})
+            raise error.in_file(file) from error
+    if missing := sorted(set(file_of) - set(tensors)):
+        raise InputError(
+            f"lists {missing[0]} and {len(missing) - 1} more tensors that its files do not contain"
+        )
+    return WeightsFile({name: tensors[name] for name in file_of}, {})
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
@@ -127,16 +130,14 @@ def _read_safetensors(path: Path) -> WeightsFile:
                 file.metadata() or {},
             )
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"not an intact safetensors file: {_first_sentence(error)}") from error
+        raise InputError(f"is not an intact safetensors file: {_first_sentence(error)}") from error
 
 
 def _read_torch(path: Path) -> WeightsFile:
     try:
         import torch
     except ModuleNotFoundError:
-        raise InputError(
-            "PyTorch's files are read by torch, which is not installed: pip install torch"
-        ) from None
+        raise InputError("is a PyTorch file; reading it needs torch: pip install torch") from None
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
@@ -149,12 +150,13 @@ def _read_torch(path: Path) -> WeightsFile:
     tensors = {}
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
-            raise InputError(f"no state dict: {name!r} is of type {type(value).__name__}, not a tensor")
+            kind = type(value).__name__
+            raise InputError(f"does not contain a state dict: {name!r} is of type {kind}, not a tensor")
         try:
             value = value.detach()
             tensors[str(name)] = (value.float() if value.is_floating_point() else value).numpy()
         except (RuntimeError, TypeError) as error:  # The tensor is sparse, quantised or on the meta device.
-            raise InputError(f"{name!r} is no plain tensor: {_first_sentence(error)}") from error
+            raise InputError(f"{name!r} is not a plain tensor: {_first_sentence(error)}") from error
     if not tensors:
         raise InputError("contains no tensors")
     return WeightsFile(tensors, _plain({k: v for k, v in wrapped.items() if v is not state_dict}))
@@ -174,12 +176,12 @@ def _reason(error: Exception) -> str:
     text = str(error)
     objects = re.search(r"(?:GLOBAL|class) ([\w.]+)", text)
     if objects or "weights_only" in text or "Weights only" in text:
-        what = f" ({objects[1]})" if objects else ""
+        found = f" ({objects[1]})" if objects else ""
         return (
-            f"contains other objects than tensors{what}, which could run code and are not read; "
-            "save its state_dict() alone with torch.save"
+            f"contains objects other than tensors{found}, which could run code and are not read; "
+            "save only the state_dict() with torch.save"
         )
-    return f"not an intact PyTorch file: {_first_sentence(error)}"
+    return f"is not an intact PyTorch file: {_first_sentence(error)}"
 
 
 def _first_sentence(error: Exception) -> str:

@@ -57,8 +57,8 @@ def load_pretrained(
         warnings.warn(f"{path_or_name}: {line}", stacklevel=2)
     if not np.allclose([checkpoint.mean, checkpoint.std], [MEAN, STD], atol=1e-4):
         warnings.warn(
-            f"{path_or_name}: was trained on images with mean {checkpoint.mean} and std {checkpoint.std}; normalise "
-            "yours so too, with danet_jax.normalize(images, mean, std)",
+            f"{path_or_name} was trained on images with mean {checkpoint.mean} and std {checkpoint.std}; normalise "
+            "your images in the same way, with danet_jax.normalize(images, mean, std)",
             stacklevel=2,
         )
     return variables
@@ -83,12 +83,14 @@ def initialize_from(
     shared = fresh.keys() & loaded.keys()
     fitting = {path for path in shared if jnp.shape(loaded[path]) == jnp.shape(fresh[path])}
     result = {path: _like(loaded[path], leaf) if path in fitting else leaf for path, leaf in fresh.items()}
-    classes = f"{getattr(found, 'num_classes', 0)} classes there and {model.num_classes} here"
+    classes = (
+        f"{getattr(found, 'num_classes', 0)} classes in the checkpoint, {model.num_classes} in this network"
+    )
     report = {
         "from the checkpoint": fitting,
-        "fresh, not in the checkpoint": fresh.keys() - loaded.keys(),
-        f"fresh, {classes}": shared - fitting,
-        "left behind, not in this network": loaded.keys() - fresh.keys(),
+        "initial values, not in the checkpoint": fresh.keys() - loaded.keys(),
+        f"initial values, {classes}": shared - fitting,
+        "not used, not in this network": loaded.keys() - fresh.keys(),
     }
     return unflatten_dict(result), [
         *(f"{line}: {_modules(paths)}" for line, paths in report.items() if paths),
@@ -102,7 +104,7 @@ def refuse_other_backbone(checkpoint: Checkpoint, model: DANet, path: str | os.P
         here, there = getattr(model, option), getattr(checkpoint.model, option)
         if here != there:
             raise InputError(
-                f"{path}: the checkpoint has {option} {there}, the network has {here}; set "
+                f"{path} has {option}={there}, but the network has {option}={here}; set "
                 f"--config.model.{option}={there}",
                 what=os.fspath(path),
                 value=here,
@@ -116,8 +118,8 @@ def differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
         return []
     pairs = [(name, getattr(found, name), getattr(model, name)) for name in _CHANGING]
     return [
-        f"the checkpoint's network has {name}={there}, this one {here}: the same weights give other labels at the "
-        f"start; --config.model.{name}={there if there is not None else '()'} takes it over"
+        f"the checkpoint's network has {name}={there}, this one {name}={here}, so that the same weights initially give "
+        f"other labels; set --config.model.{name}={there if there is not None else '()'} for the same labels"
         for name, there, here in pairs
         if there != here
     ]

@@ -60,14 +60,14 @@ def read_config(metadata: Mapping[str, Any]) -> Config:
     """
     text = _text(metadata)
     options: dict[str, Any] = {}
-    said = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
-    if len(said) == 1:
-        options["align_corners"] = said == {"True"}
+    align_corners = set(re.findall(r"align_corners\s*=\s*(True|False)", text))
+    if len(align_corners) == 1:
+        options["align_corners"] = align_corners == {"True"}
     # The first match in the text belongs to the backbone.
     if strides := _integers("strides", text):
         if strides not in _OUTPUT_STRIDES:
-            existing = ", ".join(map(str, _OUTPUT_STRIDES))
-            raise InputError(f"its config has strides={strides}; there are: {existing}", value=strides)
+            supported = ", ".join(map(str, _OUTPUT_STRIDES))
+            raise InputError(f"its config has strides={strides}; supported are {supported}", value=strides)
         options["output_stride"] = _OUTPUT_STRIDES[strides]
     if multi_grid := _integers("multi_grid", text):
         options["multi_grid"] = multi_grid
@@ -91,7 +91,7 @@ def _refuse_other_network(text: str, options: Mapping[str, Any]) -> None:
     expected = _DILATIONS[options.get("output_stride", 8)]
     if dilations and dilations != expected:
         raise InputError(
-            f"its config has dilations={dilations}; with its strides there are: {expected}",
+            f"its config has dilations={dilations}; with its strides, only {expected} is supported",
             value=dilations,
             allowed=expected,
         )
@@ -102,11 +102,11 @@ def _refuse_other_network(text: str, options: Mapping[str, Any]) -> None:
         contracted and contracted[1] == "False" and (halved or not dilations)
     ):
         raise InputError(
-            "its config has contract_dilation=False, mmsegmentation's default, which does not exist here"
+            "its config has contract_dilation=False, mmsegmentation's default, which DANet does not support"
         )
     for epsilon in re.findall(r"\bnorm_cfg\s*=\s*dict\([^()]*\beps\s*=\s*([\d.e+-]+)", text):
         if not math.isclose(float(epsilon), EPSILON):
-            raise InputError(f"its config has eps={epsilon} of batch normalisation; here it is {EPSILON}")
+            raise InputError(f"its config has eps={epsilon} in norm_cfg; only {EPSILON} is supported")
 
 
 def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -132,8 +132,8 @@ def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> M
         return tensors
     if threshold is None:
         raise InputError(
-            f"{single[0]} has a single channel and the file has no config with out_channels=1 and a threshold that "
-            "says what it means; a network of one class labels every pixel alike, so it is not loaded"
+            f"{single[0]} has a single channel, and the file has no config with out_channels=1, so the meaning of the "
+            "channel is unknown"
         )
     shift = np.float32(math.log(threshold / (1 - threshold)))
     changed = dict(tensors)
@@ -160,11 +160,10 @@ def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
 def _text(metadata: Mapping[str, Any]) -> str:
     """Returns the config: `meta.config` in version 0.x, `meta.cfg` in 1.x, or `runtime_info.cfg` of mmengine."""
     hub = _mapping(_mapping(metadata.get("message_hub")).get("runtime_info"))
-    for place in (_mapping(metadata.get("meta")), hub):
-        for key in ("config", "cfg"):
-            if isinstance(place.get(key), str):
-                return place[key]
-    return ""
+    candidates = [
+        source.get(key) for source in (_mapping(metadata.get("meta")), hub) for key in ("config", "cfg")
+    ]
+    return next((text for text in candidates if isinstance(text, str)), "")
 
 
 def _normalisation(text: str) -> tuple[Triple | None, Triple | None, bool]:
@@ -174,7 +173,7 @@ def _normalisation(text: str) -> tuple[Triple | None, Triple | None, bool]:
     several = [name for name, values in {**found, "to_rgb": orders}.items() if len(values) > 1]
     if several:
         raise InputError(
-            f"its config says several {several[0]}: {sorted(map(str, found.get(several[0], orders)))}"
+            f"its config has several values of {several[0]}: {sorted(map(str, found.get(several[0], orders)))}"
         )
     bgr = orders == {"False"}
 

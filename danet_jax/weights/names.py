@@ -91,10 +91,10 @@ def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) 
     _, block, part = module
     if block == "stem":
         kind, number = part[:-1], int(part[-1])
-        place = part if options["stem"] == "v1" else DEEP_STEMS[deep_stem][number - 1][kind == "bn"]
+        part_name = part if options["stem"] == "v1" else DEEP_STEMS[deep_stem][number - 1][kind == "bn"]
     else:
-        place = f"{block.replace('_', '.')}.{_DOWNSAMPLE.get(part, part)}"
-    return f"{PREFIXES[layout]}{place}.{_LEAVES[leaf]}"
+        part_name = f"{block.replace('_', '.')}.{_DOWNSAMPLE.get(part, part)}"
+    return f"{PREFIXES[layout]}{part_name}.{_LEAVES[leaf]}"
 
 
 def has_attention(options: Mapping[str, Any]) -> bool:

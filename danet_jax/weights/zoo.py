@@ -117,7 +117,7 @@ def find(name: str) -> Entry:
     near = difflib.get_close_matches(name, [entry.name for entry in ZOO], n=3, cutoff=0.5)
     hint = f"; the zoo has {', '.join(near)}" if near else ""
     raise InputError(
-        f"{name}: no such file, and no checkpoint in the zoo (see --mode=zoo){hint}",
+        f"{name} is neither a file nor a checkpoint in the zoo (see --mode=zoo){hint}",
         what=name,
         allowed=tuple(entry.name for entry in ZOO),
     )

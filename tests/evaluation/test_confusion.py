@@ -1,4 +1,4 @@
-"""Counts and the numbers made of them, against numpy and Cityscapes' own script."""
+"""Confusion matrices and metrics against numpy and the script of Cityscapes."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from danet_jax.inference.protocol import Protocol
 
 
 def counted(labels, predictions, num_classes):
-    """In numpy, one pixel after the other."""
+    """Returns the confusion matrix, counted by numpy."""
     confusion = np.zeros((num_classes, num_classes), np.int64)
     keep = labels != 255
     np.add.at(confusion, (labels[keep], predictions[keep]), 1)
@@ -67,7 +67,7 @@ def test_counts_are_exact_past_32_bits():
     np.testing.assert_array_equal(doubled.compute(), 10 * part.astype(np.int64))
 
 
-def test_numbers_equal_cityscapes_own(rng):
+def test_metrics_equal_those_of_cityscapes(rng):
     scripts = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     helpers = pytest.importorskip("cityscapesscripts.helpers.labels")
     evaluated = sorted(
@@ -77,26 +77,26 @@ def test_numbers_equal_cityscapes_own(rng):
     labels[rng.random(labels.shape) < 0.1] = 255
     predictions = np.where(rng.random(labels.shape) < 0.6, labels, rng.integers(0, 19, labels.shape))
     predictions = np.where(predictions == 255, 3, predictions)
-    # A class that only appears among the predictions, and one that is nowhere.
+    # A class that occurs only in the predictions, and one that does not occur at all.
     labels[labels == 4] = 255
     labels[labels == 9] = 8
     predictions[predictions == 9] = 8
     result = result_of(counted(labels, predictions, 19))
 
     to_id = np.array([label.id for label in evaluated])
-    theirs = scripts.generateMatrix(scripts.args)
+    matrix = scripts.generateMatrix(scripts.args)
     label_ids = np.where(labels == 255, 0, to_id[np.minimum(labels, 18)])
-    np.add.at(theirs, (label_ids.ravel(), to_id[predictions].ravel()), 1)
-    for label, ours in zip(evaluated, result.iou, strict=True):
-        score = scripts.getIouScoreForLabel(label.id, theirs, scripts.args)
-        assert ours == pytest.approx(score, rel=1e-12, nan_ok=True), label.name
+    np.add.at(matrix, (label_ids.ravel(), to_id[predictions].ravel()), 1)
+    for label, iou in zip(evaluated, result.iou, strict=True):
+        score = scripts.getIouScoreForLabel(label.id, matrix, scripts.args)
+        assert iou == pytest.approx(score, rel=1e-12, nan_ok=True), label.name
     assert math.isnan(result.iou[9])
     assert result.iou[4] == 0
-    scores = {label.name: scripts.getIouScoreForLabel(label.id, theirs, scripts.args) for label in evaluated}
+    scores = {label.name: scripts.getIouScoreForLabel(label.id, matrix, scripts.args) for label in evaluated}
     assert result.miou == pytest.approx(scripts.getScoreAverage(scores, scripts.args), rel=1e-12)
 
 
-def test_numbers_by_their_definitions():
+def test_metrics_by_their_definitions():
     result = result_of([[6, 2, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(result.iou[:2], [6 / 9, 1 / 4])
     assert np.isnan(result.iou[2:]).all()
@@ -109,7 +109,7 @@ def test_numbers_by_their_definitions():
     assert math.isnan(nothing.frequency_weighted_iou)
 
 
-def test_files_hold_everything(tmp_path):
+def test_files(tmp_path):
     result = result_of([[2**40, 1], [0, 0]])
     result.write(tmp_path / "new", {"checkpoint": "here"})
     read = json.loads((tmp_path / "new" / "evaluation.json").read_text())
@@ -126,7 +126,7 @@ def test_files_hold_everything(tmp_path):
     assert rows[1] == ["class 0", str(2**40), "1"]
 
 
-def test_tables_show_per_cent(capsys):
+def test_tables(capsys):
     import rich
 
     results = {"one": result_of([[3, 1], [0, 0]]), "two": result_of([[4, 0], [0, 4]])}

@@ -1,4 +1,4 @@
-"""Test-server files: named and coded as the servers want them, and worth the same as our own numbers."""
+"""Files for test servers: names, label ids, and the same scores as those of the evaluator."""
 
 import io
 import json
@@ -32,38 +32,30 @@ def read_back(path):
         return {name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist()}
 
 
-def test_cityscapes(rng, tmp_path):
-    labels = rng.integers(0, 19, (20, 30), dtype=np.uint8)
-    name = "berlin_000123_000019"
-    assert write_submission(SERVERS["cityscapes"], [(name, labels)], tmp_path / "a.zip") == 1
-    [(file, picture)] = read_back(tmp_path / "a.zip").items()
-    # The server finds a prediction by CITY_SEQ_FRAME*.png and reads regular label ids from it.
-    assert file.startswith(name)
-    assert file.endswith(".png")
-    assert picture.mode == "L"
-    ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-    np.testing.assert_array_equal(np.array(picture), np.array(ids)[labels])
+CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 
 
-def test_pascal_voc(rng, tmp_path):
-    labels = rng.integers(0, 21, (20, 30), dtype=np.uint8)
-    write_submission(SERVERS["pascal_voc_aug"], [("2008_000006", labels)], tmp_path / "a.zip")
-    [(file, picture)] = read_back(tmp_path / "a.zip").items()
-    assert file == "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png"
-    assert picture.mode == "P"
-    np.testing.assert_array_equal(np.array(picture), labels)
-    colours = np.array(PASCAL_VOC.classes.colours)
-    np.testing.assert_array_equal(np.array(picture.convert("RGB")), colours[labels])
-    assert picture.getpalette()[255 * 3 :] == [224, 224, 192]  # of the void border in VOC's own files
-
-
-def test_ade20k(rng, tmp_path):
-    labels = rng.integers(0, 150, (20, 30), dtype=np.uint8)
-    write_submission(SERVERS["ade20k"], [("ADE_test_00000001", labels)], tmp_path / "a.zip")
-    [(file, picture)] = read_back(tmp_path / "a.zip").items()
-    assert file == "ADE_test_00000001.png"
-    assert picture.mode == "L"
-    np.testing.assert_array_equal(np.array(picture), labels + 1)
+@pytest.mark.parametrize(
+    ("dataset", "name", "path", "ids"),
+    [
+        # The server finds a prediction by CITY_SEQ_FRAME*.png.
+        ("cityscapes", "berlin_000123_000019", "{}_labelIds.png", CITYSCAPES_IDS),
+        ("pascal_voc_aug", "2008_000006", "results/VOC2012/Segmentation/comp6_test_cls/{}.png", range(21)),
+        ("ade20k", "ADE_test_00000001", "{}.png", range(1, 151)),
+    ],
+)
+def test_paths_and_label_ids(rng, tmp_path, dataset, name, path, ids):
+    labels = rng.integers(0, len(ids), (20, 30), dtype=np.uint8)
+    assert write_submission(SERVERS[dataset], [(name, labels)], tmp_path / "a.zip") == 1
+    [(file, image)] = read_back(tmp_path / "a.zip").items()
+    assert file == path.format(name)
+    np.testing.assert_array_equal(np.array(image), np.array(ids)[labels])
+    if dataset == "pascal_voc_aug":
+        colours = np.array(PASCAL_VOC.classes.colours)
+        np.testing.assert_array_equal(np.array(image.convert("RGB")), colours[labels])
+        assert image.getpalette()[255 * 3 :] == [224, 224, 192]  # the colour of the border in VOC's own files
+    else:
+        assert image.mode == "L"
 
 
 def test_the_same_predictions_give_the_same_zip(rng, tmp_path):
@@ -73,7 +65,7 @@ def test_the_same_predictions_give_the_same_zip(rng, tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_nothing_is_left_of_a_submission_that_failed(tmp_path):
+def test_a_failed_submission_leaves_no_file(tmp_path):
     def predictions():
         yield "a", np.zeros((3, 3), np.uint8)
         raise RuntimeError("out of memory")
@@ -83,12 +75,12 @@ def test_nothing_is_left_of_a_submission_that_failed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_labels_that_are_no_class_are_refused(tmp_path):
+def test_invalid_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is not one of 19 classes"):
         write_submission(SERVERS["cityscapes"], [("a", np.full((3, 3), 255, np.uint8))], tmp_path / "a.zip")
 
 
-def test_datasets_without_a_server():
+def test_data_sets_without_a_test_server():
     with refused(what="config.dataset.name", value="coco_stuff10k"):
         test_server("coco_stuff10k")
 
@@ -111,7 +103,7 @@ def score_with_cityscapesscripts(zipped, ground_truth, tmp_path):
     return json.loads((tmp_path / "scores.json").read_text())
 
 
-def test_a_submission_scores_what_the_evaluator_says(rng, tmp_path, monkeypatch, capsys):
+def test_the_score_of_a_submission_equals_that_of_the_evaluator(rng, tmp_path, monkeypatch, capsys):
     """Runs the mode on Cityscapes' validation split, and scores its files with the publisher's own scripts."""
     network, variables, _ = small_networks(rng, 19)
     tree, _ = publishers.cityscapes(rng)

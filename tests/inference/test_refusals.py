@@ -1,4 +1,4 @@
-"""Arguments that are no image, network, protocol or class list are refused by name."""
+"""Invalid images, networks, protocols, classes and examples are refused by name."""
 
 import jax
 import numpy as np
@@ -28,13 +28,13 @@ from tests.reference.small_network import small_networks
         ("name", [None]),
     ],
 )
-def test_a_protocol_with_wrong_values(key, values):
+def test_invalid_fields_of_protocols(key, values):
     for value in values:
         with refused(what=key):
             Protocol(**{key: value})
 
 
-def test_protocols_and_fields_that_do_not_exist():
+def test_unknown_protocols_and_fields():
     with refused(what="nope", value=3):
         Protocol().replace(nope=3)
     with refused(what="protocol", value="nobody"):
@@ -60,35 +60,33 @@ def test_protocols_and_fields_that_do_not_exist():
         ((), ()),
     ],
 )
-def test_classes_with_wrong_values(names, colours):
+def test_invalid_classes(names, colours):
     with refused():
         Classes(names, colours)
 
 
-def test_networks_and_what_does_not_fit_them(rng):
+def test_variables_that_do_not_fit_the_network(rng):
     model, variables, _ = small_networks(rng)
     missing = {"params": {k: v for k, v in variables["params"].items() if k != "kernel1"}}
     misshaped = {"params": {**variables["params"], "kernel1": np.zeros((3, 3, 8, 9), np.float32)}}
     broken = jax.tree.map(np.copy, variables)
     broken["params"]["kernel2"][1, 2, 3, 4] = np.nan  # it would give one label for all
-    for wrong, word in (
+    for invalid, name in (
         ({}, "variables"),
         (None, "variables"),
         (missing, "kernel1"),
         (misshaped, "kernel1"),
         (broken, "kernel2"),
     ):
-        with refused() as caught:
-            Segmenter(model, wrong)
-        assert word in str(caught.value)
-        with refused() as caught:
-            Segmenter(model, variables).with_variables(wrong)
-        assert word in str(caught.value)
+        for function in (lambda v: Segmenter(model, v), Segmenter(model, variables).with_variables):
+            with refused() as caught:
+                function(invalid)
+            assert name in str(caught.value)
     with refused():
         Segmenter(DANet(3, backbone="resnet18"), {"params": {"head": {}}, "batch_stats": {}})
 
 
-def test_arguments_of_other_types(rng):
+def test_arguments_of_the_wrong_type(rng):
     model, variables, _ = small_networks(rng)
     for arguments, what in (
         ((ResNet(), variables), "model"),
@@ -116,6 +114,7 @@ def test_arguments_of_other_types(rng):
         3,
         "no/such/photo.jpg",
         np.zeros((0, 5, 3), np.uint8),
+        np.zeros((4, 0, 3), np.uint8),
         np.zeros((1, 4, 5), np.uint8),
         np.zeros((1, 4, 4, 3), bool),
         np.zeros((1, 4, 5, 3), np.float32),
@@ -124,7 +123,7 @@ def test_arguments_of_other_types(rng):
         np.full((1, 4, 4, 3), np.nan),
     ],
 )
-def test_images_that_are_none(images, rng):
+def test_invalid_images(images, rng):
     model, variables, _ = small_networks(rng)
     segment = Segmenter(model, variables)
     for function in (segment, segment.scores):
@@ -136,14 +135,7 @@ def test_images_that_are_none(images, rng):
         segment.explain(images)
 
 
-@pytest.mark.parametrize("size", [(0, 4), (4, 0)])
-def test_a_stream_of_empty_images(size, rng):
-    model, variables, _ = small_networks(rng)
-    with refused(what="images"):
-        list(Segmenter(model, variables).stream([np.zeros((*size, 3), np.uint8)]))
-
-
-def test_examples_that_cannot_be_evaluated(rng):
+def test_invalid_examples(rng):
     model, variables, _ = small_networks(rng)
     evaluate = Evaluator(
         model, Classes.named(list("abcde")), mesh=jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
@@ -170,7 +162,7 @@ def test_examples_that_cannot_be_evaluated(rng):
         evaluate(variables, iter(()))
 
 
-def test_labels_that_cannot_be_counted():
+def test_invalid_labels_and_predictions():
     labels = np.zeros((4, 4), np.uint8)
     for arguments, what in (
         ((labels, labels, 0), "num_classes"),

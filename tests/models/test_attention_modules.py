@@ -1,4 +1,4 @@
-"""The two attention modules on any features, against formulas in float64."""
+"""The two attention modules against their formulas in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_channel_attention(rng, energy, sign):
     np.testing.assert_allclose(out.reshape(2, 15, 6), expected, atol=2e-5)
 
 
-def test_both_start_as_the_identity(rng):
+def test_both_modules_are_initialised_as_the_identity(rng):
     x = jnp.asarray(rng.standard_normal((1, 4, 7, 8), np.float32))
     for module in (PositionAttention(), ChannelAttention()):
         np.testing.assert_array_equal(module.apply(module.init(jax.random.key(0), x), x), x)

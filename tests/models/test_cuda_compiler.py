@@ -61,15 +61,15 @@ def test_no_convolution_has_the_image_as_its_window(monkeypatch, device):
 
 
 def test_flash_attention_is_called_as_jax_calls_it(device):
-    """The same custom calls as of jax.nn.dot_product_attention, but for what its description leaves at the default."""
-    batch, places, heads, width = 2, 256, 4, 128
+    """The custom calls equal those of jax.nn.dot_product_attention, except for options with default values."""
+    batch, positions, heads, width = 2, 256, 4, 128
 
-    def ours(query, key, value, cotangent):
+    def danet(query, key, value, cotangent):
         output, vjp = jax.vjp(position_attention, query, key, value)
         return output, *vjp(cotangent)
 
-    def theirs(*arrays):
-        query, key, value, cotangent = (x.reshape(batch, places, -1, width) for x in arrays)
+    def reference(*arrays):
+        query, key, value, cotangent = (x.reshape(batch, positions, -1, width) for x in arrays)
         query, key = (jnp.broadcast_to(x, value.shape) for x in (query, key))
         output, vjp = jax.vjp(
             lambda *x: jax.nn.dot_product_attention(*x, scale=1.0, implementation="cudnn"), query, key, value
@@ -78,7 +78,7 @@ def test_flash_attention_is_called_as_jax_calls_it(device):
 
     def calls(function):
         channels = width, width, heads * width, heads * width
-        specs = [jax.ShapeDtypeStruct((batch, places, c), jnp.bfloat16, sharding=device) for c in channels]
+        specs = [jax.ShapeDtypeStruct((batch, positions, c), jnp.bfloat16, sharding=device) for c in channels]
         found = {}
         for line in jax.jit(function).lower(*specs).as_text().splitlines():
             if call := re.search(r"custom_call @(__cudnn\S+?)\(", line):
@@ -89,17 +89,16 @@ def test_flash_attention_is_called_as_jax_calls_it(device):
                 )
         return found
 
-    actual, expected = calls(ours), calls(theirs)
+    actual, expected = calls(danet), calls(reference)
     assert set(actual) == set(expected) == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     for name, (config, layouts) in actual.items():
-        reference, reference_layouts = expected[name]
-        assert layouts == reference_layouts
+        expected_config, expected_layouts = expected[name]
+        assert layouts == expected_layouts
+        assert set(config) == set(expected_config)
         for key, value in config.items():
             if isinstance(value, dict):
-                assert (
-                    value.items()
-                    <= {**reference[key], **{k: value[k] for k in ("layout",) if k in value}}.items()
-                )
-            elif key != "seed":  # of no dropout
-                assert value == reference[key]
-        assert set(reference) == set(config)
+                assert {k: v for k, v in value.items() if k != "layout"}.items() <= expected_config[
+                    key
+                ].items()
+            elif key != "seed":  # There is no dropout.
+                assert value == expected_config[key]

@@ -1,4 +1,4 @@
-"""What networks and their modules compute in: dtypes of the computation and of parameters, precision, initialisers."""
+"""Dtypes of the computation and of parameters, precision and initialisers of networks and modules."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from danet_jax import (
     poly_schedule,
     sgd,
 )
-from danet_jax.models.insight import look_inside
+from danet_jax.models.intermediates import apply_with_intermediates
 from danet_jax.models.layers import Computation, Convolution
 from danet_jax.training.mesh import make_mesh
 from tests.reference.refusal import refused
@@ -38,16 +38,14 @@ def small(**options):
     return DANet(3, backbone="resnet18", output_stride=32, **options)
 
 
-def test_init_makes_parameters_and_batch_statistics_only():
-    assert set(jax.eval_shape(small(auxiliary=True).init, jax.random.key(0), IMAGES)) == {
-        "params",
-        "batch_stats",
-    }
+def test_init_returns_only_parameters_and_batch_statistics():
+    collections = set(jax.eval_shape(small(auxiliary=True).init, jax.random.key(0), IMAGES))
+    assert collections == {"params", "batch_stats"}
     for module in (PositionAttention(), ChannelAttention()):
         assert set(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 4, 4, 16)))) == {"params"}
 
 
-def test_queries_and_keys_are_kept_only_when_they_are_asked_for(rng):
+def test_queries_and_keys_are_returned_only_on_request(rng):
     images = jnp.asarray(rng.standard_normal((2, 9, 16, 3)), jnp.float32)
     model = DANet(3, backbone=TinyBackbone())
     variables = drawn_variables(rng, model)
@@ -56,14 +54,14 @@ def test_queries_and_keys_are_kept_only_when_they_are_asked_for(rng):
     @jax.jit
     def both(variables):
         _, kept = model.apply(variables, images, mutable=["intermediates"])
-        return kept, look_inside(model, variables, images, ["channel_attention", "nothing"])
+        return kept, apply_with_intermediates(model, variables, images, ["channel_attention", "nothing"])
 
-    kept, inside = both(variables)
+    kept, intermediates = both(variables)
     assert {leaf.shape for leaf in jax.tree.leaves(kept)} == {(2, 3 * 4, 1)}
     sown = kept["intermediates"]["head"]["position_attention"]
-    np.testing.assert_array_equal(inside.queries, sown["queries"][0])
-    np.testing.assert_array_equal(inside.keys, sown["keys"][0])
-    assert {name: x.shape for name, x in inside.modules.items()} == {"channel_attention": (2, 3, 4, 8)}
+    np.testing.assert_array_equal(intermediates.queries, sown["queries"][0])
+    np.testing.assert_array_equal(intermediates.keys, sown["keys"][0])
+    assert {name: x.shape for name, x in intermediates.modules.items()} == {"channel_attention": (2, 3, 4, 8)}
 
 
 def state_and_batch(rng, model):
@@ -86,7 +84,7 @@ def test_a_step_keeps_the_dtypes_of_its_state(rng, param_dtype):
     assert dtypes(metrics) == {"float32"}
 
 
-def test_a_step_with_parameters_of_16_bits(rng):
+def test_a_training_step_with_16_bit_parameters(rng):
     model = DANet(3, backbone=TinyBackbone(), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     state, batch = state_and_batch(rng, model)
     before = jax.device_get(state.params)
@@ -99,7 +97,7 @@ def test_a_step_with_parameters_of_16_bits(rng):
     assert changed["backbone"]["Conv_0"]["kernel"]
 
 
-def test_float16_computes_what_float32_does_and_is_not_trained(rng):
+def test_float16_approximates_float32_and_is_refused_in_training(rng):
     images = jnp.asarray(rng.standard_normal((2, 65, 64, 3)), jnp.float32)
     sizes = jnp.asarray([[65, 64], [40, 31]], jnp.int32)  # so that keys are excluded
     exact, half = small(), small(dtype=jnp.float16)
@@ -117,7 +115,7 @@ def test_float16_computes_what_float32_does_and_is_not_trained(rng):
             )
 
 
-def test_without_a_dtype_arrays_are_promoted_as_in_flax(rng):
+def test_without_a_dtype_arrays_are_promoted(rng):
     x = jax.ShapeDtypeStruct((1, 5, 4, 16), jnp.bfloat16)
     for param_dtype, expected in ((jnp.float32, "float32"), (jnp.bfloat16, "bfloat16")):
         for module in (PositionAttention(param_dtype=param_dtype), ChannelAttention(param_dtype=param_dtype)):
@@ -129,18 +127,16 @@ def test_without_a_dtype_arrays_are_promoted_as_in_flax(rng):
     assert programs[0] == programs[1]
 
 
-def test_initialisers_are_those_given():
+def test_initialisers_can_be_replaced():
     given = {"kernel_init": nn.initializers.ones, "bias_init": nn.initializers.constant(0.5)}
-    params = jax.jit(small(auxiliary=True, **given).init)(jax.random.key(0), jnp.zeros(IMAGES.shape))[
-        "params"
-    ]
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    variables = jax.jit(small(auxiliary=True, **given).init)(jax.random.key(0), jnp.zeros(IMAGES.shape))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         module, name = path[-2].key, path[-1].key
         if name in ("kernel", "bias") and "bn" not in module:
             assert (leaf == (1 if name == "kernel" else 0.5)).all(), path
 
 
-def test_precision_reaches_every_product_and_changes_nothing_on_a_cpu(rng):
+def test_precision_applies_to_every_product_except_on_a_cpu(rng):
     x = jnp.asarray(rng.standard_normal((1, 5, 4, 16)), jnp.float32)
     variables = Convolution(32, 3).init(jax.random.key(0), x)
 

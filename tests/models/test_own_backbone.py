@@ -1,4 +1,4 @@
-"""A network on a backbone of the caller's own: trained for a step, and applied to images of several sizes."""
+"""Networks with a custom backbone: a training step, images of several sizes, and refusals."""
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,7 @@ class TooSmall(TinyBackbone):
         return super().__call__(x[:, ::2, ::2], train)
 
 
-def test_a_step_of_training_with_the_auxiliary_head(rng):
+def test_a_training_step_with_the_auxiliary_head(rng):
     model = DANet(3, backbone=TinyBackbone(pair=True), auxiliary=True, dropout_rate=0.5)
     assert model.output_stride == 4
     optimizer, mesh = sgd(poly_schedule(0.1, 10)), make_mesh(devices=jax.devices()[:1])
@@ -47,7 +47,7 @@ def test_a_step_of_training_with_the_auxiliary_head(rng):
     assert changed["params"]["backbone"]["Conv_0"]["kernel"]
     assert changed["params"]["auxiliary"]["classifier"]["kernel"]
     assert changed["batch_stats"]["backbone"]["BatchNorm_0"]["mean"]
-    # Other channels are dropped in every step.
+    # Every step drops other channels.
     _, other = train_step(later.replace(step=jnp.array(1, jnp.int32)), batch)
     assert other["loss"] != metrics["loss"]
 
@@ -64,12 +64,12 @@ def test_images_of_several_sizes_are_not_padded(rng):
         labels = np.asarray(segment(image))
         assert labels.shape == size
         margin = np.diff(np.sort(logits, -1)[..., -2:], axis=-1)[..., 0]
-        clear = margin > 1e-4  # where two classes are as likely, rounding may decide
+        clear = margin > 1e-4  # Elsewhere, rounding may decide.
         assert clear.mean() > 0.9
         np.testing.assert_array_equal(labels[clear], logits.argmax(-1)[clear])
 
 
-def test_a_resnet_as_a_module_is_the_named_one():
+def test_a_resnet_as_a_module_equals_the_named_backbone():
     images, sizes = jnp.zeros((1, 33, 41, 3)), jnp.asarray([[30, 37]], jnp.int32)
     models = (
         DANet(3, backbone="resnet18", output_stride=32),
@@ -85,14 +85,14 @@ def test_a_resnet_as_a_module_is_the_named_one():
     assert programs[0].as_text() == programs[1].as_text()
 
 
-def test_a_backbone_that_takes_no_options():
+def test_a_backbone_without_options():
     images = jax.ShapeDtypeStruct((1, 19, 24, 3), jnp.float32)
     model = DANet(2, backbone=WithoutOptions(), position_attention=False)
     logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     assert logits.fusion.shape == (1, 19, 24, 2)
 
 
-def test_what_is_refused():
+def test_invalid_backbones_and_options_are_refused():
     images, key = jnp.zeros((1, 32, 32, 3)), jax.random.key(0)
     model = DANet(3, backbone=TinyBackbone())
     with refused(what="sizes"):
@@ -106,6 +106,5 @@ def test_what_is_refused():
     for option, value in options.items():
         with refused(what=option):
             DANet(3, backbone=TinyBackbone(), **{option: value})
-    # Files say what a network is by the names of its parts.
     with refused(what="backbone", value="TinyBackbone"):
         options_of(model)

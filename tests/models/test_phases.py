@@ -1,11 +1,11 @@
-"""The backbone in phases of its dilations against the same without phases, in float64."""
+"""The backbone in phases of its dilations against the backbone without phases, in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from danet_jax.models.layers import inside
+from danet_jax.models.layers import valid_mask
 from danet_jax.models.resnet import ResNet
 from tests.reference.tiny_backbone import drawn_variables
 
@@ -49,8 +49,8 @@ def largest_difference(one, other):
     ],
     ids=str,
 )
-def test_training_is_the_same(rng, backbone, multi_grid):
-    """Sizes are odd: what fills the phases up counts neither in convolutions nor in statistics."""
+def test_training_equals_that_without_phases(rng, backbone, multi_grid):
+    """Sizes are odd, so that phases are padded, which must not affect convolutions or statistics."""
     with jax.enable_x64(True):
         images = jnp.asarray(rng.normal(size=(2, *(int(n) for n in rng.integers(50, 80, 2)), 3)))
         print(images.shape)
@@ -62,7 +62,7 @@ def test_training_is_the_same(rng, backbone, multi_grid):
 @pytest.mark.parametrize(
     ("backbone", "output_stride", "multi_grid"), [("resnet50", 8, None), ("resnet18", 16, (3, 6))], ids=str
 )
-def test_images_smaller_than_their_array(rng, backbone, output_stride, multi_grid):
+def test_padded_images(rng, backbone, output_stride, multi_grid):
     with jax.enable_x64(True):
         images = rng.normal(size=(2, 70, 90, 3))
         images[1, 40:], images[1, :, 55:] = 0, 0
@@ -71,14 +71,13 @@ def test_images_smaller_than_their_array(rng, backbone, output_stride, multi_gri
 
         def features(phases):
             found = jax.jit(model.clone(phases=phases).apply)(variables, jnp.asarray(images), sizes=sizes)
-            return [jnp.where(inside(x, found.sizes4), x, 0.0) for x in (found.layer3, found.layer4)]
+            return [jnp.where(valid_mask(x, found.sizes4), x, 0.0) for x in (found.layer3, found.layer4)]
 
         assert largest_difference(features(True), features(False)) < 1e-9
 
 
 @pytest.mark.slow
-def test_rows_over_devices(rng):
-    """Where rows are divided over devices, phases are not used."""
+def test_sharded_rows_use_no_phases(rng):
     mesh = jax.make_mesh((2, 4), ("data", "space"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with jax.enable_x64(True):
         images = jnp.asarray(rng.normal(size=(2, 64, 40, 3)))
@@ -89,8 +88,7 @@ def test_rows_over_devices(rng):
         assert largest_difference(*results) < 1e-9
 
 
-def test_phases_are_for_tpus():
-    """A program traced for this process's CPU has none."""
+def test_phases_are_used_only_on_tpus():
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     model = ResNet("resnet18")
     variables = jax.eval_shape(model.init, jax.random.key(0), images)

@@ -1,4 +1,4 @@
-"""What the backward pass recomputes equals, to the bit, what it would have kept."""
+"""Recomputation in the backward pass does not change the gradients by a single bit."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def gradients(few_blocks):
 
 
 @pytest.mark.parametrize("remat", ["normalisation", pytest.param("blocks", marks=pytest.mark.slow), "full"])
-def test_gradients_are_equal_to_the_bit(gradients, remat):
+def test_gradients_are_bit_equal(gradients, remat):
     recomputed, kept = gradients(remat)
     jax.tree.map(np.testing.assert_array_equal, recomputed, kept)
 

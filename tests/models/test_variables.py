@@ -18,7 +18,7 @@ from tests.reference.refusal import refused
         DANet(5, "resnet18", "v1s", channel_attention=False, auxiliary=True, multi_grid=[4, 8]),
         DANet(5, "resnet34", "v1c", position_attention=False, channel_attention=False, remat="full"),
         DANet(19, "resnet50", dtype=jnp.bfloat16, phases=True, output_stride=16),
-        ResNet("resnet50", output_stride=32),
+        ResNet("resnet101", output_stride=32),
         nn.Sequential([nn.Conv(4, (3, 3)), nn.BatchNorm(True)]),
     ],
 )
@@ -44,13 +44,13 @@ def test_variables_that_do_not_fit_are_refused():
     model = nn.Dense(4)
     params = {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}
     check_fits(model, {"params": params, "other": {"kept": np.zeros(7)}})
-    for wrong, path in (
+    for invalid, path in (
         ({**params, "kernel": np.zeros((4, 3))}, "params/kernel"),
         ({"kernel": params["kernel"]}, "params/bias"),
         ({**params, "more": {"of": np.zeros(1)}}, "params/more/of"),
     ):
         with refused("variables") as caught:
-            check_fits(model, {"params": wrong})
+            check_fits(model, {"params": invalid})
         assert path in str(caught.value)
     for nothing in (None, params, {"params": 3}):
         with refused("variables"):

@@ -11,35 +11,35 @@ from danet_jax.ops.batch_norm import normalize_batch, normalize_by, relu
 
 @pytest.mark.parametrize("with_relu", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_equals_torch(rng, with_relu, masked):
-    """Where `places` is False nothing counts: torch is given the other places as a list."""
+def test_values_and_gradients_equal_torch(rng, with_relu, masked):
+    """Positions where the mask is False are excluded; torch is given the others as a list."""
     x = rng.normal(rng.normal(), rng.uniform(0.5, 2), (3, 5, 6, 7))
     weights, scale, bias = rng.normal(size=x.shape), rng.normal(size=7), rng.normal(size=7)
-    places = rng.random((3, 5, 6, 1)) < 0.7 if masked else np.ones((3, 5, 6, 1), bool)
-    weights = np.where(places, weights, 0.0)
+    included = rng.random((3, 5, 6, 1)) < 0.7 if masked else np.ones((3, 5, 6, 1), bool)
+    weights = np.where(included, weights, 0.0)
 
     tensors = [torch.tensor(a, requires_grad=True) for a in (x, scale, bias)]
-    chosen = tensors[0][torch.from_numpy(places[..., 0])]
+    chosen = tensors[0][torch.from_numpy(included[..., 0])]
     y = torch.nn.functional.batch_norm(chosen, None, None, tensors[1], tensors[2], training=True, eps=1e-5)
     y = torch.relu(y) if with_relu else y
-    loss = (torch.sin(y) * torch.from_numpy(weights)[torch.from_numpy(places[..., 0])]).sum()
+    loss = (torch.sin(y) * torch.from_numpy(weights)[torch.from_numpy(included[..., 0])]).sum()
     expected = loss.item(), *(a.numpy() for a in torch.autograd.grad(loss, tensors))
 
     with jax.enable_x64(True):
 
-        def ours(x, scale, bias):
-            mask = jnp.asarray(places) if masked else None
+        def loss_of(x, scale, bias):
+            mask = jnp.asarray(included) if masked else None
             y, mean, variance = normalize_batch(x, scale, bias, mask, relu=with_relu, dtype=jnp.float64)
             return jnp.sum(jnp.sin(y) * weights), (mean, variance)
 
-        (value, statistics), gradients = jax.jit(jax.value_and_grad(ours, (0, 1, 2), has_aux=True))(
+        (value, statistics), gradients = jax.jit(jax.value_and_grad(loss_of, (0, 1, 2), has_aux=True))(
             *(jnp.asarray(a) for a in (x, scale, bias))
         )
     for one, other in zip((value, *gradients), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
-    listed = x[places[..., 0]]
-    np.testing.assert_allclose(statistics[0], listed.mean(0), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(statistics[1], listed.var(0), rtol=1e-10)
+    selected = x[included[..., 0]]
+    np.testing.assert_allclose(statistics[0], selected.mean(0), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(statistics[1], selected.var(0), rtol=1e-10)
 
 
 def test_bfloat16_is_computed_in_float32(rng):

@@ -1,4 +1,4 @@
-"""Channel attention, both signs, beside torch's autograd in float64."""
+"""Channel attention with both signs against torch in float64."""
 
 import re
 
@@ -36,8 +36,8 @@ def test_values_and_gradient(rng, energy, dtype, bound):
         )
 
 
-def test_the_signs_are_opposite(rng):
-    """A channel that equals another is what the paper's attention prefers and the authors' avoids."""
+def test_the_energies_have_opposite_signs(rng):
+    """Of two equal channels, one attends to the other in the paper and avoids it in the authors' code."""
     features = jnp.asarray(rng.standard_normal((1, 50, 4)), jnp.float32)
     features = features.at[..., 1].set(features[..., 0])
     paper = channel_attention(features, energy="paper")
@@ -47,12 +47,12 @@ def test_the_signs_are_opposite(rng):
 
 
 @pytest.mark.parametrize("energy", ["official", "paper"])
-def test_places_that_do_not_exist(rng, energy):
+def test_masked_positions(rng, energy):
     features = jnp.asarray(0.3 * rng.standard_normal((2, 20, 8)), jnp.float32)
     counts = np.array([20, 13])
     mask = jnp.asarray(np.arange(20) < counts[:, None])
-    rubbish = jnp.where(mask[..., None], features, jnp.nan)
-    output = channel_attention(rubbish, energy=energy, mask=mask)
+    invalid = jnp.where(mask[..., None], features, jnp.nan)
+    output = channel_attention(invalid, energy=energy, mask=mask)
     for i, count in enumerate(counts):
         alone = channel_attention(features[i : i + 1, :count], energy=energy)[0]
         np.testing.assert_allclose(output[i, :count], alone, rtol=1e-5, atol=1e-5)
@@ -60,7 +60,7 @@ def test_places_that_do_not_exist(rng, energy):
 
 
 def test_energy_is_summed_in_float32(rng):
-    """Over thousands of positions: a bfloat16 sum of ones stops at 256."""
+    """A sum of ones in bfloat16 stops at 256, but there are thousands of positions."""
     features = jnp.asarray(rng.choice([1, -1], (1, 4096, 4)), jnp.bfloat16)
     features = features.at[:, :3000, 1].set(features[:, :3000, 0])
     text = jax.jit(channel_attention).lower(features).as_text()
@@ -74,6 +74,6 @@ def test_no_transposed_copy_of_the_features():
     assert not re.search(r"f32\[1,(64,2048|2048,64)\]\S* (transpose|copy)\(", text)
 
 
-def test_nan_stays_nan(rng):
+def test_nan_is_propagated(rng):
     features = jnp.asarray(rng.standard_normal((1, 9, 4)), jnp.float32).at[0, 3, 1].set(jnp.nan)
     assert np.isnan(channel_attention(features)[0, 3]).all()

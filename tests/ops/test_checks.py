@@ -1,4 +1,4 @@
-"""Arguments that make no sense are refused, by the name of the argument."""
+"""Invalid options and arguments are refused by name."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from tests.reference.refusal import refused
 X = np.zeros((2, 6, 16), np.float32)
 MAP = np.zeros((1, 4, 5, 16), np.float32)
 IMAGES = np.zeros((1, 32, 32, 3), np.float32)
-PICTURE = np.zeros((4, 4, 3), np.uint8)
+IMAGE_8_BIT = np.zeros((4, 4, 3), np.uint8)
 INDEX = np.array([[1, 2], [0, 5]])
 NO_KEYS = np.array([[True] * 6, [False] * 6])
 
@@ -56,14 +56,14 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_of_networks(option):
+def test_invalid_options_of_networks(option):
     for value in OPTIONS[option]:
         with refused(what=option) as caught:
             DANet(**{"num_classes": 3, "backbone": "resnet18", option: value})
         assert caught.value.allowed is not None
 
 
-def test_options_of_modules():
+def test_invalid_options_of_modules():
     for make, what in (
         (lambda: PositionAttention(key_features=0), "key_features"),
         (lambda: PositionAttention(backend="y"), "backend"),
@@ -88,12 +88,12 @@ CALLS = [
     ("sizes", lambda: initialised(DANet(3), IMAGES, sizes=np.ones((1, 2), np.int32), train=True)),
     ("images", lambda: normalize(np.full((2, 2, 3), 0.5, np.float32))),
     ("images", lambda: normalize(np.zeros((3, 4, 4), np.uint8))),
-    ("images", lambda: normalize(PICTURE.astype(np.int32))),
+    ("images", lambda: normalize(IMAGE_8_BIT.astype(np.int32))),
     ("images", lambda: normalize([[0, 0, 0]])),
-    ("mean", lambda: normalize(PICTURE, mean=(0.5, float("nan"), 0.5))),
-    ("mean", lambda: normalize(PICTURE, mean=(123.675, 116.28, 103.53))),
-    ("mean", lambda: normalize(PICTURE, mean="rgb")),
-    ("std", lambda: normalize(PICTURE, std=(1.0, 0.0, 1.0))),
+    ("mean", lambda: normalize(IMAGE_8_BIT, mean=(0.5, float("nan"), 0.5))),
+    ("mean", lambda: normalize(IMAGE_8_BIT, mean=(123.675, 116.28, 103.53))),
+    ("mean", lambda: normalize(IMAGE_8_BIT, mean="rgb")),
+    ("std", lambda: normalize(IMAGE_8_BIT, std=(1.0, 0.0, 1.0))),
     ("query", lambda: position_attention(*(np.zeros((1, 4, 8), np.int32),) * 3)),
     ("query", lambda: position_attention(X[:, :0], X, X)),
     ("query", lambda: position_attention([1.0], X, X)),
@@ -132,7 +132,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("what", "call"), CALLS)
-def test_arguments_of_functions(what, call):
+def test_invalid_arguments_of_functions(what, call):
     with refused(what=what):
         call()
 
@@ -150,14 +150,14 @@ def test_arguments_of_functions(what, call):
     ],
     ids=lambda mask: f"{mask.dtype}{mask.shape}",
 )
-def test_masks_of_another_shape(module, mask):
+def test_invalid_masks(module, mask):
     with refused(what="mask"):
         initialised(module, MAP, mask)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "rocm", "tpu"])
-def test_backends_are_refused_by_platform_before_anything_runs(backend, platform):
+def test_backends_are_refused_by_platform(backend, platform):
     runs_on = {"splash": "tpu", "cudnn": "gpu"}.get(backend, platform)
     if runs_on == platform:
         check_backend_runs("config.model.attention_backend", backend, platform, jnp.bfloat16)
@@ -169,14 +169,8 @@ def test_backends_are_refused_by_platform_before_anything_runs(backend, platform
             check_backend_runs("backend", backend, platform, jnp.float32)
 
 
-def test_float64_needs_64_bit_mode():
+def test_valid_arguments():
     with jax.enable_x64(True):
         assert DANet(3, dtype=jnp.float64).dtype == jnp.float64
-
-
-def test_what_is_right_is_taken():
-    x = jnp.asarray(X)
-    assert position_attention(x, x, x).shape == x.shape
-    assert attention_row(x, x, INDEX).shape == (2, 2, 6)
-    assert normalize(np.full((4, 4, 3), 255.0, np.float32)).shape == (4, 4, 3)
-    assert normalize(np.zeros((4, 4, 3), np.float32)).shape == (4, 4, 3)  # black
+    for black_or_white in (0.0, 255.0):
+        assert normalize(np.full((4, 4, 3), black_or_white, np.float32)).shape == (4, 4, 3)

@@ -1,4 +1,4 @@
-"""Bilinear resizing, beside torch's in float64."""
+"""Bilinear resizing against torch in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,8 @@ def test_values_and_gradient(rng, size, new_size, align_corners):
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_padded_images_as_if_they_were_cropped(rng, align_corners):
-    """Sizes known at run time only, one program for all; enlarged, reduced, whole, and of one pixel."""
+def test_padded_images_are_resized_as_if_cropped(rng, align_corners):
+    """Sizes are known only at run time, and one program serves all of them."""
     sizes = np.array([[5, 8], [1, 3], [6, 9], [4, 1]], np.int32)
     new_sizes = np.array([[40, 30], [7, 2], [41, 33], [1, 33]], np.int32)
     x = 1e3 * jnp.asarray(rng.standard_normal((4, 6, 9, 2)), jnp.float32)
@@ -60,7 +60,7 @@ def test_padded_images_as_if_they_were_cropped(rng, align_corners):
     np.testing.assert_array_equal(output, 0)
 
 
-def test_one_of_the_sizes_may_be_that_of_the_array(rng):
+def test_input_or_output_sizes_may_be_omitted(rng):
     x = jnp.asarray(rng.standard_normal((1, 6, 9, 2)), jnp.float32)
     half = resize_bilinear(x, (12, 18), align_corners=False, output_sizes=jnp.array([[6, 9]], jnp.int32))
     np.testing.assert_allclose(half[:, :6, :9], x, rtol=1e-6, atol=1e-6)
@@ -71,7 +71,7 @@ def test_one_of_the_sizes_may_be_that_of_the_array(rng):
 
 
 def test_traced_positions_are_exact_at_any_size(rng):
-    """No rounding moves a sample to its neighbour: every size up to 2048 of one row."""
+    """Rounding never moves a sample to its neighbour."""
     x = jnp.asarray(rng.standard_normal((1, 1, 300, 1)), jnp.float32)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Sizes that are symbolic dimensions of `jax.export`; and attention by rows, which they are computed by."""
+"""Symbolic dimensions of `jax.export`, and attention by rows, which they use."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,12 @@ from danet_jax.ops.attention import position_attention
 from danet_jax.ops.attention import rows as attention_rows
 from danet_jax.ops.convolution import convolution
 from danet_jax.ops.resize import resize_bilinear
+from tests.reference.float64_attention import random_inputs, softmax
 
 
-def plain(query, key, value):
-    query, key, value = (x.astype(np.float64) for x in (query, key, value))
-    logits = np.einsum("bnc,bmc->bnm", query, key)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.einsum("bnm,bmv->bnv", weights / weights.sum(-1, keepdims=True), value)
+def reference(query, key, value):
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    return softmax(query @ key.swapaxes(1, 2)) @ value
 
 
 @pytest.fixture(autouse=True)
@@ -24,30 +23,25 @@ def _short_blocks(monkeypatch):
     monkeypatch.setattr(attention_rows, "ROWS", 16)
 
 
-def arrays(rng, batch, queries, keys):
-    shapes = (batch, queries, 4), (batch, keys, 4), (batch, keys, 6)
-    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-
-
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (16, 9), (17, 5), (50, 50)])
-def test_it_equals_the_plain_form(rng, queries, keys):
-    inputs = arrays(rng, 2, queries, keys)
+def test_attention_by_rows(rng, queries, keys):
+    inputs = random_inputs(rng, 2, queries, keys, 4, 6)[:3]
     actual = jax.jit(lambda *x: position_attention(*x, backend="rows"))(*inputs)
-    np.testing.assert_allclose(actual, plain(*inputs), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, reference(*inputs), rtol=1e-5, atol=1e-5)
 
 
-def test_sizes_known_only_when_it_runs(rng):
+def test_attention_with_symbolic_sizes(rng):
     batch, queries, keys = export.symbolic_shape("b, n, m")
     shapes = (batch, queries, 4), (batch, keys, 4), (batch, keys, 6)
     specs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     exported = export.export(jax.jit(position_attention), platforms=("cpu", "cuda", "tpu"))(*specs)
     for sizes in ((1, 1, 1), (2, 16, 3), (1, 37, 40)):
-        inputs = arrays(rng, *sizes)
-        np.testing.assert_allclose(exported.call(*inputs), plain(*inputs), rtol=1e-5, atol=1e-5)
+        inputs = random_inputs(rng, *sizes, 4, 6)[:3]
+        np.testing.assert_allclose(exported.call(*inputs), reference(*inputs), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_resizing_to_sizes_known_only_when_it_runs(rng, align_corners):
+def test_resizing_with_symbolic_sizes(rng, align_corners):
     height, width = export.symbolic_shape("h, w")
 
     def enlarge(x):
@@ -61,7 +55,7 @@ def test_resizing_to_sizes_known_only_when_it_runs(rng, align_corners):
 
 
 @pytest.mark.parametrize("geometry", [(1, 1, 1), (2, 1, 1), (1, 4, 4)])
-def test_convolution_of_sizes_known_only_when_it_runs(rng, geometry):
+def test_convolution_with_symbolic_sizes(rng, geometry):
     stride, padding, dilation = geometry
     kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
 

@@ -1,7 +1,8 @@
-"""Attention and its gradients by the formulas, in numpy float64."""
+"""Random inputs for attention, and attention and its gradients by their formulas in float64."""
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -9,6 +10,15 @@ def softmax(x: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     exponential = np.exp(x - x.max(axis=-1, keepdims=True))
     return exponential / exponential.sum(axis=-1, keepdims=True)
+
+
+def random_inputs(rng, batch, queries, keys, key_channels, value_channels, dtype="float32", scale=1.0):
+    """Returns query, key and value, and a cotangent; logits have a standard deviation of `scale**2 * sqrt(Ck)`."""
+    shapes = (queries, key_channels), (keys, key_channels), (keys, value_channels), (queries, value_channels)
+    return [
+        jnp.asarray(factor * rng.standard_normal((batch, *shape)), dtype)
+        for shape, factor in zip(shapes, (scale, scale, 1.0, 1.0), strict=True)
+    ]
 
 
 def attention_and_gradients(query, key, value, cotangent) -> tuple[np.ndarray, ...]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from danet_jax.models.danet import Logits
-from danet_jax.models.layers import inside, masked
+from danet_jax.models.layers import masked, valid_mask
 from danet_jax.ops.resize import resize_bilinear
 
 WIDTH = 8
@@ -31,7 +31,7 @@ class SmallNetwork(nn.Module):
         for layer in range(3):
             kernel = self.param(f"kernel{layer}", nn.initializers.zeros, (3, 3, x.shape[-1], WIDTH))
             x = jax.lax.conv_general_dilated(
-                masked(x, None if at is None else inside(x, at)),
+                masked(x, valid_mask(x, at)),
                 kernel,
                 (2, 2),
                 ((1, 1), (1, 1)),
@@ -42,7 +42,7 @@ class SmallNetwork(nn.Module):
         if at is None:
             mean = x.mean((1, 2), keepdims=True)
         else:
-            mask = inside(x, at).astype(x.dtype)
+            mask = valid_mask(x, at).astype(x.dtype)
             mean = (x * mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True)
         x = (x + mean) @ self.param("classifier", nn.initializers.zeros, (WIDTH, self.num_classes))
         if upsample:

@@ -125,7 +125,7 @@ def test_a_run_in_a_bucket_is_trained_resumed_evaluated_and_used(tmp_path, bucke
         "export/model.safetensors",
     ]
     assert {json.loads(line)["step"] for line in lines.splitlines()} == {1, 2, 3, 4}
-    assert description.startswith("of a run here, step ")
+    assert description.startswith("a run, step ")
     emulator.stop()
     command = [sys.executable, ROOT / "run.py", "--workdir=gs://bucket/run", "--mode=export"]
     gone = subprocess.run(

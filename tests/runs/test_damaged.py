@@ -233,7 +233,7 @@ def test_what_is_damaged_is_refused_by_name(damaged, run):
 
 def test_what_is_intact_is_loaded(run):
     with_new_digests(run)
-    assert load_checkpoint(run).description.startswith("of a run here, step 7")
+    assert load_checkpoint(run).description.startswith("a run, step 7")
 
 
 def test_an_array_of_terabytes_takes_no_memory(run):

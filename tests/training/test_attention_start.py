@@ -1,17 +1,17 @@
-"""Where the attention modules start, and what that does to the attention map."""
+"""Initial values of the attention modules, and their effect on the attention map."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from danet_jax import DANet
-from danet_jax.models.insight import look_inside
+from danet_jax.models.intermediates import apply_with_intermediates
 from danet_jax.ops.attention import row_statistics
 from danet_jax.training.state import AttentionStart
 from tests.reference.tiny_backbone import TinyBackbone, drawn_variables
 
 
-def test_only_attention_starts_elsewhere_and_its_logits_spread_by_the_square(rng):
+def test_only_attention_is_changed_and_its_logits_are_scaled_by_the_squared_gain(rng):
     model = DANet(3, backbone=TinyBackbone())
     variables = drawn_variables(rng, model)
     scales = {"position_attention": {"alpha": 0.0}, "channel_attention": {"beta": 0.0}}
@@ -39,8 +39,8 @@ def test_only_attention_starts_elsewhere_and_its_logits_spread_by_the_square(rng
     @jax.jit
     def spread(params):
         images = jnp.asarray(rng.standard_normal((1, 24, 24, 3)), jnp.float32)
-        inside = look_inside(model, {**variables, "params": params}, images)
-        return row_statistics(inside.queries, inside.keys, rows=36)[0]
+        intermediates = apply_with_intermediates(model, {**variables, "params": params}, images)
+        return row_statistics(intermediates.queries, intermediates.keys, rows=36)[0]
 
     np.testing.assert_allclose(spread(started), 9 * spread(params), rtol=1e-3)
     jax.tree.map(np.testing.assert_array_equal, AttentionStart().apply(params), params)

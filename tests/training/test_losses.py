@@ -1,4 +1,4 @@
-"""Hard pixels as mmsegmentation and PaddleSeg choose them, against PyTorch with a sort."""
+"""Hard pixels as in mmsegmentation and PaddleSeg, against PyTorch with sorting, and weights of the classes."""
 
 import functools
 
@@ -45,7 +45,7 @@ def published(logits, labels, threshold, kept):
     return loss.item(), planes.grad.permute(0, 2, 3, 1).numpy(), int(hard.sum())
 
 
-def test_losses_of_pixels(rng):
+def test_pixel_losses(rng):
     logits, labels = example(rng)
     losses = upsampled_pixel_losses(logits, jnp.asarray(labels), align_corners=True)
     _, up = up_sampled(logits, labels)
@@ -58,7 +58,7 @@ def test_losses_of_pixels(rng):
     [(0.7, 10, 3.0), (0.02, 100, 3.0), (0.7, 10**6, 1.0), (0.5, 300, 6.0), (1.0, 0, 3.0)],
     ids=str,
 )
-def test_hard_pixels_are_those_of_the_libraries(rng, threshold, kept, sharpness):
+def test_hard_pixels(rng, threshold, kept, sharpness):
     logits, labels = example(rng, sharpness)
     expected, expected_gradient, _ = published(logits, labels, threshold, kept)
 
@@ -72,7 +72,7 @@ def test_hard_pixels_are_those_of_the_libraries(rng, threshold, kept, sharpness)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-4 * np.abs(expected_gradient).max())
 
 
-def test_each_classifier_chooses_by_its_own_scores(rng):
+def test_each_classifier_selects_hard_pixels_by_its_own_scores(rng):
     first, labels = example(rng)
     second, _ = example(rng)
     loss = functools.partial(multi_loss, weights=(1.0, 2.0, 3.0), hard_pixels=HardPixels(0.3, 20))
@@ -100,7 +100,7 @@ def test_balanced_weights(rng):
     shares = pixels / pixels.sum()
     for power in (0.0, 0.5, 1.0):
         weights = np.asarray(balanced_weights([*pixels.tolist(), 0], power))
-        np.testing.assert_allclose(np.sum(shares * weights[:-1]), 1)  # a pixel counts 1 on average
+        np.testing.assert_allclose(np.sum(shares * weights[:-1]), 1)  # The average weight of a pixel is 1.
         expected = (shares[0] / shares) ** power  # relative to the first class
         np.testing.assert_allclose(weights[:-1] / weights[0], expected)
         assert weights[-1] == 1

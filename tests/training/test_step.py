@@ -27,7 +27,7 @@ OPTIMIZER = sgd(poly_schedule(0.01, 10))
 
 
 def random_batch(rng, batch=8, size=32):
-    # Blocks of one label, as in an image; a tenth of the pixels is ignored.
+    # Blocks with one label, as in an image; a tenth of the pixels is ignored.
     labels = rng.integers(0, CLASSES, (batch, size // 8, size // 8)).repeat(8, 1).repeat(8, 2)
     labels[rng.random(labels.shape) < 0.1] = 255
     return {
@@ -52,7 +52,9 @@ def test_losses_of_five_steps_equal_pytorch(rng):
     groups = [[], []]
     for name, parameter in reference.named_parameters():
         groups[not name.startswith("pretrained")].append(parameter)
-    theirs = torch.optim.SGD([{"params": x} for x in groups], lr=rate, momentum=0.9, weight_decay=1e-4)
+    reference_optimizer = torch.optim.SGD(
+        [{"params": x} for x in groups], lr=rate, momentum=0.9, weight_decay=1e-4
+    )
     mesh, model = one_device(), DANet(CLASSES, **options)
     optimizer = sgd(poly_schedule(rate, steps))
     state = create_state(model, optimizer, 0, mesh, variables=variables)
@@ -65,16 +67,16 @@ def test_losses_of_five_steps_equal_pytorch(rng):
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         labels = torch.from_numpy(batch["label"].astype(np.int64))
         losses = [F.cross_entropy(y, labels, ignore_index=255) for y in reference(images) if y is not None]
-        for group, multiplier in zip(theirs.param_groups, (1, 10), strict=True):
+        for group, multiplier in zip(reference_optimizer.param_groups, (1, 10), strict=True):
             group["lr"] = multiplier * rate * (1 - index / steps) ** 0.9
-        theirs.zero_grad()
+        reference_optimizer.zero_grad()
         sum(losses).backward()
-        theirs.step()
+        reference_optimizer.step()
         expected = sum(loss.item() for loss in losses)
         assert abs(float(metrics["loss"]) - expected) < 1e-3 * expected, f"step {index}"
-    ours, norm = state.batch_stats["backbone"]["stem"]["bn1"], reference.pretrained.bn1
-    np.testing.assert_allclose(ours["mean"], norm.running_mean, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(ours["var"], norm.running_var, rtol=1e-2)  # torch's is not biased
+    found, norm = state.batch_stats["backbone"]["stem"]["bn1"], reference.pretrained.bn1
+    np.testing.assert_allclose(found["mean"], norm.running_mean, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found["var"], norm.running_var, rtol=1e-2)  # torch's is unbiased
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +120,8 @@ def test_a_batch_without_valid_labels_gives_no_nan(rng, tiny):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
-def test_a_step_in_parts_and_the_moving_average(rng, tiny):
-    """The loss is the mean over all valid pixels; the average is of weights and statistics, and can be resumed."""
+def test_gradient_accumulation_and_the_moving_average(rng, tiny):
+    """The loss is the mean over all valid pixels; the average includes batch statistics and can be resumed."""
     model, step = tiny
     mesh, decay = make_mesh(4, 2), 0.7
     variables, batch = drawn_variables(rng, model), random_batch(rng)
@@ -141,7 +143,7 @@ def test_a_step_in_parts_and_the_moving_average(rng, tiny):
             for name in ("attention_spread", "attention_entropy"):
                 np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-2)
         new = jax.device_get(state.trained)
-        average = average or new  # the first is where it starts
+        average = average or new  # The average starts with the first step.
         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, new)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.variables, average
@@ -154,8 +156,8 @@ def test_a_step_in_parts_and_the_moving_average(rng, tiny):
 @pytest.mark.parametrize(
     ("data", "space", "batch", "height"), [(4, 2, 8, 64), pytest.param(2, 4, 2, 192, marks=pytest.mark.slow)]
 )
-def test_no_device_gets_whole_images(data, space, batch, height):
-    """With as many images as devices too: rows go to neighbours, only attention's keys and values are gathered."""
+def test_no_device_gathers_whole_images(data, space, batch, height):
+    """Only rows for neighbours and the keys and values of attention are transferred."""
     mesh, model = make_mesh(data, space), DANet(CLASSES, backbone="resnet18")
     replicated = NamedSharding(mesh, PartitionSpec())
     state = jax.tree.map(
@@ -180,7 +182,7 @@ def test_no_device_gets_whole_images(data, space, batch, height):
 
 
 @pytest.mark.slow
-def test_gradients_where_rows_do_not_divide_evenly(rng):
+def test_gradients_with_unevenly_sharded_rows(rng):
     """Images of 40 rows on 8 devices have features of 20, 10 and 5 rows; gradients equal those of one device."""
     model = DANet(4, backbone="resnet18", dropout_rate=0.0)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -203,7 +205,7 @@ def test_gradients_where_rows_do_not_divide_evenly(rng):
 
 
 @pytest.mark.parametrize(("data", "space"), [(3, 3), (-1, -1), (-1, 3), (-1, 16), (16, 1), (0, 1)])
-def test_a_mesh_that_does_not_fit(data, space):
+def test_invalid_meshes_are_refused(data, space):
     with refused() as caught:
         make_mesh(data, space)
     assert caught.value.what in ("mesh.data", "mesh.space")

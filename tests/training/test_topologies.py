@@ -1,3 +1,5 @@
+"""Names of accelerators, and their throughputs."""
+
 import importlib.util
 
 import jax
@@ -12,20 +14,20 @@ COMPILERS = (("v5e:1x1", "pip install libtpu"), ("h100:1", 'pip install "jax[cud
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_an_unknown_accelerator_is_refused_with_those_that_exist(name):
+def test_unknown_accelerators_are_refused(name):
     with refused("--topology", name):
         find_topology(name)
 
 
 @pytest.mark.parametrize(("name", "install"), COMPILERS)
-def test_a_missing_compiler_is_named_with_what_to_install(monkeypatch, name, install):
+def test_missing_compilers_are_reported(monkeypatch, name, install):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with refused("--topology", name) as caught:
         find_topology(name)
     assert install in str(caught.value)
 
 
-def test_cpus_are_those_that_are_here():
+def test_cpu_devices():
     found = find_topology("cpu:2")
     assert found.devices == jax.devices("cpu")[:2]
     assert found.memory > 2**28
@@ -34,7 +36,7 @@ def test_cpus_are_those_that_are_here():
     assert "xla_force_host_platform_device_count=999" in str(caught.value)
 
 
-def test_tpus_come_in_the_shapes_that_exist():
+def test_tpu_shapes():
     pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install libtpu")
     assert len(find_topology("v5e:2x2").devices) == 4
     assert find_topology("v5e:1x1").memory == 16 * 2**30
@@ -42,14 +44,14 @@ def test_tpus_come_in_the_shapes_that_exist():
         find_topology("v5e:3x5")
 
 
-def test_the_peak_of_a_chip_is_that_of_its_own_name():
+def test_peak_flops():
     assert peak_flops("TPU v5 lite") < peak_flops("TPU v5p")
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("cpu") is None
     assert peak_flops("Quantum 3000") is None
 
 
-def test_operations_are_the_compilers_count(rng):
+def test_count_flops(rng):
     m, n, k = (int(n) for n in rng.integers(2, 100, 3))
     shapes = jax.ShapeDtypeStruct((m, k), jnp.float32), jax.ShapeDtypeStruct((k, n), jnp.float32)
     assert count_flops(jax.jit(jnp.dot).lower(*shapes)) == 2 * m * n * k

@@ -5,7 +5,7 @@ import pytest
 from danet_jax.models import resnet
 from tests.reference import torch_resnet
 
-SHALLOW = {"resnet18": (1, 1, 2, 2), "resnet50": (1, 1, 2, 3)}
+SHALLOW = {"resnet18": (1, 1, 2, 2), "resnet50": (1, 1, 2, 3), "resnet101": (1, 1, 4, 3)}
 DEPTHS = {name: resnet.BLOCKS[name] for name in SHALLOW}
 
 
@@ -20,7 +20,7 @@ def _shallow():
 
 @pytest.fixture
 def full_depth(monkeypatch):
-    """The published depths again."""
+    """Restores the published depths."""
     for blocks in (resnet.BLOCKS, torch_resnet.BLOCKS):
         for name, counts in DEPTHS.items():
             monkeypatch.setitem(blocks, name, counts)

@@ -1,4 +1,4 @@
-"""State dicts in every layout that people have, against an independent PyTorch network of each."""
+"""State dicts of every layout against an independent PyTorch network."""
 
 import jax
 import numpy as np
@@ -16,36 +16,20 @@ SIZE = 35, 51  # odd, so that paddings and strides show
 
 R18 = {"layout": "authors", "imagenet_classifier": True, "backbone": "resnet18"}
 R50 = {**R18, "backbone": "resnet50"}
+FCN = {"position_attention": False, "channel_attention": False}
 MMSEG = {"layout": "mmseg", "auxiliary": True, "align_corners": False}
 VARIANTS = {
     "authors": R18,
     "authors, position only": {**R18, "channel_attention": False},
     "authors, channel only, stride 16": {**R18, "position_attention": False, "output_stride": 16},
-    "authors, FCN, stride 32": {
-        **R18,
-        "position_attention": False,
-        "channel_attention": False,
-        "output_stride": 32,
-    },
+    "authors, FCN, stride 32": {**R18, **FCN, "output_stride": 32},
     "authors with Encoding's stem and an auxiliary head": {**R18, "stem": "v1s", "auxiliary": True},
     "authors, equation 3": {**R18, "channel_energy": "paper"},
     "authors R50, multi-grid": {**R50, "multi_grid": (4, 8, 16)},
-    "authors R101, multi-grid": {**R18, "backbone": "resnet101", "multi_grid": (4, 8, 16)},
+    "authors R101": {**R18, "backbone": "resnet101"},
     "mmseg R50": {**MMSEG, "backbone": "resnet50", "stem": "v1c"},
-    "mmseg R50, corners aligned": {
-        **MMSEG,
-        "backbone": "resnet50",
-        "stem": "v1c",
-        "align_corners": True,
-    },
-    "mmseg without the deep stem": {**MMSEG, "backbone": "resnet18"},
-    "mmseg, FCN": {
-        **MMSEG,
-        "backbone": "resnet18",
-        "auxiliary": False,
-        "position_attention": False,
-        "channel_attention": False,
-    },
+    "mmseg without the deep stem": {**MMSEG, "backbone": "resnet18", "align_corners": True},
+    "mmseg, FCN": {**MMSEG, **FCN, "backbone": "resnet18", "auxiliary": False},
 }
 
 
@@ -53,14 +37,8 @@ def state_dict_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        pytest.param(variant, id=name, marks=pytest.mark.slow if "R101" in name else ())
-        for name, variant in VARIANTS.items()
-    ],
-)
-def test_logits_equal_those_of_the_network_that_the_weights_come_from(rng, variant):
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_logits_equal_those_of_pytorch(rng, variant):
     network = torch_danet.randomise(torch_danet.DANet(7, **variant), rng)
     images = rng.normal(size=(2, *SIZE, 3)).astype(np.float32)
     with torch.no_grad():
@@ -71,11 +49,9 @@ def test_logits_equal_those_of_the_network_that_the_weights_come_from(rng, varia
     options, variables, dropped = converted.options, converted.variables, converted.dropped
 
     torch_only = {"layout", "imagenet_classifier"}
-    said = {k: v for k, v in variant.items() if k not in torch_only}
-    model = DANet(**{**said, **options}, second_dilation=variant["layout"] != "mmseg")
-    logits = model.apply(
-        variables, images
-    )  # operation by operation, which is faster than compiling everything
+    given = {k: v for k, v in variant.items() if k not in torch_only}
+    model = DANet(**{**given, **options}, second_dilation=variant["layout"] != "mmseg")
+    logits = model.apply(variables, images)  # Without jit, which is faster than compiling the network.
     for name, actual, tensor in zip(logits._fields, logits, expected, strict=True):
         if tensor is None:
             assert actual is None, name
@@ -96,7 +72,7 @@ def test_logits_equal_those_of_the_network_that_the_weights_come_from(rng, varia
 @pytest.mark.parametrize(
     ("stem", "layout"), [("v1", "backbone"), ("v1s", "backbone"), ("v1c", "mmseg"), ("v1c", "backbone")]
 )
-def test_features_equal_those_of_the_classifier_that_a_backbone_comes_from(rng, stem, layout):
+def test_features_of_backbones_equal_those_of_pytorch(rng, stem, layout):
     network = torch_danet.randomise(
         torch_resnet.ResNet("resnet18", stem, 32, layout=layout, imagenet_classifier=True), rng
     )
@@ -120,8 +96,8 @@ def test_features_equal_those_of_the_classifier_that_a_backbone_comes_from(rng, 
         assert back.keys() == state_dict.keys() - set(dropped)
 
 
-def test_names_that_published_files_have():
-    """Checks a few names of each layout that were copied from the original code, not made by the reference."""
+def test_names_in_published_files(full_depth):
+    """Checks names that were copied from the original code and do not come from the reference."""
     shapes = {
         "authors": {
             "pretrained.conv1.weight": (64, 3, 7, 7),
@@ -185,7 +161,7 @@ def test_half_and_double_precision_become_float32(small):
             assert leaf.dtype == np.float32
 
 
-def test_tensors_that_do_not_belong_to_the_network_are_listed(small):
+def test_missing_unknown_and_misshaped_tensors_are_listed(small):
     missing = ["pretrained.layer3.1.bn2.running_mean", "head.sa.gamma"]
     unknown = {"pretrained.layer1.0.se.weight": np.zeros(1), "head.conv9.weight": np.zeros(1)}
     kept = {name: array for name, array in small.items() if name not in missing}
@@ -200,23 +176,23 @@ def test_tensors_that_do_not_belong_to_the_network_are_listed(small):
         with refused() as caught:
             convert(changed)
         assert list(caught.value.value) == [problem]
-        listed = [text.split(" ")[0] for text in caught.value.value[problem]]
-        assert names is None or sorted(listed) == sorted(names)
-        assert all(name in str(caught.value) for name in listed[:8])
+        reported = [text.split(" ")[0] for text in caught.value.value[problem]]
+        assert names is None or sorted(reported) == sorted(names)
+        assert all(name in str(caught.value) for name in reported[:8])
 
 
-def test_what_is_no_known_network_is_refused(small):
+def test_unsupported_networks_are_refused(small):
     deeper = {**small, "pretrained.layer3.7.conv1.weight": np.zeros((256, 256, 3, 3), np.float32)}
     stem = {name: array for name, array in small.items() if name != "pretrained.conv1.weight"}
     stem["pretrained.conv1.0.weight"] = np.zeros((24, 3, 3, 3), np.float32)
-    for wrong, value in (
+    for state_dict, value in (
         ({"features.0.weight": np.zeros((3, 3), np.float32)}, ["features.0.weight"]),
         ({}, []),
         (deeper, (1, 1, 3, 2)),
         (stem, (24, 0, 0)),
     ):
         with refused(value=value):
-            convert(wrong)
+            convert(state_dict)
 
 
 def test_the_authors_first_release_has_only_the_fusion_classifier(small):
@@ -228,11 +204,8 @@ def test_the_authors_first_release_has_only_the_fusion_classifier(small):
     assert "auxlayer.conv5a.0.weight" in converted.dropped
     for branch in ("position", "channel"):
         classifier = converted.variables["params"]["head"][f"{branch}_classifier"]
-        assert {name: leaf.shape for name, leaf in classifier.items()} == {
-            "kernel": (1, 1, 128, 4),
-            "bias": (4,),
-        }
+        assert (classifier["kernel"].shape, classifier["bias"].shape) == ((1, 1, 128, 4), (4,))
         assert not any(leaf.any() for leaf in classifier.values())
-    # One of the two alone is no release, but a damaged file.
+    # A file with only one of the two is damaged.
     with refused(value={"missing": ["head.conv7.1.bias", "head.conv7.1.weight"]}):
         convert({name: array for name, array in small.items() if not name.startswith("head.conv7")})

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that behaves well, badly, and not at all; and from other file systems."""
+"""Downloads from a local server that works, fails or does not respond, and from other file systems."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ def server(rng, cache):
         yield server
 
 
-def get(server, digest=None):
+def fetch(server, digest=None):
     return download(server.url, cached_path(server.url), digest or server.digest[: len("sha256:") + 8])
 
 
@@ -39,47 +39,47 @@ def files(cache) -> list[str]:
 
 
 def starts(server) -> list[int]:
-    """Where the answers began."""
+    """Returns the offsets at which the answers began."""
     return [int(part.removeprefix("bytes=").removesuffix("-")) if part else 0 for part in server.requests]
 
 
-def test_downloads_once(server, cache):
-    path = get(server)
+def test_a_file_is_downloaded_once(server, cache):
+    path = fetch(server)
     assert path == cache / "model-0123abcd.pth"
     assert path.read_bytes() == server.content
     assert files(cache) == [path.name]
-    assert get(server) == path
+    assert fetch(server) == path
     assert starts(server) == [0]
 
 
-def test_a_connection_that_breaks_off_is_taken_up_again_at_once(server, cache):
+def test_a_closed_connection_is_resumed_at_once(server, cache):
     server.sends = [1_000_000, 500_000]
-    assert get(server).read_bytes() == server.content
+    assert fetch(server).read_bytes() == server.content
     first, second, third = starts(server)  # what was sent just before the end may be lost
     assert 0 == first < second <= third <= 1_500_000
     assert files(cache) == ["model-0123abcd.pth"]
 
 
-def test_a_server_that_stays_broken_leaves_a_part_that_the_next_call_resumes(server, cache):
+def test_the_next_call_resumes_an_incomplete_download(server, cache):
     server.sends = [1_000_000, *[0] * 10]
     with refused(server.url):
-        get(server)
+        fetch(server)
     assert files(cache) == [".model-0123abcd.pth.lock", PART]
     kept = (cache / PART).stat().st_size
     assert 0 < kept <= 1_000_000
     server.sends, server.requests = [], []
-    assert get(server).read_bytes() == server.content
+    assert fetch(server).read_bytes() == server.content
     assert starts(server) == [kept]
     assert files(cache) == ["model-0123abcd.pth"]
 
 
-def test_a_server_without_ranges_sends_it_all_again(server, cache):
+def test_a_server_without_ranges(server, cache):
     server.ranges = False
     server.sends = [1_000_000]
-    assert get(server).read_bytes() == server.content
+    assert fetch(server).read_bytes() == server.content
 
 
-def test_a_server_that_does_not_say_the_size(server, cache, monkeypatch):
+def test_a_server_that_does_not_report_the_size(server, cache, monkeypatch):
     def answer(handler, start):
         handler.send_response(200)
         handler.end_headers()
@@ -88,35 +88,28 @@ def test_a_server_that_does_not_say_the_size(server, cache, monkeypatch):
     monkeypatch.setattr(_Handler, "_answer", answer)
     cache.mkdir()
     (cache / PART).write_bytes(b"the beginning of what may be another file")
-    assert get(server).read_bytes() == server.content
+    assert fetch(server).read_bytes() == server.content
 
 
 @pytest.mark.parametrize("longer", [b"", b"and more"])
-def test_a_part_that_is_complete_already_is_only_checked(server, cache, longer):
+def test_a_complete_part_is_only_checked(server, cache, longer):
     cache.mkdir()
     (cache / PART).write_bytes(server.content + longer)
-    assert get(server).read_bytes() == server.content
+    assert fetch(server).read_bytes() == server.content
     assert starts(server) == ([0] if longer else [])
 
 
-def test_another_content_than_expected_is_deleted(server, cache):
-    with refused(server.url, server.digest.removeprefix("sha256:"), "00000000"):
-        get(server, "sha256:00000000")
-    assert PART not in files(cache)
-    # A part of another file does not hide for ever what can be had.
-    (cache / PART).write_bytes(b"something else")
-    with refused(server.url):
-        get(server)
-    assert get(server).read_bytes() == server.content
-
-
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
-def test_a_digest_is_checked(server, cache, algorithm):
+def test_a_file_with_another_digest_is_deleted(server, cache, algorithm):
     right = hashlib.new(algorithm, server.content).hexdigest()
-    wrong = hashlib.new(algorithm, b"").hexdigest()
-    with refused(server.url, right, wrong):
-        get(server, f"{algorithm}:{wrong}")
-    assert get(server, f"{algorithm}:{right}").read_bytes() == server.content
+    other = hashlib.new(algorithm, b"").hexdigest()
+    with refused(server.url, right, other):
+        fetch(server, f"{algorithm}:{other}")
+    assert PART not in files(cache)
+    (cache / PART).write_bytes(b"part of another file")
+    with refused(server.url):
+        fetch(server)
+    assert fetch(server, f"{algorithm}:{right}").read_bytes() == server.content
 
 
 def test_a_digest_that_the_server_publishes_is_checked(server, cache):
@@ -127,7 +120,7 @@ def test_a_digest_that_the_server_publishes_is_checked(server, cache):
     assert download(server.url).read_bytes() == server.content
 
 
-def test_a_file_that_changes_on_the_server_is_another_in_the_cache(server, cache, rng):
+def test_versions_of_a_file_are_cached_separately(server, cache, rng):
     server.headers = {"ETag": "first"}
     first = download(server.url)
     assert download(server.url) == first
@@ -139,10 +132,10 @@ def test_a_file_that_changes_on_the_server_is_another_in_the_cache(server, cache
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
-def test_an_error_of_the_server(server, cache, status):
+def test_errors_of_the_server(server, cache, status):
     server.status = status
     with refused(server.url) as caught:
-        get(server)
+        fetch(server)
     assert str(status) in str(caught.value) or status == 404
     assert files(cache) == []
 
@@ -151,16 +144,16 @@ def test_without_a_connection(server, cache):
     server.shutdown()
     server.server_close()
     with refused(server.url):
-        get(server)
+        fetch(server)
     assert files(cache) == []
 
 
-def test_a_server_that_says_nothing_any_more(server, cache, monkeypatch):
+def test_a_server_that_does_not_respond(server, cache, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(_Handler, "_answer", lambda *_: release.wait(20))
     monkeypatch.setattr(module, "_TIMEOUT", 0.2)
     with refused(server.url):
-        get(server)
+        fetch(server)
     release.set()
     assert files(cache) == []
 
@@ -170,20 +163,20 @@ def test_no_space_left(server, cache):
     cache.mkdir()
     (cache / PART).symlink_to("/dev/full")
     with refused(cache / PART):
-        get(server)
+        fetch(server)
     assert PART not in files(cache)
 
 
-def test_a_cache_that_cannot_be_made(server, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("DANET_JAX_CACHE", str(tmp_path / "file"))
     with refused(tmp_path / "file" / PART):
-        get(server)
+        fetch(server)
 
 
-def test_two_at_once_download_it_once(server, cache):
+def test_concurrent_calls_download_a_file_once(server, cache):
     paths = []
-    threads = [threading.Thread(target=lambda: paths.append(get(server))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: paths.append(fetch(server))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -194,9 +187,9 @@ def test_two_at_once_download_it_once(server, cache):
     assert starts(server) == [0]
 
 
-def test_what_another_process_left_while_this_one_waited_is_resumed(server, cache):
+def test_a_part_that_another_process_left_is_resumed(server, cache):
     cache.mkdir()
-    thread = threading.Thread(target=get, args=(server,))
+    thread = threading.Thread(target=fetch, args=(server,))
     with FileLock(cache / ".model-0123abcd.pth.lock"):
         thread.start()
         thread.join(0.3)
@@ -228,7 +221,7 @@ def test_an_address_that_does_not_exist(cache, address):
     assert files(cache) == []
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
+def test_the_cache_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("DANET_JAX_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

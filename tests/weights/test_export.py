@@ -1,4 +1,4 @@
-"""What is exported is read back, by other libraries too, and gives the same network."""
+"""Exported networks are the same when they are read back, by other libraries too."""
 
 import dataclasses
 import functools
@@ -22,6 +22,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.models import resnet
 from danet_jax.models.danet import DANet
+from danet_jax.models.options import options_of
 from danet_jax.models.resnet import ResNet
 from danet_jax.modes import export as mode
 from danet_jax.ops.normalize import normalize
@@ -31,7 +32,6 @@ from danet_jax.runs.stored import describe
 from danet_jax.weights import export_files
 from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import convert
-from danet_jax.weights.description import Description
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
 from danet_jax.weights.export_stablehlo import check, export_stablehlo, exported_for_all, whole_image
@@ -63,26 +63,31 @@ def make_checkpoint(rng, **options) -> tuple[Checkpoint, torch.nn.Module]:
     return checkpoint, network
 
 
-def same(a: Checkpoint, b: Checkpoint) -> None:
+@pytest.fixture
+def checkpoint(rng):
+    return make_checkpoint(rng)[0]
+
+
+@pytest.fixture
+def fcn(rng):
+    """A checkpoint of a network without attention, which compiles quickly."""
+    return make_checkpoint(rng, **VARIANTS["FCN"])[0]
+
+
+def assert_equal(a: Checkpoint, b: Checkpoint) -> None:
     assert a.model == b.model
     assert a.classes == b.classes
     assert a.config == b.config
     jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
 
-def test_every_option_goes_out_and_comes_in(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng)
-    options = {"attention_backend": "blockwise", "dtype": jnp.bfloat16, "output_stride": 16}
-    checkpoint = dataclasses.replace(checkpoint, model=checkpoint.model.clone(**options))
-    export_torch(checkpoint, tmp_path / "model.pth")
-    same(load_checkpoint(tmp_path / "model.pth"), checkpoint)
-
-
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
-def test_weights_go_out_and_come_in_unchanged(tmp_path, rng, options):
+def test_weights_and_options_are_exported_unchanged(tmp_path, rng, options):
     checkpoint, network = make_checkpoint(rng, **options)
+    model = checkpoint.model.clone(attention_backend="blockwise", dtype=jnp.bfloat16)
+    checkpoint = dataclasses.replace(checkpoint, model=model)
     export_safetensors(checkpoint, tmp_path / "folder" / "model.safetensors")
-    same(load_checkpoint(tmp_path / "folder" / "model.safetensors"), checkpoint)
+    assert_equal(load_checkpoint(tmp_path / "folder" / "model.safetensors"), checkpoint)
     with safe_open(tmp_path / "folder" / "model.safetensors", "numpy") as file:
         described = json.loads(file.metadata()["danet_jax"])
         assert file.get_tensor("params/backbone/layer4_0/conv2/kernel").shape == (3, 3, 512, 512)
@@ -91,14 +96,14 @@ def test_weights_go_out_and_come_in_unchanged(tmp_path, rng, options):
     assert described["model"]["output_stride"] == options.get("output_stride", 8)
 
     export_torch(checkpoint, tmp_path / "model.pth")
-    same(load_checkpoint(tmp_path / "model.pth"), checkpoint)
+    assert_equal(load_checkpoint(tmp_path / "model.pth"), checkpoint)
     state_dict = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
     other = torch_danet.DANet(3, backbone="resnet18", **options)
     other.load_state_dict(state_dict, strict=True)
     images = torch.from_numpy(rng.normal(size=(1, 3, 33, 41)).astype(np.float32))
     with torch.no_grad():
-        for ours, theirs in zip(other.eval()(images), network(images), strict=True):
-            assert ours is theirs is None or torch.equal(ours, theirs)
+        for found, expected in zip(other.eval()(images), network(images), strict=True):
+            assert found is expected is None or torch.equal(found, expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "model.pth"]
 
 
@@ -119,8 +124,7 @@ print(program.platforms)
 """
 
 
-def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng)
+def test_stablehlo_needs_only_jax(tmp_path, rng, checkpoint):
     export_stablehlo(checkpoint, tmp_path / "model.stablehlo.zip")
     sizes = {"a": (1, 33, 41), "b": (2, 50, 24)}
     for name, (batch, height, width) in sizes.items():
@@ -145,7 +149,7 @@ def test_stablehlo_runs_where_only_jax_is_installed(tmp_path, rng):
         (None, {"base_size": 50}),
     ],
 )
-def test_exported_labels_are_predicted_ones(rng, size, changes):
+def test_exported_probabilities_give_the_predicted_labels(rng, size, changes):
     model, variables, _ = small_networks(rng)
     images = rng.integers(0, 256, (1, 41, 57, 3), np.uint8)
     protocol = Protocol.whole().replace(**changes).for_network(model.align_corners)
@@ -160,30 +164,27 @@ def test_exported_labels_are_predicted_ones(rng, size, changes):
     np.testing.assert_array_equal(found.argmax(-1)[clear], segment(images)[clear])
 
 
-def test_an_exported_file_says_what_it_holds(tmp_path, rng, capsys):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+def test_the_metadata_contain_the_protocol(tmp_path, fcn, capsys):
     windows = {"dataset": {"name": "folder"}, "evaluation": {"protocol": "mmseg", "mean": [0.3, 0.5, 0.6]}}
-    export_safetensors(dataclasses.replace(checkpoint, config=windows), tmp_path / "in.safetensors")
+    export_safetensors(dataclasses.replace(fcn, config=windows), tmp_path / "in.safetensors")
     mode.run(None, tmp_path, ["33x41"], checkpoint=str(tmp_path / "in.safetensors"), format="stablehlo")
-    said = [line for line in capsys.readouterr().out.splitlines() if "whole images" in line]
-    assert len(said) == 1
-    assert "mmseg" in said[0]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "whole images" in line]
+    assert "mmseg" in line
     with zipfile.ZipFile(tmp_path / "export" / "model.stablehlo.zip") as file:
         (tmp_path / "w.safetensors").write_bytes(file.read("weights.safetensors"))
     with safe_open(tmp_path / "w.safetensors", "numpy") as file:
         metadata = file.metadata()
-    held, of_run = json.loads(metadata["protocol"]), json.loads(metadata["protocol_of_run"])
-    assert (held["window"], held["mean"]) == (None, [0.3, 0.5, 0.6])
+    exported, of_run = json.loads(metadata["protocol"]), json.loads(metadata["protocol_of_run"])
+    assert (exported["window"], exported["mean"]) == (None, [0.3, 0.5, 0.6])
     assert of_run["window"] == [769, 769]
 
     scaled = {"dataset": {"name": "folder"}, "evaluation": {"scales": [0.5]}}
-    export_safetensors(dataclasses.replace(checkpoint, config=scaled), tmp_path / "in.safetensors")
+    export_safetensors(dataclasses.replace(fcn, config=scaled), tmp_path / "in.safetensors")
     with refused():
         mode.run(None, tmp_path, [], checkpoint=str(tmp_path / "in.safetensors"), format="stablehlo")
 
 
-def test_stablehlo_of_one_size_is_bound_to_it_and_in_bfloat16_compared_more_loosely(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng)
+def test_stablehlo_of_one_size_in_bfloat16(tmp_path, checkpoint):
     checkpoint = dataclasses.replace(checkpoint, model=checkpoint.model.clone(dtype=jnp.bfloat16))
     path = tmp_path / "model.stablehlo.zip"
     export_stablehlo(checkpoint, path, (33, 41))
@@ -192,38 +193,34 @@ def test_stablehlo_of_one_size_is_bound_to_it_and_in_bfloat16_compared_more_loos
     assert str(program.in_avals[-1].shape) == "(batch, 33, 41, 3)"
 
 
-def test_a_file_that_does_not_read_back_equal_is_not_kept(tmp_path, rng, monkeypatch):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
-    wrong = jax.tree.map(lambda x: x + 1, checkpoint.variables)
-    monkeypatch.setattr(export_files, "load_checkpoint", lambda path: load_with(path, wrong))
+def test_a_file_that_differs_when_it_is_read_back_is_deleted(tmp_path, fcn, monkeypatch):
+    other = jax.tree.map(lambda x: x + 1, fcn.variables)
+    monkeypatch.setattr(
+        export_files,
+        "load_checkpoint",
+        lambda path: dataclasses.replace(load_checkpoint(path), variables=other),
+    )
     path = tmp_path / "model.safetensors"
     with refused(path):
-        export_safetensors(checkpoint, path)
+        export_safetensors(fcn, path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_program_that_computes_something_else_is_not_kept(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+def test_a_program_with_other_results_is_refused(tmp_path, fcn):
     with refused(tmp_path / "model"):
-        check(checkpoint, lambda images: np.zeros(images.shape), [(33, 41)], tmp_path / "model", whole_image)
+        check(fcn, lambda images: np.zeros(images.shape), [(33, 41)], tmp_path / "model", whole_image)
 
 
-def load_with(path, variables):
-    loaded = load_checkpoint(path)
-    return Checkpoint(loaded.model, variables, loaded.classes, loaded.description, config=loaded.config)
-
-
-def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypatch):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
-    export_safetensors(checkpoint, tmp_path / "in.safetensors")
+def test_the_mode_exports_and_refuses_invalid_arguments(tmp_path, fcn, capsys, monkeypatch):
+    export_safetensors(fcn, tmp_path / "in.safetensors")
     source = str(tmp_path / "in.safetensors")
     for name, suffix in (("safetensors", "safetensors"), ("torch", "pth")):
         assert mode.run(None, tmp_path / "run", [], checkpoint=source, format=name) == 0
-        same(load_checkpoint(tmp_path / "run" / "export" / f"model.{suffix}"), checkpoint)
+        assert_equal(load_checkpoint(tmp_path / "run" / "export" / f"model.{suffix}"), fcn)
     out = capsys.readouterr().out
-    assert "exported from a run here: resnet18" in out
+    assert "an exported run: resnet18" in out
     assert "MB, read back and equal" in out
-    for arguments, checked, format_, what in (
+    for arguments, checkpoint_path, format_, what in (
         ([], source, "", "--format"),
         ([], source, "pickle", "--format"),
         (["512"], source, "onnx", "512"),
@@ -233,17 +230,16 @@ def test_the_mode_writes_and_says_what_is_wrong(tmp_path, rng, capsys, monkeypat
         ([], "nothing.pth", "torch", "nothing.pth"),
     ):
         with refused(what):
-            mode.run(None, tmp_path / "run", arguments, checkpoint=checked, format=format_)
+            mode.run(None, tmp_path / "run", arguments, checkpoint=checkpoint_path, format=format_)
     backbone = Checkpoint(ResNet("resnet18"), {}, None, "a backbone")
     monkeypatch.setattr(mode, "load_checkpoint", lambda _: backbone)
     with refused(source):
         mode.run(None, tmp_path / "run", [], checkpoint=source, format="torch")
 
 
-def test_the_metadata_hold_a_protocol_without_a_run_too(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+def test_without_a_run_the_protocol_is_that_of_whole_images(tmp_path, fcn):
     source = tmp_path / "in.safetensors"
-    export_safetensors(dataclasses.replace(checkpoint, config={}), source)
+    export_safetensors(dataclasses.replace(fcn, config={}), source)
     assert mode.run(None, tmp_path, [], checkpoint=str(source), format="safetensors") == 0
     with safe_open(tmp_path / "export" / "model.safetensors", "numpy") as file:
         protocol, described = (json.loads(file.metadata()[key]) for key in ("protocol", "danet_jax"))
@@ -251,32 +247,27 @@ def test_the_metadata_hold_a_protocol_without_a_run_too(tmp_path, rng):
     assert described["classes"] == {"names": list(CLASSES.names), "colours": list(map(list, CLASSES.colours))}
 
 
-def test_the_mode_says_that_onnx_computes_in_float32(tmp_path, rng, capsys, monkeypatch):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
-    export_safetensors(checkpoint, tmp_path / "in.safetensors")
+def test_onnx_reports_that_it_computes_in_float32(tmp_path, fcn, capsys, monkeypatch):
+    export_safetensors(fcn, tmp_path / "in.safetensors")
     (tmp_path / "export").mkdir()
     monkeypatch.setattr(mode, "export_onnx", lambda _, path, *rest: path.write_bytes(b""))
-    for dtype, said in (("float32", False), ("bfloat16", True)):
+    for dtype, reported in (("float32", False), ("bfloat16", True)):
         source = str(tmp_path / "in.safetensors")
         mode.run(None, tmp_path, [], checkpoint=source, format="onnx", overrides={"dtype": dtype})
-        assert ("computes in float32" in capsys.readouterr().out) == said
+        assert ("computes in float32" in capsys.readouterr().out) == reported
 
 
-def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, fcn):
     run = tmp_path / "run"
-    model = Description.of(checkpoint.network, CLASSES, {}).model
-    config = {**checkpoint.config, "model": model}
+    config = {**fcn.config, "model": options_of(fcn.network)}
     write_description(run, config, CLASSES)
-    described = describe(checkpoint.network, CLASSES)
+    described = describe(fcn.network, CLASSES)
     with Checkpoints(run / "checkpoints") as checkpoints:
-        checkpoints.save(7, dict(checkpoint.variables), {"step": jnp.int32(7)}, {"examples": 0}, described)
+        checkpoints.save(7, dict(fcn.variables), {"step": jnp.int32(7)}, {"examples": 0}, described)
     loaded = load_checkpoint(run)
-    same(loaded, dataclasses.replace(checkpoint, config=loaded.config))
+    assert_equal(loaded, dataclasses.replace(fcn, config=loaded.config))
     assert loaded.config["evaluation"] == {"protocol": "whole"}
-    assert loaded.description.startswith(
-        "of a run here, step 7: resnet18 with stem v1, no attention, 3 classes"
-    )
+    assert loaded.description.startswith("a run, step 7: resnet18 with stem v1, no attention, 3 classes")
     assert load_checkpoint(run, align_corners=False).model.align_corners is False
 
     assert mode.run(None, run, [], format="safetensors") == 0
@@ -284,18 +275,10 @@ def test_a_run_is_loaded_and_exported_from_its_directory(tmp_path, rng):
         protocol = json.loads(file.metadata()["protocol"])
     assert (protocol["name"], protocol["scales"], protocol["merge"]) == ("whole", [1.0], "softmax")
     exported = load_checkpoint(run / "export" / "model.safetensors")
-    same(exported, loaded)
+    assert_equal(exported, loaded)
 
 
-def test_a_place_that_cannot_be_written(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
-    (tmp_path / "file").write_bytes(b"")
-    with refused(tmp_path / "file" / "model.safetensors"):
-        export_safetensors(checkpoint, tmp_path / "file" / "model.safetensors")
-
-
-def test_every_flipped_bit_of_an_exported_file_is_found(rng, tmp_path):
-    checkpoint, _ = make_checkpoint(rng)
+def test_flipped_bits_of_an_exported_file_are_detected(rng, tmp_path, checkpoint):
     export_safetensors(checkpoint, tmp_path / "model.safetensors")
     export_torch(checkpoint, tmp_path / "model.pth")
     content = (tmp_path / "model.safetensors").read_bytes()
@@ -303,15 +286,15 @@ def test_every_flipped_bit_of_an_exported_file_is_found(rng, tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pth") as file:
         largest = max(file.infolist(), key=lambda member: member.file_size)
     start = largest.header_offset + 4096  # between the members lies padding that is never read
-    for name, places in (
+    for name, offsets in (
         ("model.safetensors", rng.integers(8 + header // 2, 8 + header, 6)),
         ("model.safetensors", rng.integers(8 + header, len(content), 6)),
         ("model.pth", rng.integers(start, start + largest.file_size - 8192, 6)),
     ):
         intact = (tmp_path / name).read_bytes()
-        for place in places:
+        for offset in offsets:
             damaged = bytearray(intact)
-            damaged[int(place)] ^= 1 << int(rng.integers(8))
+            damaged[int(offset)] ^= 1 << int(rng.integers(8))
             (tmp_path / "damaged").write_bytes(damaged)
             with refused(tmp_path / "damaged"):
                 load_checkpoint(tmp_path / "damaged")
@@ -319,44 +302,41 @@ def test_every_flipped_bit_of_an_exported_file_is_found(rng, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without space")
 @pytest.mark.parametrize("export", [export_safetensors, export_torch, export_stablehlo])
-def test_a_full_disk(tmp_path, rng, export):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
+def test_a_full_disk(tmp_path, fcn, export):
     path = tmp_path / "model"
     path.write_bytes(b"an earlier export")
     (tmp_path / f".{os.getpid()}.model").symlink_to("/dev/full")
     with refused(path):
-        export(checkpoint, path)
+        export(fcn, path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
     assert path.read_bytes() == b"an earlier export"
 
 
-def test_exports_say_nothing_of_the_users_file_system(tmp_path, rng):
-    checkpoint, _ = make_checkpoint(rng, **VARIANTS["FCN"])
-    places = {"name": "folder", "root": "secret", "data_dir": "secret", "options": {"list": "secret/a.txt"}}
+def test_exports_contain_no_paths_of_the_user(tmp_path, fcn):
+    dataset = {"name": "folder", "root": "secret", "data_dir": "secret", "options": {"list": "secret/a.txt"}}
     config = {
-        "dataset": places,
+        "dataset": dataset,
         "init": {"checkpoint": "secret", "source": "secret"},
         "compilation_cache": "secret",
         "evaluation": {"protocol": "whole"},
     }
-    checkpoint = dataclasses.replace(checkpoint, config=config)
+    fcn = dataclasses.replace(fcn, config=config)
     for export, path in ((export_safetensors, tmp_path / "a"), (export_torch, tmp_path / "b")):
-        export(checkpoint, path)
+        export(fcn, path)
         assert b"secret" not in path.read_bytes()
         kept = load_checkpoint(path).config
         assert (kept["dataset"]["name"], kept["evaluation"]) == ("folder", {"protocol": "whole"})
 
 
-def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng):
+def test_onnxruntime_returns_the_same_probabilities_for_any_batch_size(tmp_path, rng, checkpoint):
     """A network in bfloat16 is computed in float32, as ONNX runtimes do."""
     for library in ("jax2onnx", "onnxruntime"):
         pytest.importorskip(library, reason=f"needs {library}: pip install {library}")
     import onnxruntime
 
-    checkpoint, _ = make_checkpoint(rng)
     path = tmp_path / "model.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the libraries' own
+        warnings.simplefilter("ignore")  # warnings of the libraries
         export_onnx(
             dataclasses.replace(checkpoint, model=checkpoint.model.clone(dtype=jnp.bfloat16)), path, (33, 41)
         )
@@ -377,7 +357,7 @@ def test_onnxruntime_gives_the_same_probabilities_for_any_batch(tmp_path, rng):
 
 
 @pytest.mark.parametrize(("library", "name"), [("jax2onnx", "to_onnx"), ("onnxruntime", "InferenceSession")])
-def test_what_a_library_raises_is_one_line(tmp_path, rng, monkeypatch, library, name):
+def test_errors_of_a_library_become_one_line(tmp_path, checkpoint, monkeypatch, library, name):
     def fails(*_, **__):
         raise RuntimeError("Type (tensor(float)) does not match\nand more")
 
@@ -388,15 +368,13 @@ def test_what_a_library_raises_is_one_line(tmp_path, rng, monkeypatch, library, 
     graph = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
     monkeypatch.setattr("jax2onnx.to_onnx", lambda *_, **__: graph)
     monkeypatch.setattr(f"{library}.{name}", fails)
-    checkpoint, _ = make_checkpoint(rng)
     with refused(tmp_path / "model.onnx") as caught:
         export_onnx(checkpoint, tmp_path / "model.onnx", (33, 41))
     assert library in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_libraries_it_says_what_to_install(tmp_path, rng, monkeypatch):
+def test_a_missing_library_is_reported(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
-    checkpoint, _ = make_checkpoint(rng)
     with refused("--format=onnx"):
         export_onnx(checkpoint, tmp_path / "model.onnx", (33, 41))

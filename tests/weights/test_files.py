@@ -1,4 +1,4 @@
-"""Files of weights are read without running anything in them, and what is none is refused in one line."""
+"""Weights files are read without running code in them, and other files are refused."""
 
 import argparse
 import builtins
@@ -18,7 +18,7 @@ from tests.reference.refusal import refused
 
 
 class Hostile:
-    """A pickle of it makes the file `path` when it is loaded carelessly."""
+    """A pickle of it creates the file `path` when it is loaded without precautions."""
 
     def __init__(self, path):
         self.path = path
@@ -45,7 +45,7 @@ def tensors(rng):
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 2020"])
 @pytest.mark.parametrize("name", ["model.pth", "model.pth.tar", "weights", "model.safetensors"])
-def test_pytorch_files_of_every_age_and_name(tmp_path, tensors, zipped, name):
+def test_pytorch_files_of_any_version_and_name(tmp_path, tensors, zipped, name):
     path = tmp_path / name
     content = {"epoch": 240, "state_dict": tensors, "best_pred": 0.79, "optimizer": {"state": {0: tensors}}}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -58,7 +58,7 @@ def test_pytorch_files_of_every_age_and_name(tmp_path, tensors, zipped, name):
     assert read_weights(path).tensors.keys() == tensors.keys()
 
 
-def test_bookkeeping_beside_the_weights_is_not_needed(tmp_path, tensors, monkeypatch):
+def test_other_objects_in_the_file_are_ignored(tmp_path, tensors, monkeypatch):
     """As a run of mmsegmentation 1.x saves it, read where mmengine is not installed."""
     module = type(sys)("mmengine.logging.history_buffer")
 
@@ -90,21 +90,20 @@ def test_bookkeeping_beside_the_weights_is_not_needed(tmp_path, tensors, monkeyp
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 2020"])
-def test_a_pickle_that_would_run_code_does_not(tmp_path, tensors, zipped):
+def test_code_in_a_pickle_is_not_run(tmp_path, tensors, zipped):
     trace, path = tmp_path / "trace", tmp_path / "hostile.pth"
     torch.save({"state_dict": tensors, "x": Hostile(trace)}, path, _use_new_zipfile_serialization=zipped)
     refusal(path)
-    path.write_bytes(pickle.dumps(Hostile(trace)))
-    refusal(path)
-    path.write_bytes(pickle.dumps(Hostile(trace), protocol=2))
-    refusal(path)
+    for protocol in (2, None):
+        path.write_bytes(pickle.dumps(Hostile(trace), protocol))
+        refusal(path)
     assert not trace.exists()
-    # The trap works: loaded carelessly, it does run.
+    # Without precautions, it does run.
     pickle.loads(pickle.dumps(Hostile(trace)))
     assert trace.exists()
 
 
-def test_a_pickled_module_is_refused_by_the_name_of_its_class(tmp_path):
+def test_a_pickled_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     assert "torch.nn.modules.linear.Linear" in refusal(tmp_path / "module.pth")
 
@@ -120,11 +119,11 @@ def test_truncated_pytorch_files(tmp_path, rng, zipped, kept):
     refusal(path)
 
 
-def test_what_is_no_file_of_weights(tmp_path):
+def test_other_files_are_refused(tmp_path):
     for name, content in {
         "empty": b"",
         "text": b"hello, this is text and no weights",
-        "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "image": b"\x89PNG\r\n\x1a\n" + bytes(100),
         "page": b"<!DOCTYPE html><html>404</html>",
         "zip": b"PK\x03\x04" + bytes(40),
         "two bytes": b"\x80\x02",
@@ -143,7 +142,7 @@ def test_what_is_no_file_of_weights(tmp_path):
 
 
 def test_safetensors(tmp_path, tensors):
-    path = tmp_path / "model"  # no suffix: the content tells
+    path = tmp_path / "model"  # The format is recognised by the content.
     safetensors.torch.save_file(tensors, path, {"note": "text"})
     file = read_weights(path)
     assert file.metadata == {"note": "text"}
@@ -157,9 +156,7 @@ def test_safetensors(tmp_path, tensors):
     refusal(path)
 
 
-def test_without_torch_safetensors_can_be_read_and_pytorch_files_say_what_to_do(
-    tmp_path, tensors, monkeypatch
-):
+def test_without_torch_only_safetensors_are_read(tmp_path, tensors, monkeypatch):
     torch.save(tensors, tmp_path / "model.pth")
     save_file({"w": np.ones(2, np.float32)}, tmp_path / "model.safetensors")
     real_import = builtins.__import__

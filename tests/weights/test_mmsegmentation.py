@@ -1,4 +1,4 @@
-"""What mmsegmentation's checkpoints say about themselves: read right, or refused where it does not exist here."""
+"""The configs in mmsegmentation's checkpoints: read correctly, or refused if not supported."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_strides_and_multi_grid_are_read_from_the_config(saved, text, output_str
     assert (model.output_stride, model.multi_grid) == (output_stride, multi_grid)
 
 
-def test_stages_given_as_lists_are_those_of_the_network(rng, saved):
+def test_strides_and_dilations_may_be_lists(rng, saved):
     network = make_network(output_stride=16, multi_grid=(1, 2))
     config = "dilations=[1, 1, 1, 2], strides=[1, 2, 2, 1], contract_dilation=True, multi_grid=[1, 2]"
     checkpoint = load_checkpoint(saved(backbone(config), network))
@@ -111,7 +111,7 @@ def test_stages_given_as_lists_are_those_of_the_network(rng, saved):
         ("style=", "mean=[1., 2., 3.], mean=[4., 5., 6.], style=", "mean"),
     ],
 )
-def test_what_would_compute_something_else_is_refused(saved, standard, other, named):
+def test_unsupported_configs_are_refused(saved, standard, other, named):
     assert standard in STANDARD
     path = saved(backbone(STANDARD.replace(standard, other)))
     with refused(path) as caught:
@@ -151,7 +151,7 @@ def test_classes_are_read(saved, meta, colour):
         {},
     ],
 )
-def test_classes_that_cannot_be_used_are_left_out(saved, meta):
+def test_invalid_classes_are_ignored(saved, meta):
     assert load_checkpoint(saved(meta=meta)).classes is None
 
 
@@ -164,9 +164,9 @@ def test_one_sigmoid_channel_is_read_as_two_classes(rng, saved, text, threshold)
     probability = 1 / (1 + np.exp(-logits_of(network, images)[..., 0].astype(np.float64)))
     found = np.asarray(checkpoint.model.apply(checkpoint.variables, images).fusion)
     assert found.shape[-1] == 2
-    sure = np.abs(probability - threshold) > 1e-3
-    assert sure.mean() > 0.5
-    np.testing.assert_array_equal(found.argmax(-1)[sure], (probability > threshold)[sure])
+    clear = np.abs(probability - threshold) > 1e-3
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(found.argmax(-1)[clear], (probability > threshold)[clear])
     assert f"the second above {threshold}" in checkpoint.description
 
 
@@ -193,7 +193,7 @@ def test_caffe_style_preprocessing_is_read_from_the_config(rng, network, saved, 
     assert "mean 0.485, 0.456, 0.406, std 0.003922" in checkpoint.description
 
 
-def test_a_segmenter_normalises_as_the_checkpoint_says_unless_the_caller_does(rng, network, saved):
+def test_a_segmenter_uses_the_normalisation_of_the_checkpoint_or_of_its_protocol(rng, network, saved):
     config = "data_preprocessor = dict(mean=[10., 20., 30.], std=[40., 50., 60.], bgr_to_rgb=True, align_corners=False)"
     path = saved(config)
     images = rng.integers(0, 256, (1, *SIZE, 3), np.uint8)
@@ -202,6 +202,6 @@ def test_a_segmenter_normalises_as_the_checkpoint_says_unless_the_caller_does(rn
     segment = load_segmenter(path, Protocol.whole().replace(merge="logits"))
     np.testing.assert_allclose(segment.scores(images), expected, atol=1e-3 * np.abs(expected).max())
     assert segment.protocol.std == pytest.approx((40 / 255, 50 / 255, 60 / 255))
-    ours = load_segmenter(path, Protocol.whole().replace(std=(0.5, 0.5, 0.5)))
-    assert ours.protocol.std == (0.5, 0.5, 0.5)
-    assert ours.protocol.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
+    segment = load_segmenter(path, Protocol.whole().replace(std=(0.5, 0.5, 0.5)))
+    assert segment.protocol.std == (0.5, 0.5, 0.5)
+    assert segment.protocol.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))

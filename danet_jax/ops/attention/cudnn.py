@@ -111,8 +111,8 @@ def flash_forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[j
         "bmm1": ((3, 3), (0, 2), (0, 2)),  # [B, N, heads, C], [B, M, heads, C] -> [B, heads, N, M]
         "bmm2": ((3, 1), (0, 1), (0, 2)),  # [B, heads, N, M], [B, M, heads, C] -> [B, heads, N, C]
     }
-    batch, places, heads, _ = query.shape
-    results = _by_head(query, value), jax.ShapeDtypeStruct((batch, heads, places), jnp.float32)
+    batch, positions, heads, _ = query.shape
+    results = _by_head(query, value), jax.ShapeDtypeStruct((batch, heads, positions), jnp.float32)
     output, logsumexp = _call("__cudnn$fmhaSoftmax", results, products, query, key, value)
     return jnp.swapaxes(output, 1, 2), logsumexp
 
@@ -138,8 +138,8 @@ def flash_backward(
     return jnp.swapaxes(dquery, 1, 2), jnp.swapaxes(dkey, 1, 2), jnp.swapaxes(dvalue, 1, 2)
 
 
-def _by_head(places: jax.Array, channels: jax.Array) -> jax.ShapeDtypeStruct:
-    batch, count, heads, _ = places.shape
+def _by_head(positions: jax.Array, channels: jax.Array) -> jax.ShapeDtypeStruct:
+    batch, count, heads, _ = positions.shape
     return jax.ShapeDtypeStruct((batch, heads, count, channels.shape[3]), channels.dtype)
 
 
@@ -158,7 +158,7 @@ def _call(
       *arrays: the arguments of the kernel.
     """
     query, key = arrays[:2]
-    batch, places, heads, _ = query.shape
+    batch, positions, heads, _ = query.shape
     attention = {
         "algorithm": {
             "algo_id": "0",
@@ -170,7 +170,7 @@ def _call(
         "fmha_scale": 1.0,
         "intermediate_tensor_shape": {
             "element_type": {"bfloat16": "BF16", "float16": "F16"}[query.dtype.name],
-            "dimensions": [str(n) for n in (batch, heads, places, key.shape[1])],
+            "dimensions": [str(n) for n in (batch, heads, positions, key.shape[1])],
             "layout": {"minor_to_major": ["3", "2", "1", "0"]},
             "is_dynamic_dimension": [False] * 4,
         },

@@ -127,8 +127,7 @@ def _check_keys_exist(key_mask: jax.Array | None) -> None:
     if key_mask is None or isinstance(key_mask, jax.core.Tracer):
         return
     if not np.asarray(key_mask).any(1).all():
-        problem = "key_mask leaves an image without any key; there is nothing to attend to"
-        raise InputError(problem, what="key_mask")
+        raise InputError("key_mask excludes all keys of an image", what="key_mask")
 
 
 def _chosen(x: jax.Array, index: jax.Array) -> jax.Array:

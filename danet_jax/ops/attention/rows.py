@@ -19,11 +19,11 @@ ROWS = 1024
 
 def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """Computes `softmax(query key^T) value` `[B, N, Cv]`; B, N and M may be symbolic dimensions of `jax.export`."""
-    batch, places, channels = query.shape
-    if isinstance(places, int):
-        parts = [plain_attention(query[:, i : i + ROWS], key, value) for i in range(0, places, ROWS)]
+    batch, positions, channels = query.shape
+    if isinstance(positions, int):
+        parts = [plain_attention(query[:, i : i + ROWS], key, value) for i in range(0, positions, ROWS)]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
-    blocks = (places + ROWS - 1) // ROWS
+    blocks = (positions + ROWS - 1) // ROWS
     padded = pad_rows(query, blocks * ROWS)
 
     def block(index: jax.Array, result: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def attention_by_rows(query: jax.Array, key: jax.Array, value: jax.Array) -> jax
         return lax.dynamic_update_slice(result, plain_attention(rows, key, value), (0, index * ROWS, 0))
 
     result = jnp.zeros((batch, blocks * ROWS, value.shape[2]), value.dtype)
-    return lax.fori_loop(0, blocks, block, result)[:, :places]
+    return lax.fori_loop(0, blocks, block, result)[:, :positions]
 
 
 def plain_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -65,9 +65,9 @@ def padded_attention(
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     queries = query.shape[1]
-    (places, rows), (keys, columns) = _padded(queries), _padded(key.shape[1])
+    (positions, rows), (keys, columns) = _padded(queries), _padded(key.shape[1])
     query, key, value = pad_keys(query, key, value, keys)
-    mask = splash_attention.MultiHeadMask([splash_attention.FullMask((places, keys))] * query.shape[0])
+    mask = splash_attention.MultiHeadMask([splash_attention.FullMask((positions, keys))] * query.shape[0])
     kernel = splash_attention.make_splash_mha(
         mask,
         head_shards=1,
@@ -82,7 +82,7 @@ def padded_attention(
         ),
         interpret=interpret,
     )
-    return kernel(pad_rows(query, places), key, value)[:, :queries]
+    return kernel(pad_rows(query, positions), key, value)[:, :queries]
 
 
 def _padded(length: int) -> tuple[int, int]:

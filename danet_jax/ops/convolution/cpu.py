@@ -42,15 +42,15 @@ def cpu_input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry:
 
 def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
     if _is_pointwise(kernel.shape, geometry):
-        return _product_over_places(_strided(x, geometry.stride), dy)[None, None]
+        return _product_over_positions(_strided(x, geometry.stride), dy)[None, None]
     if _is_winograd_faster(x.shape, kernel.shape, geometry):
         # The barrier prevents XLA from keeping the forward pass's transform of the input, four times the input's size.
         x, dy = lax.optimization_barrier((x, dy))
         return winograd_kernel_gradient(x, dy, geometry.padding, geometry.dilation)
-    return _kernel_gradient_by_places(x, kernel.shape, dy, geometry)
+    return _kernel_gradient_by_rows(x, kernel.shape, dy, geometry)
 
 
-def _kernel_gradient_by_places(
+def _kernel_gradient_by_rows(
     x: jax.Array, kernel_shape: tuple[int, ...], dy: jax.Array, geometry: Geometry
 ) -> jax.Array:
     """Computes the kernel gradient as products of `dy` with the inputs that each entry of the kernel was applied to."""
@@ -63,7 +63,7 @@ def _kernel_gradient_by_places(
     if few:
         x = lax.optimization_barrier(x.transpose(3, 0, 1, 2))
 
-    def met(i: int, j: int) -> jax.Array:
+    def patch(i: int, j: int) -> jax.Array:
         """Returns the part of the padded input that entry (i, j) of the kernel was applied to."""
         axis = 2 if few else 1
         top, left = i * dilation, j * dilation
@@ -72,26 +72,26 @@ def _kernel_gradient_by_places(
 
     def gradient(i: int) -> jax.Array:
         """Returns the gradient of row i of the kernel. All rows at once would need kh * kw times the input's memory."""
-        patches = jnp.concatenate([met(i, j) for j in range(width)], axis=0 if few else -1)
+        patches = jnp.concatenate([patch(i, j) for j in range(width)], axis=0 if few else -1)
         patches = lax.optimization_barrier(patches)
         if few:
             product = patches.reshape(width * inputs, -1) @ dy.reshape(-1, outputs)
         else:
-            product = _product_over_places(patches, dy)
+            product = _product_over_positions(patches, dy)
         return product.reshape(width, inputs, outputs)
 
     return jnp.stack([gradient(i) for i in range(height)])
 
 
-def _product_over_places(x: jax.Array, dy: jax.Array) -> jax.Array:
+def _product_over_positions(x: jax.Array, dy: jax.Array) -> jax.Array:
     """Returns the sum over batch, rows and columns of `x` times `dy`, `[C, C']`."""
     # The arrays are reshaped to matrices, because XLA would transpose the operands of a product over three axes.
     x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    places = (((0,), (0,)), ((), ()))
+    over_positions = (((0,), (0,)), ((), ()))
     if x.shape[1] <= dy.shape[1]:
-        return lax.dot_general(x, dy, places)
+        return lax.dot_general(x, dy, over_positions)
     # The product is up to twice as fast with the wider matrix on the right. The barrier keeps XLA from swapping them.
-    return lax.optimization_barrier(lax.dot_general(dy, x, places)).T
+    return lax.optimization_barrier(lax.dot_general(dy, x, over_positions)).T
 
 
 def _strided(x: jax.Array, stride: int) -> jax.Array:
@@ -110,6 +110,6 @@ def _is_winograd_faster(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...],
     batch, height, width, _ = x_shape
     tiles = winograd_tiles(height, padding, dilation) * winograd_tiles(width, padding, dilation)
     tiles *= batch * dilation**2
-    places = batch * (height + 2 * (padding - dilation)) * (width + 2 * (padding - dilation))
+    positions = batch * (height + 2 * (padding - dilation)) * (width + 2 * (padding - dilation))
     # Tiles beyond the edge are wasted, and a small number of tiles does not outweigh the transform of the kernel.
-    return tiles >= 64 and 16 * tiles <= 0.8 * 9 * places
+    return tiles >= 64 and 16 * tiles <= 0.8 * 9 * positions

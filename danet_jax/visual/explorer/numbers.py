@@ -14,8 +14,14 @@ import psutil
 from jax import lax
 
 from danet_jax.errors import InputError
-from danet_jax.inference.scaling import seen_whole
-from danet_jax.models.insight import SCALES, Inside, learnt_scales, look_inside, with_scales
+from danet_jax.inference.scaling import whole_image_input
+from danet_jax.models.intermediates import (
+    SCALES,
+    Intermediates,
+    apply_with_intermediates,
+    learnt_scales,
+    with_scales,
+)
 from danet_jax.ops.resize import bilinear_weights
 
 if TYPE_CHECKING:
@@ -87,18 +93,18 @@ def activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
     alpha, beta = (float(scales[name]) if name in scales else None for name in ("alpha", "beta"))
     kinds = {kind: off for kind, off in _OFF.items() if scales.keys() >= set(off)}
 
-    images = seen_whole(segmenter.protocol, image)
+    images = whole_image_input(segmenter.protocol, image)
     factors = jnp.asarray([[name not in off for name in SCALES] for off in kinds.values()], jnp.float32)
-    fusions, inside = _run(model, segmenter.variables, images, factors)
+    fusions, intermediates = _run(model, segmenter.variables, images, factors)
 
-    logits = {**dict(zip(kinds, fusions, strict=True)), **inside.logits._asdict()}
-    maps = {name: np.asarray(x, np.float32) for name, x in inside.modules.items()}
+    logits = {**dict(zip(kinds, fusions, strict=True)), **intermediates.logits._asdict()}
+    maps = {name: np.asarray(x, np.float32) for name, x in intermediates.modules.items()}
     return Activations(
         grid=fusions.shape[1:3],
         scaled=(images.shape[1], images.shape[2]),
         logits={kind: np.asarray(x, np.float32) for kind, x in logits.items() if x is not None},
-        queries=inside.queries,
-        keys=inside.keys,
+        queries=intermediates.queries,
+        keys=intermediates.keys,
         alpha=alpha,
         beta=beta,
         channel_maps={name: x.reshape(-1, x.shape[-1]) for name, x in maps.items()},
@@ -160,14 +166,14 @@ def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, mod
     params = variables["params"]
     scales = learnt_scales(params)
 
-    def with_factors(factors: jax.Array) -> Inside:
+    def with_factors(factors: jax.Array) -> Intermediates:
         changed = {name: scales[name] * factors[i] for i, name in enumerate(SCALES) if name in scales}
         changed_variables = {**variables, "params": with_scales(params, changed)}
-        return look_inside(model, changed_variables, images, _CHANNEL_MODULES)
+        return apply_with_intermediates(model, changed_variables, images, _CHANNEL_MODULES)
 
     # Under vmap, whatever does not depend on the factors has no axis for them and is computed once.
-    inside = jax.vmap(with_factors)(factors)
-    return inside.logits.fusion[:, 0], jax.tree.map(lambda x: x[0, 0], inside)
+    intermediates = jax.vmap(with_factors)(factors)
+    return intermediates.logits.fusion[:, 0], jax.tree.map(lambda x: x[0, 0], intermediates)
 
 
 def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from danet_jax.data.decode import shown
 from danet_jax.errors import InputError
-from danet_jax.inference.segmenter import Segmenter, checked_images
+from danet_jax.inference.segmenter import Segmenter, validate_images
 from danet_jax.models.danet import DANet
 from danet_jax.runs.files import as_path, write_text
 from danet_jax.visual.explorer.numbers import (
@@ -85,7 +85,7 @@ def explore(
             f"segmenter must be {allowed}, not {type(segmenter).__name__}", what="segmenter", allowed=allowed
         )
     path, depth = as_path(path), segmenter.protocol.depth
-    image = checked_images(image, "H W 3", "image", depth)
+    image = validate_images(image, "H W 3", "image", depth)
     seen, image = activations(segmenter, image), shown(image, depth)
     cell = 1
     if seen.queries is not None and 4 * seen.queries.size > _MAP_SHARE * limit_megabytes * 1e6:

@@ -13,7 +13,7 @@ from PIL import Image
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data.decode import shown as in_8_bits
 from danet_jax.evaluation.confusion import count_pairs
-from danet_jax.evaluation.evaluator import checked_example
+from danet_jax.evaluation.evaluator import validate_example
 from danet_jax.evaluation.result import Result
 from danet_jax.visual.packing import photo_link, png_link
 
@@ -54,7 +54,7 @@ def evaluate_examples(
     total = np.zeros((len(classes), len(classes)), np.int64)
     kept: list[tuple[float, int, str, np.ndarray, np.ndarray, np.ndarray]] = []
     for number, example in enumerate(examples):
-        image, truth = checked_example(example, classes, segmenter.protocol.pixel_type)
+        image, truth = validate_example(example, classes, segmenter.protocol.pixel_type)
         labels = segmenter(image[None])[0].astype(np.uint8)
         confusion = np.asarray(count_pairs(jnp.asarray(truth), jnp.asarray(labels), len(classes)))
         total += confusion

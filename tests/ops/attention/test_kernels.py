@@ -1,4 +1,4 @@
-"""The kernels of TPUs and NVIDIA GPUs: their numbers in emulation, and programs lowered or compiled for them."""
+"""The kernels of TPUs and NVIDIA GPUs: their results in emulation, and programs lowered or compiled for them."""
 
 import functools
 import re
@@ -12,18 +12,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.ops.attention import cudnn, position_attention, splash
-from tests.reference.float64_attention import attention_and_gradients, relative_error
+from tests.reference.float64_attention import attention_and_gradients, random_inputs, relative_error
 from tests.reference.refusal import refused
-
-
-def inputs(rng, batch, queries, keys, key_channels, value_channels, dtype):
-    shapes = (
-        (batch, queries, key_channels),
-        (batch, keys, key_channels),
-        (batch, keys, value_channels),
-        (batch, queries, value_channels),
-    )
-    return [jnp.asarray(0.7 * rng.standard_normal(shape), dtype) for shape in shapes]
 
 
 def output_and_gradients(query, key, value, cotangent, backend="auto"):
@@ -32,9 +22,9 @@ def output_and_gradients(query, key, value, cotangent, backend="auto"):
 
 
 def specs(shape, dtype, sharding=None):
-    batch, places, key_channels, value_channels = shape
+    batch, positions, key_channels, value_channels = shape
     return [
-        jax.ShapeDtypeStruct((batch, places, channels), dtype, sharding=sharding)
+        jax.ShapeDtypeStruct((batch, positions, channels), dtype, sharding=sharding)
         for channels in (key_channels, key_channels, value_channels, value_channels)
     ]
 
@@ -42,14 +32,14 @@ def specs(shape, dtype, sharding=None):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_splash_pads_and_masks(rng, dtype):
     """70 queries and 150 keys in blocks of 128, as the interpreter of Pallas computes it."""
-    query, key, value, cotangent = inputs(rng, 2, 70, 150, 16, 40, dtype)
+    query, key, value, cotangent = random_inputs(rng, 2, 70, 150, 16, 40, dtype, scale=0.7)
     output, vjp = jax.vjp(functools.partial(splash.padded_attention, interpret=True), query, key, value)
     gradients = vjp(cotangent)
     expected = attention_and_gradients(query, key, value, cotangent)
     assert [x.dtype for x in (output, *gradients)] == [dtype] * 4
-    for actual, wanted in zip((output, *gradients), expected, strict=True):
+    for actual, reference in zip((output, *gradients), expected, strict=True):
         # The gradients of bfloat16 start from an output that the kernel has rounded.
-        assert relative_error(actual, wanted) < (1e-5 if dtype == jnp.float32 else 2e-2)
+        assert relative_error(actual, reference) < (1e-5 if dtype == jnp.float32 else 2e-2)
 
 
 def emulated_forward(query, key, value):
@@ -70,13 +60,15 @@ def emulated_backward(query, key, value, logsumexp, cotangent, output):
 def test_channels_of_values_as_heads_for_cudnn(rng, monkeypatch, key_channels, value_channels):
     monkeypatch.setattr(cudnn, "flash_forward", emulated_forward)
     monkeypatch.setattr(cudnn, "flash_backward", emulated_backward)
-    query, key, value, cotangent = inputs(rng, 2, 13, 21, key_channels, value_channels, jnp.bfloat16)
+    query, key, value, cotangent = random_inputs(
+        rng, 2, 13, 21, key_channels, value_channels, jnp.bfloat16, scale=0.7
+    )
     output, vjp = jax.vjp(cudnn.attention, query, key, value)
     gradients = vjp(cotangent)
     expected = attention_and_gradients(query, key, value, cotangent)
     assert [x.dtype for x in (output, *gradients)] == [jnp.bfloat16] * 4
-    for actual, wanted in zip((output, *gradients), expected, strict=True):
-        assert relative_error(actual, wanted) < 2e-2
+    for actual, reference in zip((output, *gradients), expected, strict=True):
+        assert relative_error(actual, reference) < 2e-2
 
 
 def custom_calls(function, shapes, platform):
@@ -85,7 +77,7 @@ def custom_calls(function, shapes, platform):
     return set(re.findall(r"custom_call @(\w+\$?\w*)", text)) - {"Sharding"}
 
 
-def test_a_program_is_right_for_the_platform_that_it_is_lowered_for():
+def test_each_platform_has_its_own_kernel():
     bfloat16, float32 = (specs((2, 97 * 97, 64, 512), dtype) for dtype in (jnp.bfloat16, jnp.float32))
     flash = {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
     assert custom_calls(output_and_gradients, bfloat16, "cuda") == flash
@@ -95,7 +87,7 @@ def test_a_program_is_right_for_the_platform_that_it_is_lowered_for():
     assert custom_calls(output_and_gradients, bfloat16, "rocm") == set()
 
 
-def test_cudnn_says_why_it_cannot_run():
+def test_cudnn_reports_why_it_cannot_run():
     def cudnn(query, key, value):
         return position_attention(query, key, value, backend="cudnn")
 
@@ -109,7 +101,7 @@ def test_cudnn_says_why_it_cannot_run():
 
 
 def test_one_program_exported_for_all_platforms(rng):
-    query, key, value, _ = inputs(rng, 1, 40, 40, 8, 16, jnp.bfloat16)
+    query, key, value, _ = random_inputs(rng, 1, 40, 40, 8, 16, jnp.bfloat16, scale=0.7)
     exported = export.export(
         jax.jit(position_attention),
         platforms=("cpu", "cuda", "tpu"),
@@ -123,7 +115,7 @@ def v5e(monkeypatch):
     """The devices of a v5e pod slice, as a compiler without the chips knows them."""
     pytest.importorskip("libtpu", reason="compiling for a TPU needs libtpu (pip install libtpu)")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # another process may be compiling too
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # Another process may be compiling too.
     return topologies.get_topology_desc("v5e:4x4", "tpu").devices
 
 
@@ -142,8 +134,8 @@ def test_scratch_memory_on_a_tpu(v5e):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_divided_over_a_tpu_pod(v5e, dtype):
-    """8 images of 4096 places on 8 x 2 chips: each chip gathers the keys and values of one image, nothing more."""
+def test_sharded_over_a_tpu_pod(v5e, dtype):
+    """With 8 images of 4096 positions on 8 x 2 chips, each chip gathers only the keys and values of one image."""
     compiled = compile_for(v5e, (8, 4096, 64, 512), dtype, (8, 2))
     text = compiled.as_text()
     assert "tpu_custom_call" in text

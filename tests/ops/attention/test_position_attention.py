@@ -1,4 +1,4 @@
-"""Position attention: values, gradients, masks, memory and division over devices, against float64 formulas."""
+"""Position attention: values, gradients, masks, memory and sharding, against float64 formulas."""
 
 import functools
 import re
@@ -19,25 +19,15 @@ from danet_jax.ops.attention import (
     row_statistics,
 )
 from danet_jax.ops.attention.blockwise import Tile
-from tests.reference.float64_attention import attention_and_gradients, relative_error, softmax
+from tests.reference.float64_attention import (
+    attention_and_gradients,
+    random_inputs,
+    relative_error,
+    softmax,
+)
 from tests.reference.refusal import refused
 
 BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 1e-2, jnp.float16: 2e-3}
-
-
-def inputs(rng, batch, queries, keys, key_channels, value_channels, dtype=jnp.float32, spread=1.0):
-    """Query, key, value, and a cotangent; logits have a standard deviation of about `spread * sqrt(Ck)`."""
-    shapes = (
-        (batch, queries, key_channels),
-        (batch, keys, key_channels),
-        (batch, keys, value_channels),
-        (batch, queries, value_channels),
-    )
-    scales = (spread**0.5, spread**0.5, 1.0, 1.0)
-    return [
-        jnp.asarray(scale * rng.standard_normal(shape), dtype)
-        for shape, scale in zip(shapes, scales, strict=True)
-    ]
 
 
 def value_and_gradients(function):
@@ -53,29 +43,29 @@ def value_and_gradients(function):
     "shape", [(1, 1, 1, 8, 16), (2, 7, 3, 8, 16), (3, 289, 289, 16, 24), (1, 1100, 700, 64, 80)], ids=str
 )
 def test_values_and_gradients(rng, shape, dtype):
-    arrays = inputs(rng, *shape, dtype)
+    arrays = random_inputs(rng, *shape, dtype)
     actual = jax.jit(value_and_gradients(position_attention))(*arrays)
     for result, expected, array in zip(
         actual, attention_and_gradients(*arrays), (arrays[3], *arrays[:3]), strict=True
     ):
         assert result.dtype == dtype
         assert result.shape == array.shape
-        if shape[2] > 1:  # a softmax over one key has no gradient: nothing to be relative to
+        if shape[2] > 1:  # The softmax over a single key has no gradient to be relative to.
             assert relative_error(result, expected) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("tile", [Tile(16, 16, jnp.float32), Tile(16, 48, None), Tile(64, 32, None)], ids=str)
 @pytest.mark.parametrize("shape", [(2, 53, 101, 8, 12), (1, 64, 97, 8, 4)], ids=str)
-def test_tiles_of_any_size_beside_positions_of_any_number(rng, tile, shape):
-    arrays = inputs(rng, *shape)
+def test_tiles_of_any_size(rng, tile, shape):
+    arrays = random_inputs(rng, *shape)
     actual = value_and_gradients(functools.partial(blockwise.attention, tile))(*arrays)
     for result, expected in zip(actual, attention_and_gradients(*arrays), strict=True):
         assert relative_error(result, expected) < 1e-5
 
 
 def test_sharp_softmaxes(rng):
-    """Logits of +-60: one key takes nearly all, and exp(60) squared would overflow."""
-    query, key, value, cotangent = inputs(rng, 1, 200, 600, 64, 16)
+    """With logits of +-60, one key has nearly all weight, and exp(60) squared would overflow."""
+    query, key, value, cotangent = random_inputs(rng, 1, 200, 600, 64, 16)
     logits = np.einsum("bnc,bmc->bnm", query, key)
     query = query * (60 / np.abs(logits).max())
     actual = jax.jit(value_and_gradients(position_attention))(query, key, value, cotangent)
@@ -84,24 +74,23 @@ def test_sharp_softmaxes(rng):
 
 
 def test_logits_beyond_the_range_of_exp(rng):
-    query, key, value, _ = inputs(rng, 1, 20, 30, 8, 4, spread=1000.0)
+    query, key, value, _ = random_inputs(rng, 1, 20, 30, 8, 4, scale=30.0)
     output = position_attention(query, key, value)
     weights = softmax(np.einsum("bnc,bmc->bnm", *(np.asarray(x, np.float64) for x in (query, key))))
-    assert (
-        relative_error(output, weights @ np.asarray(value, np.float64)) < 1e-2
-    )  # exp(x) of x in the thousands
+    # The exponents are in the thousands.
+    assert relative_error(output, weights @ np.asarray(value, np.float64)) < 1e-2
     assert np.isfinite(output).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("places", [65 * 129, 97 * 97])
-def test_the_numbers_of_places_of_real_feature_maps(rng, places):
-    """Some rows and columns of the 65 x 129 and 97 x 97 places that 513 x 1025 and 769 x 769 images have."""
-    query, key, value, cotangent = inputs(rng, 1, places, places, 64, 64)
+@pytest.mark.parametrize("positions", [65 * 129, 97 * 97])
+def test_feature_maps_of_real_sizes(rng, positions):
+    """Some rows and columns for the positions of 513 x 1025 and 769 x 769 images."""
+    query, key, value, cotangent = random_inputs(rng, 1, positions, positions, 64, 64)
     output, dquery, dkey, dvalue = jax.jit(value_and_gradients(position_attention))(
         query, key, value, cotangent
     )
-    rows = rng.integers(0, places, 16)
+    rows = rng.integers(0, positions, 16)
     q, k, v, d = (np.asarray(x[0], np.float64) for x in (query, key, value, cotangent))
     expected = attention_and_gradients(q[None, rows], k[None], v[None], d[None, rows])
     assert relative_error(output[0, rows], expected[0][0]) < 1e-5
@@ -116,17 +105,17 @@ def test_the_numbers_of_places_of_real_feature_maps(rng, places):
 
 
 @pytest.mark.parametrize("backend", ["auto", "rows", "reference"])
-def test_keys_that_do_not_exist(rng, backend):
-    """As if they were cut off: whatever they hold, and without a gradient."""
-    query, key, value, cotangent = inputs(rng, 3, 40, 50, 8, 12)
+def test_masked_keys(rng, backend):
+    """The result is as without the masked keys, which may contain NaN and have no gradient."""
+    query, key, value, cotangent = random_inputs(rng, 3, 40, 50, 8, 12)
     counts = np.array([50, 33, 0])
     mask = jnp.asarray(np.arange(50) < counts[:, None])
-    rubbish = [jnp.where(mask[..., None], x, jnp.nan) for x in (key, value)]
+    invalid = [jnp.where(mask[..., None], x, jnp.nan) for x in (key, value)]
 
     def masked(query, key, value):
         return position_attention(query, key, value, key_mask=mask, backend=backend)
 
-    results = jax.jit(value_and_gradients(masked))(query, *rubbish, cotangent)
+    results = jax.jit(value_and_gradients(masked))(query, *invalid, cotangent)
     for i, count in enumerate(counts):
         arrays = [x[i : i + 1] for x in (query, key[:, :count], value[:, :count], cotangent)]
         if count:
@@ -140,16 +129,16 @@ def test_keys_that_do_not_exist(rng, backend):
 
 @pytest.mark.parametrize("backend", ["auto", "rows", "reference"])
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_nan_stays_nan(rng, backend, which):
-    arrays = inputs(rng, 1, 600, 700, 8, 4)
+def test_nan_is_propagated(rng, backend, which):
+    arrays = random_inputs(rng, 1, 600, 700, 8, 4)
     query, key, value = (x.at[0, 5, 2].set(jnp.nan) if i == which else x for i, x in enumerate(arrays[:3]))
     output = np.asarray(position_attention(query, key, value, backend=backend))
-    touched = [output[0, 5], output, output[..., 2]][which]
-    assert np.isnan(touched).all()
+    affected = [output[0, 5], output, output[..., 2]][which]
+    assert np.isnan(affected).all()
 
 
-def test_kernels_that_cannot_run_here_and_mixed_dtypes(rng):
-    query, key, value, _ = inputs(rng, 1, 4, 4, 8, 8, jnp.bfloat16)
+def test_unavailable_kernels_and_mixed_dtypes_are_refused(rng):
+    query, key, value, _ = random_inputs(rng, 1, 4, 4, 8, 8, jnp.bfloat16)
     for backend in ("splash", "cudnn"):
         with refused(what="backend", value=backend):
             position_attention(query, key, value, backend=backend)
@@ -158,9 +147,9 @@ def test_kernels_that_cannot_run_here_and_mixed_dtypes(rng):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_derivatives_of_any_order_and_direction_of_the_reference(rng, masked):
-    """Against central differences in float64 of a gradient by formulas."""
-    query, key, value, cotangent = inputs(rng, 1, 3, 4, 2, 3)
+def test_derivatives_of_any_order_and_mode(rng, masked):
+    """Against central differences of the gradient in float64."""
+    query, key, value, cotangent = random_inputs(rng, 1, 3, 4, 2, 3)
     direction = jnp.asarray(rng.standard_normal(query.shape), jnp.float32)
     mask = jnp.asarray([[True, False, True, True]]) if masked else None
     exists = np.asarray(mask[0]) if masked else np.ones(4, bool)
@@ -187,8 +176,8 @@ def test_derivatives_of_any_order_and_direction_of_the_reference(rng, masked):
 
 @pytest.mark.parametrize("backend", ["auto", "blockwise"])
 @pytest.mark.parametrize("transform", [jax.jit, lambda function: function])
-def test_second_derivatives_of_other_kernels_name_the_reference(rng, backend, transform):
-    query, key, value, _ = inputs(rng, 1, 3, 4, 2, 3)
+def test_second_derivatives_of_kernels_are_refused(rng, backend, transform):
+    query, key, value, _ = random_inputs(rng, 1, 3, 4, 2, 3)
 
     def slope(*arrays):
         loss = lambda *arrays: jnp.sum(position_attention(*arrays, backend=backend) ** 2)  # noqa: E731
@@ -201,7 +190,7 @@ def test_second_derivatives_of_other_kernels_name_the_reference(rng, backend, tr
 
 
 def test_under_vmap_and_remat(rng):
-    query, key, value, _ = (x.reshape(2, 3, *x.shape[1:]) for x in inputs(rng, 6, 10, 12, 8, 4))
+    query, key, value, _ = (x.reshape(2, 3, *x.shape[1:]) for x in random_inputs(rng, 6, 10, 12, 8, 4))
 
     def loss(query, key, value):
         return jnp.sum(jnp.sin(position_attention(query, key, value)))
@@ -217,7 +206,7 @@ def test_under_vmap_and_remat(rng):
 
 
 def test_without_jit(rng):
-    arrays = inputs(rng, 1, 20, 30, 8, 4)
+    arrays = random_inputs(rng, 1, 20, 30, 8, 4)
     with jax.disable_jit():
         actual = value_and_gradients(position_attention)(*arrays)
     for result, expected in zip(actual, attention_and_gradients(*arrays), strict=True):
@@ -225,27 +214,29 @@ def test_without_jit(rng):
 
 
 def largest_array(text):
-    """Elements of the largest array that a StableHLO text or a compiled HLO text names."""
+    """Returns the number of elements of the largest array in a StableHLO or HLO text."""
     shapes = re.findall(r"tensor<([\dx]+)x[a-z]", text) + re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", text)
     return max(int(np.prod([int(n) for n in re.split("[x,]", shape)])) for shape in shapes)
 
 
-def test_no_array_of_queries_by_keys_exists():
-    places = 4096
-    specs = [jax.ShapeDtypeStruct((1, places, channels), jnp.float32) for channels in (64, 64, 512, 512)]
+def test_no_array_has_the_size_of_the_attention_map():
+    positions = 4096
+    specs = [jax.ShapeDtypeStruct((1, positions, channels), jnp.float32) for channels in (64, 64, 512, 512)]
     lowered = jax.jit(value_and_gradients(position_attention)).lower(*specs)
     for text in (lowered.as_text(), lowered.compile().as_text()):
-        assert places * 512 <= largest_array(text) < places * places / 4
+        assert positions * 512 <= largest_array(text) < positions * positions / 4
     plain = value_and_gradients(lambda *x: position_attention(*x, backend="reference"))
-    assert largest_array(jax.jit(plain).lower(*specs).as_text()) >= places * places
+    assert largest_array(jax.jit(plain).lower(*specs).as_text()) >= positions * positions
 
 
 def test_scratch_memory_is_linear():
-    """At 1024 x 2048 under 5% of the plain form's, and at most 2.1 times that of half as many places."""
+    """At 1024 x 2048, less than 5 % of the plain formula's, and at most 2.1 times that of half as many positions."""
 
-    def scratch(places, backend):
+    def scratch(positions, backend):
         function = value_and_gradients(lambda *x: position_attention(*x, backend=backend))
-        specs = [jax.ShapeDtypeStruct((1, places, channels), jnp.float32) for channels in (64, 64, 512, 512)]
+        specs = [
+            jax.ShapeDtypeStruct((1, positions, channels), jnp.float32) for channels in (64, 64, 512, 512)
+        ]
         return jax.jit(function).lower(*specs).compile().memory_analysis().temp_size_in_bytes
 
     whole, half = scratch(32768, "blockwise"), scratch(16384, "blockwise")
@@ -254,8 +245,8 @@ def test_scratch_memory_is_linear():
 
 
 @pytest.mark.parametrize("devices", [(4, 2), (1, 8), (8, 1)], ids=str)
-def test_divided_over_devices(rng, devices):
-    """Sharded as in the model, images over `data` and rows over `space`: the same, without a large transfer."""
+def test_sharded_arrays(rng, devices):
+    """Sharded as in the model, images over `data` and rows over `space`, without large transfers."""
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(devices), ("data", "space"))
     batch, height, width = 8, 16, 20
     x = jnp.asarray(rng.standard_normal((batch, height, width, 6)), jnp.float32)
@@ -282,7 +273,7 @@ def test_divided_over_devices(rng, devices):
     assert max(map(largest_array, transfers)) <= batch * height * width * 12 < (height * width) ** 2
 
 
-def test_which_axes_of_the_mesh_divide_images_and_rows():
+def test_axes_of_the_mesh_that_shard_images_and_rows():
     mesh = {"data": 4, "space": 2}
     assert mesh_axes(mesh, 4, 100) == {"b": ("data",), "n": ("space",)}
     assert mesh_axes(mesh, 8, 100) == {"b": ("data",), "n": ("space",)}
@@ -292,7 +283,7 @@ def test_which_axes_of_the_mesh_divide_images_and_rows():
 
 
 def test_rows_and_columns_of_the_map(rng):
-    query, key, _, _ = inputs(rng, 2, 30, 40, 8, 4)
+    query, key, _, _ = random_inputs(rng, 2, 30, 40, 8, 4)
     mask = jnp.asarray(np.arange(40) < np.array([[40], [25]]))
     logits = np.einsum("bnc,bmc->bnm", *(np.asarray(x, np.float64) for x in (query, key)))
     for key_mask in (None, mask):
@@ -309,13 +300,13 @@ def test_rows_and_columns_of_the_map(rng):
         )
 
 
-def test_how_sharply_rows_attend(rng):
+def test_row_statistics(rng):
     query, key = (jnp.asarray(rng.standard_normal((2, 32, 3)), jnp.float32) for _ in range(2))
     spread, entropy = row_statistics(query, key, rows=32)
     logits = np.einsum("bnc,bmc->bnm", *(np.asarray(x, np.float64) for x in (query, key)))
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(spread, logits.std(-1).mean(), rtol=1e-4)
     np.testing.assert_allclose(entropy, -(weights * np.log(weights)).sum(-1).mean() / np.log(32), rtol=1e-4)
-    # A map that averages everything, and one that chooses one place.
+    # A map that averages everything, and one that selects a single position.
     np.testing.assert_allclose(row_statistics(0 * query, key)[1], 1, rtol=1e-5)
     assert row_statistics(1000 * query, key)[1] < 0.3

@@ -1,4 +1,4 @@
-"""Convolution and its gradients against torch in float64, on every path of the CPU's choice."""
+"""Convolution and its gradients against torch in float64, for each of the CPU's implementations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from danet_jax.ops.convolution import convolution
 from tests.reference.refusal import refused
 
-# kernel size, stride, dilation, C, C': small ones stay with XLA, large ones take the matrix products.
+# Kernel size, stride, dilation, C and C'. Small layers use XLA's convolution, large ones matrix products.
 LAYERS = {
     "stem": (7, 2, 1, 3, 16),
     "pointwise": (1, 1, 1, 24, 40),
@@ -113,7 +113,7 @@ def sharded_hlo_and_results(case, mesh, spec):
 
 
 @pytest.mark.parametrize("layer", ["pointwise strided", "wide dilated 2", "small"])
-def test_a_batch_over_eight_devices_stays_there(rng, layer):
+def test_a_sharded_batch_is_not_gathered(rng, layer):
     case = random_case(rng, layer, batch=8, extent=(9, 13))
     mesh = Mesh(np.asarray(jax.devices()), ("data",))
     hlo, results = sharded_hlo_and_results(case, mesh, PartitionSpec("data"))
@@ -124,7 +124,7 @@ def test_a_batch_over_eight_devices_stays_there(rng, layer):
 
 
 @pytest.mark.parametrize("layer", ["pointwise", "wide dilated 2"])
-def test_rows_over_devices(rng, layer):
+def test_sharded_rows(rng, layer):
     case = random_case(rng, layer, batch=2, extent=(16, 13))
     mesh = Mesh(np.asarray(jax.devices()).reshape(2, 4), ("data", "space"))
     _, results = sharded_hlo_and_results(case, mesh, PartitionSpec("data", "space"))
@@ -132,7 +132,7 @@ def test_rows_over_devices(rng, layer):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_keep_their_own_convolution(platform):
+def test_accelerators_use_their_own_convolution(platform):
     x, kernel = (
         jax.ShapeDtypeStruct((2, 32, 32, 128), "float32"),
         jax.ShapeDtypeStruct((3, 3, 128, 128), "float32"),
@@ -147,7 +147,7 @@ def test_accelerators_keep_their_own_convolution(platform):
     assert text["cpu"].count("stablehlo.dot_general") == 2 * 16
 
 
-def test_works_without_jit_and_under_vmap_and_remat(rng):
+def test_without_jit_and_with_vmap_and_remat(rng):
     x, kernel, _, geometry = random_case(rng, "small", batch=2, extent=(9, 9))
     conv = functools.partial(convolution, **geometry)
     expected = with_torch(x, kernel, np.zeros((2, 9, 9, 7)), geometry)[0]
@@ -167,7 +167,7 @@ def test_works_without_jit_and_under_vmap_and_remat(rng):
         ({"dilation": 4}, "kernel"),
     ],
 )
-def test_misuse_is_refused(arguments, what):
+def test_invalid_arguments_are_refused(arguments, what):
     x = jnp.zeros((1, 5, 5, 3))
     kernel = jnp.zeros(arguments.pop("kernel", (3, 3, 3, 8)), arguments.pop("dtype", "float32"))
     with refused(what=what):

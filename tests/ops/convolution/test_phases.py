@@ -30,8 +30,8 @@ def gradient_with_torch(x, dy, **geometry):
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 4), (4, 1), (6, 2), (2, 3)])
-def test_places_of_every_phase(rng, old, new):
-    """Place (i, j) of image b lies in phase (i mod new, j mod new), whatever phases it came from."""
+def test_positions_of_every_phase(rng, old, new):
+    """Position (i, j) is in phase (i mod new, j mod new), whatever the old phases."""
     batch, height, width = 2, *(int(n) for n in rng.integers(1, 20, 2))
     x = rng.normal(size=(batch, height, width, 3)).astype(np.float32)
     phases = np.asarray(regroup(regroup(jnp.asarray(x), 1, old, (height, width)), old, new, (height, width)))
@@ -70,7 +70,7 @@ def test_programs_for_nvidia_have_no_convolution_with_the_image_as_its_window():
 
 
 @pytest.mark.parametrize(("space", "rows", "dilation"), [(2, 5, 2), (4, 4, 4), (4, 6, 3), (4, 16, 16)])
-def test_kernel_gradient_where_devices_share_the_rows(rng, space, rows, dilation):
+def test_kernel_gradient_with_sharded_rows(rng, space, rows, dilation):
     width = int(rng.integers(5, 20))
     x, dy = (rng.normal(size=(4, rows * space, width, channels)) for channels in (3, 2))
     over, geometry = mesh(2, space), Geometry(1, dilation, dilation)
@@ -89,27 +89,22 @@ def test_kernel_gradient_where_devices_share_the_rows(rng, space, rows, dilation
 @pytest.mark.parametrize(
     ("shape", "kernel_size", "geometry", "over"),
     [
-        (
-            (2, 16, 9),
-            3,
-            Geometry(1, 8, 8),
-            mesh(2, 4),
-        ),  # the kernel reaches over more than a neighbour's 4 rows
+        ((2, 16, 9), 3, Geometry(1, 8, 8), mesh(2, 4)),  # the kernel reaches beyond a neighbour's 4 rows
         ((2, 18, 9), 3, Geometry(1, 2, 2), mesh(2, 4)),  # 18 rows over 4 devices
         ((3, 16, 9), 3, Geometry(1, 2, 2), mesh(2, 4)),  # 3 images over 2
         ((2, 16, 9), 3, Geometry(1, 0, 2), mesh(2, 4)),  # rows of the result are not those of the input
-        ((2, 16, 9), 1, Geometry(1, 0, 2), mesh(2, 4)),  # a single place has no neighbours
+        ((2, 16, 9), 1, Geometry(1, 0, 2), mesh(2, 4)),  # a single position has no neighbours
         ((2, 16, 9), 3, Geometry(1, 2, 2), Mesh(np.asarray(jax.devices()[:4]), ("space",))),
     ],
 )
-def test_what_is_left_to_xla(shape, kernel_size, geometry, over):
+def test_gradients_that_are_left_to_xla(shape, kernel_size, geometry, over):
     x, kernel = jnp.zeros((*shape, 3)), jnp.zeros((kernel_size, kernel_size, 3, 2))
     assert not can_be_divided(x, kernel, geometry, over.abstract_mesh)
 
 
 @pytest.mark.parametrize("rows", [3, 5, 7])
 def test_rows_that_do_not_divide_evenly(rng, rows):
-    """XLA's own gradient was wrong here: some of 8 devices hold no row of what the stride leaves."""
+    """XLA's own gradient was wrong for these sizes, because some of 8 devices have no row of the strided result."""
     x = rng.normal(size=(2, rows, 6, 3))
     dy = rng.normal(size=(2, (rows + 1) // 2, 3, 4))
     over = mesh(1, 8)

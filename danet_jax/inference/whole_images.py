@@ -21,7 +21,7 @@ from danet_jax.classes import IGNORE_LABEL
 from danet_jax.inference.merging import Axis, Merging, accepts_sizes, to_columns, to_rows
 from danet_jax.inference.predictor import Group, Part, Reduction, Region, Sizes
 from danet_jax.inference.protocol import Protocol
-from danet_jax.inference.scaling import Scaling, scaled, scaling_of
+from danet_jax.inference.scaling import Scaling, make_scaling, scale_images
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -151,16 +151,16 @@ class WholeImages:
         if labels:
             truths = np.full((at_once, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8)
         sizes = [group.shape] * (at_once if group.padded else 1)
-        for place, image in enumerate(images):
-            here = place, slice(image.shape[0]), slice(image.shape[1])
-            pixels[here] = image
+        for index, image in enumerate(images):
+            region = index, slice(image.shape[0]), slice(image.shape[1])
+            pixels[region] = image
             if truths is not None:
-                truths[here] = labels[place]
+                truths[region] = labels[index]
             if group.padded:
-                sizes[place] = self._sizes(*image.shape[:2])
+                sizes[index] = self._sizes(*image.shape[:2])
         by_scale = list(zip(*sizes, strict=True))
         scalings = [
-            scaling_of(self.protocol, by_scale[0], scale, shape, padded=group.padded)
+            make_scaling(self.protocol, by_scale[0], scale, shape, padded=group.padded)
             for scale, shape in zip(by_scale[1:], group.shape[1:], strict=True)
         ]
         return Inputs(pixels, truths, scalings, [np.asarray(scale, np.int32) for scale in by_scale])
@@ -198,7 +198,7 @@ class WholeImages:
         divided = PartitionSpec("data", "space")
         logits = []
         for scaling in scalings:
-            x = scaled(self.protocol, images, scaling)
+            x = scale_images(self.protocol, images, scaling)
             if self.mesh.size > 1:
                 x = lax.with_sharding_constraint(x, NamedSharding(self.mesh, divided))
             logits.append(merging.logits(variables, x, scaling.sizes, flip=self.protocol.flip))
@@ -215,14 +215,14 @@ class WholeImages:
             return results.reshape(len(results), bands * of_band, *results.shape[3:])
 
         of_each = PartitionSpec("data" if len(sizes[0]) > 1 else None)
-        place = jax.shard_map(
+        sharded = jax.shard_map(
             on_a_device,
             mesh=self.mesh,
             in_specs=(PartitionSpec("data"), of_each, divided),
             out_specs=PartitionSpec() if reduction.summed else divided,
             check_vma=False,
         )
-        return place(logits, list(sizes), labels)
+        return sharded(logits, list(sizes), labels)
 
 
 def shared_shape(shapes: list[Sizes], sizes: Sizes) -> Sizes:
@@ -242,8 +242,8 @@ def shared_shape(shapes: list[Sizes], sizes: Sizes) -> Sizes:
     def area(sizes: Sizes) -> int:
         return sum(height * width for height, width in sizes)
 
-    holding = [s for s in shapes if all(np.greater_equal(s, sizes).ravel())]
-    best = min(holding, key=area, default=None)
+    large_enough = [s for s in shapes if all(np.greater_equal(s, sizes).ravel())]
+    best = min(large_enough, key=area, default=None)
     full = len(shapes) >= MOST_SHAPES
     if best is not None and (full or area(best) <= 2 * area(sizes)):
         return best

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from danet_jax.classes import Classes
-from danet_jax.inference.pictures import legend_of, overlay, save_labels
+from danet_jax.inference.drawing import legend_of, overlay, save_labels
 
 CLASSES = Classes(("left", "right"), ((200, 30, 30), (30, 30, 200)))
 

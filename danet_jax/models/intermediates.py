@@ -14,6 +14,7 @@ import numpy as np
 from danet_jax.errors import InputError
 from danet_jax.models.danet import Logits
 from danet_jax.ops.attention import attention_column, attention_row, row_logsumexp
+from danet_jax.ops.checks import renamed_argument
 
 SCALES = {"alpha": "position_attention", "beta": "channel_attention"}
 """The learnt scales, and the module of the head that each belongs to."""
@@ -41,7 +42,7 @@ def queries_and_keys(collections: Mapping[str, Any]) -> tuple[jax.Array, jax.Arr
     return (sown["queries"][-1], sown["keys"][-1]) if "queries" in sown else None
 
 
-class Inside(NamedTuple):
+class Intermediates(NamedTuple):
     """Intermediate results of a network for a batch of images, at its output stride.
 
     Attributes:
@@ -56,9 +57,9 @@ class Inside(NamedTuple):
     modules: dict[str, jax.Array]
 
 
-def look_inside(
+def apply_with_intermediates(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, modules: Sequence[str] = ()
-) -> Inside:
+) -> Intermediates:
     """Applies a network to images and returns intermediate results.
 
     Args:
@@ -77,8 +78,8 @@ def look_inside(
     sown = queries_and_keys(collections)
     queries, keys = (None, None) if sown is None else (x.astype(jnp.float32) for x in sown)
     head = collections.get("intermediates", {}).get("head", {})
-    results = {name: head[name]["__call__"][-1] for name in modules if "__call__" in head.get(name, {})}
-    return Inside(logits, queries, keys, results)
+    outputs = {name: head[name]["__call__"][-1] for name in modules if "__call__" in head.get(name, {})}
+    return Intermediates(logits, queries, keys, outputs)
 
 
 class AttentionMaps(NamedTuple):
@@ -93,7 +94,7 @@ class AttentionMaps(NamedTuple):
     columns: np.ndarray
 
 
-class Insight(NamedTuple):
+class Explanation(NamedTuple):
     """Intermediate results of a network for one image, at its output stride: N = h * w positions in row-major order.
 
     Attributes:
@@ -112,59 +113,61 @@ class Insight(NamedTuple):
     beta: float | None
     logits: Logits
 
-    def maps(self, places: Sequence[Sequence[int]] | np.ndarray) -> AttentionMaps:
+    @renamed_argument("places", "positions")
+    def maps(self, positions: Sequence[Sequence[int]] | np.ndarray) -> AttentionMaps:
         """Returns the exact attention maps of chosen positions.
 
         Args:
-          places: int `[K, 2]`, the row (0 to h - 1) and column (0 to w - 1) of each position.
+          positions: int `[K, 2]`, the row (0 to h - 1) and column (0 to w - 1) of each position.
 
         Raises:
           InputError: the network has no position attention, or a position does not exist.
         """
         if self.queries is None or self.keys is None or self.log_sums is None:
-            problem = "places: the network has no position attention (position_attention=False)"
-            raise InputError(problem, what="places")
-        index = jnp.asarray(_place_indices(places, self.size))[None]
+            raise InputError(
+                "positions: the network has no position attention (position_attention=False)",
+                what="positions",
+            )
+        index = jnp.asarray(_flat_indices(positions, self.size))[None]
         queries, keys = self.queries[None], self.keys[None]
         rows = attention_row(queries, keys, index)[0]
         columns = attention_column(queries, keys, self.log_sums[None], index)[0].T
         return AttentionMaps(*(np.asarray(x).reshape(-1, *self.size) for x in (rows, columns)))
 
 
-def insight(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Insight:
+def explain(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Explanation:
     """Returns the intermediate results of a network for one normalised image, float32 `[1, H, W, 3]`."""
-    logits, queries, keys, log_sums = _look_inside_one(model, variables, image)
+    logits, queries, keys, log_sums = _apply_to_one(model, variables, image)
     scales = learnt_scales(variables["params"])
     alpha, beta = (float(scales[name]) if name in scales else None for name in SCALES)
     logits = jax.tree.map(np.asarray, logits)
-    return Insight(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
+    return Explanation(logits.fusion.shape[:2], queries, keys, log_sums, alpha, beta, logits)
 
 
 @partial(jax.jit, static_argnames="model")
-def _look_inside_one(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Any:
-    logits, queries, keys, _ = look_inside(model, variables, image)
+def _apply_to_one(model: nn.Module, variables: Mapping[str, Any], image: jax.Array) -> Any:
+    logits, queries, keys, _ = apply_with_intermediates(model, variables, image)
     log_sums = None if queries is None or keys is None else row_logsumexp(queries, keys)
     return jax.tree.map(lambda x: x[0], (logits, queries, keys, log_sums))
 
 
-def _place_indices(places: Any, size: tuple[int, int]) -> np.ndarray:
+def _flat_indices(positions: Any, size: tuple[int, int]) -> np.ndarray:
     """Returns the flat indices, int32 `[K]`, of positions `[K, 2]`."""
     try:
-        array = np.asarray(places)
+        array = np.asarray(positions)
     except ValueError:  # The nested sequences have different lengths.
         array = np.zeros(0)
     if array.ndim != 2 or array.shape[1] != 2 or not len(array) or array.dtype.kind not in "iu":
         raise InputError(
-            f"places={places!r} must be whole numbers [K, 2], row and column of each place, with K at least 1",
-            what="places",
-            value=places,
+            f"positions={positions!r} must be integers [K, 2], a row and a column for each of K >= 1 positions",
+            what="positions",
+            value=positions,
         )
-    wrong = ((array < 0) | (array >= size)).any(1)
-    if wrong.any():
+    invalid = array[((array < 0) | (array >= size)).any(1)].tolist()
+    if invalid:
         raise InputError(
-            f"places={array[wrong][0].tolist()} does not exist; "
-            f"rows are 0 to {size[0] - 1}, columns 0 to {size[1] - 1}",
-            what="places",
-            value=array[wrong][0].tolist(),
+            f"positions={invalid[0]} does not exist; rows are 0 to {size[0] - 1}, columns 0 to {size[1] - 1}",
+            what="positions",
+            value=invalid[0],
         )
     return (array[:, 0] * size[1] + array[:, 1]).astype(np.int32)
