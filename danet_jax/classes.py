@@ -40,27 +40,26 @@ class Classes:
     colours: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
-        names, colours = _items("names", self.names), _items("colours", self.colours)
+        names, colours = _as_tuple("names", self.names), _as_tuple("colours", self.colours)
         if len(names) != len(colours):
             problem = f"{len(names)} class names but {len(colours)} colours; give one per class"
-            raise _wrong("colours", colours, problem)
+            raise _error("colours", colours, problem)
         if not 1 <= len(names) <= MAX_CLASSES:
-            raise _wrong("names", names, f"there can be 1 to {MAX_CLASSES} classes, not {len(names)}")
+            raise _error("names", names, f"there can be 1 to {MAX_CLASSES} classes, not {len(names)}")
         for name in names:
             if not isinstance(name, str) or not name.strip():
-                raise _wrong("names", names, f"class name {name!r} must be text")
+                raise _error("names", names, f"class name {name!r} must be text")
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise _wrong("names", names, f"class names given more than once: {', '.join(repeated)}")
+            raise _error("names", names, f"class names given more than once: {', '.join(repeated)}")
         checked = []
         for name, colour in zip(names, colours, strict=True):
             numbers = tuple(colour) if isinstance(colour, Iterable) else ()
-            if len(numbers) != 3 or not all(
-                isinstance(n, int | np.integer) and 0 <= n <= 255 for n in numbers
-            ):
+            valid = all(isinstance(number, int | np.integer) and 0 <= number <= 255 for number in numbers)
+            if len(numbers) != 3 or not valid:
                 problem = f"colour {colour!r} of {name} must be red, green and blue, integers from 0 to 255"
-                raise _wrong("colours", colours, problem)
-            checked.append(tuple(int(n) for n in numbers))
+                raise _error("colours", colours, problem)
+            checked.append(tuple(map(int, numbers)))
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "colours", tuple(checked))
 
@@ -74,7 +73,7 @@ class Classes:
         Raises:
           InputError: there are not 1 to 255 different names.
         """
-        names = _items("names", names)
+        names = _as_tuple("names", names)
         golden = 0.618033988749895
         colours = []
         for index in range(len(names)):
@@ -101,17 +100,12 @@ class Classes:
             sides = [name.strip() for name in str(pair).split("=")]
             for name in sides:
                 if name not in self.names:
-                    raise InputError(
-                        f"{key}: no class {name!r}; there are: {', '.join(self.names)}",
-                        what=key,
-                        value=name,
-                        allowed=self.names,
-                    )
+                    problem = f"{key}: the class {name!r} does not exist; there are: {', '.join(self.names)}"
+                    raise InputError(problem, what=key, value=name, allowed=self.names)
             numbers = [self.names.index(name) for name in sides]
             if len(set(numbers)) != 2 or any(table[number] != number for number in numbers):
-                raise InputError(
-                    f"{key}: {pair!r} must be two classes that are in no other pair", what=key, value=pair
-                )
+                problem = f"{key}: {pair!r} must name two classes that are in no other pair"
+                raise InputError(problem, what=key, value=pair)
             left, right = numbers
             table[left], table[right] = right, left
         return tuple(table)
@@ -123,13 +117,13 @@ class Classes:
         return palette
 
 
-def _items(key: str, value: Any) -> tuple[Any, ...]:
+def _as_tuple(key: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise _wrong(key, value, "must be a sequence with one item per class")
+        raise _error(key, value, "must be a sequence with one item per class")
     return tuple(value)
 
 
-def _wrong(key: str, value: object, problem: str) -> InputError:
+def _error(key: str, value: object, problem: str) -> InputError:
     shown = repr(value)
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     return InputError(f"{key}={shown}: {problem}", what=key, value=value)

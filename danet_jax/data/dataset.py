@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from danet_jax.classes import Classes
+from danet_jax.data.files import file_error, option_error
 from danet_jax.data.summary import Summary, warnings
 from danet_jax.errors import InputError, first_line
 
@@ -88,11 +89,8 @@ class Dataset:
           InputError: The data were prepared by a version that did not count pixels.
         """
         if split not in self.summaries:
-            raise InputError(
-                f"{self.directory}: the pixels of each class were not counted when it was prepared; delete it and "
-                "run --mode=prepare",
-                what=self.directory,
-            )
+            problem = "the pixels of each class were not counted when it was prepared"
+            raise file_error(self.directory, f"{problem}; delete it and run --mode=prepare")
         return self.summaries[split].pixels[: len(self.classes)].tolist()
 
     def source(self, split: str, *, labelled: str = "") -> EncodedSource:
@@ -106,19 +104,12 @@ class Dataset:
           InputError: The split does not exist, or it must have labels and has none.
         """
         if split not in self.splits:
-            raise InputError(
-                f"{self.name}: no split {split!r}; there are: {', '.join(self.splits)}",
-                what=self.name,
-                value=split,
-                allowed=tuple(self.splits),
-            )
+            problem = f"the split {split!r} does not exist; there are: {', '.join(self.splits)}"
+            raise file_error(self.name, problem, value=split, allowed=tuple(self.splits))
         source = EncodedSource(self.directory, split, self.splits[split], self.shard_sizes, self.bits_used)
         if labelled and source[0]["label"] is None:
-            raise InputError(
-                f"{self.name}: the split {split!r} has no labels; choose another with {labelled}",
-                what=labelled,
-                value=split,
-            )
+            problem = f"{self.name}: the split {split!r} has no labels; choose another with {labelled}"
+            raise InputError(problem, what=labelled, value=split)
         return source
 
     def digest(self, *splits: str) -> dict[str, dict[str, Any]]:
@@ -149,6 +140,7 @@ class EncodedSource(Sequence[EncodedExample]):
     def __init__(self, directory: str, split: str, length: int, shard_sizes: Mapping[str, int], bits: int):
         self._directory, self._split, self._length, self._bits = directory, split, length, bits
         self._shard_sizes = dict(shard_sizes)
+        self._remedy = f"delete {directory} and run --mode=prepare"
 
     def __len__(self) -> int:
         return self._length
@@ -169,11 +161,8 @@ class EncodedSource(Sequence[EncodedExample]):
             name, image, label = record["name"].decode(), record["image"], record["label"] or None
         except Exception as error:  # A damaged shard or description can raise any exception.
             path = paths[bisect.bisect_right(ends, index)]
-            raise InputError(
-                f"{path}: damaged, example {index} of {self._split} cannot be read ({first_line(error)}); "
-                f"delete {self._directory} and run --mode=prepare",
-                what=str(path),
-            ) from None
+            problem = f"damaged, example {index} of {self._split} cannot be read ({first_line(error)})"
+            raise file_error(path, f"{problem}; {self._remedy}") from None
         return {"name": name, "image": image, "label": label, "bits": self._bits}
 
     @functools.cached_property
@@ -187,23 +176,16 @@ class EncodedSource(Sequence[EncodedExample]):
             for path in split.filepaths:
                 written, found = self._shard_sizes.get(path.name), path.stat().length
                 if written not in (None, found):
-                    raise InputError(
-                        f"{path}: has {found} bytes, {written} were written; delete {self._directory} and run "
-                        "--mode=prepare",
-                        what=str(path),
-                        value=found,
-                        allowed=written,
-                    )
+                    problem = f"has {found} bytes, but {written} were written; {self._remedy}"
+                    raise file_error(path, problem, value=found, allowed=written)
             encoded = {name: tfds.decode.SkipDecoding() for name in ("image", "label")}
             records = builder.as_data_source(self._split, decoders=encoded)
             return records, list(itertools.accumulate(split.shard_lengths)), split.filepaths
         except InputError:
             raise
         except Exception as error:  # A damaged description or a missing file can raise any exception.
-            raise InputError(
-                f"{self._directory}: cannot be opened ({first_line(error)}); delete it and run --mode=prepare",
-                what=self._directory,
-            ) from None
+            problem = f"cannot be opened ({first_line(error)}); {self._remedy}"
+            raise file_error(self._directory, problem) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_opened"}
@@ -223,11 +205,8 @@ def dataset_builder(
       InputError: The name or an option is unknown, or files of a `folder` are missing.
     """
     if name not in _MODULES:
-        raise InputError(
-            f"dataset.name: no dataset {name!r}; there are: {', '.join(DATASET_NAMES)}",
-            what="dataset.name",
-            value=name,
-            allowed=DATASET_NAMES,
+        raise option_error(
+            "name", name, f"does not exist; there are: {', '.join(DATASET_NAMES)}", DATASET_NAMES
         )
     module = importlib.import_module(f"danet_jax.data.builders.{_MODULES[name]}")
     create = getattr(module, "".join(map(str.capitalize, name.split("_"))))

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from danet_jax.data.files import damage_error, file_error
 from danet_jax.data.tiff import Pixels, Tiff, is_tiff
 from danet_jax.errors import InputError, one_line
 
@@ -86,27 +87,27 @@ def decode_image(
       InputError: The file is not an image, is damaged or cut short, has signed, floating-point or 32-bit pixels or more
         bands than RGB and alpha, or uses hardly any of the range of its 16 bits for a depth of 8.
     """
-    decoded = _decoded(data, name, trusted=trusted)
+    decoded = _decode(data, name, trusted=trusted)
     if isinstance(decoded, Pixels):
-        pixels = _composed(decoded, bits, depth, name, trusted)
+        pixels = _compose_over_white(decoded, bits, depth, name, trusted)
     else:
         pixels = to_depth(np.array(decoded if decoded.mode == "RGB" else decoded.convert("RGB")), depth)
-    return turned(pixels, orientation(data)) if upright else pixels
+    return apply_orientation(pixels, orientation(data)) if upright else pixels
 
 
-def _decoded(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
+def _decode(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
     """Returns an 8-bit Pillow image without transparency, or pixels of any depth with or without alpha."""
     if is_tiff(data):
         return Tiff(data, name).pixels()
     if data.startswith(PNG):
         return _png_pixels(data, name)
-    image = _loaded(data, name)
+    image = _load(data, name)
     if data.startswith(JPEG) and not trusted:
         _refuse_cut_jpeg(data, image, name)
     if image.mode.startswith("I;16"):
         return Pixels(np.asarray(image).astype(np.uint16), 16)
     if image.mode in ("I", "F"):
-        raise InputError(f"{name}: an image with 32-bit pixels; save it as 8-bit RGB", what=name)
+        raise file_error(name, "an image with 32-bit pixels; save it as 8-bit RGB")
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return Pixels(rgba[..., :3], 8, rgba[..., 3])
@@ -116,9 +117,7 @@ def _decoded(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
 def to_depth(pixels: np.ndarray, depth: int, stored: int = 8) -> np.ndarray:
     """Converts pixels of `stored` bits to `depth` bits: the upper 8 as uint8, or the nearest values as uint16."""
     if depth == 8:
-        return (
-            pixels if stored == 8 and pixels.dtype == np.uint8 else (pixels >> (stored - 8)).astype(np.uint8)
-        )
+        return pixels if pixels.dtype == np.uint8 else (pixels >> (stored - 8)).astype(np.uint8)
     if depth == stored:
         return pixels.astype(np.uint16)
     levels = pixels.astype(np.uint32) * (2**depth - 1)
@@ -130,7 +129,7 @@ def shown(pixels: np.ndarray, depth: int) -> np.ndarray:
     return to_depth(pixels, 8, depth)
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Returns pixels `[H, W, ...]` rotated and flipped according to an EXIF orientation, 1 to 8."""
     pixels = pixels.swapaxes(0, 1) if orientation > 4 else pixels
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -139,11 +138,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """Returns the height and width of an encoded image as stored.
-
-    Raises:
-      InputError: The file is not an image, or is damaged.
-    """
+    """Returns the height and width of an encoded image as stored; refuses what is not an image."""
     if is_tiff(data):
         return Tiff(data, name).size
     width, height = open_image(data, name).size
@@ -164,8 +159,14 @@ def orientation(data: bytes) -> int:
     return found if found in range(1, 9) else 1
 
 
-def remarks(data: bytes, name: str, bits: int = 16) -> tuple[str, ...]:
+def remarks(data: bytes, name: str, bits: int = 16, pixels: np.ndarray | None = None) -> tuple[str, ...]:
     """Returns what `decode_image` omits or nearly loses, each as the end of a sentence that begins with "it has".
+
+    Args:
+      data: The encoded file.
+      name: The file's name, for error messages.
+      bits: The number of bits that are used in 16-bit channels.
+      pixels: The image decoded to `bits` bits, if that has been done already; only needed for 16-bit channels.
 
     Raises:
       InputError: The file is not an image, or is damaged.
@@ -174,7 +175,7 @@ def remarks(data: bytes, name: str, bits: int = 16) -> tuple[str, ...]:
         tiff = Tiff(data, name)
         frames, unused_band = tiff.images, tiff.unused_band
     else:
-        with _naming(data, name):
+        with _name_file(data, name):
             frames, unused_band = getattr(open_image(data, name), "n_frames", 1), False
     found = []
     if frames > 1:
@@ -182,18 +183,14 @@ def remarks(data: bytes, name: str, bits: int = 16) -> tuple[str, ...]:
     if unused_band:
         found.append("a fourth band of unknown meaning, which is left out")
     if is_deep(data, name):
-        pixels = decode_image(data, name, bits=bits, depth=bits)
+        pixels = decode_image(data, name, bits=bits, depth=bits) if pixels is None else pixels
         if int(pixels.max()) - int(pixels.min()) < (_FEW_LEVELS - 1) * 2 ** (bits - 8):
             found.append(f"little contrast: fewer than {_FEW_LEVELS} of the 256 grey levels of 8 bits")
     return tuple(found)
 
 
 def is_deep(data: bytes, name: str) -> bool:
-    """Returns whether an image has more than 8 bits per channel.
-
-    Raises:
-      InputError: The file is not an image.
-    """
+    """Returns whether an image has more than 8 bits per channel; refuses what is not an image."""
     if is_tiff(data):
         return Tiff(data, name).bits > 8
     if data.startswith((JPEG, PNG)):
@@ -211,7 +208,7 @@ def _png_pixels(data: bytes, name: str) -> Pixels:
     try:
         pixels = np.asarray(imagecodecs.png_decode(PNG + b"".join(needed)))
     except Exception as error:
-        raise _damaged(name, one_line(error)) from None
+        raise damage_error(name, one_line(error)) from None
     bits = 8 * pixels.itemsize
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         return Pixels(pixels[..., :-1], bits, pixels[..., -1])
@@ -227,26 +224,22 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = end
 
 
-def _composed(pixels: Pixels, bits: int, depth: int, name: str, trusted: bool) -> np.ndarray:
+def _compose_over_white(pixels: Pixels, bits: int, depth: int, name: str, trusted: bool) -> np.ndarray:
     """Converts pixels of any depth to RGB of `depth` bits, composited over white."""
     colours, stored, alpha, premultiplied = pixels
     if stored == 16:
         largest = int(colours.max(initial=0))
         if depth == 8 and bits == 16 and 0 < largest < SMALLEST_RANGE and not trusted:
-            raise InputError(
-                f"{name}: of 16 bits only values up to {largest} are used, of which {(largest >> 8) + 1} grey levels "
-                "would be left for a network that was trained on 8-bit images; save it with 8 bits",
-                what=name,
+            raise file_error(
+                name,
+                f"of 16 bits only values up to {largest} are used, of which {(largest >> 8) + 1} grey levels would be "
+                "left for a network that was trained on 8-bit images; save it with 8 bits",
                 value=largest,
             )
         if largest >> bits:
-            raise InputError(
-                f"{name}: contains the value {largest}, which has more than {bits} bits",
-                what=name,
-                value=largest,
-            )
-    colours = to_depth(colours, depth, bits if stored == 16 else stored)
-    colours = np.atleast_3d(colours)
+            problem = f"contains the value {largest}, which has more than {bits} bits"
+            raise file_error(name, problem, value=largest)
+    colours = np.atleast_3d(to_depth(colours, depth, bits if stored == 16 else stored))
     if alpha is not None:
         # Alpha has as many bits as the colours, or all 16.
         used = bits if stored == 16 and not int(alpha.max(initial=0)) >> bits else stored
@@ -269,7 +262,7 @@ def _refuse_cut_jpeg(data: bytes, image: Image.Image, name: str) -> None:
     """
     segments = list(jpeg_segments(data))
     if _lacks_scans(data, segments):
-        raise _damaged(name, "it ends before its last scan")
+        raise damage_error(name, "it ends before its last scan")
     scans = [(start, end) for marker, start, end in segments if marker == JPEG_SCAN]
     corner = image.crop((image.width - 1, image.height - 1, *image.size))
     grey = corner.getchannel("K") if image.mode == "CMYK" else corner.convert("L")
@@ -281,9 +274,9 @@ def _refuse_cut_jpeg(data: bytes, image: Image.Image, name: str) -> None:
         restart = 0xD0 + len(_RESTART.findall(data, start, end)) % 8
         filled, written = filled + data[written:end] + _FILLER + bytes([0xFF, restart]) + _FILLER, end
     with contextlib.suppress(InputError):
-        if np.array_equal(np.asarray(_loaded(filled + data[written:], name)), np.asarray(image)):
+        if np.array_equal(np.asarray(_load(filled + data[written:], name)), np.asarray(image)):
             return
-    raise _damaged(name, "it ends early")
+    raise damage_error(name, "it ends early")
 
 
 def _lacks_scans(data: bytes, segments: list[tuple[int, int, int]]) -> bool:
@@ -331,9 +324,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def decode_label(data: bytes, name: str) -> np.ndarray:
     """Decodes a label map: an 8-bit single-channel PNG, or a palette PNG whose indices are the labels.
 
-    Args:
-      data: The encoded file: a PNG, or a BMP if the data were prepared without compression.
-      name: The file's name, for error messages.
+    Data that were prepared without compression contain BMP instead.
 
     Returns:
       uint8 `[H, W]`, the values exactly as stored.
@@ -342,29 +333,21 @@ def decode_label(data: bytes, name: str) -> np.ndarray:
       InputError: The file is not a PNG, is damaged or cut short, or is a colour or 16-bit image.
     """
     if data.startswith(BMP):
-        image = _loaded(data, name)
+        image = _load(data, name)
         if image.mode == "L":
             return np.array(image)
     return stored_label(load_label(data, name), data, name)
 
 
 def load_label(data: bytes, name: str) -> Image.Image:
-    """Decodes a PNG of any kind.
-
-    Raises:
-      InputError: The file is not a PNG, has several frames, or is damaged or cut short.
-    """
+    """Decodes a PNG of any kind; refuses other files, several frames, and damage."""
     if not data.startswith(PNG):
         kind = "TIFF" if is_tiff(data) else open_image(data, name).format
-        raise InputError(
-            f"{name}: labels must be PNG, which keeps their values, not {kind}",
-            what=name,
-            value=kind,
-            allowed="PNG",
-        )
-    image = _loaded(data, name)
+        problem = f"labels must be PNG, which keeps their values, not {kind}"
+        raise file_error(name, problem, value=kind, allowed="PNG")
+    image = _load(data, name)
     if getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"{name}: has several frames; save the one that is meant", what=name)
+        raise file_error(name, "has several frames; save the intended one")
     last_rows = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
     if not all(row.any() for row in last_rows):
         _png_pixels(data, name)  # Pillow leaves rows with missing data at 0, without an error.
@@ -375,11 +358,8 @@ def stored_label(image: Image.Image, data: bytes, name: str) -> np.ndarray:
     """Returns the label values of the PNG `data`, given the `image` that `load_label` returned for it."""
     if image.mode not in ("1", "L", "P"):
         kind = "16-bit" if image.mode.startswith("I") else f"{image.mode} colour"
-        raise InputError(
-            f"{name}: a {kind} image; labels must be 8-bit single-channel or palette PNG of class ids",
-            what=name,
-            value=kind,
-        )
+        problem = f"a {kind} image; labels must be 8-bit single-channel or palette PNG of class ids"
+        raise file_error(name, problem, value=kind)
     label = np.array(image, np.uint8)
     if image.mode == "L" and data[_COLOUR_TYPE] == 0 and bit_depth(data) < 8:
         # Pillow scales 2- and 4-bit grey to 0..255, which is right for images but wrong for labels.
@@ -405,89 +385,71 @@ def is_plain_label(data: bytes) -> bool:
 
 def encode_image(pixels: np.ndarray) -> bytes:
     """Encodes an image, uint8 or uint16 `[H, W, 3]`, as PNG; `decode_image` returns it exactly."""
-    return _encoded(pixels, "PNG") if pixels.dtype == np.uint8 else _encoded_deep(pixels)
+    return _encode(pixels, "PNG") if pixels.dtype == np.uint8 else _encode_png16(pixels)
 
 
 def encode_label(label: np.ndarray) -> bytes:
     """Encodes a label map, uint8 `[H, W]`, as PNG; `decode_label` returns it exactly."""
-    return _encoded(label, "PNG")
+    return _encode(label, "PNG")
 
 
 def encode_uncompressed(pixels: np.ndarray) -> bytes:
-    """Encodes an image or a label map without compression, so that the file is larger but decodes faster.
-
-    Args:
-      pixels: uint8 `[H, W, 3]` or `[H, W]`, which becomes BMP; or uint16 `[H, W, 3]`, which becomes PNG.
-    """
-    return _encoded(pixels, "BMP") if pixels.dtype == np.uint8 else _encoded_deep(pixels, level=0)
+    """Encodes an image or a label map without compression: uint8 as BMP, and uint16 `[H, W, 3]` as PNG."""
+    return _encode(pixels, "BMP") if pixels.dtype == np.uint8 else _encode_png16(pixels, level=0)
 
 
-def _encoded(pixels: np.ndarray, kind: str) -> bytes:
+def _encode(pixels: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
 
 
-def _encoded_deep(pixels: np.ndarray, level: int | None = None) -> bytes:
+def _encode_png16(pixels: np.ndarray, level: int | None = None) -> bytes:
     import imagecodecs
 
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=level))
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Opens an image that is not a TIFF with Pillow, without decoding it.
-
-    Raises:
-      InputError: The file is not an image, or is too large.
-    """
-    with _naming(data, name), warnings.catch_warnings():
+    """Opens an image that is not a TIFF with Pillow, without decoding it; refuses what is not an image or too large."""
+    with _name_file(data, name), warnings.catch_warnings():
         # Large images are legitimate here, and those that are too large are refused.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         Image.init()  # Formats can only be selected once they are registered; repeated calls do nothing.
         return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
-def _loaded(data: bytes, name: str) -> Image.Image:
+def _load(data: bytes, name: str) -> Image.Image:
     """Decodes an image that is not a TIFF with Pillow."""
     image = open_image(data, name)
-    with _naming(data, name):
+    with _name_file(data, name):
         image.load()
     # Pillow decodes missing JPEG data as grey if the rest of the file is zeros, as after a crash.
     if data.startswith(JPEG) and all(marker != _END for marker, _, _ in jpeg_segments(data)):
-        raise _damaged(name, "it has no end, as if the rest was never written")
+        raise damage_error(name, "it has no end, as if the rest was never written")
     return image
 
 
 @contextlib.contextmanager
-def _naming(data: bytes, name: str) -> Iterator[None]:
+def _name_file(data: bytes, name: str) -> Iterator[None]:
     """Replaces Pillow's errors by ones that name the file."""
     try:
         yield
     except Image.UnidentifiedImageError:
-        raise _unknown(data, name) from None
+        raise _unknown_format(data, name) from None
     except Image.DecompressionBombError:
-        raise InputError(
-            f"{name}: too many pixels for Pillow; scale it down or cut it into pieces", what=name
-        ) from None
+        raise file_error(name, "too many pixels for Pillow; scale it down or cut it into pieces") from None
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
-        raise _damaged(name, one_line(error)) from None
+        raise damage_error(name, one_line(error)) from None
 
 
-def _unknown(data: bytes, name: str) -> InputError:
+def _unknown_format(data: bytes, name: str) -> InputError:
     """Returns the error for a file that cannot be read as an image, with its format if that is known."""
     if not data:
-        return InputError(f"{name}: the file is empty; replace or remove it", what=name)
+        return file_error(name, "the file is empty; replace or remove it")
     kinds = [kind for start, pattern, kind in _OTHER_FORMATS if re.match(pattern, data[start : start + 400])]
     found = kinds[0] if kinds else "not an image that can be read"
-    return InputError(
-        f"{name}: {found}; images can be read as {_READABLE}: convert, replace or remove it",
-        what=name,
-        value=found,
-        allowed=_READABLE,
-    )
-
-
-def _damaged(name: str, reason: str) -> InputError:
-    return InputError(f"{name}: damaged or cut short ({reason}); replace or remove it", what=name)
+    problem = f"{found}; images can be read as {_READABLE}: convert, replace or remove it"
+    return file_error(name, problem, value=found, allowed=_READABLE)

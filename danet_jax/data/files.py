@@ -21,11 +21,22 @@ _LEFT_BEHIND = {"__MACOSX", "@eaDir", "#recycle", "lost+found", "Thumbs.db", "de
 """Files and folders that operating systems and storage servers create; `.DS_Store` and the like are hidden anyway."""
 
 
-def wrong_file(
+def file_error(
     path: str | os.PathLike[str], problem: str, *, value: Any = None, allowed: Any = None
 ) -> InputError:
-    """Returns an error about a file or folder."""
+    """Returns an error about a file or folder, whose name it gives."""
     return InputError(f"{path}: {problem}", what=str(path), value=value, allowed=allowed)
+
+
+def damage_error(name: str, reason: str) -> InputError:
+    """Returns an error about an image file that cannot be decoded completely."""
+    return file_error(name, f"damaged or cut short ({reason}); replace or remove it")
+
+
+def option_error(option: str, value: Any, problem: str, allowed: Any = None) -> InputError:
+    """Returns an error about an option of a data set, such as `options.validation`."""
+    what = f"dataset.{option}"
+    return InputError(f"{what}={value!r}: {problem}", what=what, value=value, allowed=allowed)
 
 
 def is_stray(name: str) -> bool:
@@ -56,47 +67,44 @@ def read_text(path: pathlib.Path, what: str) -> str:
             except UnicodeDecodeError:
                 text = data.decode("cp1252")
     except OSError as error:
-        raise wrong_file(path, f"cannot be read ({error.strerror})") from None
+        raise file_error(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise wrong_file(path, f"cannot be read as {what} ({error}); save it as UTF-8") from None
+        raise file_error(path, f"cannot be read as {what} ({error}); save it as UTF-8") from None
     if any(ord(character) < 32 and character not in "\t\r\n" for character in text):
-        raise wrong_file(path, f"cannot be read as {what} (it holds control characters)")
+        raise file_error(path, f"cannot be read as {what} (it contains control characters)")
     return text
 
 
-def walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def walk(folder: pathlib.Path, _parents: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
     """Yields all files below `folder`, including those in linked folders, sorted by name within each folder.
 
     Raises:
       InputError: A link points to a folder that contains it or to nothing, a folder cannot be read, an entry is
         neither a file nor a folder, or a name is not UTF-8.
     """
-    yield from _walk(folder, (os.path.realpath(folder),))
-
-
-def _walk(folder: pathlib.Path, above: tuple[str, ...]) -> Iterator[pathlib.Path]:
+    parents = (*_parents, os.path.realpath(folder))
     try:
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not is_stray(entry.name)), key=lambda e: e.name)
     except OSError as error:
-        raise wrong_file(folder, f"cannot be read ({error.strerror})") from None
+        raise file_error(folder, f"cannot be read ({error.strerror})") from None
     for entry in entries:
         path = folder / entry.name
         if entry.name.encode(errors="surrogateescape") != entry.name.encode(errors="replace"):
-            raise wrong_file(folder, f"{entry.name!a} is not a name in UTF-8; rename it")
+            raise file_error(folder, f"the name {entry.name!a} is not valid UTF-8; rename it")
         try:
             is_file, is_folder = entry.is_file(), entry.is_dir()
         except OSError as error:  # Links can form a cycle.
-            raise wrong_file(path, f"cannot be read ({error.strerror}); remove it") from None
-        real = os.path.realpath(path) if is_folder else ""
+            raise file_error(path, f"cannot be read ({error.strerror}); remove it") from None
         if is_file:
             yield path
-        elif is_folder and real not in above:
-            yield from _walk(path, (*above, real))
         elif is_folder:
-            raise wrong_file(path, f"a link to a folder that contains it ({real}); remove it")
+            if (target := os.path.realpath(path)) in parents:
+                raise file_error(path, f"links to {target}, which contains it; remove the link")
+            yield from walk(path, parents)
         elif entry.is_symlink() and not path.exists():
-            target = os.readlink(path)
-            raise wrong_file(path, f"a link to {target}, which does not exist; correct or remove it")
+            raise file_error(
+                path, f"links to {os.readlink(path)}, which does not exist; correct or remove it"
+            )
         else:
-            raise wrong_file(path, "neither a file nor a folder (a pipe, a socket or a device); remove it")
+            raise file_error(path, "neither a file nor a folder (a pipe, a socket or a device); remove it")

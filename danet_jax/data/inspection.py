@@ -16,7 +16,7 @@ import numpy as np
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.data.builders.pair import Pair
-from danet_jax.data.files import wrong_file
+from danet_jax.data.files import file_error
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
@@ -62,40 +62,26 @@ def check_pair(pair: Pair, class_count: int) -> Examined:
         return examined
     label = decode.decode_label(pair.label, pair.label_file)
     if label.shape != (height, width):
-        raise InputError(
-            f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
-            f"{width}x{height}; make them the same size",
-            what=pair.label_file,
-            value=label.shape,
-            allowed=(height, width),
-        )
+        sizes = f"{label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is {width}x{height}"
+        problem = f"the label is {sizes}; make them the same size"
+        raise file_error(pair.label_file, problem, value=label.shape, allowed=(height, width))
     counts = np.bincount(label.ravel(), minlength=256)
-    wrong = counts.copy()
-    wrong[:class_count] = wrong[IGNORE_LABEL] = 0
-    if wrong.any():
-        raise wrong_values(pair.label_file, wrong, range(class_count), IGNORE_LABEL)
+    invalid = counts.copy()
+    invalid[:class_count] = invalid[IGNORE_LABEL] = 0
+    if invalid.any():
+        raise label_error(pair.label_file, invalid, range(class_count), IGNORE_LABEL)
     return examined._replace(counts=counts, label_digest=_digest(label))
 
 
-def wrong_values(file: str, counts: np.ndarray, allowed: range, ignored: int) -> InputError:
-    """Returns the error for a label file with invalid values.
-
-    Args:
-      file: The name of the label file.
-      counts: Number of pixels of each invalid value, int64 `[N]`, 0 for all others.
-      allowed: The values of the classes.
-      ignored: The value that is ignored.
-    """
+def label_error(file: str, counts: np.ndarray, allowed: range, ignored: int) -> InputError:
+    """Returns the error for a label file, given the number of pixels of each invalid value, int64 `[N]`."""
     first, *others = np.flatnonzero(counts).tolist()
-    return wrong_file(
-        file,
-        f"label value {first} ({counts[first]} pixels) is neither a class ({allowed[0]} to {allowed[-1]}) nor "
-        f"{ignored} (ignore)"
-        + (f"; so are {others[:5]}" if others else "")
-        + "; correct the label or the list of classes",
-        value=first,
-        allowed=allowed,
+    problem = (
+        f"label value {first} ({counts[first]} pixels) is neither a class ({allowed[0]} to {allowed[-1]}) nor"
     )
+    problem += f" {ignored} (ignore)" + (f"; neither are {others[:5]}" if others else "")
+    problem += "; correct the label or the list of classes"
+    return file_error(file, problem, value=first, allowed=allowed)
 
 
 def _digest(pixels: np.ndarray) -> bytes:
@@ -109,7 +95,7 @@ class Findings(Summary):
     """The result of inspecting one split; the counts of the summary cover the intact examples only.
 
     Attributes:
-      images: Number of examples, including wrong ones.
+      images: Number of examples, including invalid ones.
       sizes: Number of images of each (height, width).
       darkest: The smallest value of red, green and blue in any image.
       brightest: The largest value of red, green and blue in any image.
@@ -127,17 +113,9 @@ class Findings(Summary):
 
 
 def inspect(readers: Iterable[Callable[[], Pair]], classes: Classes) -> Findings:
-    """Reads and checks every example on all cores.
-
-    Args:
-      readers: Functions that read one example each.
-      classes: The classes that label values may stand for.
-
-    Returns:
-      The findings. Errors in examples are collected in `Findings.errors`, not raised.
-    """
+    """Reads and checks every example on all cores; errors are collected in `Findings.errors`, not raised."""
     findings, names = Findings(), set[str]()
-    for example in in_order(functools.partial(_inspect_one, class_count=len(classes)), readers):
+    for example in map_in_order(functools.partial(_inspect_one, class_count=len(classes)), readers):
         findings.images += 1
         if isinstance(example, str):
             findings.errors.append(example)
@@ -165,7 +143,7 @@ def _inspect_one(read: Callable[[], Pair], class_count: int) -> tuple[Pair, Exam
     return dataclasses.replace(pair, image=b"", label=None), examined
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yields `function(item)` for each item in order, working ahead on all cores.
 
     Threads suffice for decoding, checking and encoding, because decompression, which is nearly all of the work,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.errors import InputError
+from danet_jax.data.files import file_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,28 +44,13 @@ class LabelMapping:
         return table
 
     def to_train_ids(self, ids: np.ndarray, name: str) -> np.ndarray:
-        """Converts a label map from the publisher's ids to train ids.
-
-        Args:
-          ids: Integers `[H, W]`.
-          name: The file's name, for error messages.
-
-        Returns:
-          uint8 `[H, W]`: train ids, with `others_become` in place of `others`.
-
-        Raises:
-          InputError: An id does not exist in this data set.
-        """
+        """Converts a label map `[H, W]` of the publisher's ids to train ids, uint8; refuses ids that do not exist."""
         train_ids = self._table.take(ids, mode="clip")
-        wrong = (train_ids < 0) | (ids < 0)
-        if wrong.any():
-            strange = int(ids[wrong][0])
-            raise InputError(
-                f"{name}: label id {strange} does not exist in this data set; the file is damaged, or belongs to "
-                "another data set or version",
-                what=name,
-                value=strange,
-            )
+        unknown = (train_ids < 0) | (ids < 0)
+        if unknown.any():
+            value = int(ids[unknown][0])
+            problem = f"label id {value} does not exist in this data set; the file is damaged, or belongs to another"
+            raise file_error(name, f"{problem} data set or version", value=value)
         return train_ids.astype(np.uint8)
 
     def in_order_of_ids(self) -> LabelMapping:
@@ -75,13 +60,7 @@ class LabelMapping:
         return dataclasses.replace(self, classes=Classes(names, colours), ids=ids)
 
     def to_ids(self, train_ids: np.ndarray) -> np.ndarray:
-        """Converts train ids to the publisher's ids, which test servers expect.
-
-        Args:
-          train_ids: uint8 `[H, W]`; every value must be a class.
-
-        Returns:
-          The publisher's ids, uint8 `[H, W]`.
+        """Converts train ids, uint8 `[H, W]`, to the publisher's ids, uint8, which test servers expect.
 
         Raises:
           ValueError: A value is not a class, or an id does not fit into 8 bits.
@@ -141,7 +120,7 @@ ADE20K = _mapping(table("ade20k"), {0})
 assert ADE20K.ids == tuple(range(1, 151))
 
 # COCO Stuff (Caesar et al., CVPR 2018): 80 thing and 91 stuff classes. COCO reserved 11 of the ids 1 to 182 and never
-# used them; 0 is unlabelled. The publisher's colours are a random permutation made by MATLAB; ours are all different.
+# used them; 0 is unlabelled. The publisher's colours are a random permutation made by MATLAB; these are all different.
 _drawn = [row for row in table("coco_stuff") if row["drawn"] == "yes"]
 COCO_STUFF = _mapping(_drawn, {0}, bit_colours([int(row["id"]) for row in _drawn]))
 assert len(COCO_STUFF.ids) == 171

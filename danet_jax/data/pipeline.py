@@ -57,7 +57,7 @@ class TrainingBatches(grain.DatasetIterator[dict[str, np.ndarray]]):
         if self._iterator is None:
             mine = self._examples[self._taken + self._shard_index :: self._shard_count]
             self._iterator = _read_ahead(mine.batch(self._batch_size, drop_remainder=True), self._workers)
-        with _signals_held_back():
+        with _block_signals():
             batch = next(self._iterator)
         self._taken += self._batch_size * self._shard_count
         return batch
@@ -170,7 +170,7 @@ def evaluation_examples(
         iterator = _read_ahead(examples, min(workers, len(examples)))
         try:
             while True:
-                with _signals_held_back():
+                with _block_signals():
                     element = next(iterator, None)
                 if element is None:
                     break
@@ -214,11 +214,11 @@ def _read_ahead(dataset: grain.MapDataset[Any], workers: int) -> grain.DatasetIt
     if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which only a command-line program parses.
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-    return iter(elements.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_own))
+    return iter(elements.mp_prefetch(options, worker_init_fn=_end_with_parent).map(_copy_arrays))
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
+def _block_signals() -> Iterator[None]:
     """Blocks `SIGNALS` while Grain may start workers, which inherit the signal mask.
 
     Otherwise, Ctrl-C would kill the workers before they can ignore it, and the run would fail. Other threads of this
@@ -250,7 +250,7 @@ def _end_with_parent(index: int, count: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _own(element: dict[str, Any]) -> dict[str, Any]:
+def _copy_arrays(element: dict[str, Any]) -> dict[str, Any]:
     """Copies arrays out of the memory that is shared with a worker, so that they remain valid."""
     return {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in element.items()}
 

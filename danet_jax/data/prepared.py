@@ -25,7 +25,7 @@ from danet_jax.data.decode import (
     png_chunks,
     to_depth,
 )
-from danet_jax.errors import InputError
+from danet_jax.data.files import file_error
 
 _ALL_ROWS = 2**31 - 1
 
@@ -33,21 +33,7 @@ _ALL_ROWS = 2**31 - 1
 def first_image_rows(
     data: bytes, name: str, rows: int = _ALL_ROWS, *, bits: int = 16, depth: int = 8
 ) -> np.ndarray:
-    """Returns at least the first `rows` rows of the result of `decode.decode_image`; further rows are undefined.
-
-    Args:
-      data: The encoded image.
-      name: The example's name, for error messages.
-      rows: The number of rows that are needed; by default, all.
-      bits: The number of bits that are used in 16-bit channels.
-      depth: The bits per channel of the result.
-
-    Returns:
-      `[h, W, 3]`: uint8, or uint16 from 0 to `2**depth - 1` for a depth of more than 8 bits.
-
-    Raises:
-      InputError: The image is damaged.
-    """
+    """Returns at least the first `rows` rows of the result of `decode.decode_image`; further rows are undefined."""
     pixels = _png_rows(data, name, rows, "RGB")
     if pixels is None and data.startswith(BMP):
         with contextlib.suppress(cv2.error):  # OpenCV is twice as fast as Pillow.
@@ -58,11 +44,7 @@ def first_image_rows(
 
 
 def first_label_rows(data: bytes, name: str, rows: int = _ALL_ROWS) -> np.ndarray:
-    """Returns at least the first `rows` rows of the result of `decode.decode_label`, uint8 `[h, W]`.
-
-    Raises:
-      InputError: The label map is damaged.
-    """
+    """Returns at least the first `rows` rows of the result of `decode.decode_label`, uint8 `[h, W]`."""
     label = _png_rows(data, name, rows, "L")
     return decode_label(data, name) if label is None else label
 
@@ -99,4 +81,4 @@ def _png_rows(data: bytes, name: str, rows: int, mode: str) -> np.ndarray | None
     try:
         return np.array(Image.frombytes(mode, (width, min(rows, height)), compressed, "zip", mode, 0))
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{name}: damaged ({error}); prepare the data again", what=name) from None
+        raise file_error(name, f"damaged ({error}); prepare the data again") from None

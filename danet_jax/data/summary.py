@@ -50,10 +50,12 @@ class Summary:
         """Adds one example: its name, the result of examining it, and the assumptions that were made about it."""
         self.examples += 1
         self.deep += examined.deep
-        self.images_digest = _sum(self.images_digest, _named(name, examined.image_digest))
+        self.images_digest = _add_digests(self.images_digest, _example_digest(name, examined.image_digest))
         if (counts := examined.counts) is not None:
             self.labelled += 1
-            self.labels_digest = _sum(self.labels_digest, _named(name, examined.label_digest))
+            self.labels_digest = _add_digests(
+                self.labels_digest, _example_digest(name, examined.label_digest)
+            )
             self.pixels += counts
             self.present += counts > 0
             if counts[IGNORE_LABEL] == counts.sum():
@@ -62,7 +64,7 @@ class Summary:
         self.first_assumed = dict.fromkeys(assumed, name) | self.first_assumed
 
     @classmethod
-    def merged(cls, parts: Iterable[Summary]) -> Summary:
+    def merge(cls, parts: Iterable[Summary]) -> Summary:
         """Returns the combined summary of all parts."""
         total = cls()
         for part in parts:
@@ -74,8 +76,8 @@ class Summary:
             total.present += part.present
             total.assumed.update(part.assumed)
             total.first_assumed = part.first_assumed | total.first_assumed
-            total.images_digest = _sum(total.images_digest, part.images_digest)
-            total.labels_digest = _sum(total.labels_digest, part.labels_digest)
+            total.images_digest = _add_digests(total.images_digest, part.images_digest)
+            total.labels_digest = _add_digests(total.labels_digest, part.labels_digest)
         return total
 
     @property
@@ -134,7 +136,7 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
         for split, summary in labelled.items()
         if not summary.counted
     ]
-    everywhere = Summary.merged(labelled.values())
+    everywhere = Summary.merge(labelled.values())
     if not everywhere.counted:
         return lines
     absent = [name for label, name in enumerate(classes.names) if not everywhere.present[label]]
@@ -150,17 +152,17 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
         lines.append(line)
     if len(classes) - len(absent) == 1:
         [only] = set(classes.names) - set(absent)
-        return [*lines, f"{only!r} is the only class that occurs: any network gets 100 %"]
+        return [*lines, f"{only!r} is the only class that occurs: any network scores 100 %"]
     found = {
         split: [name for label, name in enumerate(classes.names) if summary.present[label]]
         for split, summary in labelled.items()
     }
-    for split, there in found.items():
-        if len(there) == 1:
-            lines.append(f"{split}: {there[0]!r} is the only class that occurs in it")
-    trained = {name for split, there in found.items() if split.startswith("train") for name in there}
-    for split, there in found.items():
-        if trained and (unseen := [name for name in there if name not in trained]):
+    for split, names in found.items():
+        if len(names) == 1:
+            lines.append(f"{split}: {names[0]!r} is the only class that occurs in it")
+    trained = {name for split, names in found.items() if split.startswith("train") for name in names}
+    for split, names in found.items():
+        if trained and (unseen := [name for name in names if name not in trained]):
             lines.append(f"{split}: {len(unseen)} of its classes never occur in train: {some(unseen)}")
     return lines
 
@@ -171,10 +173,10 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _named(name: str, digest: bytes) -> int:
+def _example_digest(name: str, digest: bytes) -> int:
     return int.from_bytes(hashlib.sha256(name.encode() + b"\0" + digest).digest()[:16])
 
 
-def _sum(one: int | None, other: int | None) -> int | None:
+def _add_digests(one: int | None, other: int | None) -> int | None:
     """Returns the combined digest of two parts: a sum, so that neither order nor grouping matters."""
     return None if one is None or other is None else (one + other) % 2**128

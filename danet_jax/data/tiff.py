@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from danet_jax.data.files import damage_error, file_error
 from danet_jax.errors import InputError, one_line
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -84,7 +85,7 @@ class Tiff:
             self._same_bits = isinstance(bits, int)
             self.bits: int = bits if isinstance(bits, int) else max(bits)
         except Exception as error:  # tifffile can raise nearly any exception on damaged files.
-            raise self._damaged(one_line(error)) from None
+            raise damage_error(self._name, one_line(error)) from None
         last = extra[-1] if extra else 0
         self._alpha = last if self._samples in (2, 4) and last in (_PREMULTIPLIED, _ALPHA) else 0
         self.unused_band = self._photometric == _RGB and self._samples > 3 and not self._alpha
@@ -103,14 +104,14 @@ class Tiff:
             if self._page.axes.startswith("S"):  # The samples are stored as separate planes.
                 pixels = np.moveaxis(pixels, 0, -1)
             if pixels.ndim not in (2, 3) or pixels.shape[:2] != self.size:
-                raise self._refused(f"its pixels have the axes {self._page.axes}")
-            return self._coloured(pixels)
+                raise self._unsupported(f"its pixels have the axes {self._page.axes}")
+            return self._to_grey_or_rgb(pixels)
         except InputError:
             raise
         except Exception as error:
-            raise self._damaged(one_line(error)) from None
+            raise damage_error(self._name, one_line(error)) from None
 
-    def _coloured(self, pixels: np.ndarray) -> Pixels:
+    def _to_grey_or_rgb(self, pixels: np.ndarray) -> Pixels:
         """Converts pixels of any photometric interpretation to grey or RGB."""
         if self._photometric == _PALETTE:
             table = np.asarray(self._page.colormap).T
@@ -134,14 +135,12 @@ class Tiff:
     def _check_kind(self) -> None:
         (height, width), depth, bits = self.size, self._page.imagedepth, self._page.bitspersample
         if height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise InputError(
-                f"{self._name}: too many pixels; scale it down or cut it into pieces", what=self._name
-            )
+            raise file_error(self._name, "too many pixels; scale it down or cut it into pieces")
         if not height * width or depth > 1:
-            raise self._refused(f"{width}x{height}x{depth} pixels")
+            raise self._unsupported(f"{width}x{height}x{depth} pixels")
         if not self._same_bits or self._format != 1 or not 1 <= self.bits <= 16:
             kind = _SAMPLE_FORMATS.get(self._format, "unknown")
-            raise self._refused(f"{self._samples} bands of {bits} bits, {kind}")
+            raise self._unsupported(f"{self._samples} bands of {bits} bits, {kind}")
         colours = self._samples - bool(self._alpha)
         subsampling = tuple(self._page.subsampling or (1, 1)) if self._compression != _JPEG else (1, 1)
         fits = {
@@ -155,36 +154,27 @@ class Tiff:
         if not fits.get(self._photometric, False):
             grey = self._photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK)
             kind = "bands" if grey else f"samples ({self._page.photometric!s})"
-            raise self._refused(f"{self._samples} {kind} of {bits} bits")
+            raise self._unsupported(f"{self._samples} {kind} of {bits} bits")
 
     def _check_segments(self) -> None:
         """Refuses a file with missing strips or tiles, which tifffile would fill with zeros."""
         segments = list(zip(self._page.dataoffsets, self._page.databytecounts, strict=False))
         expected = math.prod(self._page.chunked)
         if len(segments) < expected:
-            raise self._damaged(f"{len(segments)} of {expected} strips or tiles")
+            raise damage_error(self._name, f"{len(segments)} of {expected} strips or tiles")
         for start, length in segments:
             end = start + length
             if not length or end > len(self._data):
-                raise self._damaged("strips or tiles are missing")
+                raise damage_error(self._name, "strips or tiles are missing")
             if self._compression in (_OLD_JPEG, _JPEG) and b"\xff\xd9" not in self._data[end - 16 : end]:
-                raise self._damaged("a strip or tile has no end")
+                raise damage_error(self._name, "a strip or tile has no end")
         bits = math.prod(self.size) * self._samples * self.bits
         if self._compression == _NONE and 8 * sum(length for _, length in segments) < bits:
-            raise self._damaged("too little data")
+            raise damage_error(self._name, "too little data")
 
-    def _refused(self, found: str) -> InputError:
-        return InputError(
-            f"{self._name}: a TIFF of {found}; grey and RGB of up to 16 unsigned bits can be read, with or without "
-            "alpha: convert it",
-            what=self._name,
-            value=found,
-        )
-
-    def _damaged(self, reason: str) -> InputError:
-        return InputError(
-            f"{self._name}: damaged or cut short ({reason}); replace or remove it", what=self._name
-        )
+    def _unsupported(self, found: str) -> InputError:
+        readable = "grey and RGB of up to 16 unsigned bits can be read, with or without alpha"
+        return file_error(self._name, f"a TIFF of {found}; {readable}: convert it", value=found)
 
 
 def _main_page(pages: list[Any]) -> tuple[Any, int]:

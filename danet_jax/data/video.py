@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from danet_jax.data.decode import decode_image, to_depth
+from danet_jax.data.files import file_error
 from danet_jax.errors import InputError, one_line
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -49,7 +50,7 @@ class Video:
     Attributes:
       path: The video file or the pattern.
       files: The video file or the images that match the pattern.
-      length: The number of frames that the file declares, which may be wrong; 0 if it declares none.
+      length: The number of frames that the file declares, which may be inaccurate; 0 if it declares none.
       tick: The unit of the frame times, in seconds.
       missing: The number of frames that were damaged or missing when the video was last read to its end.
 
@@ -62,13 +63,13 @@ class Video:
         self._bits, self._depth = bits, depth
         self._is_pattern = _is_pattern(path)
         if self._is_pattern:
-            self.files = _numbered(path)
+            self.files = _numbered_files(path)
             self.length, self.tick = len(self.files), 1 / _USUAL_RATE
             return
         self.files = [path]
         if not path.is_file():
-            raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}", what=str(path))
-        with self._opened() as (_, stream):
+            raise file_error(path, "not a file" if path.exists() else "does not exist")
+        with self._open() as (_, stream):
             self.length, self.tick = stream.frames, max(stream.time_base or _SHORTEST_TICK, _SHORTEST_TICK)
 
     def frames(self, start: int = 0) -> Iterator[np.ndarray]:
@@ -94,11 +95,8 @@ class Video:
             size = size or pixels.shape[:2]
             if pixels.shape[:2] != size:
                 where = str(self.files[number] if self._is_pattern else self.path)
-                raise InputError(
-                    f"{where}: frame {number} is {pixels.shape[1]}x{pixels.shape[0]} and the first is "
-                    f"{size[1]}x{size[0]}; frames must have one size",
-                    what=where,
-                )
+                sizes = f"{pixels.shape[1]}x{pixels.shape[0]} and the first is {size[1]}x{size[0]}"
+                raise file_error(where, f"frame {number} is {sizes}; all frames must have the same size")
             if number >= start:
                 yield time, pixels
 
@@ -107,7 +105,7 @@ class Video:
             yield number * self.tick, functools.partial(self._image, path)
 
     def _decoded(self) -> _LazyFrames:
-        with self._opened() as (container, stream):
+        with self._open() as (container, stream):
             stream.thread_type = "AUTO"
             begin = Fraction(container.start_time or 0, av.time_base)
             own = (stream.start_time or 0) * (stream.time_base or Fraction(0))
@@ -143,24 +141,21 @@ class Video:
         return to_depth(np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)), self._depth)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
         # FFmpeg would interpret some names as a protocol or a pattern, so it gets a file object.
         with self.path.open("rb") as file:
             try:
                 container = av.open(file, "r")
                 stream = container.streams.best("video")
             except (av.FFmpegError, ValueError) as error:
-                raise self._refused(one_line(error)) from None
+                raise self._error(one_line(error)) from None
             with container:
                 if not isinstance(stream, av.VideoStream):
-                    raise self._refused("it has no video stream")
+                    raise self._error("it has no video stream")
                 yield container, stream
 
-    def _refused(self, reason: str) -> InputError:
-        return InputError(
-            f"{self.path}: not a video that can be read ({reason}); convert it to MP4 (H.264)",
-            what=str(self.path),
-        )
+    def _error(self, reason: str) -> InputError:
+        return file_error(self.path, f"not a video that can be read ({reason}); convert it to MP4 (H.264)")
 
 
 def _declared_seconds(stream: av.VideoStream) -> float:
@@ -172,7 +167,7 @@ def _declared_seconds(stream: av.VideoStream) -> float:
         return 0.0
 
 
-def _numbered(pattern: Path) -> list[Path]:
+def _numbered_files(pattern: Path) -> list[Path]:
     """Returns the images that match a pattern in the order of their numbers, which may start at any number."""
     before, form, after = re.split(r"(%0?\d*d)", pattern.name, maxsplit=1)
     name = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
@@ -182,20 +177,17 @@ def _numbered(pattern: Path) -> list[Path]:
         if match and f"{before}{form % int(match[1])}{after}" == path.name and path.is_file():
             found[int(match[1])] = path
     if not found:
-        raise InputError(f"{pattern}: there are no such images", what=str(pattern))
+        raise file_error(pattern, "no image matches this pattern")
     numbers = sorted(found)
     for number, following in itertools.pairwise(numbers):
         if following != number + 1:
-            raise InputError(
-                f"{pattern}: number {number + 1} is missing, between {number} and {following}",
-                what=str(pattern),
-                value=number + 1,
-            )
+            problem = f"number {number + 1} is missing, between {number} and {following}"
+            raise file_error(pattern, problem, value=number + 1)
     return [found[number] for number in numbers]
 
 
 def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _USUAL_RATE) -> int:
-    """Writes frames of one size as MP4 (H.264, yuv420p) without sound.
+    """Writes frames of one size as MP4 (H.264, yuv420p) without sound, and returns their number.
 
     An odd height or width is padded by repeating the last pixel, because yuv420p requires even sizes.
 
@@ -204,9 +196,6 @@ def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _
       frames: Pairs of increasing times in seconds and frames, uint8 `[H, W, 3]` RGB. Each time is rounded to `tick`
         and is at least one tick after the previous one.
       tick: The unit of the times in the file, in seconds.
-
-    Returns:
-      The number of frames.
 
     Raises:
       OSError: The file cannot be written, for example because the disk is full.
@@ -227,6 +216,6 @@ def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _
             last, count = frame.pts, count + 1
             container.mux(stream.encode(frame))
         if stream is None:
-            raise InputError(f"{path}: there are no frames to write", what=str(path))
+            raise file_error(path, "there are no frames to write")
         container.mux(stream.encode())
     return count

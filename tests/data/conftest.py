@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.reference.own_data import Drawn
+from tests.reference.own_data import OwnData
 
 
 @pytest.fixture
-def drawn(rng, tmp_path):
+def own(rng, tmp_path):
     """Returns an empty folder for a user's own data."""
-    return Drawn(rng, tmp_path / "own")
+    return OwnData(rng, tmp_path / "own")

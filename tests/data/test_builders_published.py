@@ -12,7 +12,7 @@ from danet_jax.data import labels
 from danet_jax.data.builders import published
 from danet_jax.data.dataset import open_dataset
 from tests.reference import publishers
-from tests.reference.publishers import contents, prepare
+from tests.reference.publishers import contents, prepare, read
 
 # These ids come from the publisher's pages, independently of danet_jax.data.labels.
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -165,7 +165,7 @@ def test_names_as_macos_writes_them(rng, tmp_path, form):
         for start in (b"PK\x03\x04\x14\x00", b"PK\x01\x02\x14\x03\x14\x00"):
             content = content.replace(start + b"\x00\x08", start + b"\x00\x00")
         path.write_bytes(content)
-    names = {name for _, name in contents(prepare("cityscapes", root, tmp_path))}
+    names = {name for _, name in read("cityscapes", root, tmp_path)}
     assert names == set(truth)
     assert any("zürich (alt)" in name for name in names)
 
@@ -173,11 +173,11 @@ def test_names_as_macos_writes_them(rng, tmp_path, form):
 def test_ade20k_real_pairs(ade20k_sample, tmp_path):
     for folder in ("training", "validation"):
         for kind in ("images", "annotations"):
-            place = tmp_path / "in" / "ADEChallengeData2016" / kind / folder
-            place.mkdir(parents=True)
+            folder_path = tmp_path / "in" / "ADEChallengeData2016" / kind / folder
+            folder_path.mkdir(parents=True)
             for path in (ade20k_sample / kind).iterdir():
-                (place / path.name).write_bytes(path.read_bytes())
-    found = contents(prepare("ade20k", tmp_path / "in", tmp_path))
+                (folder_path / path.name).write_bytes(path.read_bytes())
+    found = read("ade20k", tmp_path / "in", tmp_path)
     assert len(found) == 6
     for (_, name), (_, label) in found.items():
         original = np.array(Image.open(ade20k_sample / "annotations" / f"{name}.png")).astype(int)

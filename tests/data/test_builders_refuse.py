@@ -9,6 +9,7 @@ import pytest
 from danet_jax.data.builders import published
 from danet_jax.data.dataset import dataset_builder, open_dataset
 from tests.reference import publishers
+from tests.reference.images import encode
 from tests.reference.refusal import refused
 
 VOC, SBD, COCO = "VOCtrainval_11-May-2012.tar", "benchmark.tgz", "cocostuff-10k-v1.1.zip"
@@ -30,7 +31,6 @@ def test_missing_archives_are_named_with_where_to_get_them(rng, tmp_path):
     error = refuse("cityscapes", root, tmp_path)
     assert error.what == str(root)
     assert FINE in str(error)
-    assert f"lacks {FINE}" in str(error)
     assert "https://www.cityscapes-dataset.com/downloads" in str(error)
     assert f"{root}/leftImg8bit_trainvaltest.zip" not in str(error)
     report = dataset_builder("cityscapes", root=root, data_dir=tmp_path / "data").source_report()
@@ -62,8 +62,17 @@ def test_truncated_archive(rng, tmp_path, name, archive, share):
     assert archive in refuse(name, root, tmp_path).what
 
 
+@pytest.mark.parametrize("position", [-8, -1])
+def test_a_tgz_with_another_checksum_or_size_in_its_trailer(rng, tmp_path, position):
+    root = publishers.write(publishers.pascal_voc_aug(rng)[0], tmp_path / "in", "archive")
+    content = bytearray((root / SBD).read_bytes())
+    content[position] ^= 1
+    (root / SBD).write_bytes(content)
+    assert refuse("pascal_voc_aug", root, tmp_path).what == str(root / SBD)
+
+
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><title>Login</title>", b"\x00" * 2000])
-def test_what_is_no_archive(rng, tmp_path, content):
+def test_files_that_are_not_archives(rng, tmp_path, content):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     (root / ADE).write_bytes(content)
     assert refuse("ade20k", root, tmp_path).what == str(root / ADE)
@@ -116,7 +125,7 @@ def test_a_list_that_names_an_example_twice(rng, tmp_path):
     assert lists["train"][1] in str(error)
 
 
-def test_an_archive_that_holds_a_file_twice(rng, tmp_path):
+def test_an_archive_that_contains_a_file_twice(rng, tmp_path):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     name = "ADEChallengeData2016/annotations/training/ADE_train_00000001.png"
     with zipfile.ZipFile(root / ADE, "a") as archive, pytest.warns(match="Duplicate"):
@@ -137,8 +146,8 @@ CONTEXT = ("pascal_context", "trainval.tar.gz", ".*2008_000002.mat")
 @pytest.mark.parametrize(
     ("name", "archive", "pattern", "content", "value"),
     [
-        ("cityscapes", FINE, LABEL_IDS, publishers.encoded(full(34, 12, 24)), 34),
-        ("cityscapes", FINE, LABEL_IDS, publishers.encoded(full(0, 12, 23)), (12, 23)),
+        ("cityscapes", FINE, LABEL_IDS, encode(full(34, 12, 24)), 34),
+        ("cityscapes", FINE, LABEL_IDS, encode(full(0, 12, 23)), (12, 23)),
         ("pascal_voc_aug", VOC, ".*SegmentationClass/.*1.png", publishers.palette_png(full(21, 10, 14)), 21),
         ("pascal_voc_aug", SBD, ".*6.mat", publishers.mat(GTcls={"Segmentation": full(254, 14, 10)}), 254),
         ("pascal_voc_aug", SBD, ".*6.mat", publishers.mat(GTinst={"Segmentation": full(1, 14, 10)}), None),
@@ -146,7 +155,7 @@ CONTEXT = ("pascal_context", "trainval.tar.gz", ".*2008_000002.mat")
         (*CONTEXT, publishers.mat(LabelMap=full(0, 20, 30, np.uint16))[:150], None),
         ("coco_stuff10k", COCO, "annotations/.*", publishers.mat(S=full(91, 16, 24)), 91),
         ("coco_stuff10k", COCO, "images/.*", b"\xff\xd8\xff\xe0 no image", None),
-        ("ade20k", ADE, ".*/annotations/training/.*", publishers.encoded(full(151, 9, 9)), 151),
+        ("ade20k", ADE, ".*/annotations/training/.*", encode(full(151, 9, 9)), 151),
     ],
 )
 def test_bad_file(rng, tmp_path, name, archive, pattern, content, value):

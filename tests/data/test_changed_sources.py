@@ -10,33 +10,38 @@ import pytest
 from PIL import Image
 
 from danet_jax.data.builders import state
-from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_label
 from tests.reference import publishers
+from tests.reference.refusal import refused
 
 
 @pytest.fixture
-def folder(rng, tmp_path):
-    root = tmp_path / "street"
+def street(own):
+    """Returns a folder of three examples in each of two splits; the size of a label file does not depend on it."""
+    own.root = own.root.with_name("street")
     for split in ("train", "val"):
-        for part in ("images", "labels"):
-            (root / part / split).mkdir(parents=True)
         for name in "abc":
-            Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).save(
-                root / "images" / split / f"{name}.png"
-            )
-            write_label(root / "labels" / split / f"{name}.png", int(rng.integers(2)))
-    (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
-    return root
+            own.image(f"images/{split}/{name}.png")
+            write_label(own.root / f"labels/{split}/{name}.png", int(own.rng.integers(2)))
+    own.write("classes.csv", "id,name\n0,a\n1,b\n")
+    return own
 
 
 def write_label(path, value):
-    """Writes a label file whose size is the same for every value."""
-    Image.fromarray(np.full((7, 9), value, np.uint8)).save(path, compress_level=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 12), value, np.uint8)).save(path, compress_level=0)
 
 
-def prepare(root, **options):
-    return open_dataset("folder", root=root, data_dir=root.parent / "data", options=options)
+def rewrite_label(path, value):
+    """Writes another label file of the same size and modification time."""
+    before = path.stat()
+    write_label(path, value)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert size_and_time(path) == (before.st_size, before.st_mtime_ns)
+
+
+def size_and_time(path):
+    return path.stat().st_size, path.stat().st_mtime_ns
 
 
 def labels(dataset, split="train"):
@@ -50,51 +55,46 @@ def read_files(monkeypatch):
     return read
 
 
-def test_a_label_rewritten_with_the_same_size_and_time(folder):
-    path = folder / "labels/train/b.png"
-    before = labels(prepare(folder))
-    status = path.stat()
-    write_label(path, 1 - before[1])
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    assert labels(prepare(folder)) == [before[0], 1 - before[1], before[2]]
+def test_a_label_rewritten_with_the_same_size_and_time(street):
+    before = labels(street.open())
+    rewrite_label(street.root / "labels/train/b.png", 1 - before[1])
+    assert labels(street.open()) == [before[0], 1 - before[1], before[2]]
 
 
-def test_unchanged_files_are_not_read_and_files_with_other_times_are_not_prepared_again(folder, monkeypatch):
-    first = prepare(folder)
+def test_unchanged_files_are_not_read_and_files_with_other_times_are_not_prepared_again(street, monkeypatch):
+    first = street.open()
     read = read_files(monkeypatch)
-    assert prepare(folder) == first
+    assert street.open() == first
     assert read == []
-    os.utime(folder / "labels/train/b.png", ns=(10**18, 10**18))
-    copy = folder / "images/val/c.png"
-    shutil.copy(copy, folder / "copy")
-    (folder / "copy").replace(copy)
-    assert prepare(folder) == first
-    assert sorted(read) == ["b.png", "c.png"]
-    assert prepare(folder) == first
-    assert len(read) == 2
+    os.utime(street.root / "labels/train/b.png", ns=(10**18, 10**18))
+    original, copy = street.root / "images/val/c.png", street.root / "copy"
+    shutil.copy(original, copy)
+    copy.replace(original)
+    for _ in range(2):
+        assert street.open() == first
+        assert sorted(read) == ["b.png", "c.png"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"files": {"x": 1}}', b'{"files": [], "adopted": {}}'])
-def test_a_damaged_memory_only_costs_time(folder, content, monkeypatch):
-    first = prepare(folder)
-    [path] = (folder.parent / "data/folder").glob("*.json")
+def test_damaged_digests_of_sources_only_cost_time(street, content, monkeypatch):
+    first = street.open()
+    [path] = (street.root.parent / "data/folder").glob("*.json")
     path.write_bytes(content)
     read = read_files(monkeypatch)
-    assert prepare(folder) == first
-    assert len(read) == 12
-    assert prepare(folder) == first
-    assert len(read) == 12
+    for _ in range(2):
+        assert street.open() == first
+        assert len(read) == 12
 
 
-def test_nothing_is_remembered_of_data_that_are_refused(folder):
-    write_label(folder / "labels/train/b.png", 7)
-    with pytest.raises(ValueError, match=r"b\.png"):
-        prepare(folder)
-    assert not list((folder.parent / "data").rglob("*.json"))
+def test_no_digests_are_stored_for_data_that_are_refused(street):
+    path = street.root / "labels/train/b.png"
+    write_label(path, 7)
+    with refused(what=path):
+        street.open()
+    assert not list((street.root.parent / "data").rglob("*.json"))
 
 
-def as_version_0_2_0(folder, dataset, former):
+def as_version_0_2_0(dataset, former):
     """Converts prepared data to the form of version 0.2.0: another name, palettes, and no digests."""
     directory = pathlib.Path(dataset.directory)
     (directory / "digests.json").unlink()
@@ -103,24 +103,24 @@ def as_version_0_2_0(folder, dataset, former):
         shard["palettes"] = {"first": "", "colours": []}
         del shard["summary"]["images_digest"], shard["summary"]["labels_digest"]
     (directory / "metadata.json").write_text(json.dumps(values))
-    [memory] = directory.parent.parent.glob("*.json")
-    memory.unlink()
+    [digests] = directory.parent.parent.glob("*.json")
+    digests.unlink()
     directory.parent.rename(directory.parent.with_name(former))
 
 
-def test_data_prepared_by_version_0_2_0_are_used_until_a_source_changes(folder):
+def test_data_prepared_by_version_0_2_0_are_used_until_a_source_changes(street):
     files = [
-        (split, name, *(stat(folder / part / split / f"{name}.png") for part in ("images", "labels")))
+        (split, name, *(size_and_time(street.root / f"{part}/{split}/{name}.png") for part in ("images", "labels")))
         for split in ("train", "val")
         for name in "abc"
-    ]
-    dataset = prepare(folder)
+    ]  # fmt: skip
+    dataset = street.open()
     listed = [["a", "b"], dataset.classes.colours, []]
     examples = {split: list(dataset.source(split)) for split in dataset.splits}
-    former = f"street-{state.fingerprint(str(folder.resolve()), files, listed, {})}"
-    as_version_0_2_0(folder, dataset, former)
+    former = f"street-{state.fingerprint(str(street.root.resolve()), files, listed, {})}"
+    as_version_0_2_0(dataset, former)
     for _ in range(2):
-        used = prepare(folder)
+        used = street.open()
         assert pathlib.Path(used.directory).parent.name == former
         assert {split: list(used.source(split)) for split in used.splits} == examples
         assert used.class_pixels("train") == dataset.class_pixels("train")
@@ -129,17 +129,10 @@ def test_data_prepared_by_version_0_2_0_are_used_until_a_source_changes(folder):
         assert digest["examples"] == 3
         assert len(digest["shards"]) == 32
     before = labels(used)
-    path = folder / "labels/train/b.png"
-    status = path.stat()
-    write_label(path, 1 - before[1])
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    changed = prepare(folder)
+    rewrite_label(street.root / "labels/train/b.png", 1 - before[1])
+    changed = street.open()
     assert pathlib.Path(changed.directory).parent.name != former
     assert labels(changed) == [before[0], 1 - before[1], before[2]]
-
-
-def stat(path):
-    return path.stat().st_size, path.stat().st_mtime_ns
 
 
 def test_parts_of_published_data_whose_files_change_within_the_same_size_and_time(rng, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.reference.own_data import CLASSES, COLOURS, standard
+from tests.reference.own_data import CLASSES, COLOURS
 from tests.reference.refusal import refused
 
 CLASS_LISTS = {
@@ -22,30 +22,30 @@ CLASS_LISTS = {
 
 
 @pytest.mark.parametrize("case", CLASS_LISTS)
-def test_lists_of_classes_of_any_kind(drawn, case):
-    standard(drawn)
-    drawn.write("classes.csv", CLASS_LISTS[case])
-    classes = drawn.open().classes
+def test_lists_of_classes_in_any_form(own, case):
+    own.standard()
+    own.write("classes.csv", CLASS_LISTS[case])
+    classes = own.open().classes
     assert classes.names == ("ground", "road", "tree")
     assert list(classes.colours) == COLOURS
 
 
-def test_lists_of_names(drawn):
-    standard(drawn)
+def test_lists_of_names(own):
+    own.standard()
     for content in (b"ground\nall\xe9e\ntree\n", b"id,name\n0,ground\n1,all\xe9e\n2,tree\n"):
-        drawn.write("classes.csv", content)
-        assert drawn.open().classes.names == ("ground", "allée", "tree")
+        own.write("classes.csv", content)
+        assert own.open().classes.names == ("ground", "allée", "tree")
 
 
-def test_numbers_that_only_count_the_rows_are_no_ids_in_another_order(drawn):
-    standard(drawn, values=(0, 1))
+def test_numbers_that_only_count_the_rows_are_not_ids(own):
+    own.standard(values=(0, 1))
     for content in (
         "no,name\n0,ground\n1,road\n",
         "name,no\nground,0\nroad,1\n",
         "name,note\nground,7\nroad,x\n",
     ):
-        drawn.write("classes.csv", content)
-        assert drawn.open().classes.names == ("ground", "road")
+        own.write("classes.csv", content)
+        assert own.open().classes.names == ("ground", "road")
 
 
 @pytest.mark.parametrize(
@@ -65,27 +65,33 @@ def test_numbers_that_only_count_the_rows_are_no_ids_in_another_order(drawn):
         ("id name\n0 a\n1 b\n", "0 a"),
         ("id,name,color\n0,a,#ff0000\n1,b,red\n", "red"),
         ("id,name,red,green,blue\n0,a,1,2,256\n1,b,1,2,3\n", (1, 2, 256)),
+        ("id,name,red,green,blue\n0,a,0,0\n", None),
+        ("id,name\n", None),
+        ("id,name\n0,a\n2,b\n", "2"),
+        ("id,name\n0,a\n1,\n", None),
+        ("id,name\n0,a\n1,a\n", ("a", "a")),
+        (b"\xff\xfe\x00", None),
     ],
 )
-def test_lists_that_are_refused(drawn, content, value):
-    standard(drawn)
-    drawn.write("classes.csv", content)
-    with refused(what=drawn.root / "classes.csv", value=value):
-        drawn.open()
+def test_lists_that_are_refused(own, content, value):
+    own.standard()
+    own.write("classes.csv", content)
+    with refused(what=own.root / "classes.csv", value=value):
+        own.open()
 
 
-def test_colours_of_what_is_ignored(drawn):
-    standard(drawn, form="rgb")
-    drawn.write("classes.csv", CLASS_LISTS["ignored"])
-    pixels = np.array(Image.open(drawn.root / "labels/train/a.png"))
+def test_colours_of_ignored_pixels(own):
+    own.standard(form="rgb")
+    own.write("classes.csv", CLASS_LISTS["ignored"])
+    pixels = np.array(Image.open(own.root / "labels/train/a.png"))
     pixels[:3] = 255
-    Image.fromarray(pixels).save(drawn.root / "labels/train/a.png")
-    drawn.labels["a"][:3] = 255
-    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+    Image.fromarray(pixels).save(own.root / "labels/train/a.png")
+    own.labels["a"][:3] = 255
+    own.check(own.open(), {"train": ["a"], "val": ["b"]})
 
 
-def test_colours_in_one_column(drawn):
-    standard(drawn)
-    (drawn.root / "classes.csv").unlink()
-    drawn.write("Classes.CSV", 'id,name,rgb\n0,a,#0A0b0c\n1,b,"1, 2, 3"\n2,c,(4 5 6)\n')
-    assert drawn.open().classes.colours == ((10, 11, 12), (1, 2, 3), (4, 5, 6))
+def test_colours_in_one_column(own):
+    own.standard()
+    (own.root / "classes.csv").unlink()
+    own.write("Classes.CSV", 'id,name,rgb\n0,a,#0A0b0c\n1,b,"1, 2, 3"\n2,c,(4 5 6)\n')
+    assert own.open().classes.colours == ((10, 11, 12), (1, 2, 3), (4, 5, 6))

@@ -32,18 +32,18 @@ def server(tmp_path):
         thread.join()
 
 
-@pytest.mark.parametrize("digest", ["right", "wrong", "none", "no such file"])
+@pytest.mark.parametrize("digest", ["correct", "incorrect", "none", "no file"])
 def test_download(rng, tmp_path, server, monkeypatch, digest):
     archive = "ADEChallengeData2016.zip"
     tree, truth = publishers.ade20k(rng)
     content = (publishers.write(tree, tmp_path / "site", "archive") / archive).read_bytes()
-    value = "md5:" + hashlib.md5(content if digest == "right" else b"").hexdigest()
-    url = f"{server}/{'' if digest != 'no such file' else 'gone/'}{archive}"
+    value = "md5:" + hashlib.md5(content if digest == "correct" else b"").hexdigest()
+    url = f"{server}/{'' if digest != 'no file' else 'gone/'}{archive}"
     [listed, _] = published.PUBLISHED["ade20k"]["archives"]
     changed = {"url": url, "digest": value if digest != "none" else ""}
     monkeypatch.setitem(published.PUBLISHED["ade20k"], "archives", [{**listed, **changed}])
     root = tmp_path / "in"
-    if digest in ("right", "none"):
+    if digest in ("correct", "none"):
         dataset = publishers.prepare("ade20k", root, tmp_path, download=True)
         assert sum(dataset.splits.values()) == len(truth)
         assert [path.name for path in root.iterdir()] == [archive]

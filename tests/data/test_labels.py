@@ -9,10 +9,10 @@ from tests.reference.refusal import refused
 
 def test_cityscapes_table_is_the_publishers():
     published = pytest.importorskip("cityscapesscripts.helpers.labels").labels
-    for ours, theirs in zip(labels.table("cityscapes"), published, strict=True):
-        assert (ours["name"], int(ours["id"]), ours["category"]) == (theirs.name, theirs.id, theirs.category)
-        assert (int(ours["red"]), int(ours["green"]), int(ours["blue"])) == theirs.color
-        assert ours["train_id"] == (str(theirs.trainId) if 0 <= theirs.trainId < 255 else "")
+    for row, label in zip(labels.table("cityscapes"), published, strict=True):
+        assert (row["name"], int(row["id"]), row["category"]) == (label.name, label.id, label.category)
+        assert (int(row["red"]), int(row["green"]), int(row["blue"])) == label.color
+        assert row["train_id"] == (str(label.trainId) if 0 <= label.trainId < 255 else "")
 
 
 def test_cityscapes_maps_as_the_publishers_labels(rng):
@@ -66,7 +66,7 @@ def test_voc_colours():
 
 
 @pytest.mark.parametrize(
-    ("mapping", "strange"),
+    ("mapping", "unknown"),
     [
         (labels.CITYSCAPES, 34),
         (labels.PASCAL_VOC, 21),
@@ -80,11 +80,11 @@ def test_voc_colours():
         (labels.ADE20K, -3),
     ],
 )
-def test_an_id_that_does_not_exist_is_refused_by_name(mapping, strange):
+def test_an_id_that_does_not_exist_is_refused_by_name(mapping, unknown):
     ids = np.full((4, 4), mapping.ids[-1], np.int32)
     mapping.to_train_ids(ids, "some.png")
-    ids[2, 1] = strange
-    with refused(what="some.png", value=strange):
+    ids[2, 1] = unknown
+    with refused(what="some.png", value=unknown):
         mapping.to_train_ids(ids, "some.png")
 
 

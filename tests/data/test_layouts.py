@@ -1,4 +1,4 @@
-"""Tests that published data sets give the same examples in every layout, or a line that says what is missing."""
+"""Tests that published data sets give the same examples in every layout, or an error that names what is missing."""
 
 import os
 import re
@@ -17,7 +17,8 @@ from danet_jax.data.dataset import dataset_builder
 from danet_jax.errors import InputError
 from tests.data.test_label_files import shrunk
 from tests.reference import publishers
-from tests.reference.publishers import contents, prepare
+from tests.reference.images import encode
+from tests.reference.publishers import prepare, read
 from tests.reference.refusal import refused
 
 
@@ -28,21 +29,17 @@ def moved(root, old, new):
 
 def from_archives(name, tree, tmp_path, **options):
     """Returns the examples that are read from the publisher's archives."""
-    return contents(
-        prepare(name, publishers.write(tree, tmp_path / "published", "archive"), tmp_path, **options)
-    )
+    return read(name, publishers.write(tree, tmp_path / "published", "archive"), tmp_path, **options)
 
 
 @pytest.mark.parametrize(
-    "place", ["VOCdevkit/VOCaug/dataset", "VOCaug/dataset", "sbd", "SBD/benchmark_RELEASE/dataset"]
+    "folder", ["VOCdevkit/VOCaug/dataset", "VOCaug/dataset", "sbd", "SBD/benchmark_RELEASE/dataset"]
 )
-def test_sbd_where_other_tools_put_it(rng, tmp_path, place):
+def test_sbd_in_the_folders_of_other_tools(rng, tmp_path, folder):
     tree, _, _ = publishers.pascal_voc_aug(rng)
     root = publishers.write(tree, tmp_path / "in", "folder")
-    moved(root, "benchmark_RELEASE/dataset", place)
-    assert contents(prepare("pascal_voc_aug", root, tmp_path)) == from_archives(
-        "pascal_voc_aug", tree, tmp_path
-    )
+    moved(root, "benchmark_RELEASE/dataset", folder)
+    assert read("pascal_voc_aug", root, tmp_path) == from_archives("pascal_voc_aug", tree, tmp_path)
 
 
 @pytest.mark.parametrize("listed", ["train_aug", "trainaug", "aug"])
@@ -57,7 +54,7 @@ def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
         ids = scipy.io.loadmat(path)["GTcls"][0]["Segmentation"][0]
         Image.fromarray(ids).save(voc / "SegmentationClassAug" / f"{path.stem}.png")
     # SBD itself is used while it exists.
-    assert contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
+    assert read("pascal_voc_aug", root, tmp_path) == expected
     shutil.rmtree(root / "benchmark_RELEASE")
     names = {name for _, name in expected if (("train", name) in expected)}
     if listed == "aug":
@@ -66,7 +63,7 @@ def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
     pairs = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in names]
     for lines in (sorted(names), pairs):
         path.write_text("\n".join(lines))
-        assert contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
+        assert read("pascal_voc_aug", root, tmp_path) == expected
     path.write_text("\n".join([*names, lists["voc_val"][0]]))
     with refused(what=path):
         prepare("pascal_voc_aug", root, tmp_path)
@@ -92,7 +89,7 @@ def test_pascal_context_as_mmsegmentation_converts_it(rng, tmp_path, background,
         Image.fromarray(converted).save(voc / "SegmentationClassContext" / f"{name}.png")
     for split, names in splits.items():
         (voc / f"ImageSets/SegmentationContext/{split}.txt").write_text("\n".join(names))
-    assert contents(prepare("pascal_context", tmp_path / "in", tmp_path, **options)) == expected
+    assert read("pascal_context", tmp_path / "in", tmp_path, **options) == expected
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -107,29 +104,27 @@ def test_coco_stuff164k_as_mmsegmentation_converts_it(rng, tmp_path, beside):
         Image.fromarray(train_ids.astype(np.uint8)).save(path.with_name(f"{name}_labelTrainIds.png"))
         if not beside:
             path.unlink()
-    assert contents(prepare("coco_stuff164k", root, tmp_path)) == from_archives(
-        "coco_stuff164k", tree, tmp_path
-    )
+    assert read("coco_stuff164k", root, tmp_path) == from_archives("coco_stuff164k", tree, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["deeper", "two deeper", "higher", "linked", "the zip", "numbered"])
-def test_one_folder_deeper_or_higher_linked_or_numbered(rng, tmp_path, place):
+@pytest.mark.parametrize("location", ["deeper", "two deeper", "higher", "linked", "the zip", "numbered"])
+def test_one_folder_deeper_or_higher_linked_or_numbered(rng, tmp_path, location):
     tree, _ = publishers.cityscapes(rng)
-    form = "archive" if place in ("the zip", "numbered") else "folder"
-    inside = {"deeper": "x/cityscapes", "two deeper": "x/y/z"}.get(place, "x")
+    form = "archive" if location in ("the zip", "numbered") else "folder"
+    inside = {"deeper": "x/cityscapes", "two deeper": "x/y/z"}.get(location, "x")
     top = publishers.write(tree, tmp_path / inside, form)
     root = tmp_path / "x"
-    if place == "higher":
+    if location == "higher":
         root = top / "leftImg8bit"
-    elif place == "linked":
+    elif location == "linked":
         root = tmp_path / "link"
         root.symlink_to(top)
-    elif place == "the zip":
+    elif location == "the zip":
         root = top / "gtFine_trainvaltest.zip"
-    elif place == "numbered":
+    elif location == "numbered":
         for name in tree:
             moved(top, name, name.replace(".zip", " (1).zip"))
-    assert contents(prepare("cityscapes", root, tmp_path)) == from_archives("cityscapes", tree, tmp_path)
+    assert read("cityscapes", root, tmp_path) == from_archives("cityscapes", tree, tmp_path)
 
 
 def test_two_copies_under_one_root(rng, tmp_path):
@@ -143,9 +138,9 @@ def test_two_copies_under_one_root(rng, tmp_path):
         path: publishers.photo(rng, 12, 24, "png") if path.endswith(".png") else content
         for path, content in images.items()
     }
-    for place in ("a_blurred", "."):
-        publishers.write({"leftImg8bit_trainvaltest.zip": blurred}, root / place, "folder")
-        assert contents(prepare("cityscapes", root, tmp_path)) == expected
+    for location in ("a_blurred", "."):
+        publishers.write({"leftImg8bit_trainvaltest.zip": blurred}, root / location, "folder")
+        assert read("cityscapes", root, tmp_path) == expected
     publishers.write(tree, root / "b", "folder")
     with refused(what=root):
         prepare("cityscapes", root, tmp_path)
@@ -161,12 +156,12 @@ def test_label_files_that_were_made_smaller(rng, tmp_path, name):
         for files, path in label_files:
             label = Image.fromarray(publishers.ids_of(files[path]))
             label.putpalette(palette.tobytes())
-            files[path] = publishers.saved(label)
+            files[path] = encode(label)
     expected = from_archives(name, tree, tmp_path)
     for files, path in label_files:
         ids = publishers.ids_of(files[path])
         files[path] = shrunk(rng, palette[ids] if name == "pascal_voc_aug" else np.stack([ids] * 3, axis=2))
-    assert contents(prepare(name, publishers.write(tree, tmp_path / "in", "archive"), tmp_path)) == expected
+    assert read(name, publishers.write(tree, tmp_path / "in", "archive"), tmp_path) == expected
 
 
 def test_cityscapes_labels_that_are_train_ids(rng, tmp_path, monkeypatch):
@@ -177,7 +172,7 @@ def test_cityscapes_labels_that_are_train_ids(rng, tmp_path, monkeypatch):
 
     def written(paths, ids):
         for path in paths:
-            fine[path] = publishers.encoded(rng.choice(np.array(ids, np.uint8), (12, 24)))
+            fine[path] = encode(rng.choice(np.array(ids, np.uint8), (12, 24)))
         return publishers.write(tree, tmp_path / "in", "archive")
 
     lines = prepare("cityscapes", written(paths[:2], range(19)), tmp_path).warnings()
@@ -194,22 +189,22 @@ def test_cityscapes_labels_that_are_train_ids(rng, tmp_path, monkeypatch):
 def test_partial_data_are_prepared_again_when_they_change(rng, tmp_path):
     tree, _ = publishers.cityscapes(rng)
     root = publishers.write(tree, tmp_path / "in", "folder")
-    first = contents(prepare("cityscapes", root, tmp_path))
+    first = read("cityscapes", root, tmp_path)
     path = next((root / "gtFine/train").rglob("[!.]*labelIds.png"))
     Image.fromarray(np.full((12, 24), 7, np.uint8)).save(path)  # The time of the folder does not change.
-    changed = contents(prepare("cityscapes", root, tmp_path))
+    changed = read("cityscapes", root, tmp_path)
     assert changed != first
     for part in ("leftImg8bit", "gtFine"):
         moved(root, f"{part}/train", f"../linked/{part}")
         (root / part / "train").symlink_to(tmp_path / "linked" / part)
-    assert contents(prepare("cityscapes", root, tmp_path)) == changed
+    assert read("cityscapes", root, tmp_path) == changed
     for part, kind, mode in (("leftImg8bit", "leftImg8bit", "RGB"), ("gtFine", "gtFine_labelIds", "L")):
         (tmp_path / "linked" / part / "ulm").mkdir()
         Image.new(mode, (24, 12)).save(tmp_path / "linked" / part / f"ulm/ulm_000000_000000_{kind}.png")
-    assert ("train", "ulm_000000_000000") in contents(prepare("cityscapes", root, tmp_path))
+    assert ("train", "ulm_000000_000000") in read("cityscapes", root, tmp_path)
 
 
-def test_parts_of_cityscapes(rng, tmp_path):
+def test_incomplete_cityscapes(rng, tmp_path):
     root = publishers.write(publishers.cityscapes(rng)[0], tmp_path / "in", "folder")
     shutil.rmtree(root / "leftImg8bit/test")
     with refused(what=root / "leftImg8bit/test/*_leftImg8bit.png"):
@@ -241,28 +236,28 @@ def test_images_that_allow_partial_leaves_out(rng, tmp_path, capsys, name, image
         publishers.mmsegmentation_coco(tree, root)
     else:
         publishers.write(tree, root, "folder")
-    expected = contents(prepare(name, root, tmp_path))
+    expected = read(name, root, tmp_path)
     train = sorted(example for split, example in expected if split == "train")
     gone = train if all_of_train else train[:1]
     for path in root.glob(images):
         if path.name.startswith(tuple(gone)):
             path.unlink()
     capsys.readouterr()
-    found = contents(prepare(name, root, tmp_path))
+    found = read(name, root, tmp_path)
     assert found == {key: value for key, value in expected.items() if key not in {("train", g) for g in gone}}
     assert f"{len(gone)} of {len(train)}" in capsys.readouterr().err
     with refused():
         prepare(name, root, tmp_path, allow_partial=False)
 
 
-def test_what_lies_among_the_files(rng, tmp_path):
+def test_stray_files_are_skipped_and_copies_and_broken_links_refused(rng, tmp_path):
     tree, _ = publishers.ade20k(rng)
     root = publishers.write(tree, tmp_path / "in", "folder")
     images = root / "ADEChallengeData2016/images/training"
     for hidden in (".ipynb_checkpoints", "@eaDir"):
         (images / hidden).mkdir()
         (images / hidden / "ADE_train_00000001.jpg").write_bytes(b"")
-    assert contents(prepare("ade20k", root, tmp_path)) == from_archives("ade20k", tree, tmp_path)
+    assert read("ade20k", root, tmp_path) == from_archives("ade20k", tree, tmp_path)
     copy = images / "ADE_train_00000001 (1).jpg"
     copy.write_bytes((images / "ADE_train_00000001.jpg").read_bytes())
     with refused(what=copy):
@@ -286,15 +281,13 @@ def test_zips_of_other_programs(rng, tmp_path, form):
                 info.filename = name.partition("/")[2]
             archive.writestr(info, content)
     if form in ("backslashes", "no folder"):
-        assert contents(prepare("ade20k", tmp_path / "in", tmp_path)) == from_archives(
-            "ade20k", tree, tmp_path
-        )
+        assert read("ade20k", tmp_path / "in", tmp_path) == from_archives("ade20k", tree, tmp_path)
         return
     content = path.read_bytes()
     at, mark = (2, b"\x09\x00") if form == "deflate64" else (0, b"\x01\x00")
-    for start, place in ((b"PK\x03\x04", 6 + at), (b"PK\x01\x02", 8 + at)):
+    for start, location in ((b"PK\x03\x04", 6 + at), (b"PK\x01\x02", 8 + at)):
         for found in re.finditer(re.escape(start), content):
-            content = content[: found.start() + place] + mark + content[found.start() + place + 2 :]
+            content = content[: found.start() + location] + mark + content[found.start() + location + 2 :]
     path.write_bytes(content)
     with refused() as caught:
         prepare("ade20k", tmp_path / "in", tmp_path)
@@ -312,12 +305,10 @@ def test_hard_links_in_a_tar(rng, tmp_path):
             archive.add(path, str(path.relative_to(folder)))
             (tmp_path / "link").unlink()
         assert any(member.islnk() for member in archive.getmembers())
-    assert contents(prepare("pascal_voc_aug", root, tmp_path)) == from_archives(
-        "pascal_voc_aug", tree, tmp_path
-    )
+    assert read("pascal_voc_aug", root, tmp_path) == from_archives("pascal_voc_aug", tree, tmp_path)
 
 
-def test_refusals_name_what_was_found(rng, tmp_path):
+def test_refusals_name_the_nearest_match(rng, tmp_path):
     with refused(what=tmp_path / "nowhere"):
         prepare("ade20k", tmp_path / "nowhere", tmp_path)
     tree, _, _ = publishers.pascal_voc_aug(rng)
@@ -338,31 +329,31 @@ def test_a_linked_voc2012(rng, tmp_path):
     root = publishers.write(tree, tmp_path / "a", "folder")
     moved(root, "VOCdevkit/VOC2012", "../disk/voc_of_2012")
     (root / "VOCdevkit/VOC2012").symlink_to(tmp_path / "disk/voc_of_2012")
-    assert contents(prepare("pascal_voc_aug", root, tmp_path)) == expected
+    assert read("pascal_voc_aug", root, tmp_path) == expected
     for name in ("VOC2012", "voc"):
-        place = tmp_path / name / "in"
-        place.mkdir(parents=True)
-        (place / name).symlink_to(tmp_path / "disk/voc_of_2012")
-        (place / "benchmark_RELEASE").symlink_to(root / "benchmark_RELEASE")
-        assert contents(prepare("pascal_voc_aug", place, tmp_path)) == expected
-    assert contents(prepare("pascal_voc_aug", tmp_path / "VOC2012/in/VOC2012", tmp_path)) == expected
+        location = tmp_path / name / "in"
+        location.mkdir(parents=True)
+        (location / name).symlink_to(tmp_path / "disk/voc_of_2012")
+        (location / "benchmark_RELEASE").symlink_to(root / "benchmark_RELEASE")
+        assert read("pascal_voc_aug", location, tmp_path) == expected
+    assert read("pascal_voc_aug", tmp_path / "VOC2012/in/VOC2012", tmp_path) == expected
 
 
-@pytest.mark.parametrize("place", ["renamed", "the root itself", "a link", "a link is the root", "deeper"])
-def test_a_linked_or_renamed_ade20k(rng, tmp_path, place):
+@pytest.mark.parametrize("location", ["renamed", "the root itself", "a link", "a link is the root", "deeper"])
+def test_a_linked_or_renamed_ade20k(rng, tmp_path, location):
     tree, _ = publishers.ade20k(rng)
-    top = tmp_path / "b" / ("x/ade" if place == "deeper" else "ade")
+    top = tmp_path / "b" / ("x/ade" if location == "deeper" else "ade")
     top.parent.mkdir(parents=True)
     (publishers.write(tree, tmp_path / "a", "folder") / "ADEChallengeData2016").rename(top)
     root = {"the root itself": top, "a link": tmp_path / "c", "a link is the root": tmp_path / "c"}.get(
-        place, tmp_path / "b"
+        location, tmp_path / "b"
     )
-    if place == "a link":
+    if location == "a link":
         root.mkdir()
         (root / "ADEChallengeData2016").symlink_to(top)
-    elif place == "a link is the root":
+    elif location == "a link is the root":
         root.symlink_to(top)
-    assert contents(prepare("ade20k", root, tmp_path)) == from_archives("ade20k", tree, tmp_path)
+    assert read("ade20k", root, tmp_path) == from_archives("ade20k", tree, tmp_path)
 
 
 def test_coco_stuff10k_1_0(rng, tmp_path):
@@ -379,5 +370,5 @@ def test_coco_stuff10k_1_0(rng, tmp_path):
             files[f"annotations/{name}.mat"] = publishers.mat(S=values.astype(np.float64), names=names)
         for form in ("archive", "folder"):
             root = publishers.write({f"cocostuff-10k-v{version}.zip": files}, tmp_path / version / form, form)
-            found.append(contents(prepare("coco_stuff10k", root, tmp_path)))
+            found.append(read("coco_stuff10k", root, tmp_path))
     assert all(others == found[0] for others in found)

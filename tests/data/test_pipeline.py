@@ -170,9 +170,9 @@ def test_evaluation_sees_each_example_once_in_order():
 def test_a_split_without_labels_can_be_predicted_but_not_trained_on():
     source = plain_source(3, labels=False)
     assert [example["label"] for example in evaluation_examples(source)] == [None] * 3
-    for wrong in (source, []):
+    for invalid in (source, []):
         with refused():
-            stream(wrong)
+            stream(invalid)
 
 
 @pytest.mark.parametrize(("data", "space"), [(8, 1), (4, 2), (2, 4), (1, 1)])

@@ -1,7 +1,5 @@
 """Tests that partly decoded images have the same pixels as completely decoded ones."""
 
-import io
-
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +14,8 @@ from danet_jax.data.decode import (
 )
 from danet_jax.data.prepared import first_image_rows, first_label_rows
 from danet_jax.data.transforms import Augment, draw_view
-from tests.data.test_transforms import whole
+from tests.data.test_transforms import scaled_by_pillow
+from tests.reference.images import encode
 from tests.reference.refusal import refused
 
 KINDS = {
@@ -47,9 +46,7 @@ def encoded(pixels, kind):
         return cv2.imencode(".png", pixels * OPENCV[kind])[1].tobytes()
     form, mode, options = KINDS[kind]
     pixels[:2, :2] = 1, 2, 3
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, form, **options)
-    return file.getvalue()
+    return encode(Image.fromarray(pixels).convert(mode), form, **options)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *OPENCV])
@@ -68,10 +65,8 @@ def test_first_rows_of_labels_are_those_of_the_label(rng):
     label = rng.integers(0, 256, (40, 30), dtype=np.uint8)
     palette = Image.fromarray(label)
     palette.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
-    file = io.BytesIO()
-    palette.save(file, "PNG")
     bilevel = encode_label(label % 2 == 0)
-    for data in (encode_label(label), encode_uncompressed(label), file.getvalue(), bilevel):
+    for data in (encode_label(label), encode_uncompressed(label), encode(palette), bilevel):
         for rows in (1, 17, 40, 99):
             part = first_label_rows(data, "x", rows)
             assert len(part) >= min(rows, 40)
@@ -87,7 +82,7 @@ def test_augmenting_decodes_the_rows_that_it_needs(rng, kind):
         label = encode_label(rng.integers(0, 20, (height, width), dtype=np.uint8))
         seen = augment({"name": "x", "image": data, "label": label}, np.random.default_rng(seed))
         view = draw_view(height, width, np.random.default_rng(seed), base_size=40, crop_size=32)
-        image, expected = whole(decode_image(data, "x"), decode_label(label, "x"), view)
+        image, expected = scaled_by_pillow(decode_image(data, "x"), decode_label(label, "x"), view)
         np.testing.assert_array_equal(seen["image"], image)
         np.testing.assert_array_equal(seen["label"], expected)
 

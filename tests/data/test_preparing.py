@@ -9,28 +9,13 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from danet_jax.data.builders import base, shards
 from danet_jax.data.dataset import dataset_builder, open_dataset
 from danet_jax.errors import InputError
 from tests.reference import publishers
 from tests.reference.refusal import refused
-
-
-@pytest.fixture
-def folder(rng, tmp_path):
-    """Returns a user's own folder with one training and one validation image."""
-    root = tmp_path / "in"
-    for split in ("train", "val"):
-        for part in ("images", "labels"):
-            (root / part / split).mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).save(root / "images" / split / "a.png")
-        Image.fromarray(rng.integers(0, 2, (7, 9), np.uint8)).save(root / "labels" / split / "a.png")
-    (root / "classes.csv").write_text("id,name\n0,a\n1,b\n")
-    return root
 
 
 def test_ranges_cover_every_example_once_in_about_equal_shards(rng):
@@ -43,14 +28,10 @@ def test_ranges_cover_every_example_once_in_about_equal_shards(rng):
         assert max(totals) < 1.5 * 2**28 + max(sizes)
         if len(ranges) > 1:
             assert min(totals) > 0.5 * 2**28
-
-
-def test_no_examples_no_shards():
-    assert shards.shard_ranges([]) == []
     assert shards.shard_ranges([10**12, 1]) == [range(0, 1), range(1, 2)]
 
 
-def test_many_shards_hold_what_one_does(rng, tmp_path, monkeypatch):
+def test_many_shards_contain_the_same_as_one(rng, tmp_path, monkeypatch):
     root = publishers.write(publishers.coco_stuff10k(rng)[0], tmp_path / "in", "archive")
     options = {"allow_partial": True}
     one = open_dataset("coco_stuff10k", root=root, data_dir=tmp_path / "one", options=options)
@@ -62,7 +43,7 @@ def test_many_shards_hold_what_one_does(rng, tmp_path, monkeypatch):
         assert one.summaries[split].as_json() == many.summaries[split].as_json()
 
 
-def test_a_full_disk_is_named_before_anything_is_written(rng, tmp_path, monkeypatch):
+def test_a_full_disk_is_refused_before_anything_is_written(rng, tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(base.shutil, "disk_usage", lambda _: usage(1000, 900, 100))
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
@@ -71,30 +52,31 @@ def test_a_full_disk_is_named_before_anything_is_written(rng, tmp_path, monkeypa
     assert not list((tmp_path / "data").rglob("*.array_record*"))
 
 
-def test_what_another_process_has_prepared_meanwhile_is_taken(folder, tmp_path):
+def test_data_that_another_process_prepared_meanwhile_are_used(own, tmp_path):
     """A builder that was created before the data existed must not overwrite them while others read."""
-    late = dataset_builder("folder", root=folder, data_dir=tmp_path / "data")
+    own.standard()
+    late = dataset_builder("folder", root=own.root, data_dir=tmp_path / "data")
     assert not late.is_prepared()
-    dataset = open_dataset("folder", root=folder, data_dir=tmp_path / "data")
+    dataset = own.open()
     before = {path: path.stat().st_ino for path in pathlib.Path(dataset.directory).iterdir()}
     late.prepare()
     assert {path: path.stat().st_ino for path in pathlib.Path(dataset.directory).iterdir()} == before
 
 
 @pytest.mark.parametrize("has_locks", [True, False])
-def test_one_at_a_time_and_the_others_learn_whom_they_wait_for(tmp_path, monkeypatch, capsys, has_locks):
+def test_one_process_prepares_and_the_others_report_that_they_wait(tmp_path, monkeypatch, capsys, has_locks):
     if not has_locks:
 
         def refuse(*_):
             raise OSError(errno.ENOLCK, "No locks available")
 
         monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(base, "_WAITS_QUIETLY", 0.05)
+    monkeypatch.setattr(base, "_SILENT_WAIT", 0.05)
     inside, most = 0, 0
 
     def prepare():
         nonlocal inside, most
-        with base._locked(tmp_path / "data", "street"):
+        with base._lock(tmp_path / "data", "street"):
             inside += 1
             most = max(most, inside)
             time.sleep(0.3)
@@ -106,12 +88,11 @@ def test_one_at_a_time_and_the_others_learn_whom_they_wait_for(tmp_path, monkeyp
     for thread in threads:
         thread.join()
     assert most == 1
-    said = capsys.readouterr().err
-    assert str(tmp_path / "data") in said
+    assert str(tmp_path / "data") in capsys.readouterr().err
     assert not list(tmp_path.rglob(".preparing"))
 
 
-def test_the_lock_of_a_killed_process_is_no_obstacle(folder, tmp_path, monkeypatch):
+def test_the_lock_of_a_killed_process_is_ignored(own, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOTSUP, "Not supported")
 
@@ -121,17 +102,15 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(folder, tmp_path, monkeypat
         "def refuse(*_): raise OSError(errno.ENOTSUP, 'Not supported')\n"
         "fcntl.flock = refuse\n"
         "from danet_jax.data.builders import base\n"
-        "with base._locked(pathlib.Path(sys.argv[1]), 'street'): os._exit(9)"
+        "with base._lock(pathlib.Path(sys.argv[1]), 'street'): os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "data")], check=False)
     assert list((tmp_path / "data").iterdir())
-    assert open_dataset("folder", root=folder, data_dir=tmp_path / "data").splits == {"train": 1, "val": 1}
+    own.standard()
+    assert own.open().splits == {"train": 1, "val": 1}
 
 
-DESCRIPTIONS = pytest.mark.parametrize("name", ["metadata.json", "dataset_info.json", "features.json"])
-
-
-def with_damage(rng, content):
+def damaged(rng, content):
     """Yields the content emptied, cut short and with flipped bits."""
     yield from (b"", content[: len(content) // 2])
     for _ in range(15):
@@ -140,19 +119,20 @@ def with_damage(rng, content):
         yield bytes(flipped)
 
 
-@DESCRIPTIONS
+@pytest.mark.parametrize("name", ["metadata.json", "dataset_info.json", "features.json"])
 @pytest.mark.parametrize("digests", [True, False])
-def test_a_damaged_description_is_refused_by_name(rng, folder, tmp_path, name, digests):
+def test_a_damaged_description_is_refused_by_name(rng, own, name, digests):
     """Without digests, as in version 0.2.0, unreadable descriptions are refused and never give a traceback."""
 
     def examples():
-        return list(open_dataset("folder", root=folder, data_dir=tmp_path / "data").source("train"))
+        return list(own.open().source("train"))
 
-    path = pathlib.Path(open_dataset("folder", root=folder, data_dir=tmp_path / "data").directory) / name
+    own.standard()
+    path = pathlib.Path(own.open().directory) / name
     expected, intact, refusals = examples(), path.read_bytes(), []
     if not digests:
         (path.parent / "digests.json").unlink()
-    for content in with_damage(rng, intact):
+    for content in damaged(rng, intact):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         if digests:

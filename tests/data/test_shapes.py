@@ -1,7 +1,6 @@
 """Tests that labels stored as shapes give the same pixels as the tool that defines each format."""
 
 import base64
-import io
 import json
 import math
 import shutil
@@ -13,8 +12,8 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
-from danet_jax.data.dataset import open_dataset
 from danet_jax.data.decode import decode_label
+from tests.reference.images import encode
 from tests.reference.refusal import refused
 
 NAMES = ["cat", "dog"]
@@ -61,17 +60,17 @@ def shares(points):
     return np.clip(np.divide(points, SIZE[::-1]), 0, 1).round(6)
 
 
-def write_yolo(drawn, folder, name):
+def write_yolo(own, folder, name):
     lines = [
         f"{NAMES.index(label)} {' '.join(map(str, shares(points).ravel()))}\n" for label, points in SHAPES
     ]
-    drawn.write(f"{folder}/{name}.txt", "".join(lines))
+    own.write(f"{folder}/{name}.txt", "".join(lines))
 
 
-def write_labelme(drawn, folder, name, shapes=()):
+def write_labelme(own, folder, name, shapes=()):
     polygons = [{"label": label, "points": points, "shape_type": "polygon"} for label, points in SHAPES]
     values = {"imagePath": f"{name}.png", "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1]}
-    drawn.write(f"{folder}/{name}.json", json.dumps({**values, "shapes": shapes or polygons}))
+    own.write(f"{folder}/{name}.json", json.dumps({**values, "shapes": shapes or polygons}))
 
 
 def coco(names, segmentations=None, **changes):
@@ -113,8 +112,8 @@ def cvat(names, further=""):
     return f"<annotations><meta><job><labels>{labels}</labels></job></meta>{images}</annotations>".encode()
 
 
-def labels_of(drawn, expected, splits=("train", "val"), **options):
-    dataset = drawn.open(**options)
+def labels_of(own, expected, splits=("train", "val"), **options):
+    dataset = own.open(**options)
     assert tuple(sorted(dataset.splits)) == tuple(sorted(splits))
     for split in splits:
         for example in dataset.source(split):
@@ -122,54 +121,63 @@ def labels_of(drawn, expected, splits=("train", "val"), **options):
     return dataset
 
 
-def test_yolo_of_ultralytics_and_of_roboflow(drawn):
+def test_yolo_of_ultralytics_cvat_and_roboflow(own):
     for split, name in (("train", "a"), ("val", "b")):
-        drawn.image(f"images/{split}/{name}.png", SIZE)
-        write_yolo(drawn, f"labels/{split}", name)
-    drawn.write("data.yaml", "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+        own.image(f"images/{split}/{name}.png", SIZE)
+        write_yolo(own, f"labels/{split}", name)
+    own.write("data.yaml", "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
     label = overlaid([by_yolo(points) for _, points in SHAPES])
-    dataset = labels_of(drawn, label)
+    dataset = labels_of(own, label)
     assert dataset.classes.names == ("background", "cat", "dog")
     assert any("unlabelled=ignore" in line for line in dataset.warnings())
-    drawn.image("images/train/nothing.png", SIZE)  # YOLO writes no label file for it.
-    by_name = {example["name"]: example for example in drawn.open().source("train")}
+    own.image("images/train/nothing.png", SIZE)  # YOLO writes no label file for it.
+    by_name = {example["name"]: example for example in own.open().source("train")}
     assert not decode_label(by_name["nothing"]["label"], "").any()
-    (drawn.root / "images/train/nothing.png").unlink()
-    drawn.image("images/test/unlabelled.png", SIZE)
-    drawn.write(
+    (own.root / "images/train/nothing.png").unlink()
+    own.image("images/test/unlabelled.png", SIZE)
+    own.write(
         "data.yaml", "train: images/train\nval: images/val\ntest: images/test\nnames: {0: cat, 1: dog}\n"
     )
-    assert drawn.open().source("test")[0]["label"] is None
+    assert own.open().source("test")[0]["label"] is None
+    # CVAT lists the images of each split in a text file.
+    (own.root / "images/test/unlabelled.png").unlink()
+    own.write("data.yaml", "path: ./\ntrain: train.txt\nval: val.txt\nnames: {0: cat, 1: dog}\n")
+    own.write("train.txt", "images/train/a.png\n")
+    own.write("val.txt", "./images/val/b.png\n")
+    assert labels_of(own, label).source("val")[0]["name"] == "val/b"
+    own.write("val.txt", "images/val/c.png\n")
+    with refused(what=own.root / "val.txt", value="images/val/c.png"):
+        own.open()
+    for name in ("train.txt", "val.txt"):
+        (own.root / name).unlink()
     # The same files follow in Roboflow's layout, whose data.yaml is one folder off, and then without data.yaml.
     for split, folder in (("train", "train"), ("val", "valid")):
-        (drawn.root / folder).mkdir()
+        (own.root / folder).mkdir()
         for part in ("images", "labels"):
-            (drawn.root / part / split).rename(drawn.root / folder / part)
+            (own.root / part / split).rename(own.root / folder / part)
     for part in ("images", "labels"):
-        shutil.rmtree(drawn.root / part, ignore_errors=True)
-    drawn.write("data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n")
-    labels_of(drawn, label)
-    (drawn.root / "data.yaml").unlink()
-    labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore", class_names=NAMES)
-    with refused(what=drawn.root / "classes.csv"):  # Nothing names the classes.
-        drawn.open()
+        shutil.rmtree(own.root / part, ignore_errors=True)
+    own.write("data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\n")
+    labels_of(own, label)
+    (own.root / "data.yaml").unlink()
+    labels_of(own, np.where(label, label - 1, 255), unlabelled="ignore", class_names=NAMES)
+    with refused(what=own.root / "classes.csv"):  # Nothing names the classes.
+        own.open()
 
 
-def test_labelme_beside_the_images(drawn):
+def test_labelme_beside_the_images(own):
     for split, name in (("training", "a"), ("validation", "b")):
-        drawn.image(f"{split}/{name}.png", SIZE)
-        write_labelme(drawn, split, name)
+        own.image(f"{split}/{name}.png", SIZE)
+        write_labelme(own, split, name)
     label = overlaid([by_labelme(points) for _, points in SHAPES], range(4))
-    assert labels_of(drawn, label).classes.names == ("background", "cat", "dog")
-    labels_of(drawn, np.where(label, label - 1, 255), unlabelled="ignore")
-    drawn.write("labels.txt", "__ignore__\n_background_\ndog\ncat\n")
-    assert labels_of(drawn, np.array([0, 2, 1])[label]).classes.names == ("_background_", "dog", "cat")
+    assert labels_of(own, label).classes.names == ("background", "cat", "dog")
+    labels_of(own, np.where(label, label - 1, 255), unlabelled="ignore")
+    own.write("labels.txt", "__ignore__\n_background_\ndog\ncat\n")
+    assert labels_of(own, np.array([0, 2, 1])[label]).classes.names == ("_background_", "dog", "cat")
 
 
-def test_all_shapes_of_labelme(drawn):
+def test_all_shapes_of_labelme(own):
     pixels = np.random.default_rng(0).integers(0, 2, (5, 7), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels * 255).save(file, "PNG")
     shapes = [
         ("rectangle", [[30.5, 20.5], [10.2, 5.1]]),
         ("circle", [[20.0, 20.0], [26.5, 24.0]]),
@@ -192,15 +200,15 @@ def test_all_shapes_of_labelme(drawn):
         {"label": NAMES[index % 2], "shape_type": kind, "points": points}
         for index, (kind, points) in enumerate(shapes)
     ]
-    values[-1]["mask"] = base64.b64encode(file.getvalue()).decode()
-    drawn.image("a.png", SIZE)
-    drawn.image("b.png", SIZE)
+    values[-1]["mask"] = base64.b64encode(encode(pixels * 255)).decode()
+    own.image("a.png", SIZE)
+    own.image("b.png", SIZE)
     for name in "ab":
-        write_labelme(drawn, ".", name, values)
-    labels_of(drawn, expected, validation=0.5)
+        write_labelme(own, ".", name, values)
+    labels_of(own, expected, validation=0.5)
 
 
-def test_coco_of_polygons_and_rle(drawn):
+def test_coco_of_polygons_and_rle(own):
     masks = [by_coco(points) for _, points in SHAPES]
     label = overlaid(masks)
     encoded = [coco_masks.encode(np.asfortranarray(mask)) for mask in masks]
@@ -215,23 +223,23 @@ def test_coco_of_polygons_and_rle(drawn):
         "test": [(name, rle) for (name, _), rle in zip(SHAPES, plain, strict=True)],
     }
     for folder, segmentation in segmentations.items():
-        drawn.image(f"{folder}/a.png", SIZE)
-        drawn.write(f"{folder}/_annotations.coco.json", coco(["a.png"], segmentation))
-    dataset = labels_of(drawn, label, ("train", "val", "test"))
+        own.image(f"{folder}/a.png", SIZE)
+        own.write(f"{folder}/_annotations.coco.json", coco(["a.png"], segmentation))
+    dataset = labels_of(own, label, ("train", "val", "test"))
     assert dataset.classes.names == ("background", "cat", "dog")
 
 
 @pytest.mark.parametrize("names", [("a.png", "sub/b.png"), ("C:\\photos\\a.png", "/elsewhere/sub/b.png")])
-def test_coco_with_one_file_and_the_images_elsewhere(drawn, names):
-    drawn.image("photos/a.png", SIZE)
-    drawn.image("photos/sub/b.png", SIZE)
-    drawn.image("photos/other/b.png", SIZE)
-    drawn.write("annotations/instances_default.json", coco(names))
-    drawn.write("annotations/person_keypoints_default.json", coco(names))
-    labels_of(drawn, overlaid([by_coco(points) for _, points in SHAPES]), validation=0.5)
+def test_coco_with_one_file_and_the_images_elsewhere(own, names):
+    own.image("photos/a.png", SIZE)
+    own.image("photos/sub/b.png", SIZE)
+    own.image("photos/other/b.png", SIZE)
+    own.write("annotations/instances_default.json", coco(names))
+    own.write("annotations/person_keypoints_default.json", coco(names))
+    labels_of(own, overlaid([by_coco(points) for _, points in SHAPES]), validation=0.5)
 
 
-def test_cvat_for_images(drawn):
+def test_cvat_for_images(own):
     pixels = np.random.default_rng(0).integers(0, 2, (4, 6), np.uint8)
     changes = np.flatnonzero(np.diff(np.r_[0, pixels.ravel()]))
     runs = np.diff([0, *changes, pixels.size]).tolist()
@@ -244,8 +252,8 @@ def test_cvat_for_images(drawn):
         <tag label="dog"/>
     """
     for name in "ab":
-        drawn.image(f"images/{name}.png", SIZE)
-    drawn.write("annotations.xml", cvat(["a.png", "b.png"], further))
+        own.image(f"images/{name}.png", SIZE)
+    own.write("annotations.xml", cvat(["a.png", "b.png"], further))
     expected = overlaid([by_coco(points) for _, points in SHAPES], (1, 2, 3, 0))
     cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
     corners = [
@@ -257,32 +265,30 @@ def test_cvat_for_images(drawn):
     ellipse = cv2.ellipse(np.zeros(SIZE, np.uint8), (20, 29), (8, 3), 20.0, 0, 360, 255, thickness=-1)
     expected[ellipse > 0] = 2
     expected[20:24, 40:46][pixels == 1] = 2
-    assert labels_of(drawn, expected).classes.names == ("background", "cat", "dog")
+    assert labels_of(own, expected).classes.names == ("background", "cat", "dog")
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, SIZE[::-1]), (3, SIZE)])
-def test_shapes_are_drawn_on_the_image_as_viewers_show_it(drawn, orientation, size):
+def test_shapes_are_drawn_on_the_image_as_viewers_show_it(own, orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
     for name in "ab":
-        drawn.image(f"{name}.png", size, exif=exif)
-        write_labelme(drawn, ".", name)
-    dataset = labels_of(
-        drawn, overlaid([by_labelme(points) for _, points in SHAPES], range(4)), validation=0.5
-    )
+        own.image(f"{name}.png", size, exif=exif)
+        write_labelme(own, ".", name)
+    dataset = labels_of(own, overlaid([by_labelme(points) for _, points in SHAPES], range(4)), validation=0.5)
     assert not any("exif" in line for line in dataset.warnings())
 
 
 def broken_yolo(text):
-    return lambda drawn: drawn.write("labels/train/a.txt", text)
+    return lambda own: own.write("labels/train/a.txt", text)
 
 
 def broken_labelme(shape):
-    def spoil(drawn):
-        (drawn.root / "labels/train/a.txt").unlink()
-        (drawn.root / "labels/val/b.txt").unlink()
+    def spoil(own):
+        (own.root / "labels/train/a.txt").unlink()
+        (own.root / "labels/val/b.txt").unlink()
         for split, name in (("train", "a"), ("val", "b")):
-            write_labelme(drawn, f"labels/{split}", name, [shape] if name == "a" else ())
+            write_labelme(own, f"labels/{split}", name, [shape] if name == "a" else ())
 
     return spoil
 
@@ -293,9 +299,9 @@ REFUSED = {
     "an odd number": (broken_yolo("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4\n"), "labels/train/a.txt"),
     "no number": (broken_yolo("cat 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
     "an unknown class": (broken_yolo("5 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
-    "two kinds of labels": (lambda drawn: drawn.label("labels/val/b.png", SIZE), ""),
+    "two kinds of labels": (lambda own: own.label("labels/val/b.png", SIZE), ""),
     "a label without image": (
-        lambda drawn: drawn.write("labels/train/c.txt", "0 0.1 0.1 0.2 0.2 0.3 0.3\n"),
+        lambda own: own.write("labels/train/c.txt", "0 0.1 0.1 0.2 0.2 0.3 0.3\n"),
         "labels/train/c.txt",
     ),
     "labelme: two points": (
@@ -310,15 +316,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_files_of_one_image_that_are_refused(drawn, case):
+def test_files_of_one_image_that_are_refused(own, case):
     spoil, what = REFUSED[case]
     for split, name in (("train", "a"), ("val", "b")):
-        drawn.image(f"images/{split}/{name}.png", SIZE)
-        write_yolo(drawn, f"labels/{split}", name)
-    drawn.write("classes.csv", "id,name\n0,cat\n1,dog\n")
-    spoil(drawn)
-    with refused(what=drawn.root / what):
-        drawn.open()
+        own.image(f"images/{split}/{name}.png", SIZE)
+        write_yolo(own, f"labels/{split}", name)
+    own.write("classes.csv", "id,name\n0,cat\n1,dog\n")
+    spoil(own)
+    with refused(what=own.root / what):
+        own.open()
 
 
 BROKEN = {
@@ -336,55 +342,54 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_annotations_that_are_refused(drawn, case):
+def test_annotations_that_are_refused(own, case):
     for name in "ab":
-        drawn.image(f"images/{name}.png", SIZE)
+        own.image(f"images/{name}.png", SIZE)
     file = "annotations.json" if isinstance(BROKEN[case], str) else "annotations.xml"
-    drawn.write(file, BROKEN[case])
-    with refused(what=drawn.root / file):
-        drawn.open(validation=0.5)
+    own.write(file, BROKEN[case])
+    with refused(what=own.root / file):
+        own.open(validation=0.5)
 
 
-def test_images_that_annotations_name_must_be_there(drawn):
-    drawn.image("images/a.png", SIZE)
-    drawn.write("annotations.json", coco(["a.png", "b.png"]))
-    with refused(what=drawn.root / "annotations.json"):
-        drawn.open(validation=0.5)
-    drawn.image("images/x/b.png", SIZE)
-    drawn.image("images/y/b.png", SIZE)
-    with refused(what=drawn.root / "annotations.json"):
-        drawn.open(validation=0.5)
+def test_images_that_annotations_name_must_be_there(own):
+    own.image("images/a.png", SIZE)
+    own.write("annotations.json", coco(["a.png", "b.png"]))
+    with refused(what=own.root / "annotations.json"):
+        own.open(validation=0.5)
+    own.image("images/x/b.png", SIZE)
+    own.image("images/y/b.png", SIZE)
+    with refused(what=own.root / "annotations.json"):
+        own.open(validation=0.5)
 
 
-def test_without_pycocotools(drawn, monkeypatch):
-    drawn.image("a.png", SIZE)
-    drawn.image("b.png", SIZE)
-    drawn.write("annotations.json", coco(["a.png", "b.png"]))
+def test_without_pycocotools(own, monkeypatch):
+    own.image("a.png", SIZE)
+    own.image("b.png", SIZE)
+    own.write("annotations.json", coco(["a.png", "b.png"]))
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with refused(what=drawn.root / "annotations.json") as error:
-        drawn.open(validation=0.5)
+    with refused(what=own.root / "annotations.json") as error:
+        own.open(validation=0.5)
     assert "pip install pycocotools" in str(error.value)
 
 
-def test_masks_beside_photos(drawn):
+def test_masks_beside_photos(own):
     """The layout is Roboflow's "semantic segmentation masks"."""
     for folder, name in (("train", "a"), ("valid", "b")):
-        drawn.image(f"{folder}/{name}_jpg.rf.1.jpg", SIZE, quality=100)
-        drawn.labels[name] = drawn.label(f"{folder}/{name}_jpg.rf.1_mask.png", SIZE)
-        drawn.write(f"{folder}/_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n2, dog\n")
-    dataset = drawn.open()
+        own.image(f"{folder}/{name}_jpg.rf.1.jpg", SIZE, quality=100)
+        own.labels[name] = own.label(f"{folder}/{name}_jpg.rf.1_mask.png", SIZE)
+        own.write(f"{folder}/_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n2, dog\n")
+    dataset = own.open()
     assert dataset.classes.names == ("background", "cat", "dog")
     for split, name in (("train", "a"), ("val", "b")):
         [example] = dataset.source(split)
         assert example["name"] == f"{name}_jpg.rf.1"
-        np.testing.assert_array_equal(decode_label(example["label"], ""), drawn.labels[name])
+        np.testing.assert_array_equal(decode_label(example["label"], ""), own.labels[name])
 
 
-def test_only_one_split(drawn):
-    drawn.image("images/train/a.png", SIZE)
-    drawn.label("labels/train/a.png", SIZE)
-    drawn.write("classes.csv", "id,name\n0,a\n1,b\n2,c\n")
-    needed = {"dataset.train_split": "train", "dataset.validation_split": "val"}
+def test_only_one_split(own):
+    own.image("images/train/a.png", SIZE)
+    own.label("labels/train/a.png", SIZE)
+    own.write("classes.csv", "id,name\n0,a\n1,b\n2,c\n")
     with refused(what="dataset.validation_split", value="val", allowed=("train",)) as error:
-        open_dataset("folder", root=drawn.root, data_dir=drawn.root.parent / "data", needed=needed)
+        own.open(needed={"dataset.train_split": "train", "dataset.validation_split": "val"})
     assert "dataset.options.validation=0.2" in str(error.value)

@@ -5,22 +5,22 @@ import time
 
 import pytest
 
-from danet_jax.data.inspection import in_order
+from danet_jax.data.inspection import map_in_order
 
 
-def test_results_come_in_order(rng):
+def test_results_come_map_in_order(rng):
     delays = rng.uniform(0, 0.01, 50)
 
     def work(index):
         time.sleep(delays[index])
         return index
 
-    assert list(in_order(work, range(50))) == list(range(50))
+    assert list(map_in_order(work, range(50))) == list(range(50))
 
 
 def test_it_works_ahead_within_bounds():
     begun = []
-    results = in_order(begun.append, range(10**6))
+    results = map_in_order(begun.append, range(10**6))
     next(results)
     results.close()
     assert 1 < len(begun) < 100
@@ -32,7 +32,7 @@ def test_an_exception_is_raised_when_its_turn_comes():
             raise KeyError(index)
         return index
 
-    results = in_order(work, range(100))
+    results = map_in_order(work, range(100))
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError):
         next(results)

@@ -18,8 +18,7 @@ from danet_jax.data.decode import (
     remarks,
 )
 from tests.data.test_decode import over_white
-from tests.reference import publishers
-from tests.reference.own_data import standard
+from tests.reference.images import encode
 from tests.reference.refusal import refused
 
 SIZE = (19, 26)
@@ -127,10 +126,9 @@ def test_palettes(rng):
 def test_jpeg_and_cmyk_as_pillow_writes_them(rgb):
     smooth = cv2.GaussianBlur(rgb, (0, 0), 3)
     for mode in ("RGB", "L", "CMYK"):
-        file = io.BytesIO()
         image = Image.fromarray(smooth).convert(mode)
-        image.save(file, "TIFF", **({} if mode == "CMYK" else {"compression": "jpeg", "quality": 95}))
-        difference = decode_image(file.getvalue(), "x.tif").astype(int) - np.asarray(image.convert("RGB"))
+        data = encode(image, "TIFF", **({} if mode == "CMYK" else {"compression": "jpeg", "quality": 95}))
+        difference = decode_image(data, "x.tif").astype(int) - np.asarray(image.convert("RGB"))
         assert np.abs(difference).max() <= (0 if mode == "CMYK" else 12)
 
 
@@ -153,26 +151,25 @@ def test_alpha_is_composed_over_white(rng, rgb, kind):
 
 
 @pytest.mark.parametrize("value", range(1, 9))
-def test_orientation_follows_the_rule_of_jpeg_and_png(drawn, rgb, value):
-    standard(drawn)
+def test_orientation_follows_the_rule_of_jpeg_and_png(own, rgb, value):
+    own.standard()
     data = tiff(rgb[:8, :12], photometric="rgb", extratags=[(274, "H", 1, value)])
-    drawn.write("images/train/a.tif", data)
-    (drawn.root / "images/train/a.png").unlink()
+    own.write("images/train/a.tif", data)
+    (own.root / "images/train/a.png").unlink()
     assert orientation(data) == value
     np.testing.assert_array_equal(decode_image(data, "x"), rgb[:8, :12])
 
     def shown(pixels):
         """Returns the pixels as displayed from a PNG of this orientation."""
-        exif, file = Image.Exif(), io.BytesIO()
+        exif = Image.Exif()
         exif[274] = value
-        Image.fromarray(pixels).save(file, "PNG", exif=exif)
-        return decode_image(file.getvalue(), "x", upright=True)
+        return decode_image(encode(pixels, exif=exif), "x", upright=True)
 
-    drawn.images["a"] = shown(rgb[:8, :12])
-    np.testing.assert_array_equal(decode_image(data, "x", upright=True), drawn.images["a"])
-    drawn.labels["a"] = shown(drawn.labels["a"])[..., 0]
-    dataset = drawn.open()
-    drawn.check(dataset, {"train": ["a"], "val": ["b"]})
+    own.images["a"] = shown(rgb[:8, :12])
+    np.testing.assert_array_equal(decode_image(data, "x", upright=True), own.images["a"])
+    own.labels["a"] = shown(own.labels["a"])[..., 0]
+    dataset = own.open()
+    own.check(dataset, {"train": ["a"], "val": ["b"]})
     assert len(dataset.warnings()) == (value > 1)
 
 
@@ -205,7 +202,7 @@ def test_pages_thumbnails_and_reduced_copies(rng, rgb):
 
 def test_a_fourth_band_of_unknown_meaning_is_reported(rgb, rng):
     pixels = np.concatenate([rgb, rng.integers(0, 256, (*SIZE, 1), dtype=np.uint8)], axis=2)
-    data = publishers.tiff(pixels, 0)
+    data = tiff(pixels, photometric="rgb", extrasamples=["unspecified"])
     np.testing.assert_array_equal(decode_image(data, "x.tif"), rgb)
     assert len(remarks(data, "x.tif")) == 1
 
@@ -217,7 +214,9 @@ REFUSED = {
     "signed": lambda rng: tiff(rng.integers(0, 99, SIZE, dtype=np.int16), photometric="minisblack"),
     "32 bits": lambda rng: tiff(rng.integers(0, 99, SIZE, dtype=np.uint32), photometric="minisblack"),
     "complex": lambda rng: tiff(rng.random(SIZE).astype(np.complex64), photometric="minisblack"),
-    "8 bands": lambda rng: publishers.tiff(rng.integers(0, 256, (*SIZE, 8), dtype=np.uint8), 0),
+    "8 bands": lambda rng: tiff(
+        rng.integers(0, 256, (*SIZE, 8), dtype=np.uint8), photometric="rgb", extrasamples=["unspecified"] * 5
+    ),
     "5 bands in planes": lambda rng: tiff(
         rng.integers(0, 256, (5, *SIZE), dtype=np.uint8), photometric="minisblack", planarconfig="separate"
     ),
@@ -236,7 +235,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_neither_grey_nor_rgb_is_named(rng, case):
+def test_tiffs_that_are_neither_grey_nor_rgb_are_refused(rng, case):
     with refused(what="a/b.tif") as error:
         decode_image(REFUSED[case](rng), "a/b.tif")
     assert error.value.value is not None  # The kind of the image.

@@ -13,25 +13,27 @@ from danet_jax.data.transforms import Augment, View, apply_view, distort, draw_v
 from tests.reference.refusal import refused
 
 
-def whole(image, label, view):
+def scaled_by_pillow(image, label, view):
     """Scales, pads and crops the entire image as the paper describes, without any shortcut."""
-    picture, labels = Image.fromarray(image), Image.fromarray(label)
+    image, label = Image.fromarray(image), Image.fromarray(label)
     if view.flip:
-        picture, labels = ImageOps.mirror(picture), ImageOps.mirror(labels)
-    picture = picture.resize((view.width, picture.height), Image.Resampling.BILINEAR)
-    picture = picture.resize((view.width, view.height), Image.Resampling.BILINEAR)
-    labels = labels.resize((view.width, view.height), Image.Resampling.NEAREST)
+        image, label = ImageOps.mirror(image), ImageOps.mirror(label)
+    image = image.resize((view.width, image.height), Image.Resampling.BILINEAR)
+    image = image.resize((view.width, view.height), Image.Resampling.BILINEAR)
+    label = label.resize((view.width, view.height), Image.Resampling.NEAREST)
     right, below = max(0, view.size - view.width), max(0, view.size - view.height)
-    picture = ImageOps.expand(picture, (0, 0, right, below), fill=0)
-    labels = ImageOps.expand(labels, (0, 0, right, below), fill=255)
+    image = ImageOps.expand(image, (0, 0, right, below), fill=0)
+    label = ImageOps.expand(label, (0, 0, right, below), fill=255)
     box = (view.left, view.top, view.left + view.size, view.top + view.size)
-    return np.asarray(picture.crop(box)), np.asarray(labels.crop(box))
+    return np.asarray(image.crop(box)), np.asarray(label.crop(box))
 
 
-def assert_equals_whole(rng, height, width, view):
+def assert_equals_pillow(rng, height, width, view):
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     label = rng.integers(0, 256, (height, width), dtype=np.uint8)
-    for seen, expected in zip(apply_view(image, label, view), whole(image, label, view), strict=True):
+    for seen, expected in zip(
+        apply_view(image, label, view), scaled_by_pillow(image, label, view), strict=True
+    ):
         np.testing.assert_array_equal(seen, expected, err_msg=str(view))
 
 
@@ -49,15 +51,15 @@ def test_a_view_equals_the_crop_of_the_whole_image(rng):
         base, crop = int(rng.integers(4, 70)), int(rng.integers(1, 80))
         view = draw_view(height, width, rng, base_size=base, crop_size=crop)
         if view.height * view.width:
-            assert_equals_whole(rng, height, width, view)
+            assert_equals_pillow(rng, height, width, view)
     for _ in range(60):  # For sizes with common divisors, only a prefix is scaled.
         height, width = (int(n) for n in 8 * rng.integers(4, 30, 2))
         new_height = 2 ** int(rng.integers(1, 5)) * int(rng.integers(3, 12))
         new_width, size = int(1.0 * width * new_height / height), int(rng.integers(1, 40))
         top, left = (int(rng.integers(0, max(0, n - size) + 1)) for n in (new_height, new_width))
         view = View(bool(rng.integers(2)), new_height, new_width, top, left, size)
-        assert_equals_whole(rng, height, width, view)
-    assert_equals_whole(rng, 400, 300, View(True, 41, 31, 7, 3, 20))  # Large reductions antialias.
+        assert_equals_pillow(rng, height, width, view)
+    assert_equals_pillow(rng, 400, 300, View(True, 41, 31, 7, 3, 20))  # Large reductions antialias.
 
 
 def test_a_single_call_of_pillow_differs_by_one_level_at_most(rng):

@@ -97,10 +97,10 @@ def test_rotation_as_opencv_applies_it(rng, tmp_path, turns):
     path = tmp_path / "a.mp4"
     write_video(path, timed(clip(rng, 3)))
     data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 4 + 40
+    offset = data.index(b"tkhd") + 4 + 40
     one = 1 << 16
     cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns]
-    struct.pack_into(">6i", data, place, cosine * one, sine * one, 0, -sine * one, cosine * one, 0)
+    struct.pack_into(">6i", data, offset, cosine * one, sine * one, 0, -sine * one, cosine * one, 0)
     path.write_bytes(data)
     capture = cv2.VideoCapture(str(path))
     for frame in Video(path).frames():
@@ -147,7 +147,7 @@ def test_frames_that_are_missing_are_counted(rng, tmp_path):
         assert video.missing > 0
 
 
-def test_what_is_written_is_read(rng, tmp_path):
+def test_written_videos_are_read_again(rng, tmp_path):
     frames = clip(rng, 20)
     assert write_video(tmp_path / "a.mp4", timed(frames, Fraction(25, 2)), Fraction(2, 25)) == 20
     video = Video(tmp_path / "a.mp4")

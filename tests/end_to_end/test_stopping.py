@@ -92,7 +92,7 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes_from_it(tmp_path, rng
 def test_a_preparation_that_is_stopped_reports_it_and_can_be_repeated(main, tmp_path, monkeypatch, capsys):
     flags = (f"--config={ROOT / 'configs/quickstart.py'}", "--mode=prepare", "--config.dataset.data_dir=data")
     flags += ("--config.dataset.options.train=12", "--config.dataset.options.val=2")
-    checked = base._checked
+    checked = base._read_and_check
     told = []
 
     def stopping(*arguments):
@@ -101,7 +101,7 @@ def test_a_preparation_that_is_stopped_reports_it_and_can_be_repeated(main, tmp_
             os.kill(os.getpid(), signal.SIGTERM)
         return checked(*arguments)
 
-    monkeypatch.setattr(base, "_checked", stopping)
+    monkeypatch.setattr(base, "_read_and_check", stopping)
     assert main(*flags) == 143
     told_so = capsys.readouterr()
     assert told_so.out == "stopped by SIGTERM in --mode=prepare; the same command starts it again\n"

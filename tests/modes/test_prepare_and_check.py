@@ -181,7 +181,7 @@ def test_digests_find_every_flip_and_every_cut(rng, tmp_path, capsys):
             content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
             shard.write_bytes(content)
             assert check.run(recipe, tmp_path, []) == 1
-            assert f"WRONG  {shard}: not as it was written" in capsys.readouterr().out
+            assert f"WRONG  {shard}: " in capsys.readouterr().out
         shard.write_bytes(whole[: -int(rng.integers(1, 1000))])
         assert check.run(recipe, tmp_path, []) == 1
         assert str(shard) in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Small data sets as people draw them: pictures and label maps of random pixels, and the folder that holds them."""
+"""A user's own data set: images and label maps of random pixels, and the folder that contains them."""
 
 import pathlib
 
@@ -13,8 +13,8 @@ COLOURS = [(0, 0, 0), (128, 64, 0), (0, 200, 30)]
 CLASSES = "id,name,red,green,blue\n0,ground,0,0,0\n1,road,128,64,0\n2,tree,0,200,30\n"
 
 
-class Drawn:
-    """Pictures and label maps by name, and the folder that they are put into."""
+class OwnData:
+    """Images and label maps by name, and the folder into which they are written."""
 
     def __init__(self, rng, root):
         self.rng, self.root, self.images, self.labels = rng, root, {}, {}
@@ -24,37 +24,40 @@ class Drawn:
         self.images[pathlib.PurePath(path).stem] = pixels
         self.save(Image.fromarray(pixels), path, **options)
 
-    def label(self, path, size=(8, 12), form="ids", values=(0, 1, 2)):
+    def label(self, path, size=(8, 12), form="ids", values=(0, 1, 2), **options):
         label = self.rng.choice(np.array(values, np.uint8), size)
         self.labels[pathlib.PurePath(path).stem] = label
-        if form == "rgb":
-            self.save(Image.fromarray(np.array(COLOURS, np.uint8)[label]), path)
-        elif form == "voc":
-            picture = Image.fromarray(label)
-            picture.putpalette(np.array(publishers.voc_palette(), np.uint8).tobytes())
-            self.save(picture, path)
-        else:
-            self.save(Image.fromarray(label), path)
+        image = Image.fromarray(np.array(COLOURS, np.uint8)[label] if form == "rgb" else label)
+        if form == "voc":
+            image.putpalette(np.array(publishers.voc_palette(), np.uint8).tobytes())
+        self.save(image, path, **options)
         return label
 
-    def save(self, picture, path, **options):
+    def standard(self, *, names=("a", "b"), **options):
+        """Writes one image and its label into each of the splits `train` and `val`, and the list of classes."""
+        for split, name in (("train", names[0]), ("val", names[1])):
+            self.image(f"images/{split}/{name}.png")
+            self.label(f"labels/{split}/{name}.png", **options)
+        self.write("classes.csv", CLASSES)
+
+    def save(self, image, path, **options):
         path = self.root / path
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, **options)
+        image.save(path, **options)
 
     def write(self, path, content):
         path = self.root / path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content) if isinstance(content, bytes) else path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    def open(self, root=None, class_names=(), **options):
-        data_dir = self.root.parent / "data"
+    def open(self, root=None, *, needed=None, class_names=(), data="data", **options):
         return open_dataset(
             "folder",
             root=root or self.root,
-            data_dir=data_dir,
+            data_dir=self.root.parent / data,
             class_names=class_names,
             options=options,
+            needed=needed,
         )
 
     def check(self, dataset, splits):
@@ -65,10 +68,3 @@ class Drawn:
                 np.testing.assert_array_equal(decode_image(example["image"], ""), self.images[name])
                 if example["label"] is not None:
                     np.testing.assert_array_equal(decode_label(example["label"], ""), self.labels[name])
-
-
-def standard(drawn, form="ids", names=("a", "b"), **options):
-    for split, name in (("train", names[0]), ("val", names[1])):
-        drawn.image(f"images/{split}/{name}.png")
-        drawn.label(f"labels/{split}/{name}.png", form=form, **options)
-    drawn.write("classes.csv", CLASSES)

@@ -1,10 +1,9 @@
-"""Small datasets in the exact layout and formats of their publishers, as archives or as extracted folders."""
+"""Small data sets in the exact layout and formats of their publishers, as archives or as extracted folders."""
 
 from __future__ import annotations
 
 import io
 import pathlib
-import struct
 import tarfile
 import zipfile
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from danet_jax.data.dataset import Dataset, open_dataset
 from danet_jax.data.decode import decode_label
+from tests.reference.images import encode
 
 Tree = dict[str, dict[str, bytes]]
 """Archive -> path in it -> content."""
@@ -27,63 +27,32 @@ STRAY = {".DS_Store": b"\x00\x01", "Thumbs.db": b"\x00"}
 
 def photo(rng: np.random.Generator, height: int, width: int, kind: str = "jpeg", mode: str = "RGB") -> bytes:
     shape = (height, width, 3) if mode == "RGB" else (height, width)
-    return encoded(rng.integers(0, 256, shape, dtype=np.uint8), kind)
-
-
-def encoded(array: np.ndarray, kind: str = "png") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, kind)
-    return file.getvalue()
+    return encode(rng.integers(0, 256, shape, dtype=np.uint8), kind)
 
 
 def palette_png(label: np.ndarray) -> bytes:
-    picture = Image.fromarray(label).convert("L")
-    picture = Image.frombytes("P", picture.size, label.tobytes())
-    picture.putpalette([value // 2 for value in range(256) for _ in range(3)])
-    file = io.BytesIO()
-    picture.save(file, "png")
-    return file.getvalue()
+    """Encodes a label map with a grey palette that contains every level twice."""
+    image = Image.frombytes("P", label.shape[::-1], label.tobytes())
+    image.putpalette([value // 2 for value in range(256) for _ in range(3)])
+    return encode(image)
 
 
 def ids_of(content: bytes) -> np.ndarray:
-    """The values of a label PNG, or the indices of its palette."""
+    """Returns the values of a label PNG, or the indices of its palette."""
     return np.array(Image.open(io.BytesIO(content)))
 
 
-def saved(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, "png")
-    return file.getvalue()
-
-
 def voc_palette() -> list[tuple[int, int, int]]:
-    """PASCAL VOC's, from the development kit's `VOClabelcolormap`."""
+    """Returns PASCAL VOC's palette, from the development kit's `VOClabelcolormap`."""
     palette = []
     for label in range(256):
         colour, bits = [0, 0, 0], label
-        for place in range(7, -1, -1):
+        for position in range(7, -1, -1):
             for channel in range(3):
-                colour[channel] |= (bits >> channel & 1) << place
+                colour[channel] |= (bits >> channel & 1) << position
             bits >>= 3
         palette.append((colour[0], colour[1], colour[2]))
     return palette
-
-
-def tiff(pixels: np.ndarray, extra: int) -> bytes:
-    """An uncompressed TIFF, uint8 `[H, W, bands]`; `extra` says what bands beyond red, green and blue are."""
-    height, width, bands = pixels.shape
-    end = 8 + 2 + 11 * 12 + 4  # of the tags; values that are longer than four bytes follow
-    bits, extras = (
-        struct.pack(f"<{bands}H", *[8] * bands),
-        struct.pack(f"<{bands - 3}H", *[extra] * (bands - 3)),
-    )
-    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, bands, end), (259, 3, 1, 1), (262, 3, 1, 2)]
-    tags += [(273, 4, 1, end + len(bits) + len(extras)), (277, 3, 1, bands), (278, 3, 1, height)]
-    tags += [(279, 4, 1, pixels.size), (284, 3, 1, 1)]
-    tags += [(338, 3, bands - 3, end + len(bits) if bands > 5 else extra)]
-    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4)
-    return head + bits + extras + pixels.tobytes()
 
 
 def mat(**variables: object) -> bytes:
@@ -93,7 +62,7 @@ def mat(**variables: object) -> bytes:
 
 
 def write(tree: Tree, root: pathlib.Path, form: str) -> pathlib.Path:
-    """Write each archive (`form` "archive") or extract it all into `root` ("folder"), with stray files."""
+    """Writes each archive (`form` "archive") or extracts it all into `root` ("folder"), with stray files."""
     root.mkdir(parents=True, exist_ok=True)
     for archive, files in tree.items():
         files = {**files, **_strays(files)}
@@ -109,13 +78,13 @@ def write(tree: Tree, root: pathlib.Path, form: str) -> pathlib.Path:
 
 
 def _strays(files: dict[str, bytes]) -> dict[str, bytes]:
-    """What macOS and Windows leave beside the publisher's files: in every folder, and of every tenth file."""
+    """Returns the files that macOS and Windows leave beside the publisher's: for every tenth file and its folder."""
     strays: dict[str, bytes] = {}
     for path in list(files)[::10]:
         folder, _, name = path.rpartition("/")
-        for stray, content in {**STRAY, f"._{name}": b"not a picture"}.items():
+        for stray, content in {**STRAY, f"._{name}": b"not an image"}.items():
             strays[f"{folder}/{stray}" if folder else stray] = content
-        strays[f"__MACOSX/{folder}/._{name}"] = b"nor this"
+        strays[f"__MACOSX/{folder}/._{name}"] = b"not an image"
     return strays
 
 
@@ -140,10 +109,14 @@ def _write_tar(path: pathlib.Path, files: dict[str, bytes]) -> None:
 
 
 def prepare(name: str, root: pathlib.Path, tmp_path: pathlib.Path, **options: object) -> Dataset:
-    """Open what is below `root`, which need not be complete."""
-    return open_dataset(
-        name, root=root, data_dir=tmp_path / "data", options={"allow_partial": True, **options}
-    )
+    """Opens the data set in `root`, which need not be complete."""
+    options = {"allow_partial": True, **options}
+    return open_dataset(name, root=root, data_dir=tmp_path / "data", options=options)
+
+
+def read(name: str, root: pathlib.Path, tmp_path: pathlib.Path, **options: object) -> Contents:
+    """Returns the examples of the data set in `root`, which need not be complete."""
+    return contents(prepare(name, root, tmp_path, **options))
 
 
 def contents(dataset: Dataset) -> Contents:
@@ -157,33 +130,25 @@ def contents(dataset: Dataset) -> Contents:
 
 
 def cityscapes(rng: np.random.Generator, coarse: bool = False) -> tuple[Tree, dict[str, np.ndarray]]:
-    """Three cities of each split; returns the archives and the label ids by name."""
-    images: dict[str, bytes] = {"README": b"images", "license.txt": b"see the web page"}
-    fine: dict[str, bytes] = {"README": b"labels", "license.txt": b"see the web page"}
-    extra: dict[str, bytes] = {}
-    rough: dict[str, bytes] = {}
+    """Returns the archives and the label ids by name, with two images of each city."""
+    images, fine, extra, rough = (
+        {"README": b"read me", "license.txt": b"see the web page"} for _ in range(4)
+    )
     truth: dict[str, np.ndarray] = {}
-    splits = {
-        "train": ("aachen", "weimar", "zürich (alt)"),
-        "val": ("frankfurt", "münster"),
-        "test": ("berlin",),
-    }
-    if coarse:
-        splits["train_extra"] = ("bad-honnef",)
-    for split, cities in splits.items():
-        for city in cities:
-            for frame in range(2):
-                name = f"{city}_{int(rng.integers(10**6)):06d}_{frame:06d}"
-                path = f"{split}/{city}/{name}"
-                target = extra if split == "train_extra" else images
-                target[f"leftImg8bit/{path}_leftImg8bit.png"] = photo(rng, 12, 24, "png")
-                ids = rng.integers(0, 34, (12, 24), dtype=np.uint8)
-                folder, kind = (rough, "gtCoarse") if split == "train_extra" else (fine, "gtFine")
-                truth[name] = ids
-                folder[f"{kind}/{path}_{kind}_labelIds.png"] = encoded(ids if split != "test" else 0 * ids)
-                folder[f"{kind}/{path}_{kind}_instanceIds.png"] = encoded(ids.astype(np.uint16) * 1000)
-                folder[f"{kind}/{path}_{kind}_color.png"] = photo(rng, 12, 24, "png")
-                folder[f"{kind}/{path}_{kind}_polygons.json"] = b"{}"
+    splits = {"train": ("aachen", "weimar", "zürich (alt)"), "val": ("frankfurt", "münster")}
+    splits |= {"test": ("berlin",), **({"train_extra": ("bad-honnef",)} if coarse else {})}
+    for split, city in [(split, city) for split, cities in splits.items() for city in cities]:
+        for frame in range(2):
+            name = f"{city}_{int(rng.integers(10**6)):06d}_{frame:06d}"
+            path = f"{split}/{city}/{name}"
+            target = extra if split == "train_extra" else images
+            target[f"leftImg8bit/{path}_leftImg8bit.png"] = photo(rng, 12, 24, "png")
+            truth[name] = ids = rng.integers(0, 34, (12, 24), dtype=np.uint8)
+            folder, kind = (rough, "gtCoarse") if split == "train_extra" else (fine, "gtFine")
+            folder[f"{kind}/{path}_{kind}_labelIds.png"] = encode(ids if split != "test" else 0 * ids)
+            folder[f"{kind}/{path}_{kind}_instanceIds.png"] = encode(ids.astype(np.uint16) * 1000)
+            folder[f"{kind}/{path}_{kind}_color.png"] = photo(rng, 12, 24, "png")
+            folder[f"{kind}/{path}_{kind}_polygons.json"] = b"{}"
     tree = {"leftImg8bit_trainvaltest.zip": images, "gtFine_trainvaltest.zip": fine}
     if coarse:
         tree |= {"leftImg8bit_trainextra.zip": extra, "gtCoarse.zip": rough}
@@ -191,7 +156,7 @@ def cityscapes(rng: np.random.Generator, coarse: bool = False) -> tuple[Tree, di
 
 
 def pascal_voc_aug(rng: np.random.Generator) -> tuple[Tree, dict[str, list[str]], dict[str, np.ndarray]]:
-    """Returns the archives, the names that each list holds, and the label maps by name."""
+    """Returns the archives, the names in each list, and the label maps by name."""
     names = [f"20{int(year):02d}_{index:06d}" for index, year in enumerate(rng.integers(7, 12, 12))]
     lists = {
         "voc_train": names[0:3],
@@ -296,12 +261,12 @@ def coco_stuff164k(rng: np.random.Generator) -> tuple[Tree, dict[str, list[str]]
         for name in names:
             images[f"{split}2017/{name}.jpg"] = photo(rng, 16, 24)
             truth[name] = rng.choice(ids, (16, 24)).astype(np.uint8)
-            labels[f"{split}2017/{name}.png"] = encoded(truth[name])
+            labels[f"{split}2017/{name}.png"] = encode(truth[name])
     return tree, splits, truth
 
 
 def mmsegmentation_coco(tree: Tree, root: pathlib.Path) -> pathlib.Path:
-    """Extract COCO Stuff 164k into the folders that mmsegmentation expects."""
+    """Extracts COCO Stuff 164k into the folders that mmsegmentation expects."""
     for archive, files in tree.items():
         write({archive: files}, root / ("annotations" if "stuff" in archive else "images"), "folder")
     return root
@@ -318,7 +283,7 @@ def ade20k(rng: np.random.Generator) -> tuple[Tree, dict[str, np.ndarray]]:
             height, width = (int(size) for size in rng.integers(8, 30, 2))
             files[f"{top}/images/{folder}/{name}.jpg"] = photo(rng, height, width)
             truth[name] = rng.integers(0, 151, (height, width), dtype=np.uint8)
-            files[f"{top}/annotations/{folder}/{name}.png"] = encoded(truth[name])
+            files[f"{top}/annotations/{folder}/{name}.png"] = encode(truth[name])
     test = {"release_test/list.txt": b"ADE_test_00000001.jpg\n"}
     for index in (1, 2):
         test[f"release_test/testing/ADE_test_{index:08d}.jpg"] = photo(rng, 9, 11)

@@ -6,6 +6,7 @@ small in all data sets that have one. Files may be read from several threads at 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -20,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from danet_jax.data.files import is_stray, walk
+from danet_jax.data.files import file_error, is_stray, walk
 from danet_jax.errors import InputError, one_line
 
 _DAMAGE = (
@@ -77,9 +78,9 @@ class Source:
         """Whether anybody may download the archive."""
         return self.url.endswith(f"/{self.archive}")
 
-    def paths(self, place: pathlib.Path) -> Iterator[pathlib.Path]:
-        """Yields the archive or, if it was extracted, its required files, including those in linked folders."""
-        for path in (place / part for part in self.parts) if place.is_dir() else (place,):
+    def paths(self, top: pathlib.Path) -> Iterator[pathlib.Path]:
+        """Yields the archive `top` or, if it is a folder, its required files, including those in linked folders."""
+        for path in (top / part for part in self.parts) if top.is_dir() else (top,):
             if path.is_dir():
                 yield from walk(path)
             elif path.exists():
@@ -93,30 +94,27 @@ class _Member(NamedTuple):
 
 
 class Files:
-    """The required files of one source by their path below `Source.folder`.
+    """The required files of one source by their path below `Source.folder`; `names` lists these paths.
 
     Args:
-      place: The archive or folder that `find_all` found.
+      path: The archive or folder that `find_all` found.
       source: The source that it should contain.
       opened: The stack that closes the archive, after which nothing can be read any more.
-
-    Attributes:
-      names: All paths, sorted.
 
     Raises:
       InputError: The archive is damaged, cut short, not an archive, or contains a file twice.
     """
 
-    def __init__(self, place: pathlib.Path, source: Source, opened: contextlib.ExitStack):
-        self._place = place
+    def __init__(self, path: pathlib.Path, source: Source, opened: contextlib.ExitStack):
+        self._path = path
         self._members: dict[str, _Member] = {}
         try:
-            for name, member in _members(place, source, opened):
+            for name, member in _members(path, source, opened):
                 if name in self._members:
-                    raise _refused(place, f"holds {member.path} twice")
+                    raise _archive_error(path, f"contains {member.path} twice")
                 self._members[name] = member
         except _DAMAGE as error:
-            raise _refused(place, _reason(error)) from None
+            raise _archive_error(path, _reason(error)) from None
         self.names = tuple(sorted(self._members))
 
     def __contains__(self, name: str) -> bool:
@@ -128,80 +126,69 @@ class Files:
 
     def where(self, name: str) -> str:
         """Returns the name of a file in error messages; the file need not exist."""
-        if name not in self:
-            return f"{self._place}/{name}" if self._place.is_dir() else f"{self._place}: {name}"
-        path = self._members[name].path
-        return path if self._place.is_dir() else f"{self._place}: {path}"
+        member = self._members.get(name)
+        if self._path.is_dir():
+            return member.path if member else f"{self._path}/{name}"
+        return f"{self._path}: {member.path if member else name}"
 
     def read(self, name: str) -> bytes:
-        """Returns the content of a file.
-
-        Raises:
-          InputError: The file does not exist or is damaged.
-        """
+        """Returns the content of a file; refuses a missing or damaged one."""
         if name not in self:
-            raise self.refused(name, "missing")
+            raise self.refusal(name, "missing")
         try:
             return self._members[name].read()
         except _DAMAGE as error:
-            raise self.refused(name, _reason(error)) from None
+            raise self.refusal(name, _reason(error)) from None
 
     def lines(self, name: str) -> list[str]:
-        """Returns the lines of a list, stripped and without empty lines.
-
-        Raises:
-          InputError: The list does not exist, is not text, is empty or contains a line twice.
-        """
+        """Returns the lines of a list, stripped and without empty lines; refuses empty lists and repeated lines."""
         try:
             lines = [line.strip() for line in self.read(name).decode("utf-8-sig").splitlines()]
         except UnicodeDecodeError:
-            raise self.refused(name, "not text") from None
+            raise self.refusal(name, "not text") from None
         lines = [line for line in lines if line]
         if not lines:
-            raise self.refused(name, "the list is empty")
-        seen: set[str] = set()
-        for line in lines:
-            if line in seen:
-                raise self.refused(name, f"lists {line!r} twice")
-            seen.add(line)
+            raise self.refusal(name, "the list is empty")
+        for line, count in collections.Counter(lines).items():
+            if count > 1:
+                raise self.refusal(name, f"lists {line!r} twice")
         return lines
 
-    def refused(self, name: str, reason: str) -> InputError:
+    def refusal(self, name: str, reason: str) -> InputError:
         """Returns the error for a file that is missing or not as published."""
-        where = self.where(name)
-        return InputError(f"{where}: {reason}; {_remedy(self._place)}", what=where)
+        return file_error(self.where(name), f"{reason}; {_remedy(self._path)}")
 
 
 def _members(
-    place: pathlib.Path, source: Source, opened: contextlib.ExitStack
+    path: pathlib.Path, source: Source, opened: contextlib.ExitStack
 ) -> Iterator[tuple[str, _Member]]:
-    if place.is_dir():
-        return _of_folder(place, source)
-    with place.open("rb") as file:
+    if path.is_dir():
+        return _folder_members(path, source)
+    with path.open("rb") as file:
         start = file.read(512)
     if start[:2] == b"PK":
-        return _of_zip(place, source, opened)
+        return _zip_members(path, source, opened)
     if start[:2] == b"\x1f\x8b":
-        return _of_tgz(place, source)
+        return _tgz_members(path, source)
     if start[257:262] == b"ustar":
-        return _of_tar(place, source)
+        return _tar_members(path, source)
     kind = "a web page" if start.lstrip()[:1] == b"<" else "empty" if not start else "not a zip, tar or tgz"
-    raise _refused(place, kind)
+    raise _archive_error(path, kind)
 
 
-def _of_folder(folder: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
+def _folder_members(folder: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
     for path in source.paths(folder):
         name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
         yield name, _Member(str(path), path.stat().st_size, path.read_bytes)
 
 
-def _of_zip(
-    place: pathlib.Path, source: Source, opened: contextlib.ExitStack
+def _zip_members(
+    path: pathlib.Path, source: Source, opened: contextlib.ExitStack
 ) -> Iterator[tuple[str, _Member]]:
     try:
-        archive = zipfile.ZipFile(place, metadata_encoding="utf-8")
+        archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
     except UnicodeDecodeError:  # The names are in an old code page.
-        archive = zipfile.ZipFile(place)
+        archive = zipfile.ZipFile(path)
     opened.enter_context(archive)
     lock = threading.Lock()
     infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -226,19 +213,19 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.L
             member.close()
 
 
-def _of_tar(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
+def _tar_members(path: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
     end = 0
-    places: dict[str, tuple[int, int]] = {}  # Offset and size of every file, for hard links.
-    with tarfile.open(place, "r:") as archive:
+    ranges: dict[str, tuple[int, int]] = {}  # Offset and size of every file, for hard links.
+    with tarfile.open(path, "r:") as archive:
         for info in archive:
             if info.isreg():
-                places[info.name] = info.offset_data, info.size
+                ranges[info.name] = info.offset_data, info.size
             end = info.offset_data + (-(-info.size // 512) * 512 if info.isreg() else 0)
             name, target = _name_below(info.name, source), info.linkname if info.islnk() else info.name
-            if name and target in places:
-                offset, size = places[target]
-                yield name, _Member(info.name, size, functools.partial(_read_range, place, offset, size))
-    if any(_read_range(place, end, 512)):  # tarfile does not check for the empty block at the end.
+            if name and target in ranges:
+                offset, size = ranges[target]
+                yield name, _Member(info.name, size, functools.partial(_read_range, path, offset, size))
+    if any(_read_range(path, end, 512)):  # tarfile does not check for the empty block at the end.
         raise tarfile.ReadError("unexpected end of data")
 
 
@@ -250,8 +237,8 @@ def _read_range(path: pathlib.Path, offset: int, size: int) -> bytes:
     return data
 
 
-def _of_tgz(place: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
-    with gzip.open(place) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
+def _tgz_members(path: pathlib.Path, source: Source) -> Iterator[tuple[str, _Member]]:
+    with gzip.open(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as archive:
         for info in archive:
             content = archive.extractfile(info) if info.isreg() else None
             if content and (name := _name_below(info.name, source)):
@@ -285,9 +272,9 @@ def _reason(error: BaseException) -> str:
     return f"damaged or cut short ({one_line(error)})"
 
 
-def _refused(place: pathlib.Path, reason: str) -> InputError:
-    return InputError(f"{place}: {reason}; {_remedy(place)}", what=str(place))
+def _archive_error(path: pathlib.Path, reason: str) -> InputError:
+    return file_error(path, f"{reason}; {_remedy(path)}")
 
 
-def _remedy(place: pathlib.Path) -> str:
-    return "extract the archive again" if place.is_dir() else "download it again"
+def _remedy(path: pathlib.Path) -> str:
+    return "extract the archive again" if path.is_dir() else "download it again"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import datetime
 import errno
 import functools
@@ -29,16 +30,16 @@ from absl import logging
 
 from danet_jax.classes import Classes
 from danet_jax.data.builders import shards
-from danet_jax.data.builders.class_list import refuse_only_class
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, size_of, without_compression
-from danet_jax.data.builders.shards import Info, ReadOnce, ShardWriter, quiet
+from danet_jax.data.builders.shards import Info, ReadOnce, ShardWriter, silence_tfds
 from danet_jax.data.builders.state import SourceFiles
-from danet_jax.data.inspection import Examined, check_pair, in_order
+from danet_jax.data.files import file_error, option_error
+from danet_jax.data.inspection import Examined, check_pair, map_in_order
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 from danet_jax.runs.terminal import watched
 
-_WAITS_QUIETLY = 5.0
+_SILENT_WAIT = 5.0
 """Seconds to wait for another preparation before reporting it."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -89,9 +90,6 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
           uncompressed: Whether images are stored without compression in a separate preparation, which is several times
             larger and decodes in a tenth of the time.
           bits: The number of bits that are used in 16-bit channels.
-
-        Raises:
-          InputError: There is only one class, or the description of prepared data is damaged.
         """
         self.classes, self.bits = classes, bits
         self._uncompressed = uncompressed
@@ -101,16 +99,15 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         variant, former = variant + suffix, former + suffix
         if sources and self._directory(data_dir, former).is_dir() and sources.adopts(former, variant):
             variant = variant if self._directory(data_dir, variant).is_dir() else former
-        refuse_only_class(self.name, classes.names)
         directory = self._directory(data_dir, variant)
         shards.refuse_damaged_descriptions(directory)
         try:
-            with quiet():
+            with silence_tfds():
                 config = tfds.core.BuilderConfig(name=variant)
                 super().__init__(data_dir=data_dir, config=config, file_format="array_record")
             for path in itertools.chain.from_iterable(split.filepaths for split in self.info.splits.values()):
                 if not path.name.startswith(f"{self.name}-"):
-                    raise ValueError(f"it names the file {path.name}, which is not of this data set")
+                    raise ValueError(f"it lists {path.name}, which belongs to another data set")
         except Exception as error:  # TFDS can raise any exception on a damaged description.
             raise shards.damaged_description(directory / "dataset_info.json", error) from None
 
@@ -133,10 +130,10 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def close(self) -> None:
         """Closes the files that `pairs` opened; its functions cannot be called any more."""
 
-    def wrong_with(self, split: str, summary: Summary) -> str:
-        """Returns the problem of a split whose examples may each be valid; empty if there is none."""
+    def split_error(self, split: str, summary: Summary) -> InputError | None:
+        """Returns an error if a split is invalid although each of its examples is valid, otherwise None."""
         del split, summary
-        return ""
+        return None
 
     def prepare(self, needed: Mapping[str, str] | None = None) -> None:
         """Prepares the data unless they have been prepared already.
@@ -158,13 +155,13 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             self._sources.remember()
 
     def _prepare(self) -> None:
-        top, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
-        with _locked(top, self.name), quiet():
+        root, directory = pathlib.Path(self.data_dir_root), pathlib.Path(self.data_dir)
+        with _lock(root, self.name), silence_tfds():
             if (directory / "dataset_info.json").exists():  # Another process may have prepared the data.
                 self.info.read_from_directory(self.data_dir)
             if self.is_prepared():
                 return
-            for stale in itertools.chain.from_iterable(map(top.glob, _LEFT_BEHIND)):
+            for stale in itertools.chain.from_iterable(map(root.glob, _LEFT_BEHIND)):
                 shutil.rmtree(stale, ignore_errors=True)
             shutil.rmtree(directory, ignore_errors=True)  # Some of its files may have been deleted.
             logging.info("preparing the dataset %s in %s", self.name, self.data_dir)
@@ -187,13 +184,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         return bool(files) and all(path.exists() for path in files)
 
     def described_shards(self) -> dict[str, dict[str, Any]]:
-        """Returns the `bytes`, `digest` and `summary` of each shard when it was written, by file name.
-
-        The result is empty for data that were prepared by versions without descriptions.
-
-        Raises:
-          InputError: The description is damaged.
-        """
+        """Returns `ShardWriter.described` of the prepared data; empty if the version that prepared them wrote none."""
         return shards.described_shards(pathlib.Path(self.data_dir))
 
     def damaged_shards(self) -> list[str]:
@@ -206,7 +197,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     def _summaries(self, described: Mapping[str, Mapping[str, Any]]) -> dict[str, Summary]:
         return {
-            split: Summary.merged(Summary.from_json(described[name]["summary"]) for name in info.filenames)
+            split: Summary.merge(Summary.from_json(described[name]["summary"]) for name in info.filenames)
             for split, info in self.info.splits.items()
             if all(name in described for name in info.filenames)
         }
@@ -214,8 +205,8 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _describe_shards(self) -> dict[str, dict[str, Any]]:
         """Returns the descriptions of all shards just written; raises InputError if a split is invalid."""
         for split, summary in self._summaries(self._writer.described).items():
-            if wrong := self.wrong_with(split, summary):
-                raise InputError(wrong, what=self.name)
+            if error := self.split_error(split, summary):
+                raise error
         return self._writer.described
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -262,7 +253,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         generators: dict[str, list[Callable[[], Iterator[Any]]]] = {}
         for split, readers in pairs.items():
             if not readers:
-                raise InputError(f"{self.name}: the split {split!r} has no images", what=self.name)
+                raise file_error(self.name, f"the split {split!r} has no images")
             ranges = shards.shard_ranges(sizes[split])
             generators[split] = [
                 functools.partial(
@@ -276,7 +267,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     def _examples(self, title: str, readers: Sequence[PairReader]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the examples of a shard and adds them to its summary."""
-        pairs = in_order(functools.partial(_checked, len(self.classes)), readers)
+        pairs = map_in_order(functools.partial(_read_and_check, len(self.classes)), readers)
         summary = self._writer.summary = Summary()
         for pair, examined in watched(pairs, f"preparing {self.name} {title}", len(readers)):
             summary.add(pair.name, examined, pair.assumed)
@@ -289,10 +280,10 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _check_disk(self, needed: int) -> None:
         free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
         if needed > free:
-            raise InputError(
-                f"{self.name}: needs {needed / 1e9:.1f} GB in {self.data_dir_root}, which has {free / 1e9:.1f} GB; "
-                "make room or set dataset.data_dir",
-                what=str(self.data_dir_root),
+            raise file_error(
+                self.data_dir_root,
+                f"{self.name} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; make room or set "
+                "dataset.data_dir",
                 value=free,
                 allowed=needed,
             )
@@ -301,56 +292,69 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
     """Raises InputError if one of the required splits of a data set does not exist."""
     existing = tuple(existing)
-    divide = "; set dataset.options.validation=0.2 to validate on a fifth of it, drawn at random"
     for key, split in needed.items():
         if split not in existing:
-            raise InputError(
-                f"{key}={split!r}: {name} has no such split; there are: {', '.join(existing)}"
-                + (divide if name == "folder" and len(existing) == 1 else ""),
-                what=key,
-                value=split,
-                allowed=existing,
-            )
+            problem = f"{name} does not have this split; there are: {', '.join(existing)}"
+            if name == "folder" and len(existing) == 1:
+                problem += (
+                    "; set dataset.options.validation=0.2 to validate on a fifth of it, drawn at random"
+                )
+            raise InputError(f"{key}={split!r}: {problem}", what=key, value=split, allowed=existing)
 
 
-def checked_options(
-    name: str, options: Mapping[str, Any] | None, defaults: Mapping[str, Any]
+def refuse_class_names(name: str, class_names: Sequence[str]) -> None:
+    """Raises InputError if names of classes are given for a data set that defines them itself."""
+    if class_names:
+        raise option_error("class_names", class_names, f"{name} has its own classes; leave it empty")
+
+
+def check_options(
+    name: str,
+    options: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any],
+    allowed: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
     """Returns `defaults` updated with the options of a data set.
 
+    Args:
+      name: The name of the data set.
+      options: The given options.
+      defaults: The default of every option.
+      allowed: The values that text options may have, and the smallest and largest value of numbers.
+
     Raises:
-      InputError: An option is not in `defaults`, or its value differs in type from the default.
+      InputError: An option is not in `defaults`, differs in type from its default, or is not allowed.
     """
-    given = dict(options or {})
-    for key, value in given.items():
-        what, default = f"dataset.options.{key}", defaults.get(key)
+    checked = {**defaults}
+    for key, value in (options or {}).items():
+        option, default = f"options.{key}", defaults.get(key)
         if key not in defaults:
-            raise InputError(
-                f"{what}: {name} has no such option; its options are: {', '.join(defaults)}",
-                what=what,
-                value=value,
-                allowed=tuple(defaults),
-            )
+            problem = f"not an option of {name}; its options are: {', '.join(defaults)}"
+            raise option_error(option, value, problem, tuple(defaults))
         if type(value) is int and type(default) is float:
-            given[key] = float(value)
-        elif type(value) is not type(default):
+            value = float(value)
+        if type(value) is not type(default):
             kind = type(default).__name__
-            raise InputError(
-                f"{what}: must be of type {kind}, like {default!r}, not {value!r}",
-                what=what,
-                value=value,
-                allowed=kind,
+            raise option_error(option, value, f"must be of type {kind}, like {default!r}", kind)
+        checked[key] = value
+    for key, values in (allowed or {}).items():
+        value, is_text = checked[key], isinstance(checked[key], str)
+        if not (value in values if is_text else values[0] <= value <= values[-1]):
+            listed = ", ".join(values) if is_text else " to ".join(map(str, values))
+            raise option_error(
+                f"options.{key}", value, f"must be {'one of' if is_text else 'from'} {listed}", values
             )
-    return {**defaults, **given}
+    return checked
 
 
-def _checked(class_count: int, read: PairReader) -> tuple[Pair, Examined]:
+def _read_and_check(class_count: int, read: PairReader) -> tuple[Pair, Examined]:
     pair = read()
-    return pair, check_pair(pair, class_count)
+    examined = check_pair(pair, class_count)
+    return dataclasses.replace(pair, decoded=None), examined  # Many results are queued.
 
 
 @contextlib.contextmanager
-def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
+def _lock(directory: pathlib.Path, what: str) -> Iterator[None]:
     """Creates and locks `directory` for the preparation of `what`, waiting while another process has the lock.
 
     The lock ends with the process. If nothing was prepared, the lock file and the created directories are removed.
@@ -361,22 +365,21 @@ def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _acquired(directory)
+        lock = _acquire(directory)
     except FileNotFoundError:  # Another process prepared nothing and removed the directory.
-        with _locked(directory, what):
+        with _lock(directory, what):
             yield
         return
     except OSError as error:
-        raise InputError(
-            f"{directory}: cannot be written to ({error.strerror}); set dataset.data_dir", what=str(directory)
+        raise file_error(
+            directory, f"cannot be written to ({error.strerror}); set dataset.data_dir"
         ) from None
     path = pathlib.Path(lock.lock_file)
     try:
         if path.name == ".lock":
             now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-            path.write_text(
-                f"{what}, prepared by process {os.getpid()} on {socket.gethostname()} since {now}"
-            )
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
+            path.write_text(f"{what}, prepared by {owner} since {now}")
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -387,7 +390,7 @@ def _locked(directory: pathlib.Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _acquired(directory: pathlib.Path) -> filelock.BaseFileLock:
+def _acquire(directory: pathlib.Path) -> filelock.BaseFileLock:
     """Returns the acquired lock of a directory: a system lock or, if unsupported, a file that names its owner."""
     lock: filelock.BaseFileLock = filelock.FileLock(directory / ".lock")
     try:
@@ -400,7 +403,7 @@ def _acquired(directory: pathlib.Path) -> filelock.BaseFileLock:
             raise
         lock = filelock.SoftFileLock(directory / ".preparing")
     try:
-        lock.acquire(timeout=_WAITS_QUIETLY)
+        lock.acquire(timeout=_SILENT_WAIT)
     except filelock.Timeout:
         with contextlib.suppress(OSError):
             holder = " ".join(pathlib.Path(lock.lock_file).read_text(encoding="utf-8").split())

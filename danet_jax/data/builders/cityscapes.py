@@ -24,6 +24,7 @@ from danet_jax.data.builders.label_files import LabelFile, PublishedLabels
 from danet_jax.data.builders.pair import Pair, PairReader
 from danet_jax.data.builders.published import Part, PublishedBuilder
 from danet_jax.data.decode import decode_label
+from danet_jax.data.files import file_error
 from danet_jax.data.labels import CITYSCAPES
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
@@ -33,7 +34,7 @@ _ABOVE_18 = slice(CITYSCAPES.ids.index(19), len(CITYSCAPES.ids))
 
 _AS_LABEL_IDS = (
     "without a label id above 18, are read as label ids; "
-    "if they hold train ids, take the publisher's labelIds.png"
+    "if they contain train ids, take the publisher's labelIds.png"
 )
 
 
@@ -64,7 +65,7 @@ class Cityscapes(PublishedBuilder):
             )
         return splits
 
-    def finished(self, pair: Pair) -> Pair:
+    def finish(self, pair: Pair) -> Pair:
         """Removes the city from an example's name and records whether its label ids may be train ids."""
         pair = dataclasses.replace(pair, name=pair.name.rpartition("/")[2])
         if pair.label is None:
@@ -73,14 +74,15 @@ class Cityscapes(PublishedBuilder):
         noted = () if present[_ABOVE_18].any() else (_AS_LABEL_IDS,)
         return dataclasses.replace(pair, assumed=(*pair.assumed, *noted))
 
-    def wrong_with(self, split: str, summary: Summary) -> str:
-        """Reports a complete split that contains train ids: every published split shows vegetation, sky and cars."""
+    def split_error(self, split: str, summary: Summary) -> InputError | None:
+        """Refuses a complete split that contains train ids: every published split shows vegetation, sky and cars."""
         partial = self.options["allow_partial"] or not summary.labelled
         if partial or summary.present[_ABOVE_18].any():
-            return ""
-        return (
-            f"{self.name}: the labels of {split} hold no label id above 18, as if they were train ids; take the "
-            "publisher's labelIds.png, or, if it is so, set dataset.options.allow_partial=True"
+            return None
+        return file_error(
+            self.name,
+            f"the labels of {split} contain no label id above 18, as if they were train ids; take the publisher's "
+            "labelIds.png, or, if the images really show none, set dataset.options.allow_partial=True",
         )
 
 
@@ -91,9 +93,7 @@ class _Labels(PublishedLabels):
         found = super().read(data, name)
         present = np.unique(found.values)
         if present[-1] == IGNORE_LABEL and (present[:-1] < len(CITYSCAPES.classes)).all():
-            raise InputError(
-                f"{name}: holds train ids (255 and none above {len(CITYSCAPES.classes) - 1}), not label ids; use the "
-                "publisher's labelIds.png",
-                what=name,
-            )
+            largest = len(CITYSCAPES.classes) - 1
+            problem = f"contains train ids (255 and none above {largest}), not label ids"
+            raise file_error(name, f"{problem}; use the publisher's labelIds.png")
         return found

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from danet_jax.classes import IGNORE_LABEL, MAX_CLASSES, Classes
-from danet_jax.data.files import read_text, wrong_file
+from danet_jax.data.files import file_error, read_text
 from danet_jax.data.labels import bit_colours
 from danet_jax.errors import InputError, one_line
 
@@ -29,7 +29,8 @@ _COLUMNS = {
     "colour": ("colour", "color", "rgb", "hex", "colour rgb", "color rgb"),
 }
 _COLUMN = {word: column for column, words in _COLUMNS.items() for word in words}
-_UNDERSTOOD = "the columns are id,name or id,name,red,green,blue"
+_EXPECTED = "the columns are id,name or id,name,red,green,blue"
+_NO_CLASSES = "contains no classes; write one line per class"
 
 
 class ClassList(NamedTuple):
@@ -54,15 +55,12 @@ def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = I
       first_id: The first id that a table may have, besides 0.
       ignore_label: The id of a table row that is not a class but gives the colour of ignored pixels.
 
-    Returns:
-      The classes and their colours.
-
     Raises:
       InputError: The file is not such a list; the message shows the line and what is expected there.
     """
     try:
         if path.suffix in (".yaml", ".yml"):
-            return _checked(_yaml_names(read_yaml(path)))
+            return _class_list(_yaml_names(read_yaml(path)))
         if path.name == "labelmap.txt":
             return _read_labelmap(path)
         if path.suffix == ".txt":
@@ -72,19 +70,15 @@ def read_classes(path: pathlib.Path, *, first_id: int = 0, ignore_label: int = I
         raise error.in_file(path) from None
 
 
-def named(names: Sequence[str], where: str) -> ClassList:
-    """Returns classes with these names; errors give `where` as their origin.
-
-    Raises:
-      InputError: There are too few or too many names, or one occurs twice.
-    """
+def list_names(names: Sequence[str], source: str) -> ClassList:
+    """Returns classes with these names; errors name `source` as their origin."""
     try:
-        return _checked(list(names))
+        return _class_list(list(names))
     except InputError as error:
-        raise error.in_file(where) from None
+        raise error.in_file(source) from None
 
 
-def with_background(listed: ClassList) -> ClassList:
+def add_background(listed: ClassList) -> ClassList:
     """Returns the classes with `background` added as class 0, unless one of them is the background."""
     names, colours = listed.classes.names, listed.classes.colours
     if any(map(is_background, names)):
@@ -101,44 +95,29 @@ def is_background(name: str) -> bool:
 
 
 def read_yaml(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the content of a `data.yaml`.
-
-    Raises:
-      InputError: The file is not a YAML mapping, or contains a key twice.
-    """
+    """Returns the content of a `data.yaml`; refuses a file that contains a key twice."""
     text = read_text(path, "YAML")
     try:
         node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise wrong_file(path, f"cannot be read as YAML ({one_line(error)})") from None
+        raise file_error(path, f"cannot be read as YAML ({one_line(error)})") from None
     if not isinstance(values, dict):
-        raise wrong_file(path, f"must hold path, train, val and names, not {type(values).__name__}")
+        raise file_error(path, f"must contain path, train, val and names, not {type(values).__name__}")
     keys = [key.value for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise wrong_file(path, f"has {key} twice; remove one", value=key)
+            raise file_error(path, f"contains {key} twice; remove one", value=key)
     return values
 
 
-def refuse_only_class(where: pathlib.Path | str, names: Sequence[str]) -> None:
-    """Raises InputError if there is only one class."""
-    if len(names) == 1:
-        raise wrong_file(
-            where,
-            f"{names[0]!r} is the only class, so that any network gets 100 %; add one for everything else, such as "
-            "background",
-        )
-
-
-def _checked(names: list[str], colours: Sequence[Colour] = (), ignored: Sequence[Colour] = ()) -> ClassList:
+def _class_list(
+    names: list[str], colours: Sequence[Colour] = (), ignored: Sequence[Colour] = ()
+) -> ClassList:
     if len(names) > MAX_CLASSES:
-        raise InputError(
-            f"{len(names)} classes; 8-bit labels allow at most {MAX_CLASSES}",
-            value=len(names),
-            allowed=MAX_CLASSES,
-        )
+        problem = f"{len(names)} classes; 8-bit labels allow at most {MAX_CLASSES}"
+        raise InputError(problem, value=len(names), allowed=MAX_CLASSES)
     if not names:
-        raise InputError("no classes in it; write one line per class")
+        raise InputError(_NO_CLASSES)
     classes = Classes(tuple(names), tuple(colours)) if colours else Classes.named(names)
     return ClassList(classes, bool(colours), tuple(ignored))
 
@@ -152,20 +131,20 @@ def _read_labelmap(path: pathlib.Path) -> ClassList:
             continue
         name, colour = [*text.split(":"), ""][:2]
         if not name.strip():
-            raise InputError(f"line {number}: {text!r} where name:red,green,blue:: is expected", value=text)
+            raise InputError(f"line {number}: {text!r} is not name:red,green,blue::", value=text)
         names.append(name.strip())
         if colour.strip():
             colours.append(_colour(number, {"colour": colour}))
     if colours and len(colours) != len(names):
         raise InputError(f"{len(names)} classes but {len(colours)} colours; give each class one")
-    return _checked(names, colours)
+    return _class_list(names, colours)
 
 
 def _read_names(path: pathlib.Path) -> ClassList:
     """Reads one name per line, as in labelme's `class_names.txt`; the colours are PASCAL VOC's, as in labelme."""
     names = [text for _, text in _lines(path) if text != "__ignore__"]
     _refuse_numbered(names)
-    return _checked(names, bit_colours(range(min(len(names), 256))))
+    return _class_list(names, bit_colours(range(min(len(names), 256))))
 
 
 def _yaml_names(values: Mapping[str, Any]) -> list[str]:
@@ -173,17 +152,15 @@ def _yaml_names(values: Mapping[str, Any]) -> list[str]:
     names: Any = values.get("names")
     if isinstance(names, Mapping):
         if set(names) != set(range(len(names))):
-            raise InputError(
-                f"the ids of names are {list(names)[:5]}, ...; they must count from 0", value=names
-            )
+            problem = f"the ids of names are {list(names)[:5]}, ...; they must count from 0"
+            raise InputError(problem, value=names)
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(n, (str, int)) for n in names):
         raise InputError(f"names must list the classes, not {names!r}", value=names)
     for name in names:
         if isinstance(name, bool):
-            raise InputError(
-                f"names holds {name}, as YAML reads yes, no, on and off; put it in quotes", value=names
-            )
+            problem = f"names contains {name}, as YAML reads yes, no, on and off; put it in quotes"
+            raise InputError(problem, value=names)
     count = values.get("nc")
     if count not in (None, len(names)):
         raise InputError(f"nc is {count}, but there are {len(names)} names; correct one of them", value=names)
@@ -194,10 +171,8 @@ def _refuse_numbered(names: Sequence[str]) -> None:
     """Refuses names that begin with numbers, which are rows whose cells were not separated."""
     numbered = [name for name in names if re.match(r"\d+\s*[\s:|=.)-]\s*\S", name)]
     if len(numbered) >= max(2, len(names) - 1):
-        raise InputError(
-            f"{numbered[0]!r} is not the name of a class; separate id and name with a comma",
-            value=numbered[0],
-        )
+        problem = f"{numbered[0]!r} is not the name of a class; separate id and name with a comma"
+        raise InputError(problem, value=numbered[0])
 
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
@@ -212,7 +187,7 @@ def _read_table(path: pathlib.Path, first_id: int, ignore_label: int) -> ClassLi
     if columns:
         rows = rows[1:]
     if not rows:
-        raise InputError("no classes in it; write one line per class below id,name,red,green,blue")
+        raise InputError(f"{_NO_CLASSES} below id,name,red,green,blue")
     columns = columns or _columns_of_data(rows)
     _refuse_unknown_ids(columns, rows, first_id)
     names: list[str] = []
@@ -222,10 +197,8 @@ def _read_table(path: pathlib.Path, first_id: int, ignore_label: int) -> ClassLi
     for number, cells in rows:
         row = dict(zip(columns, cells, strict=False))
         if any(cells[len(columns) :]):
-            raise InputError(
-                f"line {number}: {len(cells)} cells where there are {len(columns)} columns; put names with commas in "
-                "quotes"
-            )
+            count = f"{len(cells)} cells for {len(columns)} columns"
+            raise InputError(f"line {number}: {count}; put names with commas in quotes")
         colour = [_colour(number, row)] if {"red", "colour"} & set(columns) else []
         if "id" in columns:
             given = row.get("id") or None
@@ -234,24 +207,22 @@ def _read_table(path: pathlib.Path, first_id: int, ignore_label: int) -> ClassLi
                 continue
             if start is None:
                 start = first_id if given == str(first_id) else 0
-            if given != str(start + len(names)):
-                hint = "; if labels do from 1, set dataset.options.label_offset=1" if given == "1" else ""
-                raise InputError(
-                    f"line {number}: id {given!r} where {start + len(names)} is expected; ids count from 0 in order"
-                    + hint,
-                    value=given,
-                )
+            if given != str(expected := start + len(names)):
+                problem = f"line {number}: id {given!r} should be {expected}; ids count from 0 in order"
+                if given == "1":
+                    problem += "; if those in the labels begin with 1, set dataset.options.label_offset=1"
+                raise InputError(problem, value=given)
         name = row.get("name") or ""
         if len(name.splitlines()) != 1:
             problem = (
                 f"the name {name!r} has line breaks; close its quotes" if name else "a class has no name"
             )
-            raise InputError(f"line {number}: {problem}; {_UNDERSTOOD}", value=name or None)
+            raise InputError(f"line {number}: {problem}; {_EXPECTED}", value=name or None)
         names.append(name)
         colours += colour
     if "id" not in columns:
         _refuse_numbered(names)
-    return _checked(names, colours, ignored)
+    return _class_list(names, colours, ignored)
 
 
 def _rows(path: pathlib.Path) -> Rows:
@@ -276,14 +247,13 @@ def _header(rows: Rows) -> list[str]:
         columns[words.index("label")] = "id"
     for column in _COLUMNS:
         if columns.count(column) > 1:
-            raise InputError(f"has the column {column} twice; remove one", value=column)
+            raise InputError(f"contains the column {column} twice; remove one", value=column)
     if any(cell.isdigit() for cell in cells):
         return []
     numbers = all(cell.isdigit() for _, row in rows[1:] for cell in row)
     if "name" not in columns and set(columns) <= set(_COLUMNS) and (numbers or len(columns) > 1):
-        raise InputError(
-            f"has the columns {', '.join(cells)} and none with names; {_UNDERSTOOD}", value=cells
-        )
+        problem = f"the columns are {', '.join(cells)}, but none contains names; {_EXPECTED}"
+        raise InputError(problem, value=cells)
     return columns if "name" in columns else []
 
 
@@ -296,7 +266,7 @@ def _columns_of_data(rows: Rows) -> list[str]:
         if single and numeric == [column != "name" for column in columns.split()]:
             return columns.split()
     row = ",".join(cells)
-    raise InputError(f"line {number}: {row!r} is neither a class nor a header; {_UNDERSTOOD}", value=row)
+    raise InputError(f"line {number}: {row!r} is neither a class nor a header; {_EXPECTED}", value=row)
 
 
 def _refuse_unknown_ids(columns: Sequence[str], rows: Rows, first_id: int) -> None:
@@ -306,12 +276,8 @@ def _refuse_unknown_ids(columns: Sequence[str], rows: Rows, first_id: int) -> No
         numbers = all(re.fullmatch(r"-?\d+", value) for value in values)
         in_order = any(values == [str(start + row) for row in range(len(values))] for start in (0, first_id))
         if "id" not in columns and column not in _COLUMNS and numbers and not in_order:
-            known = ", ".join(name for name in columns if name in _COLUMNS)
-            raise InputError(
-                f"the column {column!r} holds numbers, and only {known} of its columns are understood; call it id if "
-                f"it holds the ids of the classes, or remove it; {_UNDERSTOOD}",
-                value=column,
-            )
+            problem = f"the column {column!r} contains numbers, but its meaning is unknown; call it id if it contains"
+            raise InputError(f"{problem} the ids of the classes, or remove it; {_EXPECTED}", value=column)
 
 
 def _colour(number: int, row: Mapping[str, str]) -> Colour:
@@ -326,7 +292,7 @@ def _colour(number: int, row: Mapping[str, str]) -> Colour:
             problem = f"the colour {row['colour']!r} is neither #RRGGBB nor three numbers"
             raise InputError(f"line {number}: {problem}", value=row["colour"])
     if not all(re.fullmatch(r"\d+", cell) for cell in cells):
-        raise InputError(f"line {number}: red, green and blue must be whole numbers")
+        raise InputError(f"line {number}: red, green and blue must be integers")
     red, green, blue = map(int, cells)
     if max(red, green, blue) > 255:
         problem = f"the colour {(red, green, blue)} is outside 0 to 255"

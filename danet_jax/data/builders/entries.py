@@ -14,20 +14,25 @@ from danet_jax.data.builders.shapes import Drawing, read_labelme, read_yolo
 from danet_jax.data.files import (
     IMAGE_SUFFIXES,
     USUAL_SPLITS,
+    file_error,
     is_stray,
     read_text,
     split_name,
     walk,
-    wrong_file,
 )
 
-_OTHER_IMAGES = """.gif .heic .heif .jp2 .ppm .pgm .psd .svg .avif .jfif .jpe .jxl .tga
-    .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2"""
+_OTHER_IMAGES = ".gif .heic .heif .jp2 .ppm .pgm .psd .svg .avif .jfif .jpe .jxl .tga"
+_OTHER_IMAGES += " .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2"
 LABELLED = ("train", "val")
 """Splits whose names begin with one of these must have labels."""
 
 _NO_FILE = "have no label file, which in YOLO's format says that they show none of the classes"
 _SHAPE_READERS = {".txt": read_yolo, ".json": read_labelme}
+_NOT_LABELS = ("classes", "labels", "notes", "readme")
+"""Names of files that tools write next to their labels."""
+
+Files = dict[str, pathlib.Path]
+"""Files by their relative path without suffix, which is the name of their example."""
 
 
 class Entry(NamedTuple):
@@ -53,15 +58,15 @@ class Entry(NamedTuple):
 Splits = dict[str, list[Entry]]
 
 
-def paired(split: str, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
+def pair_folders(split: str, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
     """Returns the images of one split with the labels of the same names, in another folder or in the same one.
 
     Raises:
       InputError: There are no images, or there are files that cannot be used.
     """
-    by_name = files_by_name(images, IMAGE_SUFFIXES)
+    by_name = _files_by_name(images, IMAGE_SUFFIXES)
     if not by_name:
-        raise wrong_file(images, "no images in it; put JPEG or PNG files there")
+        raise file_error(images, "contains no images; put JPEG or PNG files there")
     label_by_name = _labels(labels, by_name, beside=labels == images)
     unlabelled = not label_by_name and not split.startswith(LABELLED)
     return [
@@ -77,14 +82,42 @@ def paired(split: str, images: pathlib.Path, labels: pathlib.Path) -> list[Entry
     ]
 
 
-def _labels(
-    folder: pathlib.Path, images: dict[str, pathlib.Path], *, beside: bool
-) -> dict[str, pathlib.Path]:
+def read_list(
+    split: str, path: pathlib.Path, root: pathlib.Path, images: pathlib.Path, labels: pathlib.Path
+) -> list[Entry]:
+    """Returns the examples in the list of a split, sorted by name; a line may name the label of an image as well.
+
+    Raises:
+      InputError: The list is empty or not text, or a line names no image or a repeated one.
+    """
+    by_name = _files_by_name(images, IMAGE_SUFFIXES)
+    label_by_name = _labels(labels, by_name, beside=labels == images)
+    entries: dict[str, Entry] = {}
+    for number, line in enumerate(read_text(path, "a list of names").splitlines(), 1):
+        if not (line := line.strip()):
+            continue
+        name, label = _image_and_label(line, root, images, by_name)
+        if name in entries:
+            raise file_error(path, f"line {number}: lists {line!r} twice; remove one", value=line)
+        if name not in by_name:
+            problem = f"{line!r} is not an image in {images} ({_nearest_name(name, by_name)})"
+            raise file_error(path, f"line {number}: {problem}", value=line)
+        if label:
+            label_by_name[name] = label
+        drawing = _drawing(name, label_by_name)
+        entries[name] = Entry(name, by_name[name], label_by_name.get(name), labels / name, drawing=drawing)
+    if not entries:
+        raise file_error(path, "the list is empty; write the name of one image in each line")
+    unlabelled = not split.startswith(LABELLED) and not any(entry.label for entry in entries.values())
+    return [entries[name]._replace(unlabelled=unlabelled) for name in sorted(entries)]
+
+
+def _labels(folder: pathlib.Path, images: Files, *, beside: bool) -> Files:
     """Returns the label files below `folder` by the names of their images: PNG or, if there are none, shapes.
 
     `photo_mask.png` is the label of `photo`. If labels are next to the images, such files are removed from `images`.
     """
-    masks = files_by_name(folder, (".png",)) if folder.is_dir() and not beside else {}
+    masks = _files_by_name(folder, (".png",)) if folder.is_dir() and not beside else {}
     pool = images if beside else masks
     for name in [name for name in pool if name.endswith("_mask")]:
         photo = name.removesuffix("_mask")
@@ -98,17 +131,12 @@ def _labels(
             return {
                 name: path
                 for name, path in files.items()
-                if name in images or not (beside or _is_other(name))
+                if name in images or not (beside or name.casefold() in _NOT_LABELS)
             }
     return {}
 
 
-def _is_other(name: str) -> bool:
-    """Returns whether this is the name of a file that tools write next to their labels but that is not a label."""
-    return name.casefold() in ("classes", "labels", "notes", "readme")
-
-
-def _drawing(name: str, labels: Mapping[str, pathlib.Path]) -> Callable[[], Drawing] | None:
+def _drawing(name: str, labels: Files) -> Callable[[], Drawing] | None:
     """Returns the function that reads the shapes of an image, or None if the labels, all of one kind, are PNG."""
     kind = next(iter(labels.values())).suffix.lower() if labels else ""
     if name in labels and kind in _SHAPE_READERS:
@@ -123,27 +151,19 @@ def split_in(text: str) -> str:
     return next((word for word in words if word in USUAL_SPLITS), "")
 
 
-def files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> dict[str, pathlib.Path]:
-    """Returns the image files below `folder` by their relative path without suffix.
-
-    Raises:
-      InputError: An image has another suffix, or two images have the same name.
-    """
-    files: dict[str, pathlib.Path] = {}
+def _files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> Files:
+    """Returns the image files below `folder`; refuses other kinds of images, and two images of the same name."""
+    files: Files = {}
     for path in walk(folder):
         suffix = path.suffix.lower()
         if suffix in suffixes:
             name = _name_below(folder, path)
             if name in files:
-                raise wrong_file(path, f"has the same name as {files[name]}; rename or remove one of them")
+                raise file_error(path, f"has the same name as {files[name]}; rename or remove one of them")
             files[name] = path
-        elif suffix in IMAGE_SUFFIXES or suffix in _OTHER_IMAGES.split():
-            raise wrong_file(
-                path,
-                f"only {', '.join(suffixes)} can be used here; convert or remove it",
-                value=suffix,
-                allowed=suffixes,
-            )
+        elif suffix in (*IMAGE_SUFFIXES, *_OTHER_IMAGES.split()):
+            problem = f"only {', '.join(suffixes)} can be used here; convert or remove it"
+            raise file_error(path, problem, value=suffix, allowed=suffixes)
     return files
 
 
@@ -152,21 +172,20 @@ def is_image(path: pathlib.Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_stray(path.name) and path.is_file()
 
 
-def composed(name: str) -> str:
+def compose(name: str) -> str:
     """Returns the name with letters and their accents composed into one character; macOS separates them."""
     return unicodedata.normalize("NFC", name)
 
 
 def _name_below(folder: pathlib.Path, path: pathlib.Path) -> str:
-    return composed(path.relative_to(folder).with_suffix("").as_posix())
+    return compose(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def refuse_split_name(where: pathlib.Path, split: str) -> None:
-    """Raises InputError unless `split` is a valid name of a split."""
+def check_split_name(path: pathlib.Path, split: str) -> None:
+    """Raises InputError unless `split`, in the name of `path`, is a valid name of a split."""
     if not re.fullmatch(r"\w+", split) or split == "all":
-        raise wrong_file(
-            where, "a split's name is made of letters, digits and _, and is not 'all'", value=split
-        )
+        problem = "the name of a split may contain only letters, digits and _, and must not be 'all'"
+        raise file_error(path, problem, value=split)
 
 
 def split_lists(root: pathlib.Path) -> list[pathlib.Path]:
@@ -179,52 +198,23 @@ def split_lists(root: pathlib.Path) -> list[pathlib.Path]:
     return []
 
 
-def listed(path: pathlib.Path, root: pathlib.Path, images: pathlib.Path, labels: pathlib.Path) -> list[Entry]:
-    """Returns the examples in a list, sorted by name; a line may name the label of an image as well.
-
-    Raises:
-      InputError: The list is empty or not text, or a line names no image or a repeated one.
-    """
-    by_name = files_by_name(images, IMAGE_SUFFIXES)
-    label_by_name = _labels(labels, by_name, beside=labels == images)
-    entries: dict[str, Entry] = {}
-    for number, line in enumerate(read_text(path, "a list of names").splitlines(), 1):
-        if not (line := line.strip()):
-            continue
-        name, label = _image_and_label(line, root, images, by_name)
-        if name in entries:
-            raise wrong_file(path, f"line {number}: lists {line!r} twice; remove one", value=line)
-        if name not in by_name:
-            raise wrong_file(
-                path,
-                f"line {number}: {line!r} names no image in {images} ({_nearest_name(name, by_name)})",
-                value=line,
-            )
-        if label:
-            label_by_name[name] = label
-        drawing = _drawing(name, label_by_name)
-        entries[name] = Entry(name, by_name[name], label_by_name.get(name), labels / name, drawing=drawing)
-    if not entries:
-        raise wrong_file(path, "the list is empty; write the name of one image in each line")
-    unlabelled = not path.stem.startswith(LABELLED) and not any(entry.label for entry in entries.values())
-    return [entries[name]._replace(unlabelled=unlabelled) for name in sorted(entries)]
-
-
 def _image_and_label(
     line: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]
 ) -> tuple[str, pathlib.Path | None]:
     """Returns the name of the image in a line of a list, and its label if the line names that as well."""
-    name = _name_of(line, root, images, by_name)
+    name = _image_name(line, root, images, by_name)
     if name not in by_name:
         for separator in re.finditer(r"[\s,;]+", line):
             first, label = line[: separator.start()], root / line[separator.end() :].lstrip("/")
-            if (other := _name_of(first, root, images, by_name)) in by_name and label.is_file():
+            if (other := _image_name(first, root, images, by_name)) in by_name and label.is_file():
                 return other, label
     return name, None
 
 
-def _name_of(word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]) -> str:
-    word = composed(word.replace("\\", "/").removeprefix("./"))
+def _image_name(
+    word: str, root: pathlib.Path, images: pathlib.Path, by_name: Mapping[str, pathlib.Path]
+) -> str:
+    word = compose(word.replace("\\", "/").removeprefix("./"))
     if word.startswith(("/", "..")):
         with contextlib.suppress(ValueError, OSError):  # The path may lead elsewhere.
             word = (root / word).resolve().relative_to(images.resolve()).as_posix()
@@ -237,4 +227,4 @@ def _nearest_name(name: str, by_name: Mapping[str, pathlib.Path]) -> str:
     """Describes the image with the most similar name, for a message."""
     last = name.rpartition("/")[2].casefold()
     nearest = (path for other, path in by_name.items() if other.rpartition("/")[2].casefold() == last)
-    return next((f"the nearest is {path}" for path in nearest), f"it has {len(by_name)} others")
+    return next((f"the nearest is {path}" for path in nearest), f"it contains {len(by_name)} others")

@@ -16,14 +16,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from danet_jax.data.builders.archives import Source
-from danet_jax.data.files import is_stray
-from danet_jax.errors import InputError
+from danet_jax.data.files import file_error, is_stray
 
 _MOST_FOLDERS = 2000
 """The largest number of folders that are searched; a root with more is not that of a single data set."""
 
 
-class _Place(NamedTuple):
+class _Copy(NamedTuple):
     depth: int  # The depth of `top` below the root.
     top: pathlib.Path  # The folder that contains a copy of the data set.
     path: pathlib.Path  # The archive or folder of the source in `top`.
@@ -31,7 +30,7 @@ class _Place(NamedTuple):
 
 def find(root: pathlib.Path, source: Source) -> pathlib.Path | None:
     """Returns the archive or folder of one source that is nearest to `root`, or None."""
-    return next((place.path for place in _places(root, (source,), source)), None)
+    return next((copy.path for copy in _copies(root, (source,), source)), None)
 
 
 def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path | None]:
@@ -40,24 +39,24 @@ def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path
     Raises:
       InputError: There are several copies and no reason to prefer one.
     """
-    copies = []  # The copies of each source, by the folder that contains them.
+    by_source = []  # The copies of each source, by the folder that contains them.
     for source in sources:
-        apart: dict[pathlib.Path, _Place] = {}
-        for place in _places(root, sources, source):
-            apart.setdefault(place.path.resolve(), place)  # The others are links to it.
-        copies.append({place.top: place for place in apart.values()})
-    if all(len(places) <= 1 for places in copies):
-        return [next((place.path for place in places.values()), None) for places in copies]
-    complete = [place for top, place in copies[0].items() if all(top in places for places in copies)]
-    nearest = [place.top for place in complete if place.depth == min(complete).depth]
+        distinct: dict[pathlib.Path, _Copy] = {}
+        for copy in _copies(root, sources, source):
+            distinct.setdefault(copy.path.resolve(), copy)  # The others are links to it.
+        by_source.append({copy.top: copy for copy in distinct.values()})
+    if all(len(copies) <= 1 for copies in by_source):
+        return [next((copy.path for copy in copies.values()), None) for copies in by_source]
+    complete = [copy for top, copy in by_source[0].items() if all(top in copies for copies in by_source)]
+    nearest = [copy.top for copy in complete if copy.depth == min(complete).depth]
     if len(nearest) == 1:
-        return [places[nearest[0]].path for places in copies]
-    source, places = next((s, p) for s, p in zip(sources, copies, strict=True) if len(p) > 1)
-    one, other = (place.path for place in list(places.values())[:2])
-    raise InputError(
-        f"{root}: holds {source.archive}, or what it extracts to, more than once: {one} and {other}; set dataset.root "
-        "to one of the copies, or remove the others",
-        what=str(root),
+        return [copies[nearest[0]].path for copies in by_source]
+    source, copies = next((s, c) for s, c in zip(sources, by_source, strict=True) if len(c) > 1)
+    first, second = (copy.path for copy in list(copies.values())[:2])
+    raise file_error(
+        root,
+        f"contains {source.archive}, or what it extracts to, more than once: {first} and {second}; set dataset.root to "
+        "one of the copies, or remove the others",
     )
 
 
@@ -70,28 +69,26 @@ def hint(root: pathlib.Path, sources: Sequence[Source]) -> str:
             top = pathlib.PurePosixPath(source.folder or source.parts[0]).parts[0]
             stem = source.archive.partition(".")[0]
             if path.name.casefold() == top.casefold() or path.name.casefold().startswith(stem.casefold()):
-                lacks = [part for part in source.parts if not (path / part).exists()]
+                lacks = ", ".join(part for part in source.parts if not (path / part).exists())
                 incomplete = path.is_dir() and top == source.folder and lacks
-                return f"; the nearest found is {path}" + (
-                    f", which lacks {', '.join(lacks)}" if incomplete else ""
-                )
-    there = sorted((root if root.is_dir() else root.parent).iterdir())
-    shown = [path.name for path in there if not is_stray(path.name)][:5]
-    return f"; found {', '.join(shown)} there" if shown else ""
+                return f"; the nearest match is {path}" + (f", which lacks {lacks}" if incomplete else "")
+    names = [path.name for path in sorted((root if root.is_dir() else root.parent).iterdir())]
+    found = [name for name in names if not is_stray(name)][:5]
+    return f"; found {', '.join(found)} there" if found else ""
 
 
-def _places(root: pathlib.Path, sources: Sequence[Source], source: Source) -> Iterator[_Place]:
+def _copies(root: pathlib.Path, sources: Sequence[Source], source: Source) -> Iterator[_Copy]:
     """Yields where a source is, nearest first: folders with one of its names, or else folders with its contents."""
     tops = list(_tops(root, sources))
-    named = [_Place(depth, top, place) for depth, top in tops if (place := _at(top, source))]
+    named = [_Copy(depth, top, path) for depth, top in tops if (path := _path_in(top, source))]
     yield from named
     if source.contents and not named:
         for depth, top in tops:
             if all((top / path).exists() for path in source.contents):
-                yield _Place(depth, top, top)
+                yield _Copy(depth, top, top)
 
 
-def _at(top: pathlib.Path, source: Source) -> pathlib.Path | None:
+def _path_in(top: pathlib.Path, source: Source) -> pathlib.Path | None:
     """Returns the archive of a source, or the folder that was extracted from it, in one folder."""
     if (top / source.archive).is_file():
         return top / source.archive
@@ -113,14 +110,14 @@ def _tops(root: pathlib.Path, sources: Sequence[Source]) -> Iterator[tuple[int, 
         return
     below = list(_folders(root, 3))
     yield from below[:1]
-    for place in dict.fromkeys((pathlib.Path(os.path.abspath(root)), root.resolve())):  # It may be a link.
+    for path in dict.fromkeys((pathlib.Path(os.path.abspath(root)), root.resolve())):  # It may be a link.
         above = set()
         for source in sources:
             for folder in filter(None, (source.folder, *source.also)):
                 parts = pathlib.PurePosixPath(folder).parts
-                above |= {n for n in range(1, len(parts) + 1) if place.parts[-n:] == parts[:n]}
+                above |= {n for n in range(1, len(parts) + 1) if path.parts[-n:] == parts[:n]}
         for count in sorted(above):
-            yield 0, place.parents[count - 1]
+            yield 0, path.parents[count - 1]
     yield from below[1:]
 
 

@@ -20,25 +20,16 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.data.builders import base, class_list, label_files, own_layouts
 from danet_jax.data.builders.entries import Entry
-from danet_jax.data.builders.pair import (
-    LABELS_FOLLOW,
-    STORED,
-    UPRIGHT,
-    Missing,
-    Pair,
-    PairReader,
-    Reader,
-    turned_upright,
-)
+from danet_jax.data.builders.pair import STORED, UPRIGHT, Missing, Pair, PairReader, Reader, turn_upright
 from danet_jax.data.builders.shapes import Drawing, draw
-from danet_jax.data.builders.state import SourceFiles, fingerprint
-from danet_jax.data.files import wrong_file
-from danet_jax.data.inspection import wrong_values
+from danet_jax.data.builders.state import SourceFiles, fingerprint, size_and_time
+from danet_jax.data.files import file_error, option_error
+from danet_jax.data.inspection import label_error
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
 BACKGROUND = "background"
-OPTIONS: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "labels": label_files.AUTO,
     "others": "refuse",
     "ignore_label": IGNORE_LABEL,
@@ -51,13 +42,16 @@ OPTIONS: dict[str, Any] = {
     "unlabelled": BACKGROUND,
     "uncompressed": False,
 }
-_CHOICES = {
+_ALLOWED: dict[str, tuple[Any, ...]] = {  # The choices of text, and the ranges of numbers.
     "labels": label_files.READ_BY,
     "others": ("refuse", "ignore"),
-    "exif": LABELS_FOLLOW,
+    "ignore_label": (-1, 255),
+    "label_offset": (0, 255),
+    "exif": (STORED, UPRIGHT),
+    "bits": (8, 16),
+    "validation": (0, 0.99),
     "unlabelled": (BACKGROUND, "ignore"),
 }
-_RANGES = {"ignore_label": (-1, 255), "label_offset": (0, 255), "bits": (8, 16), "validation": (0, 0.99)}
 _IN_TRAIN = "are in train, too: scores on them say nothing about new images"
 
 
@@ -95,31 +89,30 @@ class Folder(base.PairsBuilder):
         Raises:
           InputError: The folder, a split or the classes are missing, or an option is invalid.
         """
-        self._options = options = _checked(options)
+        self._options = options = base.check_options(self.name, options, _DEFAULTS, _ALLOWED)
         if not root:
-            raise InputError(
-                "dataset.root: name the folder that holds images/SPLIT and labels/SPLIT", what="dataset.root"
-            )
+            problem = "name the folder that contains images/SPLIT and labels/SPLIT"
+            raise option_error("root", root, problem)
         self._root = root = pathlib.Path(root)
         splits, names = own_layouts.find_splits(root, options["masks_dir"])
-        self._splits = own_layouts.divided(splits, options["validation"], options["split_seed"], root)
+        self._splits = own_layouts.divide_splits(splits, options["validation"], options["split_seed"], root)
         labelled = [entry for entries in self._splits.values() for entry in entries if not entry.unlabelled]
         drawn = [entry for entry in labelled if entry.drawing]
         pixels = [entry.label for entry in labelled if entry.label and not entry.drawing]
         if drawn and pixels:
             kinds = f"label maps such as {pixels[0]} and shapes such as {drawn[0].label}"
-            raise wrong_file(root, f"holds {kinds}; remove one of the two kinds")
+            raise file_error(root, f"contains {kinds}; remove one of the two kinds")
         if not drawn and options["unlabelled"] != BACKGROUND:
-            problem = "only labels that are shapes leave pixels out"
-            raise own_layouts.wrong_option("unlabelled", options["unlabelled"], problem)
-        listed, indices = _classes(root, tuple(class_names), options, drawn, names)
-        self._table = _table(listed.classes, options)
-        colours, unusable = _colours(root, listed, needed=options["labels"] == label_files.COLOURS)
+            problem = "only labels that are shapes leave pixels unlabelled"
+            raise option_error("options.unlabelled", options["unlabelled"], problem)
+        listed, indices = _read_classes(root, tuple(class_names), options, drawn, names)
+        self._table = _train_id_table(listed.classes, options)
+        colours, unusable = _label_colours(root, listed, needed=options["labels"] == label_files.COLOURS)
         sources = SourceFiles(data_dir, self.name, root)
         content, former = self._source_states(sources)
-        place = str(root.resolve())
+        path = str(root.resolve())
         of_classes = listed.classes.names, listed.classes.colours, listed.ignored
-        changed = {key: value for key, value in options.items() if value != OPTIONS[key]}
+        changed = {key: value for key, value in options.items() if value != _DEFAULTS[key]}
         images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
         if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
             changed["tiff"] = "read by tifffile"  # Version 0.2.0 decoded some TIFFs differently.
@@ -129,8 +122,8 @@ class Folder(base.PairsBuilder):
             changed["shapes"] = 1, indices  # Increase the number when shapes are drawn differently.
         super().__init__(
             data_dir=data_dir,
-            variant=f"{sources.stem}-{fingerprint(place, content, of_classes, changed)}",
-            former=f"{sources.stem}-{fingerprint(place, former, of_classes, changed)}",
+            variant=f"{sources.stem}-{fingerprint(path, content, of_classes, changed)}",
+            former=f"{sources.stem}-{fingerprint(path, former, of_classes, changed)}",
             sources=sources,
             classes=listed.classes,
             uncompressed=options["uncompressed"],
@@ -149,38 +142,26 @@ class Folder(base.PairsBuilder):
             without_colours=unusable,
         )
 
-    def wrong_with(self, split: str, summary: Summary) -> str:
-        """Reports 16-bit images that leave most of their range unused, and masks of 0 and 255 that are ambiguous."""
-        if error := self._narrow_range():
-            return str(error)
-        values = np.flatnonzero(summary.present).tolist()
-        of_shapes = any(entry.drawing for entry in self._splits[split])
-        if of_shapes or values != [0, IGNORE_LABEL] or len(self.classes) != 2:
-            return ""
-        if self._options["labels"] != label_files.AUTO:
-            return ""
-        return (
-            f"{self.name}: the labels of {split} hold only 0 and 255; if 255 is {self.classes.names[1]!r}, set "
-            "dataset.options.labels=colours, and if it is ignored, dataset.options.labels=ids"
-        )
-
-    def _describe_shards(self) -> dict[str, dict[str, Any]]:
-        if error := self._narrow_range():  # This error names the image.
-            raise error
-        return super()._describe_shards()
-
-    def _narrow_range(self) -> InputError | None:
-        """Returns an error that names the brightest of the 16-bit images if all of them may use fewer bits."""
+    def split_error(self, split: str, summary: Summary) -> InputError | None:
+        """Refuses 16-bit images that leave most of their range unused, and masks of 0 and 255 that are ambiguous."""
         file = max(self._largest, key=self._largest.__getitem__, default="")
         largest = self._largest.get(file, 0)
-        if self.bits != 16 or not 0 < largest < decode.SMALLEST_RANGE:
+        if self.bits == 16 and 0 < largest < decode.SMALLEST_RANGE:
+            fitting = max(8, largest.bit_length() + largest.bit_length() % 2)
+            return file_error(
+                file,
+                f"no image has a larger value than {largest}, though 16 bits allow 65535; set dataset.options.bits to "
+                f"the bits that are used, such as {fitting}",
+                value=largest,
+            )
+        drawn = any(entry.drawing for entry in self._splits[split])
+        binary = len(self.classes) == 2 and np.flatnonzero(summary.present).tolist() == [0, IGNORE_LABEL]
+        if drawn or not binary or self._options["labels"] != label_files.AUTO:
             return None
-        fitting = max(8, largest.bit_length() + largest.bit_length() % 2)
-        return wrong_file(
-            file,
-            f"no image has a larger value than {largest}, though 16-bit channels hold 65535; set "
-            f"dataset.options.bits to the bits that are used, such as {fitting}",
-            value=largest,
+        return file_error(
+            self.name,
+            f"the labels of {split} contain only 0 and 255; if 255 is {self.classes.names[1]!r}, set "
+            "dataset.options.labels=colours, and if it is ignored, dataset.options.labels=ids",
         )
 
     def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
@@ -192,7 +173,7 @@ class Folder(base.PairsBuilder):
         for split, entry in entries:
             pair = entry.image, entry.label
             content.append((split, entry.name, *(path and digests[path] for path in pair)))
-            former.append((split, entry.name, *(path and sources.size_and_time(path) for path in pair)))
+            former.append((split, entry.name, *(path and size_and_time(path) for path in pair)))
         return content, former
 
     def pairs(self) -> dict[str, list[PairReader]]:
@@ -211,40 +192,39 @@ class Folder(base.PairsBuilder):
     def _reader(self, entry: Entry, trained_on: Collection[pathlib.Path | None]) -> PairReader:
         if entry.image is None:
             problem = f"label without image; expected {entry.expected}.jpg, .jpeg or .png"
-            return Missing(wrong_file(str(entry.label), problem), of_image=True)
+            return Missing(file_error(str(entry.label), problem), of_image=True)
         if entry.label is None and not entry.unlabelled and not entry.drawing:
             problem = f"image without label; expected {entry.expected}.png, .txt or .json"
-            return Missing(wrong_file(entry.image, problem))
+            return Missing(file_error(entry.image, problem))
         label = None if entry.drawing else entry.label  # Files of shapes are small or describe many images.
         size = sum(path.stat().st_size for path in (entry.image, label) if path)
         assumed = (_IN_TRAIN,) if entry.image in trained_on else ()
-        return Reader(functools.partial(self._read, entry, assumed), size)
+        return Reader(functools.partial(self._read, entry, entry.image, assumed), size)
 
-    def _read(self, entry: Entry, assumed: tuple[str, ...]) -> Pair:
-        assert entry.image is not None  # Otherwise there is no reader.
-        image, label = str(entry.image), str(entry.label or "")
-        data, label_data, follow = _content(entry.image), None, self._options["exif"]
-        assumed += tuple(f"have {remark}" for remark in decode.remarks(data, image, self.bits))
+    def _read(self, entry: Entry, path: pathlib.Path, assumed: tuple[str, ...]) -> Pair:
+        image, label = str(path), str(entry.label or "")
+        data, label_data, follow, decoded = _read_file(path), None, self._options["exif"], None
+        if deep := decode.is_deep(data, image):
+            decoded = decode.decode_image(data, image, bits=self.bits, depth=self.bits)
+            self._largest[image] = int(decoded.max())
+        assumed += tuple(f"have {remark}" for remark in decode.remarks(data, image, self.bits, decoded))
         if entry.drawing and not entry.unlabelled:
-            label_data, follow, remarks = self._drawn(entry.drawing(), data, image, label)
+            label_data, follow, remarks = self._draw(entry.drawing(), data, image, label)
             assumed += remarks
         elif entry.label:
-            label_data = _content(entry.label)
-            turned, of_image = decode.orientation(label_data), decode.orientation(data)
-            if turned not in (1, of_image):
-                problem = f"its EXIF orientation is {turned}, but that of its image is {of_image}; save it without EXIF"
-                raise wrong_file(label, problem, value=turned, allowed=of_image)
+            label_data = _read_file(entry.label)
+            of_label, of_image = decode.orientation(label_data), decode.orientation(data)
+            if of_label not in (1, of_image):
+                problem = f"its EXIF orientation is {of_label}, but that of its image is {of_image}"
+                raise file_error(label, f"{problem}; save it without EXIF", value=of_label, allowed=of_image)
             label_data = self._train_ids(label_data, label)
-        pair = Pair(entry.name, data, label_data, image, label, assumed, self.bits)
-        deep = decode.is_deep(data, image)
-        if deep:
-            self._largest[image] = int(pair.pixels().max())
-        pair = turned_upright(pair, follow, certain=entry.drawing is not None)
+        pair = Pair(entry.name, data, label_data, image, label, assumed, self.bits, decoded)
+        pair = turn_upright(pair, follow, certain=entry.drawing is not None)
         if deep and self.bits == 8 and pair.image is data:  # Nothing is lost.
             pair = dataclasses.replace(pair, image=decode.encode_image(pair.pixels()))
         return pair
 
-    def _drawn(
+    def _draw(
         self, drawing: Drawing, data: bytes, image: str, label: str
     ) -> tuple[bytes, str, tuple[str, ...]]:
         """Draws the shapes of an image and returns the label map as PNG, the pixels that it follows, and remarks."""
@@ -253,7 +233,7 @@ class Folder(base.PairsBuilder):
         size = drawing.size or upright
         if size not in (stored, upright):
             problem = f"describes {image} as {size[1]}x{size[0]}, but it is {upright[1]}x{upright[0]}"
-            raise wrong_file(label, problem, value=size, allowed=upright)
+            raise file_error(label, problem, value=size, allowed=upright)
         if self._options["unlabelled"] == "ignore":
             outside, remark = IGNORE_LABEL, "are ignored"
         else:
@@ -263,7 +243,7 @@ class Folder(base.PairsBuilder):
             values = draw(drawing, size, self._ids, outside)
         except InputError as error:
             problem = f"{image}: {error.args[0]}"
-            raise wrong_file(label, problem, value=error.value, allowed=error.allowed) from None
+            raise file_error(label, problem, value=error.value, allowed=error.allowed) from None
         remark = f"have shapes as labels, and pixels outside them {remark}"
         remarks = (remark, drawing.remark) if drawing.remark else (remark,)
         return decode.encode_label(values), UPRIGHT if size == upright else STORED, remarks
@@ -278,38 +258,23 @@ class Folder(base.PairsBuilder):
                 first = self._options["label_offset"]
                 allowed = range(first, first + len(self.classes))
                 counts = np.bincount(read.values[values < 0])
-                raise wrong_values(name, counts, allowed, self._options["ignore_label"])
+                raise label_error(name, counts, allowed, self._options["ignore_label"])
             values = values.astype(np.uint8)
         if read.as_stored and decode.is_plain_label(data) and np.array_equal(values, read.values):
             return data
         return decode.encode_label(values)
 
 
-def _checked(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Checks the options and returns all of them, with defaults for those that were not given."""
-    checked = base.checked_options("folder", options, OPTIONS)
-    for key, allowed in {**_CHOICES, **_RANGES}.items():
-        value = checked[key]
-        if not (value in allowed if key in _CHOICES else allowed[0] <= value <= allowed[1]):
-            described = "one of" if key in _CHOICES else "in the range"
-            raise own_layouts.wrong_option(
-                key, value, f"must be {described} {', '.join(map(str, allowed))}", allowed
-            )
-    return checked
-
-
-def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
+def _train_id_table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
     """Returns the train id of every id, int16 `[256]`; -1 for ids that do not exist."""
     offset, ignore = options["label_offset"], options["ignore_label"]
     if offset + len(classes) > 256:
-        raise own_layouts.wrong_option("label_offset", offset, f"then {len(classes)} classes end beyond 255")
+        problem = f"the ids of {len(classes)} classes would end beyond 255"
+        raise option_error("options.label_offset", offset, problem)
     if offset <= ignore < offset + len(classes):
-        raise own_layouts.wrong_option(
-            "ignore_label",
-            ignore,
-            f"this is the id of the class {classes.names[ignore - offset]!r}; if ids of classes begin after it, set "
-            f"dataset.options.label_offset={ignore + 1}",
-        )
+        name, remedy = classes.names[ignore - offset], f"set dataset.options.label_offset={ignore + 1}"
+        problem = f"is the id of the class {name!r}; if the ids of classes begin after it, {remedy}"
+        raise option_error("options.ignore_label", ignore, problem)
     table = np.full(256, -1, np.int16)
     table[:offset] = IGNORE_LABEL
     table[offset : offset + len(classes)] = np.arange(len(classes))
@@ -318,26 +283,23 @@ def _table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
     return table
 
 
-def _colours(root: pathlib.Path, listed: class_list.ClassList, *, needed: bool) -> tuple[Any, str]:
+def _label_colours(root: pathlib.Path, listed: class_list.ClassList, *, needed: bool) -> tuple[Any, str]:
     """Returns the label of each class colour, and the reason why there are none, if any."""
     try:
         colours = label_files.class_colours(listed.classes, listed.ignored) if listed.coloured else {}
     except InputError as error:
         if needed:
-            raise error.in_file(str(own_layouts.class_file(root))) from None
+            raise error.in_file(str(own_layouts.find_class_file(root))) from None
         return {}, str(error)
     if needed and not colours:
         if len(listed.classes) == 2:
             return {(0, 0, 0): 0, (255, 255, 255): 1}, ""
-        raise own_layouts.wrong_option(
-            "labels",
-            label_files.COLOURS,
-            "the classes have no colours; give them in classes.csv (id,name,red,green,blue)",
-        )
+        problem = "the classes have no colours; give them in classes.csv (id,name,red,green,blue)"
+        raise option_error("options.labels", label_files.COLOURS, problem)
     return colours, ""
 
 
-def _classes(
+def _read_classes(
     root: pathlib.Path,
     class_names: tuple[str, ...],
     options: Mapping[str, Any],
@@ -348,10 +310,10 @@ def _classes(
 
     The names come from the recipe (`class_names`), a file, the annotations (`annotated`) or the shapes (`drawn`).
     """
-    path = own_layouts.class_file(root)
-    where: pathlib.Path | str = "dataset.class_names" if class_names else path or root / "classes.csv"
+    path = own_layouts.find_class_file(root)
+    source: pathlib.Path | str = "dataset.class_names" if class_names else path or root / "classes.csv"
     if class_names:
-        listed = class_list.named(class_names, str(where))
+        listed = class_list.list_names(class_names, str(source))
     elif path:
         first_id, ignore_label = options["label_offset"], options["ignore_label"]
         listed = class_list.read_classes(path, first_id=first_id, ignore_label=ignore_label)
@@ -360,18 +322,22 @@ def _classes(
         used = {shape.name for drawing in drawings for shape in drawing.shapes if isinstance(shape.name, str)}
         names = list(annotated) or sorted(used - {"__ignore__"})
         if not names:
-            raise wrong_file(where, "missing; write it (id,name,red,green,blue) or set dataset.class_names")
-        listed = class_list.named(names, str(root))
-    numbered = root if root.is_file() else root / "data.yaml"
-    indices = class_list.read_classes(numbered).classes.names if numbered.is_file() else listed.classes.names
+            raise file_error(source, "missing; write it (id,name,red,green,blue) or set dataset.class_names")
+        listed = class_list.list_names(names, str(root))
+    data_yaml = root if root.is_file() else root / "data.yaml"
+    indices = (
+        class_list.read_classes(data_yaml).classes.names if data_yaml.is_file() else listed.classes.names
+    )
     if drawn and options["unlabelled"] == BACKGROUND:
-        listed = class_list.with_background(listed)
-    class_list.refuse_only_class(where, listed.classes.names)
+        listed = class_list.add_background(listed)
+    if len(listed.classes) == 1:
+        problem = f"{listed.classes.names[0]!r} is the only class, so that any network scores 100 %"
+        raise file_error(source, f"{problem}; add one for everything else, such as background")
     return listed, indices
 
 
-def _content(path: pathlib.Path) -> bytes:
+def _read_file(path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise wrong_file(path, f"cannot be read ({error.strerror})") from None
+        raise file_error(path, f"cannot be read ({error.strerror})") from None

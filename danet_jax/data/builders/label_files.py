@@ -18,6 +18,7 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
+from danet_jax.data.files import file_error
 from danet_jax.data.labels import LabelMapping, bit_colours
 from danet_jax.errors import InputError, one_line
 
@@ -81,130 +82,119 @@ class LabelFiles:
         self._lock = threading.Lock()
 
     def read(self, data: bytes, name: str) -> LabelFile:
-        """Reads one label file.
-
-        Raises:
-          InputError: The file is not a PNG or is damaged, or the meaning of its pixels is ambiguous.
-        """
+        """Reads one label file; refuses files whose pixels have an ambiguous meaning."""
         image = decode.load_label(data, name)
         in_colour = image.mode in ("RGB", "RGBA")
         if in_colour and decode.bit_depth(data) == 16:
-            raise InputError(
-                f"{name}: a {image.mode} colour image of 16 bits per channel (SYNTHIA's labels are, with the class in "
-                "the red channel); save the class ids as 8-bit single-channel PNG",
-                what=name,
+            raise file_error(
+                name,
+                f"{image.mode} colours of 16 bits per channel, as in SYNTHIA, whose red channel contains the class; "
+                "save the class ids as 8-bit single-channel PNG",
             )
         if self._read_by == COLOURS or (in_colour and self._read_by == AUTO):
-            return LabelFile(self._by_colours(image, name), by_colour=True)
+            return LabelFile(self._read_colours(image, name), by_colour=True)
         as_stored = LabelFile(decode.stored_label(image, data, name), as_stored=True)
         if self._read_by == IDS:
             return as_stored
         if image.mode == "P":
-            return self._of_palette(as_stored, decode.palette(data), name)
-        return self._of_grey(as_stored, decode.bit_depth(data), name)
+            return self._read_palette(as_stored, decode.palette(data), name)
+        return self._read_grey(as_stored, decode.bit_depth(data), name)
 
-    def _of_grey(self, as_stored: LabelFile, bits: int, name: str) -> LabelFile:
+    def _read_grey(self, as_stored: LabelFile, bits: int, name: str) -> LabelFile:
         grey = as_stored.values * np.uint8(255 // ((1 << bits) - 1))
         used = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
         if bits == 8 and self._valid[used].all():
             return as_stored
         if all((value, value, value) in self._colours for value in used.tolist()):
             classes = {value: self._colours[value, value, value] for value in used.tolist()}
-            return LabelFile(_looked_up(grey, classes), by_colour=True)
+            return LabelFile(_look_up(grey, classes), by_colour=True)
         if bits == 8:
-            return as_stored  # The caller's check of the values reports the wrong ones.
+            return as_stored  # The caller's check of the values reports the invalid ones.
         if self._always_by_colour or not used.any():
             return LabelFile(grey)
         if not self._valid[used].all():
             return as_stored
         if not self._valid[as_stored.values].all():
             return LabelFile(grey)
-        raise InputError(
-            f"{name}: grey of {bits} bits: its pixels are either the ids {_some(np.unique(as_stored.values))} or, if a "
-            f"program compressed the file, the grey levels {_some(used)}; {_REMEDY}",
-            what=name,
+        ids = _some(np.unique(as_stored.values))
+        raise file_error(
+            name,
+            f"grey of {bits} bits: its pixels are either the ids {ids} or, if a program compressed the file, the grey "
+            f"levels {_some(used)}; {_REMEDY}",
         )
 
-    def _of_palette(self, as_stored: LabelFile, palette: list[Colour], name: str) -> LabelFile:
+    def _read_palette(self, as_stored: LabelFile, palette: list[Colour], name: str) -> LabelFile:
         used = np.unique(as_stored.values).tolist()
         if used[-1] >= len(palette):
-            raise InputError(
-                f"{name}: damaged: pixel {used[-1]} of a palette of {len(palette)} colours", what=name
-            )
+            raise file_error(name, f"damaged: pixel {used[-1]} of a palette of {len(palette)} colours")
         colours = {index: palette[index] for index in used}
-        apart = all(palette.count(colour) == 1 for colour in colours.values())
+        distinct = all(palette.count(colour) == 1 for colour in colours.values())
         known = {index: self._colours[colour] for index, colour in colours.items() if colour in self._colours}
         moved = [index for index, label in known.items() if index != label]
         if len(known) == len(used) and not moved:
             return dataclasses.replace(as_stored, by_colour=True)
-        if len(known) == len(used) and apart:
-            return LabelFile(_looked_up(as_stored.values, known), by_colour=True)
-        if apart and all(red == green == blue for red, green, blue in colours.values()):
+        if len(known) == len(used) and distinct:
+            return LabelFile(_look_up(as_stored.values, known), by_colour=True)
+        if distinct and all(red == green == blue for red, green, blue in colours.values()):
             greys = {index: colour[0] for index, colour in colours.items()}
             if all(index == grey for index, grey in greys.items()):
                 return as_stored
             if self._valid[list(greys.values())].all():
                 if self._valid[used].all() and set(greys.values()) <= {0, 255}:
-                    raise InputError(
-                        f"{name}: its pixels are either the ids {_some(used)} or, by its palette, the grey levels "
-                        f"{_some(sorted(greys.values()))}; {_REMEDY}",
-                        what=name,
-                    )
-                return LabelFile(_looked_up(as_stored.values, greys))
-        if apart and moved:
-            raise InputError(
-                f"{name}: its palette gives {moved[0]} the colour {colours[moved[0]]} of class {known[moved[0]]}, and "
-                f"others colours of no class; a program may have renumbered it: {_REMEDY}",
-                what=name,
-                value=colours[moved[0]],
+                    levels = _some(sorted(greys.values()))
+                    readings = f"the ids {_some(used)} or, by its palette, the grey levels {levels}"
+                    raise file_error(name, f"its pixels are either {readings}; {_REMEDY}")
+                return LabelFile(_look_up(as_stored.values, greys))
+        if distinct and moved:
+            index, colour = moved[0], colours[moved[0]]
+            raise file_error(
+                name,
+                f"its palette gives {index} the colour {colour} of class {known[index]}, and others colours of no "
+                f"class; a program may have renumbered it: {_REMEDY}",
+                value=colour,
             )
-        self._agree(colours, name)
+        self._refuse_other_palette(colours, name)
         return as_stored
 
-    def _agree(self, colours: Mapping[int, Colour], name: str) -> None:
+    def _refuse_other_palette(self, colours: Mapping[int, Colour], name: str) -> None:
         """Raises InputError if another file assigns a different colour to an index."""
         with self._lock:
             for index, colour in colours.items():
                 other, first = self._palette.setdefault(index, (colour, name))
                 if other != colour:
-                    raise InputError(
-                        f"{name}: its palette gives {index} the colour {colour}, that of {first} gives it {other}: "
-                        "indices do not mean the same in all files; give the classes' colours in classes.csv, or "
-                        f"{_REMEDY}",
-                        what=name,
+                    raise file_error(
+                        name,
+                        f"its palette gives {index} the colour {colour}, that of {first} gives it {other}: indices do "
+                        f"not mean the same in all files; give the classes' colours in classes.csv, or {_REMEDY}",
                         value=colour,
                         allowed=other,
                     )
 
-    def _by_colours(self, image: Image.Image, name: str) -> np.ndarray:
+    def _read_colours(self, image: Image.Image, name: str) -> np.ndarray:
         kind = "" if image.mode in ("1", "L", "P") else f"a {image.mode} colour image; "
         if not self._colours or (kind and image.mode not in ("RGB", "RGBA")):
-            raise InputError(
-                f"{name}: {kind}labels must be 8-bit single-channel or palette PNG of class ids, or RGB in the "
-                "colours that classes.csv gives the classes (id,name,red,green,blue)"
+            raise file_error(
+                name,
+                f"{kind}labels must be 8-bit single-channel or palette PNG of class ids, or RGB in the colours that "
+                "classes.csv gives the classes (id,name,red,green,blue)"
                 + (f"; {self._without_colours}" if self._without_colours else ""),
-                what=name,
             )
         if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
-            raise InputError(
-                f"{name}: parts of it are transparent; save the labels as RGB without alpha", what=name
-            )
+            raise file_error(name, "parts of it are transparent; save the labels as RGB without alpha")
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
         codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         found, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
         colours = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
-        unknown = {
-            colour: count
-            for colour, count in zip(colours, counts.tolist(), strict=True)
-            if colour not in self._colours
-        }
+        counted = zip(colours, counts.tolist(), strict=True)
+        unknown = {colour: count for colour, count in counted if colour not in self._colours}
         if unknown and not self._ignore_others:
             shown = [f"{colour} ({count} pixels)" for colour, count in list(unknown.items())[:_SHOWN]]
             more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            raise InputError(
-                f"{name}: {kind}labels must be 8-bit ids or in the classes' colours, and {', '.join(shown)}{more} is "
-                "no class's; correct it or the colours of the classes, or set dataset.options.others=ignore",
-                what=name,
+            raise file_error(
+                name,
+                f"{kind}labels must be 8-bit ids or in the classes' colours, but no class has "
+                f"{', '.join(shown)}{more}; correct it or the colours of the classes, or set "
+                "dataset.options.others=ignore",
                 value=unknown,
             )
         labels = np.array([self._colours.get(colour, IGNORE_LABEL) for colour in colours], np.uint8)
@@ -225,11 +215,7 @@ class PublishedLabels(LabelFiles):
         self._mapping = mapping
 
     def train_ids(self, data: bytes, name: str) -> bytes:
-        """Returns a PNG of train ids, which is `data` itself if it is one already.
-
-        Raises:
-          InputError: The file cannot be read (see `read`), or an id does not exist in this data set.
-        """
+        """Returns a PNG of train ids, which is `data` itself if it is one already."""
         found = self.read(data, name)
         train_ids = self._mapping.to_train_ids(found.values, name)
         unchanged = found.as_stored and np.array_equal(train_ids, found.values)
@@ -237,18 +223,13 @@ class PublishedLabels(LabelFiles):
 
 
 def class_colours(classes: Classes, ignored: Collection[Colour] = ()) -> dict[Colour, int]:
-    """Returns the class of each colour, with 255 for the colours of ignored pixels.
-
-    Raises:
-      InputError: Two classes have the same colour.
-    """
+    """Returns the class of each colour, with 255 for the colours of ignored pixels; refuses two of the same colour."""
     colours: dict[Colour, int] = dict.fromkeys(ignored, IGNORE_LABEL)
     for label, colour in enumerate(classes.colours):
         if colours.get(colour, IGNORE_LABEL) != IGNORE_LABEL:
             other = classes.names[colours[colour]]
-            raise InputError(
-                f"{classes.names[label]!r} and {other!r} have the same colour {colour}", value=colour
-            )
+            problem = f"{classes.names[label]!r} and {other!r} have the same colour {colour}"
+            raise InputError(problem, value=colour)
         colours[colour] = label
     return colours
 
@@ -261,12 +242,6 @@ def mat_train_ids(mapping: LabelMapping, path: Sequence[str], data: bytes, name:
       path: The variable that contains the label map, followed by the fields below it if it is a struct.
       data: The encoded file.
       name: The file's name, for error messages.
-
-    Returns:
-      The encoded PNG.
-
-    Raises:
-      InputError: The file is damaged or does not contain a label map.
     """
     import scipy.io
 
@@ -276,21 +251,17 @@ def mat_train_ids(mapping: LabelMapping, path: Sequence[str], data: bytes, name:
             value = value[field][0, 0]
     except Exception as error:  # SciPy can raise nearly any exception on damaged files.
         reason = f"no {'.'.join(path)}" if isinstance(error, (KeyError, IndexError)) else str(error)
-        raise InputError(
-            f"{name}: cannot be read as this data set's .mat ({one_line(reason)}); download it again",
-            what=name,
-        ) from None
+        problem = f"cannot be read as this data set's .mat ({one_line(reason)}); download it again"
+        raise file_error(name, problem) from None
     value = np.asarray(value)
     if value.dtype.kind == "f":  # MATLAB uses floats by default.
         value = value.astype(np.int64)
     if value.ndim != 2 or value.dtype.kind not in "ui":
-        raise InputError(
-            f"{name}: {'.'.join(path)} is {value.dtype} of shape {value.shape}, not a label map", what=name
-        )
+        raise file_error(name, f"{'.'.join(path)} is {value.dtype} of shape {value.shape}, not a label map")
     return decode.encode_label(mapping.to_train_ids(value, name))
 
 
-def _looked_up(stored: np.ndarray, labels: Mapping[int, int]) -> np.ndarray:
+def _look_up(stored: np.ndarray, labels: Mapping[int, int]) -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[list(labels)] = list(labels.values())
     return table[stored]

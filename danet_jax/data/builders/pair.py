@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from danet_jax.data import decode
+from danet_jax.data.files import file_error
 from danet_jax.errors import InputError
 
 STORED, UPRIGHT = "stored", "upright"
-LABELS_FOLLOW = (STORED, UPRIGHT)
 _LESS_COMPRESSED = 3  # PNGs of photos are about three times larger without compression, JPEGs ten times.
 _TYPICAL_BYTES = 2**19  # The assumed size of an example whose reader does not know it.
 
@@ -29,6 +29,7 @@ class Pair:
       label_file: The source of the label, for error messages.
       assumed: Assumptions about facts that the files do not record, one sentence each, worded alike for all examples.
       bits: The number of bits that are used in 16-bit channels; see `decode.decode_image`.
+      decoded: The pixels of `image` if they have been decoded already.
     """
 
     name: str
@@ -38,13 +39,14 @@ class Pair:
     label_file: str = ""
     assumed: tuple[str, ...] = ()
     bits: int = 16
+    decoded: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def pixels(self) -> np.ndarray:
         """Returns the image `[H, W, 3]`: uint8, or uint16 of `bits` bits if it has more than 8 bits per channel."""
-        deep = decode.is_deep(self.image, self.image_file)
-        return decode.decode_image(
-            self.image, self.image_file, bits=self.bits, depth=self.bits if deep else 8
-        )
+        if self.decoded is not None:
+            return self.decoded
+        depth = self.bits if decode.is_deep(self.image, self.image_file) else 8
+        return decode.decode_image(self.image, self.image_file, bits=self.bits, depth=depth)
 
 
 PairReader = Callable[[], Pair]
@@ -96,7 +98,7 @@ def without_compression(reader: PairReader) -> Reader:
     return Reader(read, _LESS_COMPRESSED * size_of(reader))
 
 
-def turned_upright(pair: Pair, labels_follow: str | None, *, certain: bool = False) -> Pair:
+def turn_upright(pair: Pair, labels_follow: str | None, *, certain: bool = False) -> Pair:
     """Turns image and label of `pair` upright according to the image's EXIF orientation, as `predict` does for images.
 
     A label is turned with its image if it was drawn on the pixels as stored, which no file records.
@@ -117,27 +119,32 @@ def turned_upright(pair: Pair, labels_follow: str | None, *, certain: bool = Fal
     if orientation == 1:
         return pair
     stored = pair.pixels()
-    shown = decode.turned(stored, orientation)
-    image = decode.encode_image(shown)
+    upright = decode.apply_orientation(stored, orientation)
+    image = decode.encode_image(upright)
     if pair.label is None:
-        return dataclasses.replace(pair, image=image)
+        return dataclasses.replace(pair, image=image, decoded=upright)
     label = decode.decode_label(pair.label, pair.label_file)
-    fits = {STORED: label.shape == stored.shape[:2], UPRIGHT: label.shape == shown.shape[:2]}
+    fits = {STORED: label.shape == stored.shape[:2], UPRIGHT: label.shape == upright.shape[:2]}
     follow = labels_follow or (UPRIGHT if fits[UPRIGHT] and not fits[STORED] else STORED)
     other = UPRIGHT if follow == STORED else STORED
     if not fits[follow]:
         remedy = f"set dataset.options.exif={other}" if fits[other] else "make them the same size"
-        raise InputError(
-            f"{pair.label_file}: the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
-            f"{stored.shape[1]}x{stored.shape[0]} as stored and {shown.shape[1]}x{shown.shape[0]} as its EXIF "
+        raise file_error(
+            pair.label_file,
+            f"the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
+            f"{stored.shape[1]}x{stored.shape[0]} as stored and {upright.shape[1]}x{upright.shape[0]} as its EXIF "
             f"orientation {orientation} shows it; {remedy}",
-            what=pair.label_file,
             value=label.shape[::-1],
         )
-    label_data = decode.encode_label(decode.turned(label, orientation) if follow == STORED else label)
-    assumed = "turned upright as EXIF says, with labels as if they were drawn on the "
-    assumed += "image as viewers show it" if follow == UPRIGHT else "pixels as stored"
-    if labels_follow:
-        assumed += f" (if they were not, set dataset.options.exif={other})"
-    assumptions = pair.assumed if certain else (*pair.assumed, assumed)
-    return dataclasses.replace(pair, image=image, label=label_data, assumed=assumptions)
+    if follow == STORED:
+        label = decode.apply_orientation(label, orientation)
+    assumed = pair.assumed
+    if not certain:
+        drawn_on = "image as viewers show it" if follow == UPRIGHT else "pixels as stored"
+        remedy = f" (if they were not, set dataset.options.exif={other})" if labels_follow else ""
+        assumed += (
+            f"turned upright as EXIF says, with labels as if they were drawn on the {drawn_on}{remedy}",
+        )
+    return dataclasses.replace(
+        pair, image=image, label=decode.encode_label(label), assumed=assumed, decoded=upright
+    )

@@ -73,11 +73,11 @@ def _check_categories(context: Files) -> None:
     for line in context.lines("labels.txt"):
         match = re.fullmatch(r"(\d+)\s*:\s*(.+)", line)
         if not match:
-            raise context.refused("labels.txt", f"{line!r} is not 'NUMBER: NAME'")
+            raise context.refusal("labels.txt", f"{line!r} is not 'NUMBER: NAME'")
         names[int(match[1])] = match[2].replace(" ", "")
     for row in labels.PASCAL_CONTEXT_TABLE:
         category, expected = int(row["id"]), row["name_in_labels_txt"]
         if names.get(category) != expected:
             found = names.get(category, "missing")
             reason = f"category {category} is {found!r} where {expected!r} was published"
-            raise context.refused("labels.txt", reason)
+            raise context.refusal("labels.txt", reason)

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 from danet_jax.data.builders import base
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find, find_all, hint
-from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turned_upright
-from danet_jax.data.builders.state import SourceFiles, fingerprint
+from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turn_upright
+from danet_jax.data.builders.state import SourceFiles, fingerprint, size_and_time
+from danet_jax.data.files import file_error
 from danet_jax.data.labels import LabelMapping
 from danet_jax.errors import InputError
 from danet_jax.weights.download import download
@@ -96,18 +97,10 @@ class PublishedBuilder(base.PairsBuilder):
             `data_dir/downloads/manual`, as in TFDS.
           class_names: Must be empty, because the publisher names the classes.
           options: The data set's `OPTIONS` and those that all published data sets have.
-
-        Raises:
-          InputError: An option does not exist, or class names are given.
         """
-        if class_names:
-            raise InputError(
-                f"dataset.class_names: {self.name} has its own classes; leave it empty",
-                what="dataset.class_names",
-                value=class_names,
-            )
+        base.refuse_class_names(self.name, class_names)
         defaults = dict.fromkeys((*self.OPTIONS, *_OPTIONS), False)
-        self.options = base.checked_options(self.name, options, defaults)
+        self.options = base.check_options(self.name, options, defaults)
         self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
         self._opened = contextlib.ExitStack()
         variant, former, sources = self.variant, "", None
@@ -155,31 +148,21 @@ class PublishedBuilder(base.PairsBuilder):
         """Returns the readers of each split, given the files of each archive in `sources`."""
         raise NotImplementedError
 
-    def finished(self, pair: Pair) -> Pair:
+    def finish(self, pair: Pair) -> Pair:
         """Returns an example as it should be stored; a subclass may change its name or add assumptions."""
         return pair
 
     def readers(
         self, images: Part, labels: Part | None = None, names: Iterable[str] | None = None
     ) -> list[PairReader]:
-        """Returns the readers of a split's examples, sorted by name.
-
-        Args:
-          images: The images.
-          labels: The labels; None if there are none.
-          names: The names of the examples; by default, those of all images and labels.
-
-        Raises:
-          InputError: There are no examples, and `allow_partial` is not set.
-        """
+        """Returns the readers of a split's examples, sorted by name: by default, those of all images and labels."""
         if names is None:
             names = images.names() | (labels.names() if labels else set())
         if not names and not self.options["allow_partial"]:
-            where = images.where("*")
-            raise InputError(
-                f"{where}: missing; get the data set's files again, or set dataset.options.allow_partial=True to "
-                "prepare without them",
-                what=where,
+            raise file_error(
+                images.where("*"),
+                "missing; get the data set's files again, or set dataset.options.allow_partial=True to prepare without "
+                "them",
             )
         return [self.reader(name, images, labels) for name in sorted(names)]
 
@@ -195,7 +178,7 @@ class PublishedBuilder(base.PairsBuilder):
                 reason += ", or set dataset.options.allow_partial=True to leave out such examples"
             elif _COPY.search(name):
                 where, reason = found, "a copy of another file by its name; remove it"
-            return Missing(InputError(f"{where}: {reason}", what=where), of_image=kind == "image")
+            return Missing(file_error(where, reason), of_image=kind == "image")
         size = sum(part.files.size(part.path(name)) for part in (images, labels) if part)
         return Reader(functools.partial(self._read, name, images, labels), size)
 
@@ -205,15 +188,13 @@ class PublishedBuilder(base.PairsBuilder):
             where = labels.where(name)
             label = labels.convert(labels.files.read(labels.path(name)), where)
             # Test servers compare with the pixels as stored, so images without labels are not turned.
-            pair = turned_upright(dataclasses.replace(pair, label=label, label_file=where), None)
-        return self.finished(pair)
+            pair = turn_upright(dataclasses.replace(pair, label=label, label_file=where), None)
+        return self.finish(pair)
 
     def pairs(self) -> Mapping[str, list[PairReader]]:
         """Finds the sources and returns the readers of each split."""
-        sources = self.sources()
-        places = self._places(sources)
-        found = zip(places, sources, strict=True)
-        splits = self.read({source.archive: Files(place, source, self._opened) for place, source in found})
+        located = self._download()
+        splits = self.read({source.archive: Files(path, source, self._opened) for path, source in located})
         if not self.options["allow_partial"]:
             for split, readers in splits.items():
                 readers[:0] = self._refused_count(split, len(readers))
@@ -228,48 +209,55 @@ class PublishedBuilder(base.PairsBuilder):
     def _source_states(self, sources: SourceFiles) -> tuple[Any, Any]:
         """Returns the digests of all sources, and their sizes and times for comparison with version 0.2.0."""
         content, former = [], []
-        for place, source in zip(find_all(self.root, self.sources()), self.sources(), strict=True):
-            if place is None:
+        for top, source in self._located():
+            if top is None:
                 continue
-            names = {path: str(path.relative_to(place)) for path in source.paths(place)}
+            names = {path: str(path.relative_to(top)) for path in source.paths(top)}
             digests = sources.digests(names)
-            content.append((str(place.resolve()), [(names[path], digests[path]) for path in names]))
-            states = [(names[path], sources.size_and_time(path)) for path in names]
-            former.append((str(place.resolve()), states[0][1] if place.is_file() else fingerprint(states)))
+            content.append((str(top.resolve()), [(names[path], digests[path]) for path in names]))
+            states = [(names[path], size_and_time(path)) for path in names]
+            former.append((str(top.resolve()), states[0][1] if top.is_file() else fingerprint(states)))
         return content, former
 
     def source_report(self) -> list[str]:
         """Returns a line about each source: where it was found, or where to get it."""
-        sources = self.sources()
         return [
-            f"{source}: " + (f"found {place}" if place else f"missing; from {source.url}")
-            for source, place in zip(sources, find_all(self.root, sources), strict=True)
+            f"{source}: " + (f"found {path}" if path else f"missing; from {source.url}")
+            for path, source in self._located()
         ]
 
-    def _places(self, sources: Sequence[Source]) -> list[pathlib.Path]:
-        """Returns the paths of the sources, downloading them if allowed; raises InputError if one is missing."""
-        absent = [s for s, place in zip(sources, find_all(self.root, sources), strict=True) if place is None]
-        downloaded = [source for source in absent if source.direct] if self.options["download"] else []
-        for source in downloaded:
-            download(source.url, self.root / source.archive, source.digest)
-        if missing := [source for source in absent if source not in downloaded]:
-            raise InputError(self._missing(sources, missing), what=str(self.root))
-        return [place for place in find_all(self.root, sources) if place]
+    def _located(self) -> list[tuple[pathlib.Path | None, Source]]:
+        """Returns the sources and where they are; None for a missing one."""
+        sources = self.sources()
+        return list(zip(find_all(self.root, sources), sources, strict=True))
 
-    def _missing(self, sources: Sequence[Source], missing: Sequence[Source]) -> str:
+    def _download(self) -> list[tuple[pathlib.Path, Source]]:
+        """Returns the sources and where they are, downloading them if allowed; refuses missing ones."""
+        missing = [source for path, source in self._located() if path is None]
+        if self.options["download"]:
+            for source in missing:
+                if source.direct:
+                    download(source.url, self.root / source.archive, source.digest)
+            missing = [source for source in missing if not source.direct]
+        if missing:
+            raise self._missing(missing)
+        return [(path, source) for path, source in self._located() if path]
+
+    def _missing(self, missing: Sequence[Source]) -> InputError:
         urls = dict.fromkeys(source.url for source in missing)
         absent = "; ".join(
             f"{' and '.join(str(source) for source in missing if source.url == url)} from {url}"
             for url in urls
         )
         downloadable = all(source.direct for source in missing) and not self.options["download"]
-        return (
-            f"{self.name}: {self.root} lacks {absent}; put the archives there or the folders extracted from them "
-            "(or set dataset.root to where they are)"
+        gigabytes = sum(source.gigabytes for source in self.sources())
+        return file_error(
+            self.root,
+            f"{self.name} lacks {absent}; put the archives there or the folders extracted from them (or set "
+            "dataset.root to where they are)"
             + (", or set dataset.options.download=True" if downloadable else "")
             + hint(self.root, missing)
-            + f"; preparing takes about {sum(source.gigabytes for source in sources):.2g} GB more in "
-            f"{self.data_dir_root}"
+            + f"; preparing takes about {gigabytes:.2g} GB more in {self.data_dir_root}",
         )
 
     def _refused_count(self, split: str, count: int) -> list[Missing]:
@@ -278,10 +266,10 @@ class PublishedBuilder(base.PairsBuilder):
         if count == published:
             return []
         remedy = "complete the files" if count < published else "remove the additional ones"
-        error = InputError(
-            f"{self.name}: {count} examples in {split} where {published} were published; {remedy} in {self.root}, or "
-            "set dataset.options.allow_partial=True to prepare these",
-            what=str(self.root),
+        error = file_error(
+            self.root,
+            f"{self.name} has {count} examples in {split} where {published} were published; {remedy}, or set "
+            "dataset.options.allow_partial=True to prepare these",
             value=count,
             allowed=published,
         )
@@ -289,10 +277,8 @@ class PublishedBuilder(base.PairsBuilder):
 
     def _with_images(self, split: str, readers: Sequence[PairReader]) -> list[PairReader]:
         """Returns the readers of the examples that have an image, and reports how many do not."""
-        there = [reader for reader in readers if not (isinstance(reader, Missing) and reader.of_image)]
-        if left_out := len(readers) - len(there):
-            print(
-                f"{self.name}, {split}: {left_out} of {len(readers)} examples have no image and are left out",
-                file=sys.stderr,
-            )
-        return there
+        kept = [reader for reader in readers if not (isinstance(reader, Missing) and reader.of_image)]
+        if omitted := len(readers) - len(kept):
+            count = f"{omitted} of {len(readers)} examples"
+            print(f"{self.name}, {split}: {count} have no image and are left out", file=sys.stderr)
+        return kept

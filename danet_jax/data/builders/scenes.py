@@ -8,7 +8,6 @@ the colour of the lane.
 from __future__ import annotations
 
 import functools
-import io
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +15,22 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from danet_jax.data.builders import base
 from danet_jax.data.builders.pair import Pair
-from danet_jax.data.decode import encode_label
+from danet_jax.data.decode import encode_image, encode_label
+from danet_jax.data.files import option_error
 from danet_jax.data.scenes import CLASSES
 from danet_jax.data.scenes.drawing import MOST_SIGNALS, draw_scene
-from danet_jax.errors import InputError
 
-_OPTIONS = {  # The default, smallest and largest value of each option.
-    "height": (96, 32, 4096),
-    "width": (128, 32, 4096),
-    "train": (400, 1, 10**7),
-    "val": (80, 1, 10**7),
-    "seed": (0, 0, 2**32 - 1),
-    "signals": (1, 1, MOST_SIGNALS),
+_DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0, "signals": 1}
+_RANGES = {
+    "height": (32, 4096),
+    "width": (32, 4096),
+    "train": (1, 10**7),
+    "val": (1, 10**7),
+    "seed": (0, 2**32 - 1),
+    "signals": (1, MOST_SIGNALS),
 }
 
 
@@ -63,28 +62,9 @@ class Scenes(base.PairsBuilder):
           InputError: An option does not exist or is out of range.
         """
         if root:
-            raise InputError(
-                f"dataset.root={str(root)!r}: scenes are drawn, not read; leave it empty",
-                what="dataset.root",
-                value=root,
-            )
-        if class_names:
-            raise InputError(
-                "dataset.class_names: scenes have their own classes; leave it empty",
-                what="dataset.class_names",
-                value=class_names,
-            )
-        defaults = {key: default for key, (default, _, _) in _OPTIONS.items()}
-        self._options = base.checked_options(self.name, options, defaults)
-        for key, value in self._options.items():
-            _, least, most = _OPTIONS[key]
-            if not least <= value <= most:
-                raise InputError(
-                    f"dataset.options.{key}: must be from {least} to {most}, not {value}",
-                    what=f"dataset.options.{key}",
-                    value=value,
-                    allowed=(least, most),
-                )
+            raise option_error("root", str(root), "scenes are drawn, not read; leave it empty")
+        base.refuse_class_names(self.name, class_names)
+        self._options = base.check_options(self.name, options, _DEFAULTS, _RANGES)
         variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self._options)
         super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
 
@@ -103,7 +83,5 @@ class Scenes(base.PairsBuilder):
 def _draw(height: int, width: int, seed: int, signals: int, split: str, index: int) -> Pair:
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
     image, label = draw_scene(height, width, rng, signals=signals)
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
     name = f"{split}_{index:05d}"
-    return Pair(name, file.getvalue(), encode_label(label), image_file=name, label_file=name)
+    return Pair(name, encode_image(image), encode_label(label), image_file=name, label_file=name)

@@ -21,19 +21,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from danet_jax.data.files import read_text, wrong_file
+from danet_jax.data.files import file_error, read_text
 from danet_jax.errors import InputError, one_line
 
 _UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, RecursionError)
-_LABELME_POINTS = {
-    "polygon": 3,
-    "linestrip": 2,
-    "rectangle": 2,
-    "circle": 2,
-    "line": 2,
-    "point": 1,
-    "mask": 2,
-}
+_MIN_POINTS = {"polygon": 3, "linestrip": 2, "rectangle": 2, "circle": 2, "line": 2, "point": 1, "mask": 2}
+"""The number of points of each kind of shape; polygons and line strips may have more."""
+
 _CVAT_LABELS = ("meta/task/labels/label", "meta/project/labels/label", "meta/job/labels/label")
 
 
@@ -68,16 +62,13 @@ class Drawing(NamedTuple):
 
 
 def draw(drawing: Drawing, size: tuple[int, int], ids: Mapping[Any, int], outside: int) -> np.ndarray:
-    """Draws the shapes of an image as a label map.
+    """Draws the shapes of an image as a label map, uint8 `[H, W]`.
 
     Args:
       drawing: The shapes.
       size: Height and width in pixels.
       ids: The label of each class.
       outside: The label of the pixels that no shape covers.
-
-    Returns:
-      The label map, uint8 `[H, W]`.
 
     Raises:
       InputError: A shape has an unknown class or cannot be drawn.
@@ -104,10 +95,7 @@ def draw(drawing: Drawing, size: tuple[int, int], ids: Mapping[Any, int], outsid
 def read_yolo(path: pathlib.Path) -> Drawing:
     """Reads a text file of Ultralytics' YOLO: a class and the points of a polygon, relative to the image's size.
 
-    As in Ultralytics' training, larger polygons are drawn first.
-
-    Raises:
-      InputError: The file has another format, or contains boxes.
+    As in Ultralytics' training, larger polygons are drawn first. Boxes are refused.
     """
     shapes = []
     for number, line in enumerate(read_text(path, "YOLO's labels").splitlines(), 1):
@@ -118,13 +106,12 @@ def read_yolo(path: pathlib.Path) -> Drawing:
             if len(points) == 4:
                 raise ValueError("a box; polygons are needed")
             if len(points) < 6 or len(points) % 2:
-                raise ValueError(
-                    f"{len(points)} numbers after the class; x y of three or more points are needed"
-                )
+                count = f"{len(points)} numbers after the class"
+                raise ValueError(f"{count}; x y of three or more points are needed")
             if not (points.min() >= -0.01 and points.max() <= 1.01):
                 raise ValueError("points outside 0 to 1; divide them by the image's width and height")
         except ValueError as error:
-            raise wrong_file(path, f"line {number}: {error}", value=line.strip()) from None
+            raise file_error(path, f"line {number}: {error}", value=line.strip()) from None
         shapes.append(Shape(index, functools.partial(_yolo_mask, points.reshape(-1, 2))))
     return Drawing(shapes, larger_first=True)
 
@@ -135,29 +122,25 @@ def _yolo_mask(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def read_labelme(path: pathlib.Path) -> Drawing:
-    """Reads a JSON file of labelme, in which later shapes are on top.
-
-    Raises:
-      InputError: The file has another format, or contains an unsupported shape.
-    """
+    """Reads a JSON file of labelme, in which later shapes are on top."""
     values = _read_json(path)
     shapes = []
     try:
         for shape in values["shapes"]:
             kind, points = shape.get("shape_type") or "polygon", shape["points"]
             points = [(float(x), float(y)) for x, y in points]
-            if (least := _LABELME_POINTS.get(kind)) is None:
+            if (least := _MIN_POINTS.get(kind)) is None:
                 raise ValueError(f"shapes of the type {kind} have no area")
             if len(points) < least or (len(points) > least and kind not in ("polygon", "linestrip")):
                 raise ValueError(f"a {kind} of {len(points)} points")
             mask = functools.partial(_labelme_mask, kind, points)
             if kind == "mask":
                 pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])))) != 0
-                mask = functools.partial(_placed_mask, pixels, *map(int, points[0]))
+                mask = functools.partial(_paste_mask, pixels, *map(int, points[0]))
             shapes.append(Shape(str(shape["label"]), mask))
         height, width = values.get("imageHeight"), values.get("imageWidth")
     except _UNREADABLE as error:
-        raise wrong_file(path, f"cannot be read as labelme's JSON ({one_line(error)})") from None
+        raise file_error(path, f"cannot be read as labelme's JSON ({one_line(error)})") from None
     return Drawing(shapes, size=(height, width) if height and width else None)
 
 
@@ -177,7 +160,7 @@ def _labelme_mask(kind: str, points: list[tuple[float, float]], height: int, wid
     return np.array(canvas)
 
 
-def _placed_mask(pixels: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
+def _paste_mask(pixels: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
     mask = np.zeros((height, width), np.uint8)
     mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return mask
@@ -189,9 +172,6 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
     Returns:
       The names of the categories in the order of their ids, and the drawing of each image by its file name; None if
       the file has another format.
-
-    Raises:
-      InputError: The file is damaged, or contains objects without a segmentation.
     """
     values = _read_json(path)
     if not isinstance(values, dict) or not {"images", "annotations", "categories"} <= values.keys():
@@ -218,7 +198,7 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
         groups = {category.get("supercategory") for category in values["categories"]}
         used = {annotation["category_id"] for annotation in values["annotations"]}
     except _UNREADABLE as error:
-        raise wrong_file(path, f"cannot be read as COCO's JSON ({one_line(error)})") from None
+        raise file_error(path, f"cannot be read as COCO's JSON ({one_line(error)})") from None
     return [names[i] for i in sorted(names) if i in used or names[i] not in groups], drawings
 
 
@@ -226,7 +206,9 @@ def _coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     try:
         from pycocotools import mask
     except ImportError:
-        raise InputError("COCO's shapes are drawn by pycocotools: pip install pycocotools") from None
+        raise InputError(
+            "pycocotools, which draws these shapes, is missing: pip install pycocotools"
+        ) from None
     if isinstance(segmentation, list):
         return mask.decode(mask.merge(mask.frPyObjects(segmentation, height, width)))
     if list(segmentation["size"]) != [height, width]:
@@ -243,13 +225,10 @@ def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:
 
     Returns:
       The names of the labels in the order of the file, and the drawing of each image by its file name.
-
-    Raises:
-      InputError: The file has another format, or contains an unsupported shape.
     """
     try:
         top = ElementTree.parse(path).getroot()
-        labels = [label for place in _CVAT_LABELS for label in top.findall(place)]
+        labels = [label for path in _CVAT_LABELS for label in top.findall(path)]
         names = [label.findtext("name", "") for label in labels if label.find("parent") is None]
         drawings = {}
         for image in top.findall("image"):
@@ -259,7 +238,7 @@ def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:
             size = int(image.attrib["height"]), int(image.attrib["width"])
             drawings[image.attrib["name"]] = Drawing(shapes, False, size, image.get("subset", ""))
     except (*_UNREADABLE, ElementTree.ParseError) as error:
-        raise wrong_file(path, f"cannot be read as CVAT's XML ({one_line(error)})") from None
+        raise file_error(path, f"cannot be read as CVAT's XML ({one_line(error)})") from None
     return names, drawings
 
 
@@ -286,7 +265,7 @@ def _cvat_mask(shape: ElementTree.Element) -> Callable[[int, int], np.ndarray]:
         left, top, width, height = (int(shape.attrib[key]) for key in ("left", "top", "width", "height"))
         counts = [int(count) for count in shape.attrib["rle"].split(",")]
         pixels = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width)
-        return functools.partial(_placed_mask, pixels, left, top)
+        return functools.partial(_paste_mask, pixels, left, top)
     raise ValueError(f"shapes of the type {shape.tag} have no area")
 
 
@@ -300,4 +279,4 @@ def _read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise wrong_file(path, f"cannot be read as JSON ({one_line(error)})") from None
+        raise file_error(path, f"cannot be read as JSON ({one_line(error)})") from None

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from danet_jax.data.files import file_error
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError, first_line
 
@@ -30,8 +31,6 @@ _DESCRIPTIONS = ("dataset_info.json", "features.json", _METADATA)
 
 def shard_ranges(sizes: Sequence[int]) -> list[range]:
     """Divides examples of the given sizes in bytes into ranges of about equal size, close to `SHARD_BYTES` each."""
-    if not sizes:
-        return []
     ends = np.cumsum(np.maximum(sizes, 1))
     count = min(len(sizes), round(int(ends[-1]) / SHARD_BYTES) or 1)
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count)
@@ -40,17 +39,14 @@ def shard_ranges(sizes: Sequence[int]) -> list[range]:
 
 
 class ShardWriter(tfds.core.ExampleWriter):
-    """Writes shards and describes them.
-
-    Attributes:
-      summary: Summary of the shard that is being written; the generator of its examples fills it.
-      described: `bytes`, `digest` and `summary` of each finished shard by file name, as JSON values.
-    """
+    """Writes shards and describes them."""
 
     def __init__(self) -> None:
         super().__init__(tfds.core.FileFormat.ARRAY_RECORD)
         self.summary = Summary()
+        """Summary of the shard that is being written; the generator of its examples fills it."""
         self.described: dict[str, dict[str, Any]] = {}
+        """`bytes`, `digest` and `summary` of each finished shard by file name, as JSON values."""
 
     def write(self, path: Any, examples: Any) -> None:
         """Writes the examples to `path`."""
@@ -94,21 +90,17 @@ def refuse_damaged_descriptions(directory: pathlib.Path) -> None:
     try:
         digests = json.loads(path.read_bytes())
         if digests.keys() != set(_DESCRIPTIONS):
-            raise ValueError("it is not as it was written")
+            raise ValueError("changed since it was written")
         for path, digest in ((directory / name, digest) for name, digest in digests.items()):
             if _digest(path) != digest:
-                raise ValueError("it is not as it was written")
+                raise ValueError("changed since it was written")
     except (OSError, ValueError, AttributeError) as error:
         if path.name != _DIGESTS or path.exists():  # Version 0.2.0 wrote no digests.
             raise damaged_description(path, error) from None
 
 
 def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns `ShardWriter.described` of prepared data; empty if the version that prepared them wrote none.
-
-    Raises:
-      InputError: `metadata.json` is damaged.
-    """
+    """Returns `ShardWriter.described` of prepared data; empty if the version that prepared them wrote none."""
     path = directory / _METADATA
     try:
         shards = json.loads(path.read_bytes()).get("shards", {})
@@ -124,7 +116,7 @@ def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
 def damaged_description(path: pathlib.Path, error: Exception) -> InputError:
     """Returns the error for a description of prepared data that cannot be read."""
     reason = getattr(error, "strerror", None) or first_line(error)
-    return InputError(f"{path}: damaged ({reason}); {_prepare_again(path.parent)}", what=str(path))
+    return file_error(path, f"damaged ({reason}); {_prepare_again(path.parent)}")
 
 
 def damaged_shards(directory: pathlib.Path) -> list[str]:
@@ -134,10 +126,8 @@ def damaged_shards(directory: pathlib.Path) -> list[str]:
         if not path.exists():
             lines.append(f"{path}: missing; {_prepare_again(directory)}")
         elif path.stat().st_size != shard["bytes"] or _digest(path) != shard["digest"]:
-            lines.append(
-                f"{path}: not as it was written ({path.stat().st_size} bytes, {shard['bytes']} were written); "
-                f"{_prepare_again(directory)}"
-            )
+            sizes = f"{path.stat().st_size} bytes, {shard['bytes']} were written"
+            lines.append(f"{path}: changed since it was written ({sizes}); {_prepare_again(directory)}")
     return lines
 
 
@@ -163,7 +153,7 @@ class ReadOnce:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_tfds() -> Iterator[None]:
     """Suppresses TFDS's warnings about intended behaviour, and its progress bars."""
     before = logging.get_verbosity()
     logging.set_verbosity(min(before, logging.ERROR))

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from danet_jax.data.inspection import in_order
+from danet_jax.data.files import file_error
+from danet_jax.data.inspection import map_in_order
 from danet_jax.errors import InputError
 from danet_jax.runs.files import write_json
 
@@ -42,40 +43,30 @@ class SourceFiles:
     """
 
     def __init__(self, data_dir: str | pathlib.Path, name: str, root: pathlib.Path):
-        place = root.resolve()
-        self.stem = re.sub(r"\W+", "_", place.parent.name if place.is_file() else place.name)[:40]
-        self._path = pathlib.Path(data_dir, name, f"{self.stem}-{fingerprint(str(place))}.json")
+        root = root.resolve()
+        self.stem = re.sub(r"\W+", "_", root.parent.name if root.is_file() else root.name)[:40]
+        self._path = pathlib.Path(data_dir, name, f"{self.stem}-{fingerprint(str(root))}.json")
         self._stored = self._read()
         self._values: dict[str, dict[str, str]] = {"files": {}, "adopted": dict(self._stored["adopted"])}
-        self._sizes_and_times: dict[pathlib.Path, tuple[int, int]] = {}
 
     def digests(self, paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
-        """Returns the digest of each file, reading changed files on all cores.
-
-        Raises:
-          InputError: A file cannot be read.
-        """
+        """Returns the digest of each file, reading changed files on all cores."""
         remembered = {**self._stored["files"], **_in_this_process}
         digests, unknown, states = {}, [], {}
         for path in paths:
-            with _naming(path):
+            with _name_file(path):
                 found = path.stat()
-            self._sizes_and_times[path] = found.st_size, found.st_mtime_ns
             states[path] = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
             state, _, digest = remembered.get(str(path), "").rpartition(" ")
             if state == states[path]:
                 digests[path] = digest
             else:
                 unknown.append(path)
-        digests.update(zip(unknown, in_order(_content_digest, unknown), strict=True))
+        digests.update(zip(unknown, map_in_order(_content_digest, unknown), strict=True))
         entries = {str(path): f"{states[path]} {digest}" for path, digest in digests.items()}
         self._values["files"].update(entries)
         _in_this_process.update((str(path), entries[str(path)]) for path in unknown)
         return digests
-
-    def size_and_time(self, path: pathlib.Path) -> tuple[int, int]:
-        """Returns the size and mtime, as version 0.2.0 compared them, of a file that was passed to `digests`."""
-        return self._sizes_and_times[path]
 
     def adopts(self, former: str, variant: str) -> bool:
         """Returns whether data that version 0.2.0 prepared as `former` are the same as `variant`.
@@ -105,14 +96,21 @@ class SourceFiles:
             return {"files": {}, "adopted": {}}
 
 
+def size_and_time(path: pathlib.Path) -> tuple[int, int]:
+    """Returns the size and mtime of a file, which version 0.2.0 compared."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def _content_digest(path: pathlib.Path) -> str:
-    with _naming(path), path.open("rb") as file:
+    with _name_file(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 @contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
+def _name_file(path: pathlib.Path) -> Iterator[None]:
+    """Replaces an error of the operating system by one that names the file."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})", what=str(path)) from None
+        raise file_error(path, f"cannot be read ({error.strerror})") from None

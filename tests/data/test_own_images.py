@@ -8,7 +8,6 @@ from PIL import Image
 from danet_jax.data.decode import decode_image, decode_label
 from danet_jax.data.transforms import decode_example
 from danet_jax.modes.arguments import read_image
-from tests.reference.own_data import standard
 from tests.reference.refusal import refused
 
 
@@ -22,80 +21,80 @@ def turned(pixels, orientation):
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_exif_one_rule_and_an_option(drawn, orientation):
+def test_exif_one_rule_and_an_option(own, orientation):
     """Images are turned upright as in predict mode, and labels are turned to match, wherever they were drawn."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    standard(drawn)
-    drawn.image("images/train/a.png", exif=exif)
-    stored = drawn.labels["a"]
-    shown = turned(drawn.images["a"], orientation)
-    by_predict = decode_image((drawn.root / "images/train/a.png").read_bytes(), "", upright=True)
+    own.standard()
+    own.image("images/train/a.png", exif=exif)
+    stored = own.labels["a"]
+    shown = turned(own.images["a"], orientation)
+    by_predict = decode_image((own.root / "images/train/a.png").read_bytes(), "", upright=True)
     np.testing.assert_array_equal(by_predict, shown)
-    drawn.images["a"] = shown
-    drawn.labels["a"] = turned(stored, orientation)
-    dataset = drawn.open()
-    drawn.check(dataset, {"train": ["a"], "val": ["b"]})
+    own.images["a"] = shown
+    own.labels["a"] = turned(stored, orientation)
+    dataset = own.open()
+    own.check(dataset, {"train": ["a"], "val": ["b"]})
     [warning] = dataset.warnings()
     assert "dataset.options.exif=upright" in warning
     if orientation > 4:  # A quarter turn changes the size.
         with refused() as error:
-            drawn.open(exif="upright")
+            own.open(exif="upright")
         assert "labels/train/a.png" in str(error.value)
         assert "dataset.options.exif=stored" in str(error.value)
-    upright = drawn.label("labels/train/a.png", size=shown.shape[:2])
+    upright = own.label("labels/train/a.png", size=shown.shape[:2])
     np.testing.assert_array_equal(
-        decode_label(drawn.open(exif="upright").source("train")[0]["label"], ""), upright
+        decode_label(own.open(exif="upright").source("train")[0]["label"], ""), upright
     )
     if orientation > 4:
         with refused() as error:
-            drawn.open()
+            own.open()
         assert "dataset.options.exif=upright" in str(error.value)
 
 
-def test_exif_of_a_label_must_be_its_image_s(drawn):
-    standard(drawn)
-    label = Image.open(drawn.root / "labels/train/a.png")
+def test_exif_of_a_label_must_be_its_image_s(own):
+    own.standard()
+    label = Image.open(own.root / "labels/train/a.png")
     exif = Image.Exif()
     exif[0x0112] = 3
-    drawn.save(label, "labels/train/a.png", exif=exif)
+    own.save(label, "labels/train/a.png", exif=exif)
     with refused() as error:
-        drawn.open()
+        own.open()
     assert "labels/train/a.png" in str(error.value)
-    drawn.image("images/train/a.png", exif=exif)
-    assert len(drawn.open().warnings()) == 1  # Both are turned.
+    own.image("images/train/a.png", exif=exif)
+    assert len(own.open().warnings()) == 1  # Both are turned.
 
 
-def test_twelve_bits_in_sixteen(drawn, rng):
-    standard(drawn)
-    path = drawn.root / "images/train/a.png"
+def test_twelve_bits_in_sixteen(own, rng):
+    own.standard()
+    path = own.root / "images/train/a.png"
     for values in (rng.integers(0, 4096, (8, 12)), rng.integers(0, 4096, (8, 12, 3))):
         values.flat[0] = 4095
         path.write_bytes(imagecodecs.png_encode(values.astype(np.uint16)))
         with refused(what=path, value=4095):
-            drawn.open()
+            own.open()
         with refused(what=path, value=4095):
-            drawn.open(bits=10)
+            own.open(bits=10)
         expected = np.broadcast_to(values.reshape(8, 12, -1), (8, 12, 3))
         for options in ({}, {"uncompressed": True}):
-            dataset = drawn.open(bits=12, **options)
+            dataset = own.open(bits=12, **options)
             assert dataset.bits == 12
             stored = dataset.source("train")[0]
             found = decode_example(stored, 12)["image"]
             assert found.dtype == np.uint16
             np.testing.assert_array_equal(found, expected)
             np.testing.assert_array_equal(decode_example(stored)["image"], expected >> 4)
-        in_8_bits = np.round(drawn.images["b"] * (4095 / 255))
+        in_8_bits = np.round(own.images["b"] * (4095 / 255))
         np.testing.assert_array_equal(decode_example(dataset.source("val")[0], 12)["image"], in_8_bits)
 
 
-def test_a_dark_image_among_bright_ones(drawn, rng):
-    standard(drawn)
+def test_a_dark_image_among_bright_ones(own, rng):
+    own.standard()
     for split, largest in (("train", 65535), ("val", 3000)):
         values = rng.integers(0, largest + 1, (8, 12)).astype(np.uint16)
-        path = drawn.root / f"images/{split}/{'a' if split == 'train' else 'b'}.png"
+        path = own.root / f"images/{split}/{'a' if split == 'train' else 'b'}.png"
         path.write_bytes(imagecodecs.png_encode(values))
-    dataset = drawn.open()
+    dataset = own.open()
     assert dataset.bits == 16
     np.testing.assert_array_equal(
         decode_example(dataset.source("val")[0], 16)["image"], values[..., None].repeat(3, 2)
@@ -105,21 +104,21 @@ def test_a_dark_image_among_bright_ones(drawn, rng):
     np.testing.assert_array_equal(read_image(path, 16, 16)[..., 0], values)
 
 
-def test_eight_bits_in_sixteen_lose_nothing(drawn, rng):
-    standard(drawn)
+def test_eight_bits_in_sixteen_lose_nothing(own, rng):
+    own.standard()
     values = rng.integers(0, 256, (8, 12, 3)).astype(np.uint16)
-    (drawn.root / "images/train/a.png").write_bytes(imagecodecs.png_encode(values))
-    dataset = drawn.open(bits=8)
+    (own.root / "images/train/a.png").write_bytes(imagecodecs.png_encode(values))
+    dataset = own.open(bits=8)
     assert dataset.bits == 8
     np.testing.assert_array_equal(decode_example(dataset.source("train")[0])["image"], values)
 
 
 @pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".webp", {"lossless": True}), (".bmp", {})])
-def test_other_kinds_of_pictures(drawn, suffix, options):
-    standard(drawn)
-    (drawn.root / "images/train/a.png").unlink()
-    drawn.image(f"images/train/a{suffix}", **options)
-    drawn.check(drawn.open(), {"train": ["a"], "val": ["b"]})
+def test_other_kinds_of_pictures(own, suffix, options):
+    own.standard()
+    (own.root / "images/train/a.png").unlink()
+    own.image(f"images/train/a{suffix}", **options)
+    own.check(own.open(), {"train": ["a"], "val": ["b"]})
 
 
 def test_predict_and_explore_report_what_they_leave_out(rng, tmp_path, capsys):
@@ -136,27 +135,27 @@ def test_predict_and_explore_report_what_they_leave_out(rng, tmp_path, capsys):
     assert line.startswith(f"{tmp_path / 'b.tif'}: ")
 
 
-def test_few_grey_levels_are_reported(drawn, rng, capsys):
+def test_few_grey_levels_are_reported(own, rng, capsys):
     """The values of a thermal camera differ mainly in their lower 8 bits."""
-    standard(drawn)
-    path = drawn.root / "images/train/a.png"
+    own.standard()
+    path = own.root / "images/train/a.png"
     for low, high, reported in ((51360, 51991, 1), (40000, 65536, 0)):
         values = rng.integers(low, high, (8, 12)).astype(np.uint16)
         values.flat[:2] = low, high - 1
         Image.fromarray(values).save(path)
-        assert len(drawn.open().warnings()) == reported
+        assert len(own.open().warnings()) == reported
         np.testing.assert_array_equal(read_image(path)[..., 0], values >> 8)
         assert len(capsys.readouterr().err.splitlines()) == reported
 
 
-def test_twelve_bits_that_are_turned(drawn, rng):
-    standard(drawn)
+def test_twelve_bits_that_are_turned(own, rng):
+    own.standard()
     values = rng.integers(0, 4096, (8, 12)).astype(np.uint16)
     values[0, 0] = 4095
     exif = Image.Exif()
     exif[0x0112] = 6
-    drawn.save(Image.fromarray(values), "images/train/a.png", exif=exif)
-    dataset = drawn.open(bits=12)
+    own.save(Image.fromarray(values), "images/train/a.png", exif=exif)
+    dataset = own.open(bits=12)
     stored = decode_example(dataset.source("train")[0], 12)["image"]
     np.testing.assert_array_equal(stored[..., 0], np.rot90(values, -1))
     assert len(dataset.warnings()) == 1
