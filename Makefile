@@ -60,7 +60,7 @@ $(VENV)-cuda/installed: requirements.txt pyproject.toml
 	touch $@
 
 test-cuda-compiler: $(VENV)-cuda/installed
-	XLA_FLAGS=--xla_gpu_autotune_level=0 $(VENV)-cuda/bin/python -m pytest -m cuda_compiler tests/modes tests/models
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false XLA_FLAGS=--xla_gpu_autotune_level=0 $(VENV)-cuda/bin/python -m pytest -m cuda_compiler tests/modes/test_compile.py tests/models/test_cuda_compiler.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

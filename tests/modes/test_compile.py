@@ -96,7 +96,9 @@ needs_cuda = pytest.mark.skipif(
 @needs_cuda
 @pytest.mark.parametrize(("name", "space"), [("h100:1", 1), ("h100:2", 2)])
 def test_no_window_of_a_training_step_on_h100s_is_wider_than_the_stems(tmp_path, name, space):
-    options = {"dataset__crop_size": 128, "model__dtype": "bfloat16", "mesh__space": space}
+    # XLA's fusion of matrix products for Triton crashes on the few channels of a narrow network.
+    options = {"model__backbone": "resnet50", "model__dtype": "bfloat16"}
+    options |= {"dataset__crop_size": 128, "mesh__space": space}
     status, _, program = compiled(tmp_path, name, **options)
     assert status == 0
     assert 1 < widest_window(program) <= 7
@@ -105,9 +107,8 @@ def test_no_window_of_a_training_step_on_h100s_is_wider_than_the_stems(tmp_path,
 @pytest.mark.cuda_compiler
 @needs_cuda
 def test_a_prediction_on_h100s_gives_each_its_own_rows(tmp_path):
-    status, report, program = compiled(
-        tmp_path, "h100:2", step="predict", mesh__space=2, model__dtype="bfloat16", arguments=["64x64"]
-    )
+    options = {"model__backbone": "resnet50", "model__dtype": "bfloat16", "mesh__space": 2}
+    status, report, program = compiled(tmp_path, "h100:2", step="predict", arguments=["64x64"], **options)
     assert status == 0
     assert report["flops"] > 1e6
     assert sum(collectives(program).values()) < 0.1 * traffic(program)
