@@ -299,6 +299,8 @@ REFUSED = {
     "an odd number": (broken_yolo("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4\n"), "labels/train/a.txt"),
     "no number": (broken_yolo("cat 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
     "an unknown class": (broken_yolo("5 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
+    "an infinite class": (broken_yolo("inf 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
+    "half a class": (broken_yolo("0.5 0.1 0.1 0.2 0.2 0.3 0.3\n"), "labels/train/a.txt"),
     "two kinds of labels": (lambda own: own.label("labels/val/b.png", SIZE), ""),
     "a label without image": (
         lambda own: own.write("labels/train/c.txt", "0 0.1 0.1 0.2 0.2 0.3 0.3\n"),
@@ -306,6 +308,10 @@ REFUSED = {
     ),
     "labelme: two points": (
         broken_labelme({"label": "cat", "points": [[1, 2], [3, 4]], "shape_type": "polygon"}),
+        "labels/train/a.json",
+    ),
+    "labelme: NaN": (
+        broken_labelme({"label": "cat", "points": [[1, 2], [3, math.nan], [5, 1]]}),
         "labels/train/a.json",
     ),
     "labelme: an unknown class": (
@@ -333,9 +339,22 @@ BROKEN = {
     "an image that is not listed": coco(["a.png", "b.png"], images=[]),
     "a box": coco(["a.png", "b.png"], [("cat", [])]),
     "two points": coco(["a.png", "b.png"], [("cat", [[1, 2, 3, 4]])]),
+    "an infinite coordinate": coco(["a.png", "b.png"], [("cat", [[1, 2, math.inf, 4, 5, 6]])]),
+    "a coordinate that takes gigabytes to draw": coco(["a.png", "b.png"], [("cat", [[1, 2, 1e9, 4, 5, 6]])]),
+    "a file name that is a number": coco(["a.png", "b.png"]).replace('"a.png"', "1"),
+    "RLE of a negative length": coco(
+        ["a.png", "b.png"], [("cat", {"size": list(SIZE), "counts": [math.prod(SIZE) + 9, -9]})]
+    ),
     "RLE of another size": coco(["a.png", "b.png"], [("cat", {"size": [2, 2], "counts": [0, 4]})]),
     "RLE that is too short": coco(["a.png", "b.png"], [("cat", {"size": list(SIZE), "counts": [0, 4]})]),
     "cvat": cvat(["a.png", "b.png"], '<polyline label="cat" points="1,1;2,2"/>'),
+    "cvat: two points": cvat(["a.png", "b.png"], '<polygon label="cat" points="1,1;2,2"/>'),
+    "cvat: a mask above the image": cvat(
+        ["a.png", "b.png"], '<mask label="cat" rle="0,9" left="0" top="-9" width="3" height="3"/>'
+    ),
+    "cvat: a mask of another size": cvat(
+        ["a.png", "b.png"], '<mask label="cat" rle="0,8" left="0" top="0" width="3" height="3"/>'
+    ),
     "no XML": b"<annotations>",
     "another size": coco(["a.png", "b.png"]).replace(f'"height": {SIZE[0]}', '"height": 99999'),
 }
@@ -348,7 +367,7 @@ def test_annotations_that_are_refused(own, case):
     file = "annotations.json" if isinstance(BROKEN[case], str) else "annotations.xml"
     own.write(file, BROKEN[case])
     with refused(what=own.root / file):
-        own.open(validation=0.5)
+        own.open(**({"validation": 0.5} if file.endswith("json") else {}))
 
 
 def test_images_that_annotations_name_must_be_there(own):

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -24,9 +24,21 @@ from PIL import Image, ImageDraw
 from danet_jax.data.files import file_error, read_text
 from danet_jax.errors import InputError, one_line
 
-_UNREADABLE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, RecursionError)
+_UNREADABLE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+    OSError,
+    RecursionError,
+    OverflowError,
+)
 _MIN_POINTS = {"polygon": 3, "linestrip": 2, "rectangle": 2, "circle": 2, "line": 2, "point": 1, "mask": 2}
 """The number of points of each kind of shape; polygons and line strips may have more."""
+
+_FARTHEST = 100_000
+"""The largest coordinate in pixels; the memory that pycocotools needs grows with the length of a polygon."""
 
 _CVAT_LABELS = ("meta/task/labels/label", "meta/project/labels/label", "meta/job/labels/label")
 
@@ -102,7 +114,9 @@ def read_yolo(path: pathlib.Path) -> Drawing:
         if not line.strip():
             continue
         try:
-            index, points = int(float(line.split()[0])), np.array(line.split()[1:], np.float32)
+            index, points = float(line.split()[0]), np.array(line.split()[1:], np.float32)
+            if not index.is_integer():
+                raise ValueError(f"the class {line.split()[0]} is not a whole number")
             if len(points) == 4:
                 raise ValueError("a box; polygons are needed")
             if len(points) < 6 or len(points) % 2:
@@ -112,7 +126,7 @@ def read_yolo(path: pathlib.Path) -> Drawing:
                 raise ValueError("points outside 0 to 1; divide them by the image's width and height")
         except ValueError as error:
             raise file_error(path, f"line {number}: {error}", value=line.strip()) from None
-        shapes.append(Shape(index, functools.partial(_yolo_mask, points.reshape(-1, 2))))
+        shapes.append(Shape(int(index), functools.partial(_yolo_mask, points.reshape(-1, 2))))
     return Drawing(shapes, larger_first=True)
 
 
@@ -128,7 +142,7 @@ def read_labelme(path: pathlib.Path) -> Drawing:
     try:
         for shape in values["shapes"]:
             kind, points = shape.get("shape_type") or "polygon", shape["points"]
-            points = [(float(x), float(y)) for x, y in points]
+            points = [(x, y) for x, y in map(_coordinates, points)]
             if (least := _MIN_POINTS.get(kind)) is None:
                 raise ValueError(f"shapes of the type {kind} have no area")
             if len(points) < least or (len(points) > least and kind not in ("polygon", "linestrip")):
@@ -161,6 +175,8 @@ def _labelme_mask(kind: str, points: list[tuple[float, float]], height: int, wid
 
 
 def _paste_mask(pixels: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
+    if left < 0 or top < 0:
+        raise ValueError("the mask begins outside the image")
     mask = np.zeros((height, width), np.uint8)
     mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return mask
@@ -185,11 +201,15 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
                 raise ValueError(f"{where} is of an image or of a category that is not listed")
             if not segmentation:
                 raise ValueError(f"{where} has no segmentation")
-            for points in segmentation if isinstance(segmentation, list) else []:
-                if len(points) < 6 or len(points) % 2:
-                    raise ValueError(f"{where} has fewer than three points")
+            if isinstance(segmentation, list):
+                try:
+                    segmentation = [_polygon(points) for points in segmentation]
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{where}: {error}") from None
             name = names[annotation["category_id"]]
             shapes[annotation["image_id"]].append(Shape(name, functools.partial(_coco_mask, segmentation)))
+        if not all(isinstance(image["file_name"], str) for image in values["images"]):
+            raise ValueError("the file_name of an image is not text")
         drawings = {
             image["file_name"]: Drawing(shapes[image["id"]], True, (image["height"], image["width"]))
             for image in values["images"]
@@ -200,6 +220,21 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
     except _UNREADABLE as error:
         raise file_error(path, f"cannot be read as COCO's JSON ({one_line(error)})") from None
     return [names[i] for i in sorted(names) if i in used or names[i] not in groups], drawings
+
+
+def _polygon(values: Iterable[Any]) -> list[float]:
+    """Returns x y x y ... of three or more points."""
+    points = _coordinates(values)
+    if len(points) < 6 or len(points) % 2:
+        raise ValueError(f"a polygon of {len(points)} coordinates; x y of three or more points are needed")
+    return points
+
+
+def _coordinates(values: Iterable[Any]) -> list[float]:
+    coordinates = [float(value) for value in values]
+    if not all(abs(value) <= _FARTHEST for value in coordinates):
+        raise ValueError(f"a coordinate is not a number between -{_FARTHEST} and {_FARTHEST}")
+    return coordinates
 
 
 def _coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -246,10 +281,10 @@ def _cvat_mask(shape: ElementTree.Element) -> Callable[[int, int], np.ndarray]:
     """Returns a function that draws an element of CVAT's XML as CVAT's export of masks does."""
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in shape.attrib["points"].split(";")]
-        return functools.partial(_coco_mask, [[float(value) for pair in pairs for value in pair]])
+        return functools.partial(_coco_mask, [_polygon(value for pair in pairs for value in pair)])
     rotation = float(shape.get("rotation", 0))
     if shape.tag == "box":
-        left, top, right, bottom = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        left, top, right, bottom = _coordinates(shape.attrib[key] for key in ("xtl", "ytl", "xbr", "ybr"))
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
         if rotation:
             x, y = left + (right - left) / 2, top + (bottom - top) / 2
@@ -257,13 +292,15 @@ def _cvat_mask(shape: ElementTree.Element) -> Callable[[int, int], np.ndarray]:
             corners = [
                 (x + cos * (a - x) - sin * (b - y), y + sin * (a - x) + cos * (b - y)) for a, b in corners
             ]
-        return functools.partial(_coco_mask, [[value for corner in corners for value in corner]])
+        return functools.partial(_coco_mask, [_polygon(value for corner in corners for value in corner)])
     if shape.tag == "ellipse":
-        values = [round(float(shape.attrib[key])) for key in ("cx", "cy", "rx", "ry")]
+        values = [round(x) for x in _coordinates(shape.attrib[key] for key in ("cx", "cy", "rx", "ry"))]
         return functools.partial(_ellipse_mask, values, rotation)
     if shape.tag == "mask":
         left, top, width, height = (int(shape.attrib[key]) for key in ("left", "top", "width", "height"))
         counts = [int(count) for count in shape.attrib["rle"].split(",")]
+        if sum(counts) != width * height:
+            raise ValueError(f"its RLE has {sum(counts)} pixels, its box {width * height}")
         pixels = np.repeat(np.arange(len(counts)) % 2, counts).reshape(height, width)
         return functools.partial(_paste_mask, pixels, left, top)
     raise ValueError(f"shapes of the type {shape.tag} have no area")
