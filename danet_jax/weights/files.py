@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def _read_torch(path: Path) -> WeightsFile:
         raise InputError("is a PyTorch file; reading it needs torch: pip install torch") from None
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
+        _refuse_flipped_bits(path)
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about the format of old files.
             content = _load(torch, path)
@@ -160,6 +162,14 @@ def _read_torch(path: Path) -> WeightsFile:
     if not tensors:
         raise InputError("contains no tensors")
     return WeightsFile(tensors, _plain({k: v for k, v in wrapped.items() if v is not state_dict}))
+
+
+def _refuse_flipped_bits(path: Path) -> None:
+    """Raises ValueError if a zip archive does not match its CRC-32 checksums, which torch does not check."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if record := archive.testzip():
+                raise ValueError(f"{record} does not match its checksum; download or copy the file again")
 
 
 def _load(torch: Any, path: Path) -> Any:

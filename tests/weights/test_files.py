@@ -119,6 +119,18 @@ def test_truncated_pytorch_files(tmp_path, rng, zipped, kept):
     refusal(path)
 
 
+def test_a_flipped_bit_in_a_tensor(tmp_path, rng):
+    file = tmp_path / "weights.pth"
+    weights = rng.normal(size=1000).astype(np.float32)
+    torch.save({"w": torch.from_numpy(weights)}, file)
+    content = bytearray(file.read_bytes())
+    first = content.index(weights.tobytes())
+    content[first + rng.integers(weights.nbytes)] ^= 1 << rng.integers(8)
+    file.write_bytes(content)
+    with refused(what=file):
+        read_weights(file)
+
+
 def test_other_files_are_refused(tmp_path):
     for name, content in {
         "empty": b"",
