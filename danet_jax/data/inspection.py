@@ -139,8 +139,8 @@ def _inspect_one(read: Callable[[], Pair], class_count: int) -> tuple[Pair, Exam
         examined = check_pair(pair, class_count)
     except InputError as error:
         return str(error)
-    # Many results are queued, so their encoded data are dropped.
-    return dataclasses.replace(pair, image=b"", label=None), examined
+    # Many results are queued, so their data are dropped.
+    return dataclasses.replace(pair, image=b"", label=None, decoded=None), examined
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -284,19 +284,3 @@ def test_two_processes_prepare_at_once(folder):
     processes = [start_slow(folder, 0.05) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert outputs == ["{'train': 5, 'val': 2}\n"] * 2
-
-
-def test_camvid(camvid, tmp_path):
-    root = tmp_path / "camvid"
-    for part in ("images", "labels"):  # The smaller split takes a quarter of the time.
-        (root / part).mkdir(parents=True)
-        (root / part / "val").symlink_to(camvid / part / "val")
-    shutil.copy(camvid / "classes.csv", root)
-    dataset = open_dataset("folder", root=root, data_dir=tmp_path / "data")
-    assert dict(dataset.splits) == {"val": 101}
-    assert dataset.classes.names[:2] == ("sky", "building")
-    assert len(dataset.classes) == 11
-    example = dataset.source("val")[50]
-    by_pillow = np.array(Image.open(io.BytesIO(example["image"])).convert("RGB"))
-    np.testing.assert_array_equal(decode_image(example["image"], ""), by_pillow)
-    assert by_pillow.shape == (360, 480, 3)

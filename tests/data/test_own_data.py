@@ -17,11 +17,6 @@ from tests.reference.refusal import refused
 BLACK_AND_WHITE = "id,name,red,green,blue\n0,ground,0,0,0\n1,thing,255,255,255\n"
 
 
-def test_rgb_masks_in_the_colours_of_classes_csv(own):
-    own.standard(form="rgb")
-    own.check(own.open(), {"train": ["a"], "val": ["b"]})
-
-
 def test_cvat(own):
     """The layout is "Segmentation mask 1.1" from CVAT's documentation."""
     for name in ("a", "b", "c"):

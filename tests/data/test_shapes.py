@@ -4,7 +4,6 @@ import base64
 import json
 import math
 import shutil
-import sys
 
 import cv2
 import numpy as np
@@ -379,16 +378,6 @@ def test_images_that_annotations_name_must_be_there(own):
     own.image("images/y/b.png", SIZE)
     with refused(what=own.root / "annotations.json"):
         own.open(validation=0.5)
-
-
-def test_without_pycocotools(own, monkeypatch):
-    own.image("a.png", SIZE)
-    own.image("b.png", SIZE)
-    own.write("annotations.json", coco(["a.png", "b.png"]))
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with refused(what=own.root / "annotations.json") as error:
-        own.open(validation=0.5)
-    assert "pip install pycocotools" in str(error.value)
 
 
 def test_masks_beside_photos(own):

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco_masks
 
 from danet_jax.data.files import file_error, read_text
 from danet_jax.errors import InputError, one_line
@@ -238,21 +239,15 @@ def _coordinates(values: Iterable[Any]) -> list[float]:
 
 
 def _coco_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise InputError(
-            "pycocotools, which draws these shapes, is missing: pip install pycocotools"
-        ) from None
     if isinstance(segmentation, list):
-        return mask.decode(mask.merge(mask.frPyObjects(segmentation, height, width)))
+        return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(segmentation, height, width)))
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"its RLE is of the size {segmentation['size']}, its image {[height, width]}")
     if isinstance(segmentation["counts"], list):
         if sum(segmentation["counts"]) != height * width:
             raise ValueError(f"its RLE has {sum(segmentation['counts'])} pixels, its image {height * width}")
-        segmentation = mask.frPyObjects(segmentation, height, width)
-    return mask.decode(segmentation)
+        segmentation = coco_masks.frPyObjects(segmentation, height, width)
+    return coco_masks.decode(segmentation)
 
 
 def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:

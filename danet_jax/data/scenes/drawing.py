@@ -136,7 +136,7 @@ def _traffic_lights(
 ) -> None:
     """Draws traffic lights on arms over the street: one in each part of the width, regardless of its lane."""
     steel = canvas.light.lit(rgb(74, 78, 80), 0.4)
-    places = []
+    positions = []
     for part in rng.permutation(len(paints)):
         x = width * (0.08 + 0.84 * (part + rng.uniform(0.15, 0.85)) / len(paints))
         top = height * rng.uniform(0.02, 0.12)
@@ -144,9 +144,9 @@ def _traffic_lights(
         outer = width + 2 if x > width / 2 else -2
         arm = top + 0.22 * long
         canvas.polygon(_box(min(x, outer), arm, max(x, outer), arm + 0.02 * height), steel, IGNORE_LABEL)
-        places.append((x, top, long))
-    for place, paint, is_green in zip(places, paints, green, strict=True):
-        _traffic_light(canvas, *place, paint, 2 if is_green else 0)
+        positions.append((x, top, long))
+    for position, paint, is_green in zip(positions, paints, green, strict=True):
+        _traffic_light(canvas, *position, paint, 2 if is_green else 0)
 
 
 _LAMPS = (
