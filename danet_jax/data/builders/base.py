@@ -22,7 +22,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import filelock
 import tensorflow_datasets as tfds
@@ -49,20 +49,50 @@ _LEFT_BEHIND = ("*/*/incomplete.*", "*/*/unfinished-*")
 """Folders that a killed preparation leaves behind: those of TFDS and those of version 0.2.0."""
 
 
-class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base class of the builders, which prepare pairs of an image and a label map on first use.
-
-    A subclass sets `VERSION`, which must increase when its output changes, calls `super().__init__` and defines
-    `pairs`. Its constructor takes and checks the arguments `data_dir`, `root`, `class_names` and `options` of
-    `danet_jax.data.dataset.open_dataset`, but decodes no image.
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """What a builder prepares.
 
     Attributes:
+      variant: Name of the directory of this preparation; it must change whenever the output would change.
       classes: The classes that label values stand for.
+      sources: The files whose digests are part of `variant`.
+      former: Name of this variant in version 0.2.0, if that version did not compare the content of `sources`.
       bits: The number of bits that are used in 16-bit channels.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    variant: str
     classes: Classes
+    sources: SourceFiles | None = None
+    former: str = ""
+    bits: int = 16
+
+
+class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Base class of the builders, which prepare pairs of an image and a label map on first use.
+
+    A subclass sets `VERSION`, which must increase when its output changes, and defines `defaults`, `configure` and
+    `pairs`. Every data set may have the option `uncompressed`: whether images are stored without compression in a
+    separate preparation, which is several times larger and decodes in a tenth of the time.
+
+    Args:
+      data_dir: The directory of all prepared data.
+      root: The directory of the user's files or of the published archives.
+      class_names: The classes in the order of their ids.
+      options: The options of the data set.
+
+    Attributes:
+      options: All options of the data set, including defaults.
+      classes: The classes that label values stand for.
+      bits: The number of bits that are used in 16-bit channels.
+
+    Raises:
+      InputError: An argument is invalid, or the description of prepared data is damaged.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    ALLOWED: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """The values that text options may have, and the smallest and largest value of numbers."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keeps the builder out of the TFDS registry, where some of the names belong to TFDS's own builders."""
@@ -72,32 +102,20 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self,
         *,
         data_dir: str | pathlib.Path,
-        variant: str,
-        classes: Classes,
-        sources: SourceFiles | None = None,
-        former: str = "",
-        uncompressed: bool = False,
-        bits: int = 16,
+        root: str | pathlib.Path | None = None,
+        class_names: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
     ):
-        """Chooses the directory of the prepared data.
-
-        Args:
-          data_dir: The directory of all prepared data.
-          variant: Name of the directory of this preparation; it must change whenever the output would change.
-          classes: The classes that label values stand for.
-          sources: The files whose digests are part of `variant`.
-          former: Name of this variant in version 0.2.0, if that version did not compare the content of `sources`.
-          uncompressed: Whether images are stored without compression in a separate preparation, which is several times
-            larger and decodes in a tenth of the time.
-          bits: The number of bits that are used in 16-bit channels.
-        """
-        self.classes, self.bits = classes, bits
-        self._uncompressed = uncompressed
-        self._sources = sources
+        """Checks the arguments and chooses the directory of the prepared data."""
+        self.options = check_options(self.name, options, self.defaults, self.ALLOWED)
+        chosen = self.configure(pathlib.Path(data_dir), root, tuple(class_names))
+        self.classes, self.bits, self._sources = chosen.classes, chosen.bits, chosen.sources
+        self._uncompressed = self.options.get("uncompressed", False)
         self._writer = ShardWriter()
-        suffix = "_uncompressed" if uncompressed else ""
-        variant, former = variant + suffix, former + suffix
-        if sources and self._directory(data_dir, former).is_dir() and sources.adopts(former, variant):
+        suffix = "_uncompressed" if self._uncompressed else ""
+        variant, former = chosen.variant + suffix, chosen.former + suffix
+        sources, has_former = chosen.sources, self._directory(data_dir, former).is_dir()
+        if sources and has_former and sources.adopts(former, variant):
             variant = variant if self._directory(data_dir, variant).is_dir() else former
         directory = self._directory(data_dir, variant)
         shards.refuse_damaged_descriptions(directory)
@@ -110,6 +128,17 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                     raise ValueError(f"it lists {path.name}, which belongs to another data set")
         except Exception as error:  # TFDS can raise any exception on a damaged description.
             raise shards.damaged_description(directory / "dataset_info.json", error) from None
+
+    @property
+    @abc.abstractmethod
+    def defaults(self) -> Mapping[str, Any]:
+        """The default of every option."""
+
+    @abc.abstractmethod
+    def configure(
+        self, data_dir: pathlib.Path, root: str | pathlib.Path | None, class_names: tuple[str, ...]
+    ) -> Preparation:
+        """Checks the arguments, without decoding any image, and returns what is to be prepared."""
 
     def _directory(self, data_dir: str | pathlib.Path, variant: str) -> pathlib.Path:
         return pathlib.Path(data_dir, self.name, variant, str(self.VERSION))

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,71 +29,60 @@ from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
 
 BACKGROUND = "background"
-_DEFAULTS: dict[str, Any] = {
-    "labels": label_files.AUTO,
-    "others": "refuse",
-    "ignore_label": IGNORE_LABEL,
-    "label_offset": 0,
-    "exif": STORED,
-    "bits": 16,
-    "validation": 0.0,
-    "split_seed": 0,
-    "masks_dir": "",
-    "unlabelled": BACKGROUND,
-    "uncompressed": False,
-}
-_ALLOWED: dict[str, tuple[Any, ...]] = {  # The choices of text, and the ranges of numbers.
-    "labels": label_files.READ_BY,
-    "others": ("refuse", "ignore"),
-    "ignore_label": (-1, 255),
-    "label_offset": (0, 255),
-    "exif": (STORED, UPRIGHT),
-    "bits": (8, 16),
-    "validation": (0, 0.99),
-    "unlabelled": (BACKGROUND, "ignore"),
-}
 _IN_TRAIN = "are in train, too: scores on them say nothing about new images"
 
 
 class Folder(base.PairsBuilder):
-    """The images and label maps below `root`, which are prepared again when the content of a file changes."""
+    """The images and label maps below `root`, which are prepared again when the content of a file changes.
+
+    `root` may also be the `data.yaml` in the folder. If no `class_names` are given, a file below `root` names them.
+
+    The options are: `labels`: whether label files are read by `ids` (pixel values or palette indices) or by `colours`;
+    `auto` follows the rules of `label_files`. `others`: whether colours that belong to no class are an error (`refuse`)
+    or become 255 (`ignore`). `ignore_label`: the id that is ignored, or -1 for none. `label_offset`: the id of the
+    first class; lower ids are ignored. `exif`: whether labels were drawn on the pixels as `stored` or on the `upright`
+    image that viewers show. `bits`: the number of bits that are used in 16-bit channels; if images have such channels,
+    the network takes images of `bits` bits. `validation`: the fraction of the images that becomes the split `val`,
+    drawn at random with the seed `split_seed`. `masks_dir`: the folder of the labels, if it does not have a usual name.
+    `unlabelled`: whether pixels that no shape covers belong to the class `background`, which is added as class 0, or
+    become 255 (`ignore`).
+    """
 
     VERSION = tfds.core.Version("1.1.0")
+    ALLOWED: ClassVar = {
+        "labels": label_files.READ_BY,
+        "others": ("refuse", "ignore"),
+        "ignore_label": (-1, 255),
+        "label_offset": (0, 255),
+        "exif": (STORED, UPRIGHT),
+        "bits": (8, 16),
+        "validation": (0, 0.99),
+        "unlabelled": (BACKGROUND, "ignore"),
+    }
     name = "folder"
+    defaults: ClassVar = {
+        "labels": label_files.AUTO,
+        "others": "refuse",
+        "ignore_label": IGNORE_LABEL,
+        "label_offset": 0,
+        "exif": STORED,
+        "bits": 16,
+        "validation": 0.0,
+        "split_seed": 0,
+        "masks_dir": "",
+        "unlabelled": BACKGROUND,
+        "uncompressed": False,
+    }
 
-    def __init__(
-        self,
-        *,
-        data_dir: str | pathlib.Path,
-        root: str | pathlib.Path | None = None,
-        class_names: Sequence[str] = (),
-        options: Mapping[str, Any] | None = None,
-    ):
-        """Lists the files, and reads those whose content is not known yet.
-
-        Args:
-          data_dir: The directory of all prepared data.
-          root: The folder that contains the images and labels, or its `data.yaml`.
-          class_names: The classes in the order of their ids; if empty, a file below `root` names them.
-          options: `labels`: whether label files are read by `ids` (pixel values or palette indices) or by `colours`;
-            `auto` follows the rules of `label_files`. `others`: whether colours that belong to no class are an error
-            (`refuse`) or become 255 (`ignore`). `ignore_label`: the id that is ignored, or -1 for none.
-            `label_offset`: the id of the first class; lower ids are ignored. `exif`: whether labels were drawn on the
-            pixels as `stored` or on the `upright` image that viewers show. `bits`: the number of bits that are used in
-            16-bit channels; if images have such channels, the network takes images of `bits` bits. `validation`: the
-            fraction of the images that becomes the split `val`, drawn at random with the seed `split_seed`.
-            `masks_dir`: the folder of the labels, if it does not have a usual name. `unlabelled`: whether pixels that
-            no shape covers belong to the class `background`, which is added as class 0, or become 255 (`ignore`).
-            `uncompressed`: whether images are stored without compression.
-
-        Raises:
-          InputError: The folder, a split or the classes are missing, or an option is invalid.
-        """
-        self._options = options = base.check_options(self.name, options, _DEFAULTS, _ALLOWED)
+    def configure(
+        self, data_dir: pathlib.Path, root: str | pathlib.Path | None, class_names: tuple[str, ...]
+    ) -> base.Preparation:
+        """Lists the files, reads those whose content is not known yet, and reads the classes."""
+        options = self.options
         if not root:
             problem = "name the folder that contains images/SPLIT and labels/SPLIT"
             raise option_error("root", root, problem)
-        self._root = root = pathlib.Path(root)
+        root = pathlib.Path(root)
         splits, names = own_layouts.find_splits(root, options["masks_dir"])
         self._splits = own_layouts.divide_splits(splits, options["validation"], options["split_seed"], root)
         labelled = [entry for entries in self._splits.values() for entry in entries if not entry.unlabelled]
@@ -105,35 +94,9 @@ class Folder(base.PairsBuilder):
         if not drawn and options["unlabelled"] != BACKGROUND:
             problem = "only labels that are shapes leave pixels unlabelled"
             raise option_error("options.unlabelled", options["unlabelled"], problem)
-        listed, indices = _read_classes(root, tuple(class_names), options, drawn, names)
+        listed, indices = _read_classes(root, class_names, options, drawn, names)
         self._table = _train_id_table(listed.classes, options)
         colours, unusable = _label_colours(root, listed, needed=options["labels"] == label_files.COLOURS)
-        sources = SourceFiles(data_dir, self.name, root)
-        content, former = self._source_states(sources)
-        path = str(root.resolve())
-        of_classes = listed.classes.names, listed.classes.colours, listed.ignored
-        changed = {key: value for key, value in options.items() if value != _DEFAULTS[key]}
-        images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
-        if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
-            changed["tiff"] = "read by tifffile"  # Version 0.2.0 decoded some TIFFs differently.
-        if 8 < options["bits"] < 16:
-            changed["depth"] = "kept"  # Version 0.2.0 prepared images of 8 bits.
-        if drawn:
-            changed["shapes"] = 1, indices  # Increase the number when shapes are drawn differently.
-        super().__init__(
-            data_dir=data_dir,
-            variant=f"{sources.stem}-{fingerprint(path, content, of_classes, changed)}",
-            former=f"{sources.stem}-{fingerprint(path, former, of_classes, changed)}",
-            sources=sources,
-            classes=listed.classes,
-            uncompressed=options["uncompressed"],
-            bits=options["bits"],
-        )
-        self._largest: dict[str, int] = {}
-        ids = {name: number for number, name in enumerate(listed.classes.names)}
-        by_index = {index: ids[name] for index, name in enumerate(indices) if name in ids}
-        self._ids: dict[Any, int] = {"__ignore__": IGNORE_LABEL, **ids, **by_index}
-        self._background = next(map(ids.__getitem__, filter(class_list.is_background, ids)), IGNORE_LABEL)
         self._labels = label_files.LabelFiles(
             np.flatnonzero(self._table >= 0).tolist(),
             colours,
@@ -141,6 +104,29 @@ class Folder(base.PairsBuilder):
             ignore_others=options["others"] == "ignore",
             without_colours=unusable,
         )
+        ids = {name: number for number, name in enumerate(listed.classes.names)}
+        by_index = {index: ids[name] for index, name in enumerate(indices) if name in ids}
+        self._ids: dict[Any, int] = {"__ignore__": IGNORE_LABEL, **ids, **by_index}
+        self._background = next(map(ids.__getitem__, filter(class_list.is_background, ids)), IGNORE_LABEL)
+        self._largest: dict[str, int] = {}  # The largest value in each image of 16 bits.
+
+        changed: dict[str, Any] = {
+            key: value for key, value in options.items() if value != self.defaults[key]
+        }
+        images = [entry.image for entries in self._splits.values() for entry in entries if entry.image]
+        if any(image.suffix.lower() in (".tif", ".tiff") for image in images):
+            changed["tiff"] = "read by tifffile"  # Version 0.2.0 decoded some TIFFs differently.
+        if 8 < options["bits"] < 16:
+            changed["depth"] = "kept"  # Version 0.2.0 prepared images of 8 bits.
+        if drawn:
+            changed["shapes"] = 1, indices  # Increase the number when shapes are drawn differently.
+        sources = SourceFiles(data_dir, self.name, root)
+        of_classes = listed.classes.names, listed.classes.colours, listed.ignored
+        variant, former = (
+            f"{sources.stem}-{fingerprint(str(root.resolve()), state, of_classes, changed)}"
+            for state in self._source_states(sources)
+        )
+        return base.Preparation(variant, listed.classes, sources, former, options["bits"])
 
     def split_error(self, split: str, summary: Summary) -> InputError | None:
         """Refuses 16-bit images that leave most of their range unused, and masks of 0 and 255 that are ambiguous."""
@@ -156,7 +142,7 @@ class Folder(base.PairsBuilder):
             )
         drawn = any(entry.drawing for entry in self._splits[split])
         binary = len(self.classes) == 2 and np.flatnonzero(summary.present).tolist() == [0, IGNORE_LABEL]
-        if drawn or not binary or self._options["labels"] != label_files.AUTO:
+        if drawn or not binary or self.options["labels"] != label_files.AUTO:
             return None
         return file_error(
             self.name,
@@ -203,7 +189,7 @@ class Folder(base.PairsBuilder):
 
     def _read(self, entry: Entry, path: pathlib.Path, assumed: tuple[str, ...]) -> Pair:
         image, label = str(path), str(entry.label or "")
-        data, label_data, follow, decoded = _read_file(path), None, self._options["exif"], None
+        data, label_data, follow, decoded = _read_file(path), None, self.options["exif"], None
         if deep := decode.is_deep(data, image):
             decoded = decode.decode_image(data, image, bits=self.bits, depth=self.bits)
             self._largest[image] = int(decoded.max())
@@ -234,7 +220,7 @@ class Folder(base.PairsBuilder):
         if size not in (stored, upright):
             problem = f"describes {image} as {size[1]}x{size[0]}, but it is {upright[1]}x{upright[0]}"
             raise file_error(label, problem, value=size, allowed=upright)
-        if self._options["unlabelled"] == "ignore":
+        if self.options["unlabelled"] == "ignore":
             outside, remark = IGNORE_LABEL, "are ignored"
         else:
             outside = self._background
@@ -255,10 +241,10 @@ class Folder(base.PairsBuilder):
         if not read.by_colour:
             values = self._table[values]
             if values.min() < 0:
-                first = self._options["label_offset"]
+                first = self.options["label_offset"]
                 allowed = range(first, first + len(self.classes))
                 counts = np.bincount(read.values[values < 0])
-                raise label_error(name, counts, allowed, self._options["ignore_label"])
+                raise label_error(name, counts, allowed, self.options["ignore_label"])
             values = values.astype(np.uint8)
         if read.as_stored and decode.is_plain_label(data) and np.array_equal(values, read.values):
             return data

@@ -64,15 +64,15 @@ class Part(NamedTuple):
 class PublishedBuilder(base.PairsBuilder):
     """Base class of the builders of published data sets, which are the same for everybody.
 
-    The prepared data depend only on the options, so the sources can be deleted afterwards. Every data set has the
-    options `download` (download freely available archives that `root` lacks), `allow_partial` (accept fewer examples
-    than were published) and `uncompressed` (store images without compression).
+    The prepared data depend only on the options, so the sources can be deleted afterwards; files are read only with
+    `allow_partial`. Every data set has the options `download` (download freely available archives that `root` lacks),
+    `allow_partial` (accept fewer examples than were published) and `uncompressed`.
 
     A subclass sets the class variables and defines `read`.
 
     Attributes:
-      root: The folder of the archives, or of the folders extracted from them.
-      options: All options of the data set, including defaults.
+      root: The folder of the archives, or of the folders extracted from them; by default `data_dir/downloads/manual`,
+        as in TFDS.
     """
 
     VARIANT: ClassVar[str]
@@ -81,42 +81,24 @@ class PublishedBuilder(base.PairsBuilder):
     OPTIONS: ClassVar[tuple[str, ...]] = ()
     """Names of the data set's own switches, which are off by default."""
 
-    def __init__(
-        self,
-        *,
-        data_dir: str | pathlib.Path,
-        root: str | pathlib.Path | None = None,
-        class_names: Sequence[str] = (),
-        options: Mapping[str, Any] | None = None,
-    ):
-        """Chooses the directory of the prepared data; files are read only with `allow_partial`.
+    @property
+    def defaults(self) -> Mapping[str, bool]:
+        """All options are switches that are off by default."""
+        return dict.fromkeys((*self.OPTIONS, *_OPTIONS), False)
 
-        Args:
-          data_dir: The directory of all prepared data.
-          root: The folder of the publisher's archives, or of the folders extracted from them; by default
-            `data_dir/downloads/manual`, as in TFDS.
-          class_names: Must be empty, because the publisher names the classes.
-          options: The data set's `OPTIONS` and those that all published data sets have.
-        """
+    def configure(
+        self, data_dir: pathlib.Path, root: str | pathlib.Path | None, class_names: tuple[str, ...]
+    ) -> base.Preparation:
+        """Chooses the preparation; the publisher names the classes."""
         base.refuse_class_names(self.name, class_names)
-        defaults = dict.fromkeys((*self.OPTIONS, *_OPTIONS), False)
-        self.options = base.check_options(self.name, options, defaults)
-        self.root = pathlib.Path(root or pathlib.Path(data_dir, "downloads", "manual"))
+        self.root = pathlib.Path(root or data_dir / "downloads/manual")
         self._opened = contextlib.ExitStack()
-        variant, former, sources = self.variant, "", None
-        if self.options["allow_partial"]:
-            sources = SourceFiles(data_dir, self.name, self.root)
-            content, sizes_and_times = self._source_states(sources)
-            former = f"{variant}_partial_{fingerprint(sizes_and_times)}"
-            variant = f"{variant}_partial_{fingerprint(content)}"
-        super().__init__(
-            data_dir=data_dir,
-            variant=variant,
-            former=former,
-            sources=sources,
-            classes=self.mapping.classes,
-            uncompressed=self.options["uncompressed"],
-        )
+        if not self.options["allow_partial"]:
+            return base.Preparation(self.variant, self.mapping.classes)
+        sources = SourceFiles(data_dir, self.name, self.root)
+        content, former = (fingerprint(state) for state in self._source_states(sources))
+        partial = f"{self.variant}_partial_"
+        return base.Preparation(partial + content, self.mapping.classes, sources, partial + former)
 
     @property
     def variant(self) -> str:

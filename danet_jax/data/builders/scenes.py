@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,58 +23,45 @@ from danet_jax.data.files import option_error
 from danet_jax.data.scenes import CLASSES
 from danet_jax.data.scenes.drawing import MOST_SIGNALS, draw_scene
 
-_DEFAULTS = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0, "signals": 1}
-_RANGES = {
-    "height": (32, 4096),
-    "width": (32, 4096),
-    "train": (1, 10**7),
-    "val": (1, 10**7),
-    "seed": (0, 2**32 - 1),
-    "signals": (1, MOST_SIGNALS),
-}
-
 
 class Scenes(base.PairsBuilder):
-    """Procedural street scenes, which are identical on every machine for the same options."""
+    """Procedural street scenes, which are identical on every machine for the same options.
+
+    The options are: `height` and `width`: the size of the images in pixels. `train` and `val`: the number of images in
+    each split. `seed`: the seed of all random numbers. `signals`: the number of traffic lights per image; a single one
+    determines the label of the whole road, and with several, each lane obeys the one of its colour.
+    """
 
     VERSION = tfds.core.Version("1.1.0")
+    ALLOWED: ClassVar = {
+        "height": (32, 4096),
+        "width": (32, 4096),
+        "train": (1, 10**7),
+        "val": (1, 10**7),
+        "seed": (0, 2**32 - 1),
+        "signals": (1, MOST_SIGNALS),
+    }
     name = "scenes"
+    defaults: ClassVar = {"height": 96, "width": 128, "train": 400, "val": 80, "seed": 0, "signals": 1}
 
-    def __init__(
-        self,
-        *,
-        data_dir: str | pathlib.Path,
-        root: str | pathlib.Path | None = None,
-        class_names: Sequence[str] = (),
-        options: Mapping[str, Any] | None = None,
-    ):
-        """Checks the options.
-
-        Args:
-          data_dir: The directory of all prepared data.
-          root: Must be empty, because scenes are drawn and not read.
-          class_names: Must be empty, because scenes have their own classes.
-          options: `height` and `width`: the size of the images in pixels. `train` and `val`: the number of images in
-            each split. `seed`: the seed of all random numbers. `signals`: the number of traffic lights per image; a
-            single one determines the label of the whole road, and with several, each lane obeys the one of its colour.
-
-        Raises:
-          InputError: An option does not exist or is out of range.
-        """
+    def configure(
+        self, data_dir: pathlib.Path, root: str | pathlib.Path | None, class_names: tuple[str, ...]
+    ) -> base.Preparation:
+        """Chooses the preparation, which depends on the options only."""
+        del data_dir
         if root:
             raise option_error("root", str(root), "scenes are drawn, not read; leave it empty")
         base.refuse_class_names(self.name, class_names)
-        self._options = base.check_options(self.name, options, _DEFAULTS, _RANGES)
-        variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self._options)
-        super().__init__(data_dir=data_dir, variant=variant, classes=CLASSES)
+        variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self.options)
+        return base.Preparation(variant, CLASSES)
 
     def pairs(self) -> dict[str, list[Callable[[], Pair]]]:
         """Returns functions that draw the scenes."""
-        height, width, seed, signals = (self._options[key] for key in ("height", "width", "seed", "signals"))
+        height, width, seed, signals = (self.options[key] for key in ("height", "width", "seed", "signals"))
         return {
             split: [
                 functools.partial(_draw, height, width, seed, signals, split, index)
-                for index in range(self._options[split])
+                for index in range(self.options[split])
             ]
             for split in ("train", "val")
         }
