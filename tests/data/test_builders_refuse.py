@@ -78,12 +78,14 @@ def test_files_that_are_not_archives(rng, tmp_path, content):
     assert refuse("ade20k", root, tmp_path).what == str(root / ADE)
 
 
-def test_flipped_bits_in_a_zip(rng, tmp_path):
+@pytest.mark.parametrize("part", ["content", "name"])
+def test_flipped_bits_in_a_zip(rng, tmp_path, part):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     with zipfile.ZipFile(root / ADE) as archive:
         info = archive.getinfo("ADEChallengeData2016/images/training/ADE_train_00000002.jpg")
     content = bytearray((root / ADE).read_bytes())
-    content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 0xFF
+    offset = len(info.filename) + info.compress_size // 2 if part == "content" else 0
+    content[info.header_offset + 30 + offset] ^= 0xFF
     (root / ADE).write_bytes(content)
     assert refuse("ade20k", root, tmp_path).what.endswith("ADE_train_00000002.jpg")
 

@@ -29,6 +29,7 @@ _DAMAGE = (
     EOFError,
     RuntimeError,
     NotImplementedError,
+    UnicodeDecodeError,
     zlib.error,
     zipfile.BadZipFile,
     tarfile.TarError,
