@@ -53,12 +53,12 @@ class Result:
     def iou(self) -> np.ndarray:
         """Intersection over union of each class, TP / (TP + FP + FN), float64 `[K]`."""
         hits = np.diag(self.confusion)
-        return _divided(hits, self.confusion.sum(0) + self.confusion.sum(1) - hits)
+        return _divide(hits, self.confusion.sum(0) + self.confusion.sum(1) - hits)
 
     @functools.cached_property
     def accuracy(self) -> np.ndarray:
         """Share of each class's pixels that are predicted correctly, TP / (TP + FN), float64 `[K]`."""
-        return _divided(np.diag(self.confusion), self.confusion.sum(1))
+        return _divide(np.diag(self.confusion), self.confusion.sum(1))
 
     @property
     def miou(self) -> float:
@@ -73,13 +73,13 @@ class Result:
     @property
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that were classified correctly."""
-        return float(_divided(np.trace(self.confusion), self.confusion.sum()))
+        return float(_divide(np.trace(self.confusion), self.confusion.sum()))
 
     @property
     def frequency_weighted_iou(self) -> float:
         """Mean IoU weighted by the share of each class in the labels."""
         frequency = self.confusion.sum(1)
-        return float(_divided(np.nansum(frequency * self.iou), frequency.sum()))
+        return float(_divide(np.nansum(frequency * self.iou), frequency.sum()))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the content of `evaluation.json`: fractions, or None where a metric is undefined."""
@@ -139,7 +139,7 @@ def comparison_table(results: dict[str, Result], title: str = "") -> rich.table.
     return table
 
 
-def _divided(numerator: Any, denominator: Any) -> np.ndarray:
+def _divide(numerator: Any, denominator: Any) -> np.ndarray:
     """Returns the quotient in float64, NaN where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     nothing = np.full(np.shape(denominator), np.nan)

@@ -49,8 +49,8 @@ def probabilities(
     for new_size in new_sizes:
         x = scale_images(protocol, images, make_scaling(protocol, [size], [new_size], new_size, padded=False))
         logits.append(merging.logits(variables, x, None, flip=protocol.flip, network=network))
-    of_each = [jnp.stack([jnp.asarray(n, jnp.int32) for n in one])[None] for one in (size, *new_sizes)]
-    scores = scores_of_rows(merging, logits, of_each, size[1])(jnp.arange(size[0], dtype=jnp.int32))
+    size_arrays = [jnp.stack([jnp.asarray(n, jnp.int32) for n in one])[None] for one in (size, *new_sizes)]
+    scores = scores_of_rows(merging, logits, size_arrays, size[1])(jnp.arange(size[0], dtype=jnp.int32))
     scores = jnp.swapaxes(scores, 2, 3)
     if protocol.merge == "logits":
         return jax.nn.softmax(scores, axis=-1)

@@ -168,9 +168,9 @@ class Merging:
         """
         if self._same:
             sources = jnp.clip(pixels[None], 0, axis.scaled - 1)[None]
-            mix = jnp.ones(sources.shape, jnp.float32)
+            fraction = jnp.ones(sources.shape, jnp.float32)
         else:
-            sources, mix = bilinear_taps(
+            sources, fraction = bilinear_taps(
                 pixels[None], axis.scaled, axis.image, align_corners=self._align_corners
             )
         axis = Axis(*(x[None] for x in axis))
@@ -178,7 +178,7 @@ class Merging:
             sources = jnp.where(mirrored[None], axis.scaled - 1 - sources, sources)
         at = sources - axis.start
         reached = (at >= 0) & (at < axis.window)
-        mix = jnp.where(reached, mix / axis.windows_over(sources).astype(jnp.float32), 0.0)
+        fraction = jnp.where(reached, fraction / axis.windows_over(sources).astype(jnp.float32), 0.0)
         index, weight = bilinear_taps(
             jnp.clip(at, 0, axis.window - 1),
             -(-axis.window // self._model.output_stride),
@@ -186,10 +186,10 @@ class Merging:
             align_corners=self._model.align_corners,
         )  # [2, m, B, n]
         if self.merge == "exp":
-            each = zip(index.swapaxes(0, 1), weight.swapaxes(0, 1), mix, strict=True)
-            return [(dense(Taps(i, w), samples), of_pixel) for i, w, of_pixel in each]
-        linear = Taps(*(x.reshape(-1, *x.shape[2:]) for x in (index, weight * mix[None])))
-        return [(dense(linear, samples), mix[0])]
+            each = zip(index.swapaxes(0, 1), weight.swapaxes(0, 1), fraction, strict=True)
+            return [(dense(Taps(i, w), samples), pixel_weight) for i, w, pixel_weight in each]
+        linear = Taps(*(x.reshape(-1, *x.shape[2:]) for x in (index, weight * fraction[None])))
+        return [(dense(linear, samples), fraction[0])]
 
     def zeros(self, *shape: Any) -> Sums:
         """Returns empty sums for scores of shape `[B, T, K, W]`."""
@@ -224,12 +224,12 @@ def to_columns(logits: jax.Array, columns: Sequence[Weighted]) -> list[Weighted]
     return [(_times("bhkw,bvw->bhkv", logits, matrix), weight) for matrix, weight in columns]
 
 
-def to_rows(wide: Sequence[Weighted], rows: Sequence[Weighted]) -> list[Weighted]:
+def to_rows(by_column: Sequence[Weighted], rows: Sequence[Weighted]) -> list[Weighted]:
     """Resizes results of `to_columns` to rows: logits `[B, T, K, W]` and weights `[B, T, 1, W]` for each pair."""
     return [
-        (_times("bhkv,bth->btkv", x, matrix), of_row[:, :, None, None] * of_column[:, None, None])
-        for matrix, of_row in rows
-        for x, of_column in wide
+        (_times("bhkv,bth->btkv", x, matrix), row_weight[:, :, None, None] * column_weight[:, None, None])
+        for matrix, row_weight in rows
+        for x, column_weight in by_column
     ]
 
 

@@ -250,8 +250,13 @@ class Protocol:
         Raises:
           InputError: `flip_pairs` names a class that does not exist.
         """
-        of_network: dict[str, Any] = {"align_corners": align_corners, "mean": mean, "std": std, "bits": bits}
-        changes = {key: value for key, value in of_network.items() if getattr(self, key) is None}
+        network_fields: dict[str, Any] = {
+            "align_corners": align_corners,
+            "mean": mean,
+            "std": std,
+            "bits": bits,
+        }
+        changes = {key: value for key, value in network_fields.items() if getattr(self, key) is None}
         if classes is not None and self.flip_pairs:
             changes["mirrored"] = classes.mirrored(self.flip_pairs)
         return dataclasses.replace(self, **changes)

@@ -37,9 +37,9 @@ def make_scaling(
     protocol: Protocol, sizes: Sequence[Size], new_sizes: Sequence[Size], shape: Size, *, padded: bool
 ) -> Scaling:
     """Returns the scaling of images from `sizes` to `new_sizes` in arrays of `shape`; a single size is for all."""
-    of_each = np.asarray(new_sizes, np.int32) if padded else None
+    valid_sizes = np.asarray(new_sizes, np.int32) if padded else None
     if list(sizes) == list(new_sizes):
-        return Scaling(None, None, of_each)
+        return Scaling(None, None, valid_sizes)
 
     def taps(axis: int) -> Taps:
         known = isinstance(shape[axis], int)
@@ -50,7 +50,7 @@ def make_scaling(
         ]
         return Taps(*(np.stack(x, 1) if len(x) > 1 else x[0][:, None] for x in zip(*each, strict=True)))
 
-    return Scaling(taps(0), taps(1), of_each)
+    return Scaling(taps(0), taps(1), valid_sizes)
 
 
 def resize_taps(protocol: Protocol, axis: int, pixels: Any, size: Any, new_size: Any) -> Taps:

@@ -54,7 +54,7 @@ class Segmenter:
         `bits` are those of the images that the network was trained on: for more than 8, images are uint16 from 0 to
         `2**bits - 1`.
       classes: the names and colours for drawing results.
-      mesh: devices of this host. Images are divided over its axis `data` and their rows over `space`. None uses the
+      mesh: devices of this host. Images are sharded over its axis `data` and their rows over `space`. None uses the
         first device.
 
     Raises:
@@ -285,8 +285,8 @@ def make_predictor(
     if mesh is not None and tuple(mesh.axis_names) == ("data", "space"):
         mesh = mesh.local_mesh
     else:
-        of_mesh = devices if mesh is None else mesh.local_devices
-        mesh = Mesh(np.asarray(of_mesh).reshape(-1, 1), ("data", "space"))
+        local_devices = devices if mesh is None else mesh.local_devices
+        mesh = Mesh(np.asarray(local_devices).reshape(-1, 1), ("data", "space"))
     kind: Any = WholeImages if protocol.window is None else SlidingWindows
     return kind(model, protocol, mesh)
 

@@ -1,7 +1,7 @@
 """Scores images of any size in sliding windows: in batches of one shape, whose logits are merged tile by tile.
 
 Two functions are compiled for images of all sizes. One scores a batch of windows and keeps their logits at the output
-stride; the other merges the logits that each tile of an image depends on. Windows and tiles are divided over the
+stride; the other merges the logits that each tile of an image depends on. Windows and tiles are sharded over the
 devices. An image whose logits take too much memory is processed in bands, from top to bottom.
 """
 
@@ -28,7 +28,7 @@ from danet_jax.ops.resize import Taps, bilinear_taps
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
-TILES_AT_ONCE = 16
+TILE_BATCH = 16
 """The number of tiles that one call merges on each device."""
 
 LOGITS_BYTES = 1 << 30
@@ -87,7 +87,7 @@ class SlidingWindows:
     Args:
       model: the network.
       protocol: a protocol with a window and without open fields.
-      mesh: devices of this host; windows and tiles are divided over all of them.
+      mesh: devices of this host; windows and tiles are sharded over all of them.
     """
 
     def __init__(self, model: DANet, protocol: Protocol, mesh: Mesh) -> None:
@@ -99,16 +99,16 @@ class SlidingWindows:
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         # Small enough for a CPU's cache, large enough for an accelerator's many cores.
         self._tile_size = (64, 128) if on_cpu else (256, 512)
-        at_once = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
-        self._windows_at_once, self._tiles_at_once = at_once * mesh.size, TILES_AT_ONCE * mesh.size
+        batch_size = 1 if on_cpu else max(1, min(8, (1 << 21) // (self._shape[0] * self._shape[1])))
+        self._window_batch, self._tile_batch = batch_size * mesh.size, TILE_BATCH * mesh.size
         height, width = (-(-n // model.output_stride) for n in self._shape)
         self._logits = height, model.num_classes, width  # the shape of one window's logits
         # Both only grow, so that images of other sizes seldom cause a recompilation.
         self._capacity, self._block = 0, (0, 0)
-        self._divided, self._everywhere = (
+        self._sharded, self._replicated = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())
         )
-        self._score = jax.jit(self._score_windows, donate_argnums=1, out_shardings=self._everywhere)
+        self._score = jax.jit(self._score_windows, donate_argnums=1, out_shardings=self._replicated)
         self._merge = jax.jit(self._merge_tiles, static_argnames=("reduction", "same"))
 
     def group(self, height: int, width: int) -> Group:
@@ -117,7 +117,7 @@ class SlidingWindows:
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
         """Returns whether images of these sizes keep all devices busy."""
-        return sum(len([*windows_of(self.protocol, *size)]) for size in sizes) >= self._windows_at_once
+        return sum(len([*windows_of(self.protocol, *size)]) for size in sizes) >= self._window_batch
 
     def run(
         self,
@@ -136,17 +136,17 @@ class SlidingWindows:
         jobs, rows = self._jobs_and_tiles(images)
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
         for band, needed in self._bands(rows):
-            of_band = [jobs[job] for job in needed]
-            logits = self._logits_of(variables, of_band)
-            table = _table([window for window, _ in of_band], self._capacity)
-            for start in range(0, len(band), self._tiles_at_once):
-                part = band[start : start + self._tiles_at_once]
+            band_jobs = [jobs[job] for job in needed]
+            logits = self._logits_of(variables, band_jobs)
+            table = _table([window for window, _ in band_jobs], self._capacity)
+            for start in range(0, len(band), self._tile_batch):
+                part = band[start : start + self._tile_batch]
                 tiles = [self._tile(needed, labels, *tile) for tile in part]
                 unused = tiles[0]._replace(
                     length=np.int32(0), labels=np.full_like(tiles[0].labels, IGNORE_LABEL)
                 )
-                tiles += [unused] * (self._tiles_at_once - len(part))
-                arrays = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *tiles), self._divided)
+                tiles += [unused] * (self._tile_batch - len(part))
+                arrays = jax.device_put(jax.tree.map(lambda *x: np.stack(x), *tiles), self._sharded)
                 results = self._merge(logits, table, arrays, reduction=reduction, same=same)
                 yield Part([region for region, _ in part], results)
 
@@ -175,57 +175,61 @@ class SlidingWindows:
         Returns:
           The tiles of each band, and the windows that they depend on.
         """
-        of_row = [set(np.concatenate([of_tile for _, of_tile in row]).tolist()) for row in rows]
-        fitting = max(LOGITS_BYTES // (4 * math.prod(self._logits)), *map(len, of_row), self._windows_at_once)
+        needed_by_row = [
+            set(np.concatenate([tile_windows for _, tile_windows in row]).tolist()) for row in rows
+        ]
+        fitting = max(
+            LOGITS_BYTES // (4 * math.prod(self._logits)), *map(len, needed_by_row), self._window_batch
+        )
         bands: list[tuple[Row, set[int]]] = [([], set())]
-        for row, needed in zip(rows, of_row, strict=True):
+        for row, needed in zip(rows, needed_by_row, strict=True):
             if bands[-1][0] and len(bands[-1][1] | needed) > fitting:
                 bands.append(([], set()))
             bands[-1] = [*bands[-1][0], *row], bands[-1][1] | needed
-        most = max(self._windows_at_once, FEWEST_SLOTS, *(len(needed) for _, needed in bands))
+        most = max(self._window_batch, FEWEST_SLOTS, *(len(needed) for _, needed in bands))
         self._capacity = max(self._capacity, min(1 << (most - 1).bit_length(), fitting))
         return [(tiles, sorted(needed)) for tiles, needed in bands]
 
     def _logits_of(self, variables: Mapping[str, Any], jobs: Sequence[Job]) -> jax.Array:
         """Returns logits of windows, float32 `[capacity + 1, h, K, w]` at the output stride, on every device."""
-        at_once, capacity = self._windows_at_once, self._capacity
-        kept = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._everywhere)
+        batch_size, capacity = self._window_batch, self._capacity
+        buffer = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._replicated)
         # Only windows that are smaller than the others need masks. If the network takes no masks, they are processed
         # at their own size.
-        own = [(window.rows.window, window.columns.window) for window, _ in jobs]
-        kinds = [(self._shape, size != self._shape) if self._masks else (size, False) for size in own]
+        own_sizes = [(window.rows.window, window.columns.window) for window, _ in jobs]
+        kinds = [(self._shape, size != self._shape) if self._masks else (size, False) for size in own_sizes]
         for shape, masked in sorted(set(kinds)):
             chosen = np.array([slot for slot, kind in enumerate(kinds) if kind == (shape, masked)])
-            for part in np.split(chosen, range(at_once, len(chosen), at_once)):
+            for part in np.split(chosen, range(batch_size, len(chosen), batch_size)):
                 windows = [jobs[slot] for slot in part]
-                blocks, scaling = cut(self.protocol, windows, shape, at_once, self._block)
+                blocks, scaling = cut(self.protocol, windows, shape, batch_size, self._block)
                 self._block = blocks.shape[1], blocks.shape[2]
                 # The windows that pad a batch go to the last slot, which is not used.
-                slots = np.pad(part, (0, at_once - len(part)), constant_values=capacity).astype(np.int32)
+                slots = np.pad(part, (0, batch_size - len(part)), constant_values=capacity).astype(np.int32)
                 scaling = scaling if masked else scaling._replace(sizes=None)
-                blocks = jax.device_put(blocks, self._divided)
-                kept = self._score(variables, kept, blocks, scaling, slots)
-        return kept
+                blocks = jax.device_put(blocks, self._sharded)
+                buffer = self._score(variables, buffer, blocks, scaling, slots)
+        return buffer
 
     def _score_windows(
         self,
         variables: Mapping[str, Any],
-        kept: jax.Array,
+        buffer: jax.Array,
         blocks: jax.Array,
         scaling: Scaling,
         slots: jax.Array,
     ) -> jax.Array:
-        x = lax.with_sharding_constraint(scale_images(self.protocol, blocks, scaling), self._divided)
+        x = lax.with_sharding_constraint(scale_images(self.protocol, blocks, scaling), self._sharded)
         merging = Merging(self._model, self.protocol, SCORES, same=False)
         flip = self.protocol.flip and merging.merge == "exp"
         [logits] = merging.logits(variables, x, scaling.sizes, flip=flip)
-        lacking = [(0, room - size) for room, size in zip(self._logits, logits.shape[1:], strict=True)]
-        logits = lax.with_sharding_constraint(jnp.pad(logits, [(0, 0), *lacking]), self._everywhere)
+        padding = [(0, largest - size) for largest, size in zip(self._logits, logits.shape[1:], strict=True)]
+        logits = lax.with_sharding_constraint(jnp.pad(logits, [(0, 0), *padding]), self._replicated)
 
-        def keep(index: jax.Array, kept: jax.Array) -> jax.Array:
-            return lax.dynamic_update_index_in_dim(kept, logits[index], slots[index], 0)
+        def keep(index: jax.Array, buffer: jax.Array) -> jax.Array:
+            return lax.dynamic_update_index_in_dim(buffer, logits[index], slots[index], 0)
 
-        return lax.fori_loop(0, len(slots), keep, kept)
+        return lax.fori_loop(0, len(slots), keep, buffer)
 
     def _merge_tiles(
         self, logits: jax.Array, windows: Window, tiles: Tile, *, reduction: Reduction, same: bool
@@ -241,28 +245,28 @@ class SlidingWindows:
                 return lax.psum(results.sum(0, dtype=results.dtype), "data")
             return results[:, 0]
 
-        everywhere, divided = PartitionSpec(), PartitionSpec("data")
+        replicated, by_data = PartitionSpec(), PartitionSpec("data")
         sharded = jax.shard_map(
             on_a_device,
             mesh=self.mesh,
-            in_specs=(everywhere, everywhere, divided),
-            out_specs=everywhere if reduction.summed else divided,
+            in_specs=(replicated, replicated, by_data),
+            out_specs=replicated if reduction.summed else by_data,
             check_vma=False,
         )
         return sharded(logits, windows, tiles)
 
     def _tile(
-        self, jobs: Sequence[int], labels: Sequence[np.ndarray], region: Region, of_tile: np.ndarray
+        self, jobs: Sequence[int], labels: Sequence[np.ndarray], region: Region, tile_windows: np.ndarray
     ) -> Tile:
-        """Returns the tile of a region that depends on the jobs `of_tile` among all `jobs` of a band."""
+        """Returns the tile of a region that depends on the jobs `tile_windows` among all `jobs` of a band."""
         slots = np.zeros(self._capacity, np.int32)
-        slots[: len(of_tile)] = np.searchsorted(jobs, of_tile)
+        slots[: len(tile_windows)] = np.searchsorted(jobs, tile_windows)
         padded = np.full(self._tile_size, IGNORE_LABEL, np.uint8)
         if labels:
             height, width = self._tile_size
-            here = labels[region.image][region.top :, region.left :][:height, :width]
-            padded[: here.shape[0], : here.shape[1]] = here
-        return Tile(np.int32(region.top), np.int32(region.left), slots, np.int32(len(of_tile)), padded)
+            cropped = labels[region.image][region.top :, region.left :][:height, :width]
+            padded[: cropped.shape[0], : cropped.shape[1]] = cropped
+        return Tile(np.int32(region.top), np.int32(region.left), slots, np.int32(len(tile_windows)), padded)
 
 
 def _table(windows: Sequence[Window], capacity: int) -> Window:
@@ -278,17 +282,17 @@ def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) ->
     rows = tile.top + jnp.arange(height, dtype=jnp.int32)
     columns = tile.left + jnp.arange(width, dtype=jnp.int32)
 
-    def add(index: jax.Array, so_far: tuple[Sums, jax.Array]) -> tuple[Sums, jax.Array]:
-        sums, view = so_far
+    def add(index: jax.Array, carry: tuple[Sums, jax.Array]) -> tuple[Sums, jax.Array]:
+        sums, view = carry
         low, window = jax.tree.map(
             lambda x: lax.dynamic_slice_in_dim(x, tile.slots[index], 1), (logits, windows)
         )
         window = jax.tree.map(lambda x: x[:, None], window)
         flip = window.flip > 0
-        wide = to_columns(
+        by_column = to_columns(
             merging.swap_sides(low, flip), merging.resize_weights(columns, window.columns, low_width, flip)
         )
-        parts = to_rows(wide, merging.resize_weights(rows, window.rows, low_height))
+        parts = to_rows(by_column, merging.resize_weights(rows, window.rows, low_height))
         if merging.merge != "softmax":
             return merging.add(sums, parts), view
         # The mean over the windows of a view is complete after the last of them.
@@ -343,7 +347,7 @@ def cut(
     protocol: Protocol,
     windows: Sequence[tuple[Window, np.ndarray]],
     shape: tuple[int, int],
-    at_once: int,
+    batch_size: int,
     least: tuple[int, int],
 ) -> tuple[np.ndarray, Scaling]:
     """Cuts out the parts of images that windows are computed from, `[n, H, W, 3]`; also returns their scaling.
@@ -352,26 +356,28 @@ def cut(
       protocol: how images are resized.
       windows: windows, each with its image `[h, w, 3]`.
       shape: height and width of the network's input, at least those of the windows.
-      at_once: n, the number to which the windows are padded.
+      batch_size: n, the number to which the windows are padded.
       least: the smallest H and W.
     """
-    taps = [Taps(np.zeros((2, at_once, n), np.int32), np.zeros((2, at_once, n), np.float32)) for n in shape]
+    taps = [
+        Taps(np.zeros((2, batch_size, n), np.int32), np.zeros((2, batch_size, n), np.float32)) for n in shape
+    ]
     ranges = np.zeros((2, len(windows), 2), np.int64)  # axis, window, (first, last + 1)
-    sizes = np.full((at_once, 2), shape, np.int32)
+    sizes = np.full((batch_size, 2), shape, np.int32)
     for number, (window, _) in enumerate(windows):
         sizes[number] = window.rows.window, window.columns.window
-        for which, axis in enumerate((window.rows, window.columns)):
+        for axis_index, axis in enumerate((window.rows, window.columns)):
             pixels = axis.start + np.arange(axis.window)
-            if which == 1 and window.flip:
+            if axis_index == 1 and window.flip:
                 pixels = axis.scaled - 1 - pixels
-            index, weight = resize_taps(protocol, which, pixels, axis.image, axis.scaled)
+            index, weight = resize_taps(protocol, axis_index, pixels, axis.image, axis.scaled)
             weight = np.where((pixels >= 0) & (pixels < axis.scaled), weight, np.float32(0))
             first, last = index[weight > 0].min(), index[weight > 0].max()
-            ranges[which, number] = first, last + 1
-            taps[which].index[:, number, : axis.window] = np.clip(index, first, last) - first
-            taps[which].weight[:, number, : axis.window] = weight
+            ranges[axis_index, number] = first, last + 1
+            taps[axis_index].index[:, number, : axis.window] = np.clip(index, first, last) - first
+            taps[axis_index].weight[:, number, : axis.window] = weight
     extents = np.maximum(-(-np.diff(ranges)[..., 0].max(1) // BLOCK) * BLOCK, least)
-    blocks = np.zeros((at_once, *extents, 3), protocol.pixel_type)
+    blocks = np.zeros((batch_size, *extents, 3), protocol.pixel_type)
     for block, (_, image), (top, bottom), (left, right) in zip(blocks, windows, *ranges, strict=False):
         block[: bottom - top, : right - left] = image[top:bottom, left:right]
     rows, columns = taps

@@ -1,7 +1,7 @@
 """Scores whole images in one jit-compiled function, from uint8 pixels to labels or other reductions of the scores.
 
 The function has no gather: resizing is two matrix products, one along rows and one along columns, which bring the
-network's logits to the image's own size. A batch is divided over the axis `data` of a mesh, the rows of the images over
+network's logits to the image's own size. A batch is sharded over the axis `data` of a mesh, the rows of the images over
 `space`. Images of many sizes share a few padded shapes, so that few programs are compiled.
 """
 
@@ -26,7 +26,7 @@ from danet_jax.inference.scaling import Scaling, make_scaling, scale_images
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
 
-PIXELS_AT_ONCE = {"cpu": 1 << 17, "other": 1 << 20}
+BATCH_PIXELS = {"cpu": 1 << 17, "other": 1 << 20}
 """The number of pixels, in at most eight images, that a device processes at a time. It is large enough that work which
 depends only on the weights, such as Winograd's transforms on a CPU, costs little in comparison."""
 
@@ -52,15 +52,15 @@ def scores_of_rows(
     axes = [[Axis.whole(sizes[0][:, i : i + 1], size[:, i : i + 1]) for i in (0, 1)] for size in sizes[1:]]
     columns = jnp.arange(width, dtype=jnp.int32)
     # Columns are resized first, once for all rows, because logits have few rows.
-    wide = [
+    by_column = [
         [to_columns(x, merging.resize_weights(columns, axis, x.shape[3])) for x in flips]
         for flips, (_, axis) in zip(logits, axes, strict=True)
     ]
 
     def scores(rows: jax.Array) -> jax.Array:
-        batch, _, classes, _ = wide[0][0][0][0].shape
+        batch, _, classes, _ = by_column[0][0][0][0].shape
         sums = merging.zeros(batch, rows.shape[0], classes, width)
-        for flips, (axis, _) in zip(wide, axes, strict=True):
+        for flips, (axis, _) in zip(by_column, axes, strict=True):
             weights = merging.resize_weights(rows, axis, flips[0][0][0].shape[1])
             for view in flips:
                 sums = merging.add(sums, to_rows(view, weights))
@@ -98,7 +98,7 @@ class WholeImages:
         self._model, self.protocol, self.mesh = model, protocol, mesh
         self._shapes: list[Sizes] = []
         kind = "cpu" if mesh.devices.flat[0].platform == "cpu" else "other"
-        self._pixels_at_once, self._band_pixels = PIXELS_AT_ONCE[kind], BAND_PIXELS[kind]
+        self._batch_pixels, self._band_pixels = BATCH_PIXELS[kind], BAND_PIXELS[kind]
         self.program = jax.jit(self._program, static_argnames="reduction")
         """Returns the reduction of the scores for variables and `Inputs`."""
 
@@ -111,7 +111,7 @@ class WholeImages:
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
         """Returns whether images of these sizes keep all devices busy."""
-        return len(sizes) >= self._at_once(group)
+        return len(sizes) >= self._batch_size(group)
 
     def run(
         self,
@@ -126,36 +126,38 @@ class WholeImages:
         """Scores images and yields the results; see `Predictor.run`."""
         start = 0
         while start < len(images):
-            at_once = self._at_once(group, len(images) - start if exact else None)
-            part = slice(start, start + at_once)
-            inputs = self.inputs(group, images[part], labels[part], at_once)
-            divided = jax.device_put(
+            batch_size = self._batch_size(group, len(images) - start if exact else None)
+            part = slice(start, start + batch_size)
+            inputs = self.inputs(group, images[part], labels[part], batch_size)
+            sharded = jax.device_put(
                 (inputs.images, inputs.labels), NamedSharding(self.mesh, PartitionSpec("data"))
             )
-            inputs = inputs._replace(images=divided[0], labels=divided[1])
+            inputs = inputs._replace(images=sharded[0], labels=sharded[1])
             results = self.program(variables, inputs, reduction=reduction)
             yield Part([Region(index, 0, 0) for index in range(len(images))[part]], results)
-            start += at_once
+            start += batch_size
 
     def inputs(
         self,
         group: Group,
         images: Sequence[np.ndarray],
         labels: Sequence[np.ndarray] = (),
-        at_once: int | None = None,
+        batch_size: int | None = None,
     ) -> Inputs:
-        """Returns the arguments for images of a group and their labels, padded to `at_once` images."""
-        at_once, (height, width) = at_once or self._at_once(group), group.shape[0]
-        pixels = np.zeros((at_once, height, width, 3), self.protocol.pixel_type)
-        truths = None
+        """Returns the arguments for images of a group and their labels, padded to `batch_size` images."""
+        batch_size, (height, width) = batch_size or self._batch_size(group), group.shape[0]
+        pixels = np.zeros((batch_size, height, width, 3), self.protocol.pixel_type)
+        padded_labels = None
         if labels:
-            truths = np.full((at_once, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8)
-        sizes = [group.shape] * (at_once if group.padded else 1)
+            padded_labels = np.full(
+                (batch_size, math.prod(self._bands(height, width)), width), IGNORE_LABEL, np.uint8
+            )
+        sizes = [group.shape] * (batch_size if group.padded else 1)
         for index, image in enumerate(images):
             region = index, slice(image.shape[0]), slice(image.shape[1])
             pixels[region] = image
-            if truths is not None:
-                truths[region] = labels[index]
+            if padded_labels is not None:
+                padded_labels[region] = labels[index]
             if group.padded:
                 sizes[index] = self._sizes(*image.shape[:2])
         by_scale = list(zip(*sizes, strict=True))
@@ -163,14 +165,14 @@ class WholeImages:
             make_scaling(self.protocol, by_scale[0], scale, shape, padded=group.padded)
             for scale, shape in zip(by_scale[1:], group.shape[1:], strict=True)
         ]
-        return Inputs(pixels, truths, scalings, [np.asarray(scale, np.int32) for scale in by_scale])
+        return Inputs(pixels, padded_labels, scalings, [np.asarray(scale, np.int32) for scale in by_scale])
 
     def _bands(self, height: int, width: int) -> tuple[int, int, int]:
         """Returns the number of devices that share the rows, of bands per device, and of rows per band."""
         devices = self.mesh.shape["space"]
-        of_device = -(-height // devices)
-        bands = -(-of_device // max(1, self._band_pixels // width))
-        return devices, bands, -(-of_device // bands)
+        rows = -(-height // devices)
+        bands = -(-rows // max(1, self._band_pixels // width))
+        return devices, bands, -(-rows // bands)
 
     def _sizes(self, height: int, width: int) -> Sizes:
         return (
@@ -178,48 +180,48 @@ class WholeImages:
             *(self.protocol.scaled_size(s, height, width) for s in self.protocol.scales),
         )
 
-    def _at_once(self, group: Group, images: int | None = None) -> int:
+    def _batch_size(self, group: Group, images: int | None = None) -> int:
         """Returns the batch size of a group; for a given number of images, one that needs little padding."""
         devices = self.mesh.shape["data"]
         largest = max(height * width for height, width in group.shape[1:])
-        of_device = max(1, min(8, self._pixels_at_once // largest))
-        if images is not None:  # a power of two, so that few programs are compiled
-            of_device = min(of_device, 1 << ((-(-images // devices)).bit_length() - 1))
-        return of_device * devices
+        per_device = max(1, min(8, self._batch_pixels // largest))
+        if images is not None:  # A power of two, so that few programs are compiled.
+            per_device = min(per_device, 1 << ((-(-images // devices)).bit_length() - 1))
+        return per_device * devices
 
     def _program(self, variables: Mapping[str, Any], inputs: Inputs, *, reduction: Reduction) -> jax.Array:
         images, labels, scalings, sizes = inputs
         batch, height, width, _ = images.shape
-        devices, bands, of_band = self._bands(height, width)
+        devices, bands, band_rows = self._bands(height, width)
         if labels is None:  # they are created on the device, so that nothing is transferred
-            labels = jnp.full((batch, devices * bands * of_band, width), IGNORE_LABEL, jnp.uint8)
+            labels = jnp.full((batch, devices * bands * band_rows, width), IGNORE_LABEL, jnp.uint8)
         same = all(scaling.rows is None for scaling in scalings)
         merging = Merging(self._model, self.protocol, reduction, same=same)
-        divided = PartitionSpec("data", "space")
+        by_rows = PartitionSpec("data", "space")
         logits = []
         for scaling in scalings:
             x = scale_images(self.protocol, images, scaling)
             if self.mesh.size > 1:
-                x = lax.with_sharding_constraint(x, NamedSharding(self.mesh, divided))
+                x = lax.with_sharding_constraint(x, NamedSharding(self.mesh, by_rows))
             logits.append(merging.logits(variables, x, scaling.sizes, flip=self.protocol.flip))
 
         def on_a_device(logits: Any, sizes: Any, labels: jax.Array) -> jax.Array:
             scores = scores_of_rows(merging, logits, sizes, width)
-            first = lax.axis_index("space") * bands * of_band
-            rows = first + jnp.arange(bands * of_band, dtype=jnp.int32).reshape(bands, of_band)
-            truths = jnp.moveaxis(labels.reshape(-1, bands, of_band, width), 1, 0)
-            results = lax.map(lambda band: reduction.function(scores(band[0]), band[1]), (rows, truths))
+            first = lax.axis_index("space") * bands * band_rows
+            rows = first + jnp.arange(bands * band_rows, dtype=jnp.int32).reshape(bands, band_rows)
+            band_labels = jnp.moveaxis(labels.reshape(-1, bands, band_rows, width), 1, 0)
+            results = lax.map(lambda band: reduction.function(scores(band[0]), band[1]), (rows, band_labels))
             if reduction.summed:
                 return lax.psum(results.sum(0, dtype=results.dtype), ("data", "space"))
             results = jnp.moveaxis(results, 0, 1)
-            return results.reshape(len(results), bands * of_band, *results.shape[3:])
+            return results.reshape(len(results), bands * band_rows, *results.shape[3:])
 
-        of_each = PartitionSpec("data" if len(sizes[0]) > 1 else None)
+        sizes_spec = PartitionSpec("data" if len(sizes[0]) > 1 else None)
         sharded = jax.shard_map(
             on_a_device,
             mesh=self.mesh,
-            in_specs=(PartitionSpec("data"), of_each, divided),
-            out_specs=PartitionSpec() if reduction.summed else divided,
+            in_specs=(PartitionSpec("data"), sizes_spec, by_rows),
+            out_specs=PartitionSpec() if reduction.summed else by_rows,
             check_vma=False,
         )
         return sharded(logits, list(sizes), labels)

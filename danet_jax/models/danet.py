@@ -35,7 +35,7 @@ from danet_jax.ops.checks import (
     option_error,
 )
 from danet_jax.ops.resize import resize_bilinear
-from danet_jax.ops.sharding import keep_divided
+from danet_jax.ops.sharding import keep_sharded
 
 
 class Logits(NamedTuple):
@@ -65,8 +65,8 @@ def classify(
 ) -> jax.Array:
     """Applies channel dropout and a 1x1 convolution with bias in the calling module's scope; returns float32 logits."""
     x = nn.Dropout(dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
-    logits = Convolution(num_classes, use_bias=True, computation=computation, name=name)(keep_divided(x))
-    return keep_divided(logits.astype(jnp.float32))
+    logits = Convolution(num_classes, use_bias=True, computation=computation, name=name)(keep_sharded(x))
+    return keep_sharded(logits.astype(jnp.float32))
 
 
 class Head(nn.Module):
@@ -103,9 +103,9 @@ class Head(nn.Module):
             return maybe_remat(module, "convolution", self.remat, x)(x, train=train)
 
         def branch(name: str, attention: nn.Module) -> jax.Array:
-            y = keep_divided(convolution(x, f"{name}_in"))
+            y = keep_sharded(convolution(x, f"{name}_in"))
             y = maybe_remat(attention, "attention", self.remat, x)(y, mask)
-            return convolution(keep_divided(masked(y, mask)), f"{name}_out")
+            return convolution(keep_sharded(masked(y, mask)), f"{name}_out")
 
         branches = {}
         if self.position_attention:

@@ -23,7 +23,7 @@ from danet_jax.models.layers import (
 from danet_jax.ops.batch_norm import relu
 from danet_jax.ops.checks import check_choice, check_flag, check_images, check_whole, option_error
 from danet_jax.ops.convolution.phases import regroup
-from danet_jax.ops.sharding import keep_divided, platform_of, rows_are_divided
+from danet_jax.ops.sharding import keep_sharded, platform_of, rows_are_sharded
 
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -230,12 +230,12 @@ class ResNet(nn.Module):
         """
         check_images(x)
         phases = platform_of(x) == "tpu" if self.phases is None else self.phases
-        phases = phases and not rows_are_divided(x) and all(isinstance(n, int) for n in x.shape)
+        phases = phases and not rows_are_sharded(x) and all(isinstance(n, int) for n in x.shape)
         computation = Computation.of(self)
         sizes = _halved(sizes)
         x = x if self.dtype is None else x.astype(self.dtype)
         stem = Stem(self.stem, computation, name="stem")
-        x = keep_divided(maybe_remat(stem, "stem", self.remat, x)(x, sizes, train=train))
+        x = keep_sharded(maybe_remat(stem, "stem", self.remat, x)(x, sizes, train=train))
         sizes = _halved(sizes)
         bottleneck = is_bottleneck(self.backbone)
         kind = Bottleneck if bottleneck else BasicBlock
@@ -266,7 +266,7 @@ class ResNet(nn.Module):
                     computation=computation,
                     name=f"layer{layer}_{index}",
                 )
-                x = keep_divided(maybe_remat(block, "block", self.remat, x)(x, mask_in, mask, train=train))
+                x = keep_sharded(maybe_remat(block, "block", self.remat, x)(x, mask_in, mask, train=train))
             outputs.append(regroup(x, grid, 1, shape) if layer > 2 else x)
             output_sizes.append(sizes)
         return Features(*outputs[2:], *output_sizes[2:])
@@ -296,11 +296,11 @@ def _phase_mask(batch: int, shape: tuple[int, ...], sizes: jax.Array | None, gri
       sizes: int32 `[B, 2]`, heights and widths of the images within the features; None without padding.
       grid: the number of phases along each axis.
     """
-    everywhere = (batch, *shape, 1)
+    mask_shape = (batch, *shape, 1)
     if sizes is None and (grid == 1 or all(extent % grid == 0 for extent in shape)):
         return None
-    mask = valid_mask(jax.ShapeDtypeStruct(everywhere, bool), sizes)
-    return regroup(jnp.ones(everywhere, bool) if mask is None else mask, 1, grid, shape)
+    mask = valid_mask(jax.ShapeDtypeStruct(mask_shape, bool), sizes)
+    return regroup(jnp.ones(mask_shape, bool) if mask is None else mask, 1, grid, shape)
 
 
 def _halved(sizes: jax.Array | None) -> jax.Array | None:

@@ -87,9 +87,11 @@ def refuse_other_arrays(
     different = sorted(path for path in found.keys() | expected if found.get(path) != expected.get(path))
     if different:
         name = f"{different[0]:.120}"
-        here, there = (arrays.get(different[0], "missing") for arrays in (found, expected))
+        array, model_array = (arrays.get(different[0], "missing") for arrays in (found, expected))
         more = f", and {len(different) - 1} more differ" if len(different) > 1 else ""
-        raise InputError(f"{problem}: {name} is {here!s:.120}, in the model {there}{more}", what=what or name)
+        raise InputError(
+            f"{problem}: {name} is {array!s:.120}, in the model {model_array}{more}", what=what or name
+        )
 
 
 def refuse_not_finite(variables: Mapping[str, Any]) -> None:

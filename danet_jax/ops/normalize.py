@@ -62,10 +62,10 @@ def normalize(
     if not hasattr(images, "dtype") or not images.ndim or images.shape[-1] != 3 or 0 in images.shape:
         given = list(images.shape) if hasattr(images, "shape") else type(images).__name__
         raise _images_error(f"must be an array [..., 3] of RGB, not {given}", given)
-    white, whole = 2**bits - 1, jnp.uint8 if bits == 8 else jnp.uint16
+    white, pixel_type = 2**bits - 1, jnp.uint8 if bits == 8 else jnp.uint16
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
-    if images.dtype != whole and not is_float:
-        kind = jnp.dtype(whole).name
+    if images.dtype != pixel_type and not is_float:
+        kind = jnp.dtype(pixel_type).name
         raise _images_error(f"must be {kind}, or float from 0 to {white}, not {images.dtype}", images.dtype)
     if is_float and not isinstance(images, jax.core.Tracer):
         largest = np.max(np.asarray(images, np.float32))

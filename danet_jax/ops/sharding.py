@@ -23,7 +23,7 @@ def mesh_of(x: jax.Array) -> AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto else mesh
 
 
-def rows_are_divided(x: jax.Array) -> bool:
+def rows_are_sharded(x: jax.Array) -> bool:
     """Returns whether several devices share an image."""
     mesh = mesh_of(x)
     return mesh is not None and mesh.shape.get(SPACE, 1) > 1
@@ -37,12 +37,12 @@ def with_even_rows(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     mesh = mesh_of(arrays[0])
     if mesh is None or all(x.shape[1] % mesh.shape.get(SPACE, 1) == 0 for x in arrays):
         return arrays
-    free = PartitionSpec.UNCONSTRAINED
-    whole = NamedSharding(mesh, PartitionSpec(free, None, free, free))
-    return tuple(lax.with_sharding_constraint(x, whole) for x in arrays)
+    unconstrained = PartitionSpec.UNCONSTRAINED
+    unsharded_rows = NamedSharding(mesh, PartitionSpec(unconstrained, None, unconstrained, unconstrained))
+    return tuple(lax.with_sharding_constraint(x, unsharded_rows) for x in arrays)
 
 
-def keep_divided(x: jax.Array) -> jax.Array:
+def keep_sharded(x: jax.Array) -> jax.Array:
     """Constrains `x` `[B, H, W, ...]` and its gradient to stay sharded over the axes of its mesh that divide it evenly.
 
     Without the constraint, XLA sometimes gathers complete images on each device, which transfers all activations.

@@ -76,8 +76,8 @@ def upsampled_pixel_losses(logits: jax.Array, labels: jax.Array, *, align_corner
     def block(_: None, inputs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         row_weights, labels = inputs
         up = _upsampled(x, row_weights, column_weights)
-        own = jnp.sum(jnp.where(_one_hot(labels, up.shape[2]), up, 0.0), axis=2)
-        return None, jnp.where(labels != IGNORE_LABEL, jax.nn.logsumexp(up, axis=2) - own, 0.0)
+        class_logit = jnp.sum(jnp.where(_one_hot(labels, up.shape[2]), up, 0.0), axis=2)
+        return None, jnp.where(labels != IGNORE_LABEL, jax.nn.logsumexp(up, axis=2) - class_logit, 0.0)
 
     _, losses = lax.scan(block, None, (weights, blocks))
     return lax.stop_gradient(jnp.moveaxis(losses, 0, 2).reshape(batch, -1, width)[:, :height])
@@ -139,12 +139,12 @@ def _by_rows(
         return lax.psum(loss_sum, names), gradient
 
     names = tuple(name for name, size in axes.items() if size > 1)
-    divided = PartitionSpec(DATA if DATA in names else None, SPACE)
+    by_rows = PartitionSpec(DATA if DATA in names else None, SPACE)
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(PartitionSpec(SPACE), divided, divided),
-        out_specs=(PartitionSpec(), divided),
+        in_specs=(PartitionSpec(SPACE), by_rows, by_rows),
+        out_specs=(PartitionSpec(), by_rows),
         check_vma=False,
     )(jnp.asarray(weights), logits, labels)
 

@@ -43,7 +43,7 @@ def make_mesh(data: int = -1, space: int = 1, devices: Sequence[jax.Device] | No
 
 
 def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_size: int) -> None:
-    """Raises InputError unless batches can be divided over the devices of all hosts, and images over those of one."""
+    """Raises InputError unless batches can be sharded over the devices of all hosts, and images over those of one."""
     data, space = mesh.shape["data"], mesh.shape["space"]
     if batch_size // accumulation % data or batch_size % jax.process_count():
         raise InputError(

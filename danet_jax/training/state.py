@@ -285,9 +285,9 @@ def _in_parts(
     keys = jax.random.split(key, count)
 
     def body(carry: tuple[Any, Any], inputs: tuple[Any, jax.Array]) -> tuple[tuple[Any, Any], None]:
-        batch_stats, so_far = carry
+        batch_stats, total = carry
         batch_stats, new = one_part(batch_stats, *inputs)
-        return (batch_stats, jax.tree.map(jnp.add, so_far, new)), None
+        return (batch_stats, jax.tree.map(jnp.add, total, new)), None
 
     first = jax.tree.map(lambda x: x[0], parts)
     _, shapes = jax.eval_shape(one_part, batch_stats, first, keys[0])

@@ -95,12 +95,12 @@ def description(checkpoint: Checkpoint) -> str:
 
 
 def _check_equal(checkpoint: Checkpoint, partial: Path, path: Path) -> None:
-    again = load_checkpoint(partial)
-    expected, found = flat(checkpoint.variables), flat(again.variables)
+    loaded = load_checkpoint(partial)
+    expected, found = flat(checkpoint.variables), flat(loaded.variables)
     same = expected.keys() == found.keys() and all(
         np.array_equal(found[name], expected[name], equal_nan=True) for name in expected
     )
-    if not same or description(again) != description(checkpoint):
+    if not same or description(loaded) != description(checkpoint):
         raise InputError(
             f"{path} differs from the network when it is read back, so it is not kept", what=str(path)
         )

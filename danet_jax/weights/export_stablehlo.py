@@ -81,8 +81,8 @@ def exported_for_all(
     shape = f"batch, {size[0]}, {size[1]}, 3" if size else "batch, height, width, 3"
     constraints = [] if size else ["height >= 1", "width >= 1"]
     images = jax.ShapeDtypeStruct(export.symbolic_shape(shape, constraints=constraints), dtype)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), weights)
-    return export.export(jax.jit(function), platforms=PLATFORMS)(like, images)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), weights)
+    return export.export(jax.jit(function), platforms=PLATFORMS)(shapes, images)
 
 
 def export_stablehlo(

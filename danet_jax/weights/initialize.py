@@ -76,21 +76,23 @@ def initialize_from(
       which ones of the checkpoint were not used, and which options differ.
     """
     found = checkpoint.model
-    fresh: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
+    initial: _Flat = flatten_dict({name: variables[name] for name in ("params", "batch_stats")})
     loaded: _Flat = flatten_dict(checkpoint.variables)
     if isinstance(found, ResNet):
         loaded = {(collection, "backbone", *rest): leaf for (collection, *rest), leaf in loaded.items()}
-    shared = fresh.keys() & loaded.keys()
-    fitting = {path for path in shared if jnp.shape(loaded[path]) == jnp.shape(fresh[path])}
-    result = {path: _like(loaded[path], leaf) if path in fitting else leaf for path, leaf in fresh.items()}
+    shared = initial.keys() & loaded.keys()
+    fitting = {path for path in shared if jnp.shape(loaded[path]) == jnp.shape(initial[path])}
+    result = {
+        path: _like_initial(loaded[path], leaf) if path in fitting else leaf for path, leaf in initial.items()
+    }
     classes = (
         f"{getattr(found, 'num_classes', 0)} classes in the checkpoint, {model.num_classes} in this network"
     )
     report = {
         "from the checkpoint": fitting,
-        "initial values, not in the checkpoint": fresh.keys() - loaded.keys(),
+        "initial values, not in the checkpoint": initial.keys() - loaded.keys(),
         f"initial values, {classes}": shared - fitting,
-        "not used, not in this network": loaded.keys() - fresh.keys(),
+        "not used, not in this network": loaded.keys() - initial.keys(),
     }
     return unflatten_dict(result), [
         *(f"{line}: {_modules(paths)}" for line, paths in report.items() if paths),
@@ -101,14 +103,14 @@ def initialize_from(
 def refuse_other_backbone(checkpoint: Checkpoint, model: DANet, path: str | os.PathLike[str]) -> None:
     """Raises InputError if the checkpoint at `path` has another backbone or stem than `model`."""
     for option in ("backbone", "stem"):
-        here, there = getattr(model, option), getattr(checkpoint.model, option)
-        if here != there:
+        requested, stored = getattr(model, option), getattr(checkpoint.model, option)
+        if requested != stored:
             raise InputError(
-                f"{path} has {option}={there}, but the network has {option}={here}; set "
-                f"--config.model.{option}={there}",
+                f"{path} has {option}={stored}, but the network has {option}={requested}; set "
+                f"--config.model.{option}={stored}",
                 what=os.fspath(path),
-                value=here,
-                allowed=there,
+                value=requested,
+                allowed=stored,
             )
 
 
@@ -128,9 +130,9 @@ def differing_options(found: DANet | ResNet, model: DANet) -> list[str]:
 _CHANGING = ("multi_grid", "second_dilation", "align_corners", "output_stride", "channel_energy")
 
 
-def _like(value: Any, fresh: Any) -> Any:
-    value = jnp.asarray(value, fresh.dtype)
-    return jax.device_put(value, fresh.sharding) if isinstance(fresh, jax.Array) else value
+def _like_initial(value: Any, initial: Any) -> Any:
+    value = jnp.asarray(value, initial.dtype)
+    return jax.device_put(value, initial.sharding) if isinstance(initial, jax.Array) else value
 
 
 def _modules(paths: Any) -> str:

@@ -20,9 +20,9 @@ from danet_jax.errors import InputError
 from danet_jax.ops.checks import check_arrays, check_whole
 from danet_jax.ops.convolution.cpu import cpu_forward, cpu_input_gradient, cpu_kernel_gradient
 from danet_jax.ops.convolution.phases import (
-    can_be_divided,
-    divided_kernel_gradient,
+    can_be_sharded,
     kernel_gradient_in_phases,
+    sharded_kernel_gradient,
 )
 from danet_jax.ops.convolution.xla import (
     Geometry,
@@ -30,7 +30,7 @@ from danet_jax.ops.convolution.xla import (
     xla_input_gradient,
     xla_kernel_gradient,
 )
-from danet_jax.ops.sharding import mesh_of, rows_are_divided, with_even_rows
+from danet_jax.ops.sharding import mesh_of, rows_are_sharded, with_even_rows
 
 
 def convolution(
@@ -94,10 +94,10 @@ def _backward(geometry: Geometry, saved: tuple[jax.Array, jax.Array], dy: jax.Ar
     on_cuda: Callable[..., jax.Array] | None = None
     if geometry.dilation > 1 and geometry.stride == 1:
         mesh = mesh_of(x)
-        if mesh is None or not rows_are_divided(x):
+        if mesh is None or not rows_are_sharded(x):
             on_cuda = kernel_gradient_in_phases
-        elif can_be_divided(x, kernel, geometry, mesh):
-            on_cuda = functools.partial(divided_kernel_gradient, mesh=mesh)
+        elif can_be_sharded(x, kernel, geometry, mesh):
+            on_cuda = functools.partial(sharded_kernel_gradient, mesh=mesh)
     x, dy = with_even_rows(x, dy)
     dkernel = _by_platform(cpu_kernel_gradient, xla_kernel_gradient, geometry, x, kernel, dy, cuda=on_cuda)
     return dx, dkernel
@@ -114,7 +114,7 @@ def _by_platform(
     cuda: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """Calls the function for the platform that the program is lowered for. Only this function is compiled."""
-    if rows_are_divided(arrays[0]):
+    if rows_are_sharded(arrays[0]):
         cpu = default  # XLA can exchange rows between devices in convolutions, but not in matrix products.
     in_float32 = arrays[0].dtype.itemsize < 4
 

@@ -61,7 +61,7 @@ def kernel_gradient_in_phases(
     return xla_kernel_gradient(x, kernel, dy, Geometry(1, whole, 1, geometry.precision))
 
 
-def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
+def can_be_sharded(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: AbstractMesh) -> bool:
     """Returns whether rows and images can be divided evenly, and the kernel reaches only rows of adjacent devices."""
     stride, padding, dilation, _ = geometry
     rows, rest = divmod(x.shape[1], mesh.shape[SPACE])
@@ -74,13 +74,13 @@ def can_be_divided(x: jax.Array, kernel: jax.Array, geometry: Geometry, mesh: Ab
     )
 
 
-def divided_kernel_gradient(
+def sharded_kernel_gradient(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry, mesh: AbstractMesh
 ) -> jax.Array:
     """Computes the gradient of the kernel in phases if several devices share the rows of an image.
 
     Each device receives the adjacent rows that the kernel reaches from its neighbours, and computes the gradient of its
-    own rows; the gradients are summed. XLA does not find this division by itself. `can_be_divided` must be true.
+    own rows; the gradients are summed. XLA does not find this division by itself. `can_be_sharded` must be true.
     """
     padding, devices = geometry.padding, mesh.shape[SPACE]
 
@@ -93,7 +93,7 @@ def divided_kernel_gradient(
         gradient = kernel_gradient_in_phases(x, kernel, dy, geometry._replace(padding=0))
         return lax.psum(gradient, (DATA, SPACE))
 
-    own = PartitionSpec(DATA, SPACE)
+    sharded = PartitionSpec(DATA, SPACE)
     return jax.shard_map(
-        on_device, mesh=mesh, in_specs=(own, own), out_specs=PartitionSpec(), check_vma=False
+        on_device, mesh=mesh, in_specs=(sharded, sharded), out_specs=PartitionSpec(), check_vma=False
     )(x, dy)

@@ -9,10 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.ops.convolution import convolution
 from danet_jax.ops.convolution.phases import (
-    can_be_divided,
-    divided_kernel_gradient,
+    can_be_sharded,
     kernel_gradient_in_phases,
     regroup,
+    sharded_kernel_gradient,
 )
 from danet_jax.ops.convolution.xla import Geometry
 
@@ -77,8 +77,8 @@ def test_kernel_gradient_with_sharded_rows(rng, space, rows, dilation):
     with jax.enable_x64(True):
         placed = jax.device_put((x, dy), NamedSharding(over, PartitionSpec("data", "space")))
         kernel = jnp.zeros((3, 3, 3, 2), jnp.float64)
-        assert can_be_divided(placed[0], kernel, geometry, over.abstract_mesh)
-        gradient = jax.jit(lambda x, dy: divided_kernel_gradient(x, kernel, dy, geometry, over.abstract_mesh))
+        assert can_be_sharded(placed[0], kernel, geometry, over.abstract_mesh)
+        gradient = jax.jit(lambda x, dy: sharded_kernel_gradient(x, kernel, dy, geometry, over.abstract_mesh))
         compiled = gradient.lower(*placed).compile()
         actual = compiled(*placed)
     expected = gradient_with_torch(x, dy, padding=dilation, dilation=dilation)
@@ -99,7 +99,7 @@ def test_kernel_gradient_with_sharded_rows(rng, space, rows, dilation):
 )
 def test_gradients_that_are_left_to_xla(shape, kernel_size, geometry, over):
     x, kernel = jnp.zeros((*shape, 3)), jnp.zeros((kernel_size, kernel_size, 3, 2))
-    assert not can_be_divided(x, kernel, geometry, over.abstract_mesh)
+    assert not can_be_sharded(x, kernel, geometry, over.abstract_mesh)
 
 
 @pytest.mark.parametrize("rows", [3, 5, 7])
