@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.runs.files import replacing
 
+_OPACITY = 0.6
 # A legend narrower than this is hard to read, however small the image is.
 _SMALLEST_WIDTH = 480
 _LARGEST_ENLARGED_HEIGHT = 4 * _SMALLEST_WIDTH
@@ -30,8 +31,8 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(partial, format="PNG")
 
 
-def blended(
-    image: np.ndarray, labels: np.ndarray, classes: Classes, opacity: float = 0.6, *, outlines: bool = False
+def blend_labels(
+    image: np.ndarray, labels: np.ndarray, classes: Classes, *, outlines: bool = False
 ) -> np.ndarray:
     """Returns an image with its labels drawn over it, uint8 `[H, W, 3]`; see `overlay` for the arguments."""
     colours = classes.palette()[labels]
@@ -41,7 +42,7 @@ def blended(
         width = max(1, min(labels.shape) // 200)
         near = cv2.dilate(borders.view(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8)) > 0
         return np.where((near & (labels != IGNORE_LABEL))[..., None], colours, image)
-    strength = np.where(labels == IGNORE_LABEL, 0.0, opacity)[..., None]
+    strength = np.where(labels == IGNORE_LABEL, 0.0, _OPACITY)[..., None]
     blend = image * (1 - strength) + colours * strength
     blend[borders] = 255
     return np.round(blend).astype(np.uint8)
@@ -51,7 +52,6 @@ def overlay(
     image: np.ndarray,
     labels: np.ndarray,
     classes: Classes,
-    opacity: float = 0.6,
     *,
     legend: bool = True,
     outlines: bool = False,
@@ -62,11 +62,10 @@ def overlay(
       image: uint8 `[H, W, 3]` RGB.
       labels: integers `[H, W]`; pixels of 255, which are ignored, are left as they are.
       classes: names and colours.
-      opacity: the opacity of the colours, 0 to 1.
       legend: whether to draw a legend, for which small images are enlarged. Without it, the size is the image's.
       outlines: draw only the outlines of the classes, in their colours.
     """
-    result = Image.fromarray(blended(image, labels, classes, opacity, outlines=outlines))
+    result = Image.fromarray(blend_labels(image, labels, classes, outlines=outlines))
     if not legend:
         return result
     # A narrow strip is not enlarged to the width of its legend, which would make it thousands of pixels high.
@@ -76,7 +75,7 @@ def overlay(
         result = result.resize(size, Image.Resampling.NEAREST)
     shares = label_shares(labels)
     remarks = [f" {share:.1%}" for share in shares.values()]
-    return stacked(result, legend_of(shares, classes, result.width, remarks))
+    return stack_images(result, draw_legend(shares, classes, result.width, remarks))
 
 
 def label_shares(labels: np.ndarray) -> dict[int, float]:
@@ -86,7 +85,7 @@ def label_shares(labels: np.ndarray) -> dict[int, float]:
     return {int(label): counts[label] / labels.size for label in order if counts[label]}
 
 
-def legend_of(
+def draw_legend(
     labels: Iterable[int], classes: Classes, width: int, remarks: Iterable[str] | None = None
 ) -> Image.Image:
     """Returns a legend of some labels, at least 480 pixels wide.
@@ -124,7 +123,7 @@ def legend_of(
     return result
 
 
-def stacked(above: Image.Image, below: Image.Image) -> Image.Image:
+def stack_images(above: Image.Image, below: Image.Image) -> Image.Image:
     """Returns one image above another, on white."""
     size = (max(above.width, below.width), above.height + below.height)
     result = Image.new("RGB", size, "white")

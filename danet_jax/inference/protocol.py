@@ -332,15 +332,8 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
       config: the recipe as nested mappings of simple types, with at least the groups `dataset` and `evaluation`.
 
     Raises:
-      InputError: a group is missing, or an option does not exist or has an invalid value.
+      InputError: an option does not exist or has an invalid value.
     """
-    for group in ("dataset", "evaluation"):
-        if not isinstance(config.get(group), Mapping):
-            raise InputError(
-                f"config.{group}={config.get(group)!r} must be a group of options",
-                what=f"config.{group}",
-                value=config.get(group),
-            )
     dataset = config["dataset"]
     changes = {
         key: tuple(value) if isinstance(value, list) else value

@@ -23,7 +23,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label, shown
 from danet_jax.data.video import TimedFrame, Video, write_video
 from danet_jax.errors import InputError
-from danet_jax.inference.drawing import blended, legend_of, save_labels, stacked
+from danet_jax.inference.drawing import blend_labels, draw_legend, save_labels, stack_images
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.modes.arguments import short_name
 from danet_jax.runs.files import replacing, write_text
@@ -120,12 +120,12 @@ def _overlaid(video: Video, labels: Path, count: int, drawing: _Drawing) -> Iter
     legend = None
     if drawing.legend:
         found = functools.reduce(np.union1d, map(labels_of, range(count)))
-        legend = legend_of(found, drawing.classes, labels_of(0).shape[1])
+        legend = draw_legend(found, drawing.classes, labels_of(0).shape[1])
     for index, (at, frame) in enumerate(video.timed()):
         image = shown(frame, drawing.depth)
-        picture = blended(image, labels_of(index), drawing.classes, outlines=drawing.outlines)
+        picture = blend_labels(image, labels_of(index), drawing.classes, outlines=drawing.outlines)
         if legend:
-            picture = np.asarray(stacked(Image.fromarray(picture), legend))
+            picture = np.asarray(stack_images(Image.fromarray(picture), legend))
         yield at, picture
 
 

@@ -82,28 +82,6 @@ def test_logits_beyond_the_range_of_exp(rng):
     assert np.isfinite(output).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("positions", [65 * 129, 97 * 97])
-def test_feature_maps_of_real_sizes(rng, positions):
-    """Some rows and columns for the positions of 513 x 1025 and 769 x 769 images."""
-    query, key, value, cotangent = random_inputs(rng, 1, positions, positions, 64, 64)
-    output, dquery, dkey, dvalue = jax.jit(value_and_gradients(position_attention))(
-        query, key, value, cotangent
-    )
-    rows = rng.integers(0, positions, 16)
-    q, k, v, d = (np.asarray(x[0], np.float64) for x in (query, key, value, cotangent))
-    expected = attention_and_gradients(q[None, rows], k[None], v[None], d[None, rows])
-    assert relative_error(output[0, rows], expected[0][0]) < 1e-5
-    assert relative_error(dquery[0, rows], expected[1][0]) < 1e-5
-    logits = q @ k.T
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    weights /= weights.sum(1, keepdims=True)
-    assert relative_error(dvalue[0], weights.T @ d) < 1e-5
-    projection = (np.asarray(output[0], np.float64) * d).sum(1)
-    dlogits = weights[:, rows] * (d @ v[rows].T - projection[:, None])
-    assert relative_error(dkey[0, rows], dlogits.T @ q) < 2e-5
-
-
 @pytest.mark.parametrize("backend", ["auto", "rows", "reference"])
 def test_masked_keys(rng, backend):
     """The result is as without the masked keys, which may contain NaN and have no gradient."""
