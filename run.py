@@ -66,16 +66,16 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"run.py: {'; '.join([str(error), *notes])}", file=sys.stderr)
     except OSError as error:  # for example a full disk, or a folder without write permission
-        place = error.filename or values.workdir or "a file"
-        print(f"run.py: {place}: {error.strerror or error}", file=sys.stderr)
+        path = error.filename or values.workdir or "a file"
+        print(f"run.py: {path}: {error.strerror or error}", file=sys.stderr)
     except Exception as error:
         if type(error).__module__.startswith("gcsfs"):
             line = f"{values.workdir}: {first_line(error)}; the same command resumes"
         elif is_one_of_several_hosts():
             traceback.print_exc()
             line = (
-                f"{one_line(error)}; if another host failed first, its output says why; the same command on all hosts "
-                "resumes from the last checkpoint"
+                f"{one_line(error)}; if another host failed first, its output gives the reason; the same command on all "
+                "hosts resumes from the last checkpoint"
             )
         else:
             raise
@@ -93,28 +93,24 @@ def is_one_of_several_hosts() -> bool:
 
 
 def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
-    """Reads the command line, runs the mode and returns the exit status; raises InputError for wrong arguments."""
-    from danet_jax.command import places, startup
+    """Reads the command line, runs the mode and returns the exit status; raises InputError for invalid arguments."""
+    from danet_jax.command import startup
     from danet_jax.recipe import read_recipe
     from danet_jax.runs import stopping
 
-    arguments, config, changes = parse(values, argv, notes)
+    arguments, config, changed = parse(values, argv, notes)
     # Orbax logs harmless warnings, and the tracebacks of exceptions that it raises anyway.
     logging.set_verbosity(logging.FATAL)
     mode, given = values.mode, {name: values[name].value for name in values if values[name].present}
     if mode not in MODES:
-        raise InputError(
-            f"--mode={mode} does not exist; {did_you_mean(mode, MODES)}there are: {', '.join(MODES)}",
-            what="--mode",
-            value=mode,
-            allowed=MODES,
-        )
+        problem = f"does not exist; {did_you_mean(mode, MODES)}there are: {', '.join(MODES)}"
+        raise InputError.for_value("--mode", mode, problem, allowed=MODES)
     if "mode" not in given and arguments and arguments[0] in MODES:
-        raise InputError(f"{arguments[0]}: write --mode={arguments[0]}", what=arguments[0])
+        raise InputError(f"{arguments[0]}: to choose a mode, write --mode={arguments[0]}", what=arguments[0])
     for name, value in given.items():
         if name in FLAGS and mode not in FLAGS[name].modes:
             modes = " and ".join(FLAGS[name].modes)
-            raise InputError(f"--{name} is not for --mode={mode}, but for {modes}", what=f"--{name}")
+            raise InputError(f"--{name} applies to --mode={modes}, not to --mode={mode}", what=f"--{name}")
         if value == "":
             raise InputError(f"--{name}= is empty", what=f"--{name}")
     if "" in arguments:
@@ -122,11 +118,12 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
     recipe = None if config is None else read_recipe(config.to_dict())
     if recipe is None and mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/", what="--config")
-    workdir = places.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
+    workdir = startup.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
     startup.use_compilation_cache(recipe.compilation_cache if recipe else "")
     options = {name: value for name, value in given.items() if name in FLAGS}
     if mode in TRAINED:
-        options["overrides"] = {key[6:]: value for key, value in changes.items() if key.startswith("model.")}
+        names = [key.removeprefix("model.") for key in changed if key.startswith("model.")]
+        options["overrides"] = {name: getattr(recipe.model, name) for name in names}
     with startup.joined(recipe, {name: values[name].value for name in HOST_FLAGS}):
         if mode in COMPUTE:
             startup.refuse_no_device()
@@ -135,17 +132,15 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
             if mode == "train":
                 options["signals"] = signals
             else:
-                signals.standing = f"in --mode={mode}; the same command starts it again"
+                signals.progress = f"in --mode={mode}; the same command starts it again"
             module = importlib.import_module(f"danet_jax.modes.{mode}")
             return module.run(recipe, workdir, arguments, **options)
         print(signals, flush=True)
         return signals.status
 
 
-def parse(
-    values: flags.FlagValues, argv: list[str], notes: list[str]
-) -> tuple[list[str], Any, dict[str, Any]]:
-    """Returns the arguments after the flags, the recipe's config or None, and the changes by --config.GROUP.NAME."""
+def parse(values: flags.FlagValues, argv: list[str], notes: list[str]) -> tuple[list[str], Any, list[str]]:
+    """Returns the arguments after the flags, the recipe's config or None, and the options that flags have set."""
     from danet_jax.command import recipe_file
 
     values.set_gnu_getopt(True)  # flags may come after arguments
@@ -162,7 +157,7 @@ def parse(
 
 
 if __name__ == "__main__":
-    from danet_jax.command.output import lasting
+    from danet_jax.command.output import fault_tolerant
 
-    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    sys.stdout, sys.stderr = fault_tolerant(sys.stdout), fault_tolerant(sys.stderr)
     sys.exit(main(sys.argv))

@@ -35,6 +35,16 @@ class InputError(ValueError):
         super().__init__(message)
         self.what, self.value, self.allowed = what, value, allowed
 
+    @classmethod
+    def for_value(cls, what: str, value: Any, problem: str, allowed: Any = None) -> InputError:
+        """Returns the error `WHAT=VALUE PROBLEM`."""
+        return cls(f"{what}={value} {problem}", what=what, value=value, allowed=allowed)
+
+    @classmethod
+    def for_file(cls, path: str | os.PathLike[str], problem: str, value: Any = None) -> InputError:
+        """Returns the error `PATH: PROBLEM`."""
+        return cls(f"{os.fspath(path)}: {problem}", what=os.fspath(path), value=value)
+
     def __str__(self) -> str:
         line = _shortened(super().__str__(), 2000)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -38,12 +38,12 @@ def imports_of(path: pathlib.Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_only_packages_above_it(package):
+def test_packages_import_only_those_above_them(package):
     allowed = EVERYWHERE | set(PACKAGES[: PACKAGES.index(package) + 1])
     modules = {path.stem for path in PACKAGE.glob("*.py")} | set(PACKAGES)
     for path in (PACKAGE / package).rglob("*.py"):
-        wrong = (imports_of(path) & modules) - allowed
-        assert not wrong, f"{path.relative_to(PACKAGE)} imports {', '.join(sorted(wrong))}"
+        forbidden = (imports_of(path) & modules) - allowed
+        assert not forbidden, f"{path.relative_to(PACKAGE)} imports {', '.join(sorted(forbidden))}"
 
 
 def test_only_the_command_line_package_reads_flags():
@@ -82,13 +82,13 @@ def test_everything_imported_is_declared():
             assert module == "danet_jax" or provides & declared, f"{path}: {module} is not declared"
 
 
-def test_every_module_is_there_and_can_be_imported():
+def test_every_module_can_be_imported():
     for module in pkgutil.walk_packages(danet_jax.__path__, "danet_jax."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
 
-def test_what_the_page_on_architecture_names_exists():
+def test_files_and_functions_named_in_architecture_md_exist():
     top = pathlib.Path(__file__).parents[1]
     named = re.findall(r"`((?:\w+/)*\w+\.py)(?::(\w+))?`", (top / "docs/architecture.md").read_text())
     assert len(named) > 30
@@ -106,7 +106,7 @@ def test_every_public_name_exists():
         danet_jax.Danet  # noqa: B018
 
 
-def test_importing_the_network_brings_neither_data_nor_checkpoint_libraries():
+def test_importing_the_network_imports_no_data_or_checkpoint_library():
     code = (
         "import sys, danet_jax; danet_jax.DANet; danet_jax.position_attention;"
         "heavy = {'pydantic', 'tensorflow', 'tensorflow_datasets', 'grain', 'orbax.checkpoint', 'cv2', 'torch'};"

@@ -8,7 +8,7 @@ import sys
 from typing import TextIO
 
 
-class _Lasting(io.FileIO):
+class _FaultTolerant(io.FileIO):
     """A file that drops whatever it cannot write, for example because a terminal was closed or a disk is full."""
 
     def write(self, data):
@@ -21,12 +21,12 @@ class _Lasting(io.FileIO):
             return len(data)
 
 
-def lasting(stream: TextIO) -> TextIO:
+def fault_tolerant(stream: TextIO) -> TextIO:
     """Returns a stream that escapes characters missing from `stream`'s encoding, and drops what it cannot write."""
     if not isinstance(stream, io.TextIOWrapper):  # it is None if it was closed from the start
         return stream
     stream.flush()
-    raw = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+    raw = io.BufferedWriter(_FaultTolerant(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(
         raw, stream.encoding, "backslashreplace", None, stream.line_buffering, stream.write_through
     )

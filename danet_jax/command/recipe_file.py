@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
+import operator
 import re
 import sys
 import traceback
@@ -13,110 +16,108 @@ from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe, as_config, defaults, recipe_of_run
-from danet_jax.recipe.words import find, shown, wrong_value
+from danet_jax.recipe.schema import find, plain_type, schemas, shown
 from danet_jax.runs.directory import is_run, read_config
 
-_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_FLAG = re.compile(r"--?(no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
 _RENAMED = {"init.from": "init.checkpoint", "init.source": "init.checkpoint"}
 """The names of options up to version 0.2, and their names since then."""
 
 
 def read_config_and_flags(
     file: str | None, workdir: str | None, arguments: Sequence[str], folder: Path, notes: list[str]
-) -> tuple[list[str], ml_collections.ConfigDict | None, dict[str, Any]]:
+) -> tuple[list[str], ml_collections.ConfigDict | None, list[str]]:
     """Reads the recipe and applies the flags `--config.GROUP.NAME=VALUE` to it.
 
     Args:
       file: the value of --config. If it is None, the recipe is that of the run in `workdir`.
       workdir: the value of --workdir.
       arguments: the program and its command line, without the flags that have already been read.
-      folder: the folder of the recipes, which are listed if there is no such file.
+      folder: the folder of the recipes, which are listed if the file does not exist.
       notes: a list to which a line is appended for each option that is given by a deprecated name.
 
     Returns:
-      The arguments after the flags; the config, or None if there is neither a file nor a run; and the values of the
-      flags by option, for example `{"training.steps": 7}`.
+      The arguments after the flags; the config, or None if there is neither a file nor a run; and the options that
+      flags have set, for example `["training.steps"]`.
 
     Raises:
-      InputError: the recipe cannot be loaded, or a flag names no option or has a value of the wrong type.
-      absl.flags.Error: a flag that does not set an option is wrong.
+      InputError: the recipe cannot be loaded, or a flag does not name an option.
+      absl.flags.Error: a flag that does not set an option is invalid, or a value is missing.
     """
-    config, place, init = None, "", {}
+    config, origin, init = None, "", {}
     if file:
         config = load(file, folder)
-        place, init = file.partition(":")[0], config.init
+        origin, init = file.partition(":")[0], config.init
     elif workdir is not None and is_run(workdir):
         config = as_config(recipe_of_run(workdir))
-        place, init = f"{workdir}/config.json", read_config(workdir).get("init") or {}
+        origin, init = f"{workdir}/config.json", read_config(workdir).get("init") or {}
     if "source" in init:
-        notes.append(f"{place}: config.init.source is deprecated; it is called config.init.checkpoint now")
+        notes.append(f"{origin}: config.init.source is deprecated; use config.init.checkpoint")
     arguments = [_with_new_name(argument, notes) for argument in arguments]
-    keys = [match[1] for argument in arguments if (match := _FLAG.fullmatch(argument))]
-    if config is None:
-        if keys:
-            [flag, *_] = filter(_FLAG.fullmatch, arguments)
-            raise InputError(f"{flag} needs --config=FILE, the recipe that it changes", what=flag)
-        return flags.FlagValues()(arguments)[1:], None, {}
-    for key in keys:
-        if not key.startswith("dataset.options."):
-            found, _, name = find(Recipe, key.split("."))
-            if not name or found != f"config.{key}":
-                raise InputError(
-                    f"--config.{key} is not one option: set options one by one, --config.GROUP.NAME=VALUE",
-                    what=f"config.{key}",
-                )
+    keys = dict.fromkeys(match[2] for match in map(_FLAG.fullmatch, arguments) if match)
+    if config is None and keys:
+        [flag, *_] = filter(_FLAG.fullmatch, arguments)
+        raise InputError(f"{flag} needs --config=FILE, the recipe that it changes", what=flag)
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may come after arguments
+    types = {key: _type_of(key, config) for key in keys}
+    for key, kind in types.items():
+        # Any text is accepted here, because `read_recipe` refuses invalid values.
+        is_switch = kind in (bool, None)
+        flag = flags.Flag(flags.ArgumentParser(), None, f"config.{key}", None, "", boolean=is_switch)
+        flags.DEFINE_flag(flag, values)
     try:
-        rest, changes = _change(config, arguments)
+        rest = values(arguments)[1:]
     except flags.UnrecognizedFlagError:
         raise
-    except Exception as error:  # absl and ml_collections raise various exceptions for wrong values
-        raise _refusal(config, keys, arguments) or InputError(f"--config: {one_line(error)}") from error
-    return rest, config, changes
+    except (flags.Error, ValueError) as error:  # a value is missing, or --noconfig.NAME has one
+        raise InputError(f"--config: {one_line(error)}", what="--config") from error
+    for key, kind in types.items():
+        *groups, name = key.split(".")
+        group = functools.reduce(operator.getitem, groups, config)
+        with group.ignore_type():
+            group[name] = _parse(values[f"config.{key}"].value, kind)
+    return rest, config, list(keys)
 
 
 def _with_new_name(argument: str, notes: list[str]) -> str:
     match = _FLAG.fullmatch(argument)
-    if not match or match[1] not in _RENAMED:
+    if not match or match[2] not in _RENAMED:
         return argument
-    old, new = match[1], _RENAMED[match[1]]
-    notes.append(f"--config.{old} is deprecated; it is called --config.{new} now")
+    old, new = match[2], _RENAMED[match[2]]
+    notes.append(f"--config.{old} is deprecated; use --config.{new}")
     return argument.replace(old, new, 1)
 
 
-def _change(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Applies the flags in `arguments` to `config`; returns the other arguments, and the changes by option."""
-    values = flags.FlagValues()
-    values.set_gnu_getopt(True)  # flags may come after arguments
-    config_flags.DEFINE_config_dict(
-        "config", config, "", values, lock_config=False, accept_new_attributes=True, sys_argv=list(arguments)
+def _type_of(key: str, config: ml_collections.ConfigDict) -> type | None:
+    """Returns the type of an option, or None for an option of the data set that the recipe does not list."""
+    if key.startswith("dataset.options."):
+        name, listed = key.removeprefix("dataset.options."), dict(config.dataset.options)
+        if name and "." not in name:
+            return type(listed[name]) if name in listed else None
+    else:
+        full_name, group, name = find(Recipe, key.split("."))
+        if name and full_name == f"config.{key}":
+            return plain_type(schemas(group)[name])
+    raise InputError(
+        f"--config.{key} is not one option: set options one by one, --config.GROUP.NAME=VALUE",
+        what=f"config.{key}",
     )
-    rest = values(list(arguments))[1:]
-    return rest, config_flags.get_override_values(values["config"])
 
 
-def _refusal(
-    config: ml_collections.ConfigDict, keys: Sequence[str], arguments: Sequence[str]
-) -> InputError | None:
-    """Returns the error for the first option whose flags are refused by themselves."""
-    for key in keys:
-        own = [a for a in arguments if not (match := _FLAG.fullmatch(a)) or match[1] == key]
-        try:
-            _change(config.copy_and_resolve_references(), own)
-        except Exception as error:  # see `read_config_and_flags`
-            what = f"config.{key}"
-            [*_, value] = [match[2] for a in own if (match := _FLAG.fullmatch(a))]
-            if value is None:
-                return InputError(f"{what}: {one_line(error)}", what=what)
-            if not key.startswith("dataset.options."):
-                return wrong_value(*find(Recipe, key.split(".")), value)
-            known = dict(config.dataset.options).get(key.removeprefix("dataset.options."))
-            allowed = "an option of the data set" if known is None else f"a value like {known!r}"
-            return InputError(f"{what}={shown(value)} must be {allowed}", what=what, value=value)
-    return None
+def _parse(text: str, kind: type | None) -> Any:
+    """Returns the value that the text of a flag stands for, or the text itself if it stands for no other value."""
+    if kind is str:
+        return text
+    try:
+        is_boolean = kind is bool or text in ("true", "false")
+        value = flags.BooleanParser().parse(text) if is_boolean else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    return (value,) if kind is tuple and not isinstance(value, tuple | list | None) else value
 
 
 def load(text: str, folder: Path) -> ml_collections.ConfigDict:
@@ -124,10 +125,10 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
 
     Args:
       text: FILE, or FILE:VARIANT, where VARIANT is the argument of the file's `get_config`.
-      folder: the folder of the recipes, which are listed if there is no such file.
+      folder: the folder of the recipes, which are listed if the file does not exist.
 
     Raises:
-      InputError: there is no such file, running it raises an exception, or it returns no config. The message names the
+      InputError: the file does not exist, running it raises an exception, or it returns no config. The message names the
         file and, if the file raised the exception, the line in it.
     """
     path, colon, variant = text.partition(":")
@@ -135,12 +136,12 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
         source = Path(path).read_bytes() if Path(path).is_file() else None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--config={shown(text)}: cannot be read: {_words(error)}", what="--config"
+            f"--config={shown(text)}: cannot be read: {_describe(error)}", what="--config"
         ) from error
     if source is None:
         names = [f"{folder.name}/{each.name}" for each in sorted(folder.glob("*.py")) if each.stem != "base"]
         raise InputError(
-            f"--config={shown(path)}: no such file; there are: {', '.join(names)}",
+            f"--config={shown(path)} does not exist; there are: {', '.join(names)}",
             what="--config",
             value=path,
             allowed=names,
@@ -152,29 +153,20 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
     _run(path, lambda: exec(compile(source, path, "exec"), module.__dict__))
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
-        raise InputError(
-            f"{path}: has no function get_config, which returns the recipe; see configs/base.py", what=path
-        )
+        raise InputError.for_file(path, f"must define a function get_config that returns the recipe; see configs/base.py")
     arguments = (variant,) if colon else ()
     signature = _run(path, lambda: inspect.signature(get_config))
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        raise InputError(
-            f"{path}: get_config{signature} is not called {f'with {variant!r}' if colon else 'without a variant'}; it "
-            f"takes one argument, the VARIANT of --config={path}:VARIANT, or none",
-            what=path,
-        ) from error
+        raise InputError.for_file(path, f"get_config{signature} cannot be called {f'with {variant!r}' if colon else 'without a variant'}; it "
+            f"may take one argument, the VARIANT of --config={path}:VARIANT") from error
     config = _run(path, lambda: get_config(*arguments))
     if not isinstance(config, ml_collections.ConfigDict):
         if inspect.iscoroutine(config):
             config.close()
-        raise InputError(
-            f"{path}: get_config returns {type(config).__name__}; it must return danet_jax.recipe.defaults() with "
-            "changes",
-            what=path,
-            value=config,
-        )
+        raise InputError.for_file(path, f"get_config returns {type(config).__name__}; it must return a changed danet_jax.recipe.defaults()",
+            value=config)
     _run(path, config.to_dict)  # references are resolved when they are read, which can fail
     config = ml_collections.ConfigDict(config)  # a frozen config becomes one that can be changed
     config.unlock()
@@ -197,10 +189,10 @@ def _run(path: str, function: Callable[[], Any]) -> Any:
         if isinstance(error, SyntaxError) and error.filename == path:
             lines.append(error.lineno)
         where = f"{path}, line {lines[-1]}" if lines else path
-        raise InputError(f"{where}: {_words(error)}", what=path) from error
+        raise InputError(f"{where}: {_describe(error)}", what=path) from error
 
 
-def _words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """Returns a description of an error on one line of bounded length."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"

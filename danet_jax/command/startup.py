@@ -1,10 +1,11 @@
-"""Prepares JAX before a mode runs: sets the compilation cache, joins the other hosts and checks for a device."""
+"""Prepares a mode: finds the run's directory, sets JAX's compilation cache, joins other hosts, checks for a device."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from jax.experimental import multihost_utils
 import danet_jax
 from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe
-from danet_jax.runs.directory import flat_config, library_versions
+from danet_jax.runs.directory import flat_config, is_run, library_versions
+from danet_jax.runs.files import as_path, is_bucket, refuse_unreachable
 from danet_jax.runs.hosts import refuse_differing
 from danet_jax.training.topologies import describe_absent_tpu
 
@@ -29,6 +31,51 @@ _SHUTDOWN_TIMEOUT = 30
 
 _FREE = ("config.dataset.root", "config.dataset.data_dir", "config.dataset.workers")
 """Options that may differ between hosts."""
+
+
+def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -> Path:
+    """Returns the run's directory: `workdir` if it is given, else runs/NAME of the recipe.
+
+    Args:
+      workdir: the value of --workdir, or None.
+      recipe: the recipe of the run, or None.
+      written: whether the mode writes there.
+
+    Raises:
+      InputError: the path is not a directory, cannot become one, or cannot be written to. The check leaves no files.
+    """
+    if workdir is None:
+        path, key = Path("runs", recipe.name if recipe else "danet"), "runs/NAME"
+    else:
+        path, key = Path(workdir), "--workdir"
+
+    def refusal(shown: object, problem: str) -> InputError:
+        return InputError(f"{key}={shown}{problem}", what=key, value=workdir)
+
+    if workdir is not None:
+        if is_bucket(workdir):
+            try:
+                bucket = as_path(workdir)
+                if written:
+                    refuse_unreachable(bucket)
+            except InputError as error:
+                raise refusal(error.args[0], "") from error
+            return bucket
+        if not workdir.strip() or not workdir.isprintable():
+            raise refusal(repr(workdir), " must be the path of a directory, without line breaks or NUL")
+        if any(len(part.encode()) > 255 for part in path.parts) or len(workdir.encode()) > 4000:
+            raise refusal(f"{workdir[:40]}...", " is longer than a file system allows: 255 bytes per name")
+    try:
+        if not is_run(path) and path.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise refusal(path, " is the current directory or above it; a run needs a directory of its own")
+        existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not existing.is_dir():
+            raise refusal(path, f": {existing} is a file, not a directory")
+        if written:
+            tempfile.TemporaryDirectory(dir=existing, prefix=".writable").cleanup()
+    except (OSError, RuntimeError) as error:  # circular links raise a RuntimeError
+        raise refusal(path, f": cannot be written to: {getattr(error, 'strerror', error)}") from error
+    return path
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -53,11 +100,10 @@ def use_compilation_cache(folder: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # without a home directory, it is a RuntimeError
         if folder:
-            raise InputError(
-                f"config.compilation_cache={folder}: cannot be created ({getattr(error, 'strerror', error)}); name "
-                f"another folder, or {OFF}",
-                what="config.compilation_cache",
-                value=folder,
+            raise InputError.for_value(
+                "config.compilation_cache",
+                folder,
+                f"cannot be created ({getattr(error, 'strerror', error)}); give another folder, or {OFF}",
             ) from error
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
@@ -108,21 +154,21 @@ def _by_hand(
 ) -> dict[str, Any] | None:
     """Returns the flags as arguments of `jax.distributed.initialize`, or None without --coordinator."""
     del distributed, join_timeout
-
-    def refusal(flag: str, value: Any, problem: str) -> InputError:
-        return InputError(f"--{flag}={value} {problem}", what=f"--{flag}", value=value)
-
     if coordinator is None:
         if processes != 0 or process != -1:
-            raise refusal("coordinator", "HOST:PORT", "is missing: --processes and --process need it")
+            raise InputError("--processes and --process need --coordinator=HOST:PORT", what="--coordinator")
         return None
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdigit() and 0 < int(port) < 65536):
-        raise refusal("coordinator", coordinator, "must be HOST:PORT of the first host")
+        raise InputError.for_value("--coordinator", coordinator, "must be HOST:PORT of the first host")
     if processes < 1:
-        raise refusal("processes", processes, "must be the number of hosts, at least 1, with --coordinator")
+        raise InputError.for_value(
+            "--processes", processes, "must be the number of hosts, at least 1, with --coordinator"
+        )
     if not 0 <= process < processes:
-        raise refusal("process", process, f"must be from 0 to {processes - 1}, one less than --processes")
+        raise InputError.for_value(
+            "--process", process, f"must be from 0 to {processes - 1}, one less than --processes"
+        )
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
 
 

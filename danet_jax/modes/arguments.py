@@ -1,4 +1,4 @@
-"""Reads what the user names on the command line, such as images, a trained network or a size, and names the results."""
+"""Reads the arguments of the command line, such as images, a trained network or a size, and names the results."""
 
 from __future__ import annotations
 
@@ -34,20 +34,18 @@ def refuse_arguments(arguments: list[str], mode: str) -> None:
         )
 
 
-def size_of(arguments: list[str], mode: str) -> tuple[int, int] | None:
+def read_size(arguments: list[str], mode: str) -> tuple[int, int] | None:
     """Returns the height and width from the argument HEIGHTxWIDTH, or None if there is no argument."""
     if not arguments:
         return None
     matched = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", arguments[0])
     if matched is None or len(arguments) > 1:
         text = " ".join(arguments)
-        raise InputError(
-            f"{text}: --mode={mode} takes one argument, an image size such as 1024x2048", what=text
-        )
+        raise InputError.for_file(text, f"--mode={mode} takes one argument, an image size such as 1024x2048")
     return int(matched[1]), int(matched[2])
 
 
-def trained_network(workdir: Path, checkpoint: str) -> Path | str:
+def find_network(workdir: Path, checkpoint: str) -> Path | str:
     """Returns what `load_checkpoint` should load: `checkpoint` if it is given, otherwise the run in `workdir`.
 
     Raises:
@@ -56,14 +54,12 @@ def trained_network(workdir: Path, checkpoint: str) -> Path | str:
     if checkpoint:
         find(checkpoint)
     elif not is_run(workdir):
-        raise InputError(
-            f"{workdir}: no run here; name a trained network with --workdir=RUN or --checkpoint=FILE, or train one",
-            what=str(workdir),
-        )
+        raise InputError.for_file(workdir, f"is not the directory of a run; give a trained network by --workdir=RUN or --checkpoint=FILE, or "
+            "train one")
     return checkpoint or workdir
 
 
-def images_of(arguments: list[str]) -> Iterator[Path]:
+def find_images(arguments: list[str]) -> Iterator[Path]:
     """Yields the files among `arguments` and the images in its folders; a folder without images is yielded itself.
 
     Links to folders are followed, and hidden folders are skipped. Other files in the folders are counted on stderr by
@@ -77,7 +73,7 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
     for argument in arguments:
         if not argument.strip():
             raise InputError(
-                f"{argument!r}: an empty argument names no image; give a file, a folder, or . for this one",
+                f"{argument!r}: an empty argument is not an image; give a file, a folder, or . for the current folder",
                 what=repr(argument),
             )
         matching = [argument]
@@ -86,12 +82,12 @@ def images_of(arguments: list[str]) -> Iterator[Path]:
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matching = sorted(glob.glob(argument, recursive=True))
             if not matching:
-                raise InputError(f"{argument}: no file matches this pattern", what=argument)
+                raise InputError.for_file(argument, f"no file matches this pattern")
         for path in map(Path, matching):
-            yield from _images_in(path) if path.is_dir() else [path]
+            yield from _find_images_in(path) if path.is_dir() else [path]
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _find_images_in(folder: Path) -> list[Path]:
     from danet_jax.data.video import is_video  # imports PyAV
 
     found = list(walk(folder))
@@ -104,8 +100,8 @@ def _images_in(folder: Path) -> list[Path]:
             others[path.suffix.lower()].append(path)
     for suffix, paths in others.items():
         kind = f"{suffix} file" if suffix else "file without a suffix"
-        reason = "name videos one by one" if is_video(paths[0]) else f"images are {', '.join(IMAGE_SUFFIXES)}"
-        print(f"{folder}: {len(paths)} {kind}{'s' * (len(paths) > 1)} left out; {reason}", file=sys.stderr)
+        hint = "give videos one by one" if is_video(paths[0]) else f"images are {', '.join(IMAGE_SUFFIXES)}"
+        print(f"{folder}: {len(paths)} {kind}{'s' * (len(paths) > 1)} skipped; {hint}", file=sys.stderr)
     return images
 
 
@@ -134,32 +130,29 @@ def read_file(path: Path) -> bytes:
       InputError: the file cannot be read, or is a folder, a pipe, a socket or a device.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise InputError(
-            f"{path}: neither a file nor a folder (a pipe, a socket or a device)", what=str(path)
-        )
+        raise InputError.for_file(path, f"is a pipe, a socket or a device; give a file or a folder")
     try:
         return path.read_bytes()
     except IsADirectoryError:
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise InputError(f"{path}: no images in this folder ({suffixes})", what=str(path)) from None
+        raise InputError.for_file(path, f"this folder contains no images ({suffixes})") from None
     except (OSError, ValueError) as error:  # a name with NUL is a ValueError
         reason = getattr(error, "strerror", error)
-        raise InputError(f"{path}: cannot be read: {reason}", what=str(path)) from error
+        raise InputError.for_file(path, f"cannot be read: {reason}") from error
 
 
-def named_apart(paths: Iterable[AnyPath]) -> dict[str, AnyPath]:
+def by_unique_name(paths: Iterable[AnyPath]) -> dict[str, AnyPath]:
     """Returns the paths by unique short names: those of a/x.png, b/x.png and x.jpg are x, x_2 and x_3."""
     paths = list(paths)
-    return dict(zip(apart(map(short_name, paths)), paths, strict=True))
+    return dict(zip(unique_names(map(short_name, paths)), paths, strict=True))
 
 
-def apart(names: Iterable[str]) -> Iterator[str]:
-    """Yields the names, and adds a number to each that was already yielded."""
-    taken: set[str] = set()
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Returns the names, with a number added to each that has occurred before."""
+    unique: list[str] = []
     for name in names:
-        new = free_name(name, taken)
-        taken.add(new)
-        yield new
+        unique.append(free_name(name, unique))
+    return unique
 
 
 def short_name(path: str | Path) -> str:

@@ -34,7 +34,7 @@ Reader = Callable[[], Pair]
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
-    """Checks the prepared data or, before anything is prepared, the source files; returns 1 if anything is wrong.
+    """Checks the prepared data or, before anything is prepared, the source files; returns 1 if there are errors.
 
     Prints warnings and, for each split, the number and sizes of the images, the pixels of each class, the images that
     have only ignored pixels, and every example that cannot be read, does not fit its label, or has labels that are not
@@ -53,19 +53,31 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         warned = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()
         tables = _tables(findings, builder.classes)
-        print_report(findings, builder.classes, tables, warned, damaged)
-        wrong = [*damaged, *(error for found in findings.values() for error in found.errors)]
+        errors = [*damaged, *(error for found in findings.values() for error in found.errors)]
+        for line in warned:
+            print(f"warning: {line}")
+        for table in tables:
+            _print_table(table)
+        _print_findings(findings, builder.classes)
+        for error in errors:
+            print(f"error: {error}")
+        total = sum(found.images for found in findings.values())
+        if damaged:
+            print(f"{len(damaged)} files of the prepared data are damaged")
+        invalid = len(errors) - len(damaged)
+        if invalid or not damaged:
+            print(f"{invalid} of {total} examples are invalid" if invalid else f"all {total} examples are valid")
         write_data_page(
             workdir / "check.html",
-            f"{builder.name}: {sum(found.images for found in findings.values())} images",
-            errors=wrong,
+            f"{builder.name}: {total} images",
+            errors=errors,
             warnings=warned,
             tables=tables,
             examples=_examples(splits, builder.classes),
             classes=builder.classes,
         )
-    print(f"{workdir / 'check.html'}: examples to look at")
-    return 1 if wrong else 0
+    print(f"{workdir / 'check.html'}: the same, with examples")
+    return 1 if errors else 0
 
 
 def _readers(recipe: Recipe, builder: PairsBuilder) -> Mapping[str, Sequence[Reader]]:
@@ -76,12 +88,12 @@ def _readers(recipe: Recipe, builder: PairsBuilder) -> Mapping[str, Sequence[Rea
     print(describe(builder))
     dataset = open_recipe_dataset(recipe)
     return {
-        split: [functools.partial(_stored, source, index, split) for index in range(len(source))]
+        split: [functools.partial(_read_stored, source, index, split) for index in range(len(source))]
         for split, source in ((split, dataset.source(split)) for split in dataset.splits)
     }
 
 
-def _stored(source: EncodedSource, index: int, split: str) -> Pair:
+def _read_stored(source: EncodedSource, index: int, split: str) -> Pair:
     try:
         example = source[index]
     except InputError as error:
@@ -92,13 +104,9 @@ def _stored(source: EncodedSource, index: int, split: str) -> Pair:
 
 
 def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Iterator[Example]:
-    """Yields up to eight examples, spread evenly over the splits, and skips wrong ones."""
-    left = _EXAMPLES
-    # The smallest split comes first, so that larger ones can use the part of its share that it leaves.
-    for position, split in enumerate(sorted(splits, key=lambda split: len(splits[split]))):
-        readers = splits[split]
-        count = min(len(readers), -(-left // (len(splits) - position)))
-        left -= count
+    """Yields about eight examples, spread evenly over the splits, and skips invalid ones."""
+    for split, readers in splits.items():
+        count = min(len(readers), -(-_EXAMPLES // len(splits)))
         for index in range(count):
             with contextlib.suppress(InputError):
                 pair = readers[index * len(readers) // count]()
@@ -138,46 +146,28 @@ def _tables(findings: Mapping[str, Findings], classes: Classes) -> list[Table]:
     return tables
 
 
-def print_report(
-    findings: Mapping[str, Findings],
-    classes: Classes,
-    tables: Sequence[Table],
-    warned: Sequence[str],
-    damaged: Sequence[str],
-) -> None:
-    """Prints the warnings, the tables, and then one line for each other finding."""
-    for line in warned:
-        print(f"warning: {line}")
-    for table in tables:
-        shown = [
-            index
-            for index, head in enumerate(table.columns)
-            if head not in _ONLY_ON_THE_PAGE and not head.endswith(" pixels")
-        ]
-        printed = rich.table.Table(title=table.title, title_justify="left")
-        for index in shown:
-            is_name = table.columns[index] in ("split", "class")
-            printed.add_column(table.columns[index], justify="left" if is_name else "right")
-        for row in table.rows:
-            printed.add_row(*(str(row[index]) for index in shown))
-        print_table(printed)
+def _print_table(table: Table) -> None:
+    columns = [
+        (index, name)
+        for index, name in enumerate(table.columns)
+        if name not in _ONLY_ON_THE_PAGE and not name.endswith(" pixels")
+    ]
+    printed = rich.table.Table(title=table.title, title_justify="left")
+    for _, name in columns:
+        printed.add_column(name, justify="left" if name in ("split", "class") else "right")
+    for row in table.rows:
+        printed.add_row(*(str(row[index]) for index, _ in columns))
+    print_table(printed)
+
+
+def _print_findings(findings: Mapping[str, Findings], classes: Classes) -> None:
     for split, found in findings.items():
         if found.only_ignored:
             names = some(found.only_ignored)
-            print(f"{split}: {len(found.only_ignored)} images of which every pixel is ignored: {names}")
+            print(f"{split}: {len(found.only_ignored)} images have only ignored pixels: {names}")
         missing = [name for label, name in enumerate(classes.names) if not found.present[label]]
         if found.labelled and missing:
-            print(f"{split}: {len(missing)} classes without a pixel: {some(missing)}")
+            print(f"{split}: {len(missing)} classes never occur: {some(missing)}")
     for one, other in itertools.combinations(findings, 2):
         if count := len(findings[one].digests & findings[other].digests):
-            print(f"{count} images are in {one} as well as in {other}")
-    errors = [error for found in findings.values() for error in found.errors]
-    for error in [*damaged, *errors]:
-        print(f"WRONG  {error}")
-    total = sum(found.images for found in findings.values())
-    if damaged:
-        print(f"{len(damaged)} files of the prepared data are damaged")
-    elif not errors:
-        print(f"all {total} examples are right")
-    if errors:
-        print(f"{len(errors)} of {total} examples are wrong")
+            print(f"{count} images are in both {one} and {other}")

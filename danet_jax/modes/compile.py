@@ -16,7 +16,7 @@ from danet_jax.inference.predictor import LABELS
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.whole_images import WholeImages
 from danet_jax.models.danet import DANet
-from danet_jax.modes.arguments import size_of
+from danet_jax.modes.arguments import read_size
 from danet_jax.modes.memory import GIB, memory_of, remedies
 from danet_jax.modes.prepare import recipe_builder
 from danet_jax.modes.train import training_step
@@ -40,16 +40,11 @@ def run(
 ) -> int:
     """Compiles a step of the recipe for `topology` and writes `compile/NAME.hlo` and `compile/NAME.json`.
 
-    Nothing is trained, and no data are needed. An argument HEIGHTxWIDTH is the image size; the default is the crop
+    Nothing is trained, and no data are required. An argument HEIGHTxWIDTH is the image size; the default is the crop
     size. Returns 0 if the program fits into the memory of the devices, and 1 otherwise.
     """
     if step not in STEPS:
-        raise InputError(
-            f"--step={step} does not exist; there are: {', '.join(STEPS)}",
-            what="--step",
-            value=step,
-            allowed=STEPS,
-        )
+        raise InputError.for_value("--step", step, f"does not exist; there are: {', '.join(STEPS)}", STEPS)
     if not topology:
         raise InputError(
             f"--mode=compile needs --topology=NAME, for example: {EXAMPLES}",
@@ -57,7 +52,7 @@ def run(
             allowed=EXAMPLES,
         )
     jax.config.update("jax_platforms", "cpu")  # leave this machine's devices to other programs
-    size = size_of(arguments, "compile") or (recipe.dataset.crop_size,) * 2
+    size = read_size(arguments, "compile") or (recipe.dataset.crop_size,) * 2
     found = find_topology(topology)
     platform = found.devices[0].platform
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space, found.devices)
@@ -77,20 +72,28 @@ def run(
         options = options | {"xla_gpu_enable_triton_gemm": False}
 
     file = workdir / "compile" / f"{topology if training else f'{topology}-{step}'}.json"
-    compiled, needed = None, None
+    compiled, required = None, 0
     started = time.perf_counter()
     try:
         with shown(f"compiling the {step} step for {topology}"):
             compiled = function.trace(*inputs).lower().compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        needed = needed_memory(error, topology)  # a TPU's compiler fails if the memory does not suffice
+        required = required_memory(error, topology)  # a TPU's compiler fails if the memory does not suffice
     seconds = time.perf_counter() - started
+    memory = memory_of(compiled) if compiled else None
+    total = memory.total if memory else required
     analysis: Any = compiled.cost_analysis() if compiled else None
     accessed = (analysis or {}).get("bytes accessed")
     report = {
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
-        **_memory_report(compiled, needed, found.memory),
+        # These are None if a compiler fails and therefore does not report them.
+        "scratch_gib": memory and round(memory.scratch / GIB, 3),
+        "arguments_gib": memory and round(memory.arguments / GIB, 3),
+        "output_gib": memory and round(memory.output / GIB, 3),
+        "total_gib": round(total / GIB, 3),
+        "device_memory_gib": round(found.memory / GIB, 3),
+        "fits": memory is not None and total <= found.memory,
         "flops": _flops(counted, inputs, platform, mesh.size),
         "bytes_accessed_gb": None if accessed is None else round(accessed / 1e9, 3),
         "compile_seconds": round(seconds, 1) if compiled else 0.0,
@@ -154,27 +157,8 @@ def _number_of_classes(recipe: Recipe) -> int:
         return len(recipe_builder(recipe).classes)
     except InputError:
         classes = len(data.class_names) or 19
-        print(f"dataset.root={data.root!r} is not here: compiled for {classes} classes")
+        print(f"config.dataset.root={data.root!r} cannot be read: compiling for {classes} classes")
         return classes
-
-
-def _memory_report(
-    compiled: jax.stages.Compiled | None, needed: int | None, available: int
-) -> dict[str, Any]:
-    """Returns the memory of each device for compile/NAME.json; None where a compiler failed and does not report it."""
-    memory = memory_of(compiled) if compiled else None
-    total = memory.total if memory else needed or 0
-    sizes = {
-        "scratch_gib": memory and memory.scratch,
-        "arguments_gib": memory and memory.arguments,
-        "output_gib": memory and memory.output,
-        "total_gib": total,
-        "device_memory_gib": available,
-    }
-    report: dict[str, Any] = {
-        name: None if size is None else round(size / GIB, 3) for name, size in sizes.items()
-    }
-    return report | {"fits": memory is not None and total <= available}
 
 
 def _flops(function: Any, inputs: Any, platform: str, devices: int) -> float | None:
@@ -186,7 +170,7 @@ def _flops(function: Any, inputs: Any, platform: str, devices: int) -> float | N
     return None if flops is None else flops / devices
 
 
-def needed_memory(error: Exception, topology: str) -> int:
+def required_memory(error: Exception, topology: str) -> int:
     """Returns the bytes that a program needs if the compiler's error is that they do not fit.
 
     Raises:
@@ -206,7 +190,7 @@ def needed_memory(error: Exception, topology: str) -> int:
 def _print(report: dict[str, Any]) -> None:
     rows = {
         "arguments (weights, optimizer, batch), GiB": report["arguments_gib"],
-        "results that do not take their place, GiB": report["output_gib"],
+        "results that do not replace arguments, GiB": report["output_gib"],
         "scratch, GiB": report["scratch_gib"],
         "total per device, GiB": report["total_gib"],
         "memory of a device, GiB": report["device_memory_gib"],
@@ -222,7 +206,7 @@ def _verdict(report: dict[str, Any], recipe: Recipe, step: str, topology: str, m
     difference = report["device_memory_gib"] - report["total_gib"]
     if not report["fits"]:
         change = "; ".join(remedies(recipe, mesh, training=step == "train"))
-        return f"does not fit: {-difference:.2f} GiB too much; {change}"
+        return f"does not fit: {-difference:.2f} GiB are missing; {change}"
     # JAX allocates three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
     more = topology.startswith("h100") and report["total_gib"] > 0.75 * report["device_memory_gib"]
     hint = "; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" if more else ""

@@ -20,7 +20,7 @@ from danet_jax.inference.protocol import Protocol
 from danet_jax.models.danet import DANet
 from danet_jax.models.intermediates import learnt_scales, with_scales
 from danet_jax.models.options import options_of
-from danet_jax.modes.arguments import named_apart, trained_network
+from danet_jax.modes.arguments import by_unique_name, find_network
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe
@@ -52,30 +52,27 @@ def run(
     `workdir/ablation/NAME`.
     """
     if arguments and ablate:
-        raise InputError("--ablate is for one network; give no checkpoints after the flags", what="--ablate")
+        raise InputError("--ablate is for one network: omit the checkpoints after the flags", what="--ablate")
     if arguments and checkpoint:
         raise InputError(
             "give either --checkpoint or checkpoints after the flags, not both", what="--checkpoint"
         )
     # Checkpoints are loaded before the data are prepared, which may take hours.
     load = functools.lru_cache(maxsize=1)(functools.partial(load_checkpoint, **(overrides or {})))
-    networks = named_apart(arguments) if arguments else {"": trained_network(workdir, checkpoint)}
+    networks = by_unique_name(arguments) if arguments else {"": find_network(workdir, checkpoint)}
     for path in networks.values():
         load(path).refuse_backbone(path)
     check_backend_runs(
         "config.model.attention_backend", recipe.model.attention_backend, jax.default_backend()
     )
     # Maps each name to the checkpoint, the scales that are set to 0, and the folder of the files.
-    planned: dict[str, tuple[str | Path, tuple[str, ...], Path]]
+    planned: dict[str, tuple[str | Path, tuple[str, ...], Path]] = {
+        name: (path, (), workdir / "comparison" / name if name else workdir) for name, path in networks.items()
+    }
     if ablate:
         planned = {
             name: (networks[""], without, workdir / "ablation" / name.replace(" ", "_"))
             for name, without in ablations(load(networks[""]).variables["params"]).items()
-        }
-    else:
-        planned = {
-            name: (path, (), workdir / "comparison" / name if name else workdir)
-            for name, path in networks.items()
         }
 
     dataset = recipe_dataset(recipe, "validation_split")
@@ -159,7 +156,7 @@ def ablations(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {"as trained": (), **{f"{name} 0": (name,) for name in scales}, **both}
 
 
-def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: bool) -> str:
+def check_classes(path: str | Path, network: Classes, data: Classes, by_number: bool) -> str:
     """Compares the names of a network's classes with the data's; returns a warning about names that differ, or "".
 
     Case, spaces and punctuation are ignored.
@@ -172,24 +169,19 @@ def check_classes(path: str | Path, theirs: Classes, ours: Classes, by_number: b
     def letters(name: str) -> str:
         return "".join(character for character in name.casefold() if character.isalnum())
 
-    pairs = list(zip(theirs.names, ours.names, strict=False))
+    pairs = list(zip(network.names, data.names, strict=False))
     differing = [index for index, (one, other) in enumerate(pairs) if letters(one) != letters(other)]
     if not differing:
         return ""
-    if sorted(theirs.names) == sorted(ours.names):
-        raise InputError(
-            f"{path}: its classes are those of the data in another order ({', '.join(theirs.names[:4])}, ... "
-            f"and {', '.join(ours.names[:4])}, ...); put the data's classes into the order of the network's",
-            what=str(path),
-        )
+    if sorted(network.names) == sorted(data.names):
+        raise InputError.for_file(path, f"its classes are those of the data in another order ({', '.join(network.names[:4])}, ... "
+            f"instead of {', '.join(data.names[:4])}, ...); reorder the data's classes")
     index = differing[0]
     warning = (
-        f"{len(differing)} of {len(pairs)} classes have other names than the data's: class {index} is "
-        f"{theirs.names[index]!r} for the network and {ours.names[index]!r} in the data"
+        f"{len(differing)} of {len(pairs)} classes have other names than in the data: class {index} is "
+        f"{network.names[index]!r} for the network and {data.names[index]!r} in the data"
     )
     if len(differing) > len(pairs) / 2 and not by_number:
-        raise InputError(
-            f"{path}: {warning}; if the numbers mean the same, set --config.dataset.classes_by_number=True",
-            what=str(path),
-        )
+        raise InputError.for_file(path, f"{warning}; if the same numbers mean the same classes, set "
+            "--config.dataset.classes_by_number=True")
     return warning

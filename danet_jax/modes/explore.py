@@ -14,8 +14,8 @@ import numpy as np
 
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
-from danet_jax.modes.prepare import pixels_of, validation_examples
+from danet_jax.modes.arguments import find_images, read_image, short_name, find_network
+from danet_jax.modes.prepare import decode_example, validation_examples
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
 from danet_jax.runs.terminal import shown
@@ -41,7 +41,7 @@ def run(
     if not arguments and recipe is None:
         raise InputError("--mode=explore needs image files or folders after the flags", what="--mode=explore")
     protocol = recipe.protocol() if recipe else None
-    segmenter = load_segmenter(trained_network(workdir, checkpoint), protocol, **(overrides or {}))
+    segmenter = load_segmenter(find_network(workdir, checkpoint), protocol, **(overrides or {}))
     failures = 0
     outputs = Outputs(workdir / "explore", overwrite=overwrite)
     for source, name, title, read in _images(recipe, arguments, segmenter):
@@ -65,8 +65,8 @@ def _images(
     if recipe is not None and not arguments:
         for name, example in validation_examples(recipe, _EXAMPLES):
             title = example["name"]
-            yield f"validation example {title}", name, title, partial(pixels_of, example, segmenter)
-    for path in images_of(arguments):
+            yield f"validation example {title}", name, title, partial(decode_example, example, segmenter)
+    for path in find_images(arguments):
         yield (
             os.path.abspath(path),
             short_name(path),

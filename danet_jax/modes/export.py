@@ -15,7 +15,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.exporting import probabilities
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import protocol_for
-from danet_jax.modes.arguments import size_of, trained_network
+from danet_jax.modes.arguments import read_size, find_network
 from danet_jax.recipe import Recipe
 from danet_jax.runs.files import is_bucket
 from danet_jax.runs.terminal import shown
@@ -50,21 +50,21 @@ def run(
             value=format or None,
             allowed=tuple(FORMATS),
         )
-    size = size_of(arguments, "export")
+    size = read_size(arguments, "export")
     if size and format in ("safetensors", "torch"):
         raise InputError(
-            f"{arguments[0]}: --format={format} holds weights, for images of any size", what=arguments[0]
+            f"{arguments[0]}: --format={format} takes no size, because it contains only weights", what=arguments[0]
         )
-    loaded = load_checkpoint(trained_network(workdir, checkpoint), **(overrides or {}))
+    loaded = load_checkpoint(find_network(workdir, checkpoint), **(overrides or {}))
     loaded.refuse_backbone(checkpoint or workdir)
     path = workdir / "export" / f"model{FORMATS[format]}"
     of_run = protocol_for(loaded, recipe.protocol() if recipe else None)
-    held, metadata = of_run, {"protocol": json.dumps(of_run.as_dict())}
+    exported, metadata = of_run, {"protocol": json.dumps(of_run.as_dict())}
     if format in ("stablehlo", "onnx") and of_run.window is not None:
-        held = Protocol.whole().replace(mean=of_run.mean, std=of_run.std)
-        held = dataclasses.replace(held, bits=of_run.bits)
-        metadata = {"protocol": json.dumps(held.as_dict()), "protocol_of_run": metadata["protocol"]}
-    apply = functools.partial(probabilities, held)
+        exported = Protocol.whole().replace(mean=of_run.mean, std=of_run.std)
+        exported = dataclasses.replace(exported, bits=of_run.bits)
+        metadata = {"protocol": json.dumps(exported.as_dict()), "protocol_of_run": metadata["protocol"]}
+    apply = functools.partial(probabilities, exported)
     with shown(f"exporting {path}"):
         if format == "safetensors":
             export_safetensors(loaded, path, metadata)
@@ -75,13 +75,13 @@ def run(
         else:
             export_onnx(loaded, path, size or (512, 512), apply, metadata)
     print(loaded.description)
-    if held is not of_run:
-        print(f"holds the network for whole images; the run's own protocol, {of_run.name}, uses windows")
+    if exported is not of_run:
+        print(f"exported for whole images, because the run's own protocol, {of_run.name}, uses windows")
     elif format in ("stablehlo", "onnx"):
-        print(f"holds the protocol {held.name}, as --mode=predict applies it")
+        print(f"exported with the protocol {exported.name}, as in --mode=predict")
     if format == "onnx" and loaded.network.dtype != jnp.float32:
-        print("computes in float32 there, which is what ONNX runtimes have on every device")
+        print("exported in float32, which ONNX runtimes support on every device")
     stat: Any = path.stat()
     size = stat.length if is_bucket(path) else stat.st_size
-    print(f"{path}: {size / 1e6:.1f} MB, read back and equal")
+    print(f"{path}: {size / 1e6:.1f} MB, verified by reading it back")
     return 0

@@ -62,14 +62,14 @@ def remedies(recipe: Recipe, mesh: Mesh, *, training: bool = True) -> list[str]:
         found.append("--config.model.remat=blocks recomputes features in the backward pass")
     if mesh.size > space:
         found.append(f"--config.mesh.space={2 * space} divides the rows of images over more devices")
-    return found or ["take smaller images or more devices"]
+    return found or ["use smaller images or more devices"]
 
 
 @contextlib.contextmanager
-def out_of_memory_in_a_line(
+def explaining_out_of_memory(
     recipe: Recipe, mesh: Mesh, step: Any, state: Any, batch: Mapping[str, jax.Array]
 ) -> Iterator[None]:
-    """Turns JAX's error in the context when a device runs out of memory into an InputError that names the remedies.
+    """Replaces JAX's error when a device runs out of memory in this context by an InputError that names remedies.
 
     Args:
       recipe: the run's recipe.

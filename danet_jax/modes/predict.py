@@ -19,8 +19,8 @@ from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.drawing import overlay, save_labels, save_png, side_by_side
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import images_of, read_image, short_name, trained_network
-from danet_jax.modes.prepare import pixels_of, validation_examples
+from danet_jax.modes.arguments import find_images, read_image, short_name, find_network
+from danet_jax.modes.prepare import decode_example, validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
@@ -56,7 +56,7 @@ def run(
     A file that is not an image is reported; the others are segmented, and the exit status is 1.
     """
     # Wrong arguments are refused before the network is loaded.
-    files, network = list(images_of(arguments)), trained_network(workdir, checkpoint)
+    files, network = list(find_images(arguments)), find_network(workdir, checkpoint)
     if not arguments and recipe is None:
         raise InputError("--mode=predict needs image files or folders after the flags", what="--mode=predict")
     protocol = recipe.protocol() if recipe else None
@@ -107,14 +107,14 @@ def _predict_examples(
     draw: Callable[[np.ndarray, np.ndarray], Image.Image],
 ) -> None:
     for name, example in validation_examples(recipe, _EXAMPLES):
-        image = pixels_of(example, segmenter)
+        image = decode_example(example, segmenter)
         labels = segmenter(image)
         image = shown(image, segmenter.protocol.depth)
-        pictures, titles = [draw(image, labels)], ["prediction"]
+        images, titles = [draw(image, labels)], ["prediction"]
         if example["label"] is not None:
-            pictures.append(draw(image, decode_label(example["label"], name)))
+            images.append(draw(image, decode_label(example["label"], name)))
             titles.append("truth")
         with outputs.writing(f"validation example {example['name']}", name, _SUFFIXES) as paths:
             save_labels(labels, classes, paths[0])
-            save_png(side_by_side(pictures, titles), paths[1])
+            save_png(side_by_side(images, titles), paths[1])
         print(f"{name}: {paths[0]}, {paths[1]}")

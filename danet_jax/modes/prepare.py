@@ -16,7 +16,7 @@ from danet_jax.data.builders.published import PublishedBuilder
 from danet_jax.data.dataset import Dataset, EncodedExample, data_changes, dataset_builder, open_dataset
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError, first_line
-from danet_jax.modes.arguments import apart, refuse_arguments
+from danet_jax.modes.arguments import unique_names, refuse_arguments
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import read_data
 from danet_jax.runs.hosts import refuse_differing
@@ -42,7 +42,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
 def recipe_builder(recipe: Recipe) -> PairsBuilder:
     """Returns the builder of a recipe's data set without preparing anything."""
     with _naming_options():
-        return dataset_builder(recipe.dataset.name, **_places(recipe))
+        return dataset_builder(recipe.dataset.name, **_source(recipe))
 
 
 def open_recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
@@ -54,7 +54,7 @@ def open_recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
     """
     splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
     with _naming_options():
-        return open_dataset(recipe.dataset.name, **_places(recipe), needed=splits)
+        return open_dataset(recipe.dataset.name, **_source(recipe), needed=splits)
 
 
 def recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
@@ -73,7 +73,7 @@ def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, Encod
     """Returns the first examples of a recipe's validation split, each with a unique file name."""
     source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
     examples = [source[index] for index in range(min(count, len(source)))]
-    return zip(apart(example["name"].replace("/", "_") for example in examples), examples, strict=True)
+    return zip(unique_names(example["name"].replace("/", "_") for example in examples), examples, strict=True)
 
 
 def refuse_differing_data(dataset: Dataset) -> None:
@@ -96,23 +96,18 @@ def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway
     try:
         changes = [] if before is None else data_changes(before, digest)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file}: was not written by a run ({first_line(error)}); remove it", what=str(file)
-        ) from None
+        raise InputError.for_file(file, f"was not written by a run ({first_line(error)}); remove it") from None
     if changes and not resume_anyway:
-        raise InputError(
-            f"{file}: the data changed since the run was started ({'; '.join(changes)}); restore them, choose another "
-            "--workdir, or resume all the same with --config.training.resume_anyway=True",
-            what=str(file),
-            value=changes,
-        )
+        raise InputError.for_file(file, f"the data changed since the run was started ({'; '.join(changes)}); restore them, choose another "
+            "--workdir, or resume it anyway with --config.training.resume_anyway=True",
+            value=changes)
     if before is None:
-        changes = ["the run stores no digest of its data, so it cannot be checked that they are the same"]
+        changes = ["the run stores no digest of its data, so changes of the data cannot be detected"]
     if changes and jax.process_index() == 0:
         print(f"warning: {workdir}: {'; '.join(changes)}", file=sys.stderr)
 
 
-def pixels_of(example: EncodedExample, segmenter: Segmenter) -> np.ndarray:
+def decode_example(example: EncodedExample, segmenter: Segmenter) -> np.ndarray:
     """Returns the image of a stored example as a network takes it, `[H, W, 3]`."""
     return decode_image(
         example["image"],
@@ -145,7 +140,7 @@ def _naming_options() -> Iterator[None]:
         raise
 
 
-def _places(recipe: Recipe) -> dict[str, Any]:
+def _source(recipe: Recipe) -> dict[str, Any]:
     options = recipe.dataset
     return {
         "root": options.root or None,

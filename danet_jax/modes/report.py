@@ -30,9 +30,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     folders = [as_path(argument) for argument in arguments] or [workdir]
     for folder in folders:
         if not is_run(folder):
-            raise InputError(
-                f"{folder}: no run here; give directories of runs, or --workdir", what=str(folder)
-            )
+            raise InputError.for_file(folder, f"is not the directory of a run; give directories of runs, or --workdir")
     path = (folders[0] if len(folders) == 1 else shared_folder(folders)) / "report.html"
     runs = [contents(folder) for folder in folders]
     with shown(f"writing {path}"):
@@ -52,8 +50,8 @@ def contents(folder: Path) -> Contents:
         count = -(-len(source) // every)
         examples = evaluation_examples(source, bits=segmenter.protocol.depth, shard_count=every)
         moving = watched(examples, f"segmenting {recipe.dataset.validation_split} with {folder.name}", count)
-        result, pictures = evaluate_examples(segmenter, moving, dataset.classes)
+        result, shown_examples = evaluate_examples(segmenter, moving, dataset.classes)
     except InputError as error:
-        return read_contents(folder, None, (), [f"No validation images and no numbers by class: {error}."])
-    part = f"Numbers by class and images are from {result.images} of the {len(source)} validation images."
-    return read_contents(folder, result, pictures, [part] if every > 1 else [])
+        return read_contents(folder, None, (), [f"There are no validation images and no results by class: {error}."])
+    note = f"The images and the results by class are from {result.images} of the {len(source)} validation images."
+    return read_contents(folder, result, shown_examples, [note] if every > 1 else [])

@@ -12,8 +12,8 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import refuse_arguments, trained_network
-from danet_jax.modes.prepare import pixels_of, recipe_dataset
+from danet_jax.modes.arguments import refuse_arguments, find_network
+from danet_jax.modes.prepare import decode_example, recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
 from danet_jax.runs.terminal import watched
@@ -37,18 +37,16 @@ def run(
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.protocol()
-    segmenter = load_segmenter(trained_network(workdir, checkpoint), protocol, **(overrides or {}))
+    segmenter = load_segmenter(find_network(workdir, checkpoint), protocol, **(overrides or {}))
     if split == "test" and recipe.dataset.options.get("test") is False:
-        raise InputError(
-            "config.dataset.options.test=False leaves out the split that is to be predicted; set it to True",
-            what="config.dataset.options.test",
-            value=False,
+        raise InputError.for_value(
+            "config.dataset.options.test", False, "leaves out the split that is to be predicted; set it to True"
         )
     dataset = recipe_dataset(recipe, "test_split")
     check_classes(segmenter, dataset.classes)
     source = dataset.source(split)
     predictions = (
-        (example["name"], segmenter(pixels_of(example, segmenter)).astype(np.uint8))
+        (example["name"], segmenter(decode_example(example, segmenter)).astype(np.uint8))
         for example in watched(source, f"segmenting {split}", len(source))
     )
     outputs = Outputs(workdir, overwrite=overwrite)
@@ -64,18 +62,15 @@ def check_classes(segmenter: Segmenter, classes: Classes) -> None:
     """Raises InputError unless the network has the dataset's classes, in the dataset's order."""
     count = segmenter.model.num_classes
     if count != len(classes):
-        raise InputError(
-            f"num_classes={count} of the network, but the dataset has {len(classes)} classes",
-            what="num_classes",
-            value=count,
-            allowed=len(classes),
+        raise InputError.for_value(
+            "num_classes", count, f"of the network must be {len(classes)}, as in the dataset", allowed=len(classes)
         )
     names = segmenter.classes.names if segmenter.classes else classes.names
-    for index, (theirs, ours) in enumerate(zip(names, classes.names, strict=True)):
-        if theirs != ours:
+    for index, (name, expected) in enumerate(zip(names, classes.names, strict=True)):
+        if name != expected:
             raise InputError(
-                f"class {index} of the network is {theirs!r}, but {ours!r} in the dataset",
+                f"class {index} of the network is {name!r}, but {expected!r} in the dataset",
                 what=f"class {index}",
-                value=theirs,
-                allowed=ours,
+                value=name,
+                allowed=expected,
             )

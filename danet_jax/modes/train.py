@@ -28,7 +28,7 @@ from danet_jax.evaluation.result import Result
 from danet_jax.models.danet import DANet
 from danet_jax.modes import report
 from danet_jax.modes.arguments import refuse_arguments
-from danet_jax.modes.memory import out_of_memory_in_a_line
+from danet_jax.modes.memory import explaining_out_of_memory
 from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data, refuse_other_data
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe, recipe_of_run
@@ -39,8 +39,7 @@ from danet_jax.runs.directory import (
     read_classes,
     read_data,
     refuse_fewer_steps,
-    refuse_half_a_run,
-    refuse_other_classes,
+    refuse_incomplete_run,
     refuse_other_config,
     write_description,
 )
@@ -57,25 +56,15 @@ from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_la
 from danet_jax.training.optimizer import poly_schedule, sgd
 from danet_jax.training.state import AttentionStart, Metrics, TrainState, create_state, make_train_step
 from danet_jax.training.topologies import count_flops, peak_flops
-from danet_jax.visual.validation import ValidationPictures
+from danet_jax.visual.validation import ValidationImages
 from danet_jax.weights.checkpoint import load_checkpoint
 from danet_jax.weights.initialize import initialize_from, refuse_other_backbone
 
 # Options that may differ when a run is resumed, because they change where and how fast it runs, but not its results.
 # Options of the evaluation are not among them, since the choice of the best checkpoint depends on it.
-_FREE = (
-    "compilation_cache",
-    "model.remat",
-    "training.log_every",
-    "training.profile_steps",
-    "training.resume_anyway",
-    "training.keep_every",
-    "training.pictures",
-    "training.report",
-    "dataset.workers",
-    "dataset.data_dir",
-    "mesh",
-)
+_FREE = ("compilation_cache", "model.remat", "dataset.workers", "dataset.data_dir", "mesh", "training.log_every")
+_FREE += ("training.profile_steps", "training.resume_anyway", "training.keep_every", "training.pictures")
+_FREE += ("training.report",)
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals) -> int:
@@ -95,7 +84,7 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSig
         try:
             report.run(recipe, workdir, [])
         except InputError as error:  # the training is finished nevertheless
-            print(f"no report: {error}", file=sys.stderr)
+            print(f"report.html was not written: {error}", file=sys.stderr)
     return 0
 
 
@@ -107,8 +96,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
 
     # Errors are found, if possible, before data are prepared or anything is compiled, which may take hours.
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
-    refuse_what_does_not_run(recipe, mesh)
-    refuse_what_cannot_be_resumed(recipe, workdir)
+    check_devices(recipe, mesh)
+    check_resumable(recipe, workdir)
     start = None
     if recipe.init.checkpoint and not checkpoint_steps(workdir / "checkpoints"):
         start = load_checkpoint(recipe.init.checkpoint)
@@ -123,7 +112,6 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     refuse_differing_data(dataset)
     digest = dataset.digest(data.train_split, data.validation_split)
     if is_run(workdir):
-        refuse_other_classes(workdir, dataset.classes)
         refuse_other_data(workdir, digest, resume_anyway=options.resume_anyway)
     bits = trained_bits(workdir / "checkpoints", dataset.bits)
     source = dataset.source(data.train_split, labelled="dataset.train_split")
@@ -166,10 +154,10 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
         moving = watched(examples, f"evaluating {data.validation_split}", count, enabled=first_host)
         return evaluator(variables, signals.interrupting(moving))
 
-    first_examples = itertools.islice(
+    shown_examples = itertools.islice(
         evaluation_examples(validation, bits=bits), options.pictures if first_host else 0
     )
-    pictures = ValidationPictures(model, protocol, dataset.classes, list(first_examples))
+    draw_validation_images = ValidationImages(model, protocol, dataset.classes, list(shown_examples))
 
     # The initial state: fresh, from other weights, or from the last checkpoint.
     with shown("initializing the network", enabled=first_host):
@@ -216,7 +204,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
                     scores = {"miou": result.miou, "pixel_accuracy": result.pixel_accuracy}
                     log.write(step, scores, prefix="validation", protocol=evaluator.protocol.name)
                     if first_host:
-                        log.show(step, pictures(state.variables))
+                        log.show(step, draw_validation_images(state.variables))
                     checkpoints.score(step, scores)
                     pace.restart()
                 if step == steps:
@@ -229,7 +217,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
                 profile.before(step + 1)
                 with (
                     shown("compiling the train step", enabled=first_host and step + 1 == first),
-                    out_of_memory_in_a_line(recipe, mesh, train_step, state, batch),
+                    explaining_out_of_memory(recipe, mesh, train_step, state, batch),
                 ):
                     state, metrics = train_step(state, batch)
                     if step + 1 == first:  # running out of memory is reported when the program runs
@@ -254,7 +242,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
                 log.write(step, values)
                 if saving:
                     checkpoints.save(step, state.variables, state.progress, batches.get_state(), description)
-                    signals.standing = (
+                    signals.progress = (
                         f"at step {step} of {steps}, saved in {workdir}; the same command resumes"
                     )
                 if stopping:
@@ -339,15 +327,13 @@ def count_steps(recipe: Recipe, examples: int) -> tuple[int, int]:
     steps_per_epoch = max(1, examples // options.batch_size)
     steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
     if steps >= 2**31:
-        raise InputError(
-            f"config.training.epochs={options.epochs} are {steps} steps here, more than 2**31 - 1",
-            what="config.training.epochs",
-            value=options.epochs,
+        raise InputError.for_value(
+            "config.training.epochs", options.epochs, f"amounts to {steps} steps, more than 2**31 - 1; lower it"
         )
     return steps_per_epoch, steps
 
 
-def refuse_what_does_not_run(recipe: Recipe, mesh: Mesh) -> None:
+def check_devices(recipe: Recipe, mesh: Mesh) -> None:
     """Raises InputError if the devices cannot run the recipe's train step."""
     sizes = {
         "batch_size": recipe.training.batch_size,
@@ -360,10 +346,10 @@ def refuse_what_does_not_run(recipe: Recipe, mesh: Mesh) -> None:
     check_backend_runs("config.model.attention_backend", backend, platform, recipe.model.dtype)
 
 
-def refuse_what_cannot_be_resumed(recipe: Recipe, workdir: Path) -> None:
+def check_resumable(recipe: Recipe, workdir: Path) -> None:
     """Raises InputError if the run in `workdir` is in use, is incomplete, or has another recipe or network."""
     refuse_locked(workdir)
-    refuse_half_a_run(workdir)
+    refuse_incomplete_run(workdir)
     if is_run(workdir) and not recipe.training.resume_anyway:
         refuse_other_config(workdir, recipe_of_run(workdir).as_dict(), recipe.as_dict(), free=_FREE)
     reached = checkpoint_steps(workdir / "checkpoints")
@@ -407,8 +393,8 @@ def describe_finished(recipe: Recipe, workdir: Path) -> str:
         return ""
     miou = "" if scores["miou"] is None else f", mIoU {100 * scores['miou']:.2f} %"
     return (
-        f"{workdir}: finished at step {steps} of {steps}{miou}; the data were not compared with those it "
-        "was trained on; to train further, raise --config.training.steps, or choose another --workdir"
+        f"{workdir}: finished at step {steps} of {steps}{miou}; whether the data changed was not checked; to train "
+        "further, raise --config.training.steps, or choose another --workdir"
     )
 
 
@@ -431,7 +417,7 @@ def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir:
                 kept = f"step {good} in {workdir / 'checkpoints'} is kept" if good else "none was saved yet"
                 raise InputError(
                     f"step {index}: the {name.replace('_', ' ')} is {metrics[name]}; lower "
-                    f"config.training.learning_rate or look at the data with --mode=check; of the checkpoints, {kept}",
+                    f"config.training.learning_rate, or inspect the data with --mode=check; of the checkpoints, {kept}",
                     what="config.training.learning_rate",
                 )
     return {

@@ -11,9 +11,7 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +19,7 @@ from PIL import Image
 
 from danet_jax.classes import Classes
 from danet_jax.data.decode import decode_label, shown
-from danet_jax.data.video import TimedFrame, Video, write_video
+from danet_jax.data.video import Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.inference.drawing import blend_labels, draw_legend, save_labels, stack_images
 from danet_jax.inference.segmenter import Segmenter
@@ -63,70 +61,50 @@ def predict_video(
     """
     video = Video(path, segmenter.bits_used, segmenter.protocol.depth)
     name = short_name(path).replace("%", "_")
-    with outputs.writing(os.path.abspath(path), name, ("_labels", "_overlay.mp4")) as (labels, overlay):
-        drawing = _Drawing(classes, legend, outlines, segmenter.protocol.depth)
-        _predict(segmenter, drawing, video, labels, overlay, keep_labels=keep_labels)
+    with outputs.writing(os.path.abspath(path), name, ("_labels", "_overlay.mp4")) as (folder, overlay):
+        kept, done = _begin(folder, f"{path.resolve()} {_digest(video, segmenter)}", keep_labels)
+        start, count = time.perf_counter(), done
+        frames = segmenter.stream(video.frames(done))
+        try:
+            left = video.length - done if video.length > done else None
+            for frame in watched(frames, f"segmenting {path}", left, unit="frames"):
+                save_labels(frame, classes, folder / f"{count:06d}.png")
+                count += 1
+        except InputError:  # a frame is invalid, and correcting it changes the digest of the video
+            if not kept:
+                _remove(folder)
+            raise
+        seconds = time.perf_counter() - start
+        if not count:
+            raise InputError.for_file(path, f"no frame can be read")
 
+        def read_labels(index: int) -> np.ndarray:
+            file = folder / f"{index:06d}.png"
+            return decode_label(file.read_bytes(), str(file))
 
-class _Drawing(NamedTuple):
-    classes: Classes
-    legend: bool
-    outlines: bool
-    depth: int
+        height, width = read_labels(0).shape
+        legend_image = None
+        if legend:
+            present = functools.reduce(np.union1d, map(read_labels, range(count)))
+            legend_image = draw_legend(present, classes, width)
 
+        def draw(frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            drawn = blend_labels(shown(frame, segmenter.protocol.depth), labels, classes, outlines=outlines)
+            return np.asarray(stack_images(Image.fromarray(drawn), legend_image)) if legend_image else drawn
 
-def _predict(
-    segmenter: Segmenter, drawing: _Drawing, video: Video, labels: Path, overlay: Path, *, keep_labels: bool
-) -> None:
-    path = video.path
-    kept, done = _begin(labels, f"{path.resolve()} {_digest(video, segmenter)}", keep_labels)
-    start, count = time.perf_counter(), done
-    frames = segmenter.stream(video.frames(done))
-    try:
-        left = video.length - done if video.length > done else None
-        for frame in watched(frames, f"segmenting {path}", left, unit="frames"):
-            save_labels(frame, drawing.classes, labels / f"{count:06d}.png")
-            count += 1
-    except InputError:  # a frame is wrong, and correcting it changes the digest of the video
+        overlays = ((at, draw(frame, read_labels(index))) for index, (at, frame) in enumerate(video.timed()))
+        with replacing(overlay) as partial:
+            write_video(partial, overlays, video.tick)
         if not kept:
-            _remove(labels)
-        raise
-    seconds = time.perf_counter() - start
-    if not count:
-        raise InputError(f"{path}: there are no frames in it that can be read", what=str(path))
-    height, width = decode_label((labels / "000000.png").read_bytes(), str(path)).shape
-    with replacing(overlay) as partial:
-        write_video(partial, _overlaid(video, labels, count, drawing), video.tick)
-    if not kept:
-        _remove(labels)
+            _remove(folder)
     earlier = f", {done} of them earlier" if done else ""
     speed = f", {(count - done) / seconds:.1f} frames/s" if count > done else ""
-    odd = f", padded from {width}x{height} to even numbers" if height % 2 or width % 2 else ""
-    print(f"{path}: {count} frames{earlier}{speed}{odd}: {overlay}{f', {labels}' if kept else ''}")
+    padding = f", padded from {width}x{height} to even numbers" if height % 2 or width % 2 else ""
+    print(f"{path}: {count} frames{earlier}{speed}{padding}: {overlay}{f', {folder}' if kept else ''}")
     if video.missing > 1:  # many intact files declare one frame more than they have
-        raise InputError(
-            f"{path}: {count} frames were read, and {video.missing} are missing or damaged; the file is cut short or "
+        raise InputError.for_file(path, f"{count} frames were read, but {video.missing} are missing or damaged; the file is truncated or "
             "damaged",
-            what=str(path),
-            value=video.missing,
-        )
-
-
-def _overlaid(video: Video, labels: Path, count: int, drawing: _Drawing) -> Iterator[TimedFrame]:
-    def labels_of(index: int) -> np.ndarray:
-        path = labels / f"{index:06d}.png"
-        return decode_label(path.read_bytes(), str(path))
-
-    legend = None
-    if drawing.legend:
-        found = functools.reduce(np.union1d, map(labels_of, range(count)))
-        legend = draw_legend(found, drawing.classes, labels_of(0).shape[1])
-    for index, (at, frame) in enumerate(video.timed()):
-        image = shown(frame, drawing.depth)
-        picture = blend_labels(image, labels_of(index), drawing.classes, outlines=drawing.outlines)
-        if legend:
-            picture = np.asarray(stack_images(Image.fromarray(picture), legend))
-        yield at, picture
+            value=video.missing)
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
@@ -134,12 +112,12 @@ def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:
 
     Label maps of another source are removed.
     """
-    about = labels / "source.txt"
-    earlier, _, how = about.read_text(encoding="utf-8").partition("\n") if about.is_file() else ("", "", "")
+    file = labels / "source.txt"
+    earlier, _, mode = file.read_text(encoding="utf-8").partition("\n") if file.is_file() else ("", "", "")
     if earlier != source:
         _remove(labels)
-    kept = keep or (earlier == source and how == _KEPT)
-    write_text(about, f"{source}\n{_KEPT if kept else ''}")
+    kept = keep or (earlier == source and mode == _KEPT)
+    write_text(file, f"{source}\n{_KEPT if kept else ''}")
     count = 0
     while (labels / f"{count:06d}.png").is_file():
         count += 1

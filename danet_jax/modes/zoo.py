@@ -32,11 +32,11 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
             "downloaded" if cached_path(entry.url).exists() else "",
         )
     print_table(table, fits=False)
-    print("\nFiles in the same order; their names end in the beginning of their SHA-256:")
+    print("\nThe files in the same order; their names end with the first digits of their SHA-256:")
     for _, entries in itertools.groupby(ZOO, lambda entry: entry.name.partition("/")[0]):
         # Each source's directory is printed once above its files, since full URLs are wider than a terminal.
         urls = [entry.url for entry in entries]
         directory = f"https://{posixpath.commonpath([url.removeprefix('https://') for url in urls])}/"
         print(directory, *(url.removeprefix(directory) for url in urls), sep="\n  ")
-    print(f"\nDownloaded at first use into {cache_directory()} (DANET_JAX_CACHE sets another place).")
+    print(f"\nThey are downloaded at first use into {cache_directory()}; DANET_JAX_CACHE sets another folder.")
     return 0

@@ -12,7 +12,7 @@ To add an option:
    only exception is `backbone`, whose default here is the paper's ResNet-101. The names that an option takes come from
    the package that uses them: `Annotated[str, Names(EDGES)]`. None means "not set": `int | None = Field(None, ...)`.
 2. If it must be consistent with other options, check that in `_fits` of the group, or of `Recipe` across groups, and
-   raise `InputError`. Kinds of values that several options share are in `kinds.py`.
+   raise `InputError`. Kinds of values that several options share are in `types.py`.
 3. Pass it as a plain argument in the mode that needs it. Options of `config.model` and `config.evaluation` reach
    `DANet` and `Protocol` by their names.
 4. Run `python -m danet_jax.recipe > docs/settings.md`.
@@ -22,11 +22,11 @@ Flags, errors, config.json and the tests of refusals are derived from the declar
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import ml_collections
 import pydantic
 from pydantic import Field, model_validator
 
@@ -36,15 +36,12 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model
 from danet_jax.recipe.dataset import DatasetOptions
 from danet_jax.recipe.evaluation import EvaluationOptions
-from danet_jax.recipe.kinds import LARGEST_SCALED, FileName, Group, Text
 from danet_jax.recipe.model import ModelOptions
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
-from danet_jax.recipe.words import plain_type, refusal, schemas
+from danet_jax.recipe.types import LARGEST_SCALED, FileName, Group, Text
+from danet_jax.recipe.schema import refusal
 from danet_jax.runs.directory import read_config
 from danet_jax.runs.files import as_path
-
-if typing.TYPE_CHECKING:
-    import ml_collections
 
 
 class Recipe(Group):
@@ -77,34 +74,30 @@ class Recipe(Group):
         model, dataset, training = self.model, self.dataset, self.training
         stride = f"config.model.output_stride={model.output_stride}"
         if dataset.crop_size < model.output_stride:
-            raise InputError(
-                f"config.dataset.crop_size={dataset.crop_size} must be at least {stride}",
-                what="config.dataset.crop_size",
-                value=dataset.crop_size,
+            raise InputError.for_value(
+                "config.dataset.crop_size", dataset.crop_size, f"must be at least {stride}"
             )
         branches = (True, model.position_attention, model.channel_attention)
         if not any(weight for weight, on in zip(training.loss_weights, branches, strict=True) if on):
-            raise InputError(
-                f"config.training.loss_weights={training.loss_weights} must be greater than 0 for a branch that is on: "
-                "fusion, position attention, channel attention",
-                what="config.training.loss_weights",
-                value=training.loss_weights,
+            raise InputError.for_value(
+                "config.training.loss_weights",
+                training.loss_weights,
+                "must be greater than 0 for a branch that the network has: fusion, position attention, channel "
+                "attention",
             )
         protocol = self.protocol()
         if protocol.window is not None and min(protocol.window) < model.output_stride:
-            raise InputError(
-                f"config.evaluation.window={protocol.window} must be at least {stride}",
-                what="config.evaluation.window",
-                value=protocol.window,
+            raise InputError.for_value(
+                "config.evaluation.window", protocol.window, f"must be at least {stride}"
             )
         base = protocol.base_size
         side = max(base if isinstance(base, tuple) else (base or 1,)) * max(protocol.scales)
         if side > LARGEST_SCALED:
-            raise InputError(
-                f"config.evaluation.scales={protocol.scales} times config.evaluation.base_size={base} give images with "
-                f"a side of {side:.0f} pixels, more than {LARGEST_SCALED}",
-                what="config.evaluation.scales",
-                value=protocol.scales,
+            raise InputError.for_value(
+                "config.evaluation.scales",
+                protocol.scales,
+                f"times config.evaluation.base_size={base} gives images with a side of {side:.0f} pixels; at most "
+                f"{LARGEST_SCALED} are allowed",
             )
         return self
 
@@ -132,9 +125,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 def as_config(recipe: Recipe) -> ml_collections.ConfigDict:
     """Returns a recipe as a config that flags can change."""
-    import ml_collections
-
-    return ml_collections.ConfigDict(_changeable(recipe))
+    return ml_collections.ConfigDict(recipe.model_dump())
 
 
 def read_recipe(config: Mapping[str, Any]) -> Recipe:
@@ -161,18 +152,3 @@ def recipe_of_run(workdir: str | Path) -> Recipe:
         return read_recipe(config)
     except InputError as error:
         raise error.in_file(as_path(workdir) / "config.json") from error
-
-
-def _changeable(options: Group) -> dict[str, Any]:
-    from ml_collections import config_dict
-
-    result: dict[str, Any] = {}
-    for name in type(options).model_fields:
-        value = getattr(options, name)
-        if isinstance(value, Group):
-            value = _changeable(value)
-        elif value is None:
-            # A placeholder knows its type, so that a flag can still set it.
-            value = config_dict.placeholder(plain_type(schemas(type(options))[name]))
-        result[name] = value
-    return result

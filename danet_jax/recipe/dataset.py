@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from danet_jax.data.dataset import DATASET_NAMES
 from danet_jax.data.files import split_name
-from danet_jax.recipe.kinds import Check, Group, Name, Names, Side, Text, Words
+from danet_jax.recipe.types import Check, Group, Name, NameList, Names, Side, Text
 
 
 def _is_plain(options: dict[str, Any]) -> bool:
@@ -25,8 +25,8 @@ def _are_pairs(pairs: tuple[str, ...]) -> bool:
 
 
 _ON_DISK = Check(
-    lambda place: "://" not in place,
-    "a directory, since archives and prepared data are read from a file system: a local disk or a mounted bucket",
+    lambda path: "://" not in path,
+    "a directory on a local disk or in a mounted bucket, because data are read from a file system",
 )
 
 
@@ -47,7 +47,7 @@ class DatasetOptions(Group):
     data_dir: Annotated[Name, _ON_DISK] = Field(
         "data", description="The folder where prepared data are kept."
     )
-    class_names: Words = Field(
+    class_names: NameList = Field(
         (),
         description="The names of the classes, in the order of their labels, for a `folder` that has no classes.csv.",
     )
@@ -81,7 +81,7 @@ class DatasetOptions(Group):
         "such as left and right lanes; then evaluation mirrors no images either.",
     )
     flip_pairs: Annotated[
-        Words, Check(_are_pairs, "pairs of classes that mirroring swaps, each LEFT=RIGHT")
+        NameList, Check(_are_pairs, "pairs of classes that mirroring swaps, each LEFT=RIGHT")
     ] = Field(
         (),
         description="Pairs of classes that mirroring swaps, such as `left lane=right lane`. They are swapped in the "

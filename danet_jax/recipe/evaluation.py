@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from danet_jax.inference.protocol import EDGES, IMAGE_RESIZES, MERGES, PRESETS
-from danet_jax.recipe.kinds import BaseSize, Colour, Group, Names, Scales, Window
+from danet_jax.recipe.types import BaseSize, Colour, Group, Names, Scales, Window
 
 
 class EvaluationOptions(Group):

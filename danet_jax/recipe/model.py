@@ -12,7 +12,7 @@ from danet_jax.models.options import TRAINING_DTYPES
 from danet_jax.models.resnet import BLOCKS, OUTPUT_STRIDES, STEMS
 from danet_jax.ops.attention import BACKENDS
 from danet_jax.ops.channel_attention import ENERGIES
-from danet_jax.recipe.kinds import Dilations, Group, Names
+from danet_jax.recipe.types import Dilations, Group, Names
 
 
 class ModelOptions(Group):
@@ -31,8 +31,8 @@ class ModelOptions(Group):
     )
     output_stride: Annotated[int, Names(OUTPUT_STRIDES)] = Field(
         8,
-        description="How many image pixels, along each side, one place of the feature map covers. Larger strides are "
-        "faster and coarser.",
+        description="How many image pixels, along each side, one position of the feature map covers. Larger strides "
+        "are faster and coarser.",
     )
     multi_grid: Dilations = Field(
         (),
@@ -95,11 +95,10 @@ class ModelOptions(Group):
     def _fits(self) -> Self:
         blocks = BLOCKS[self.backbone][-1]
         if self.multi_grid and len(self.multi_grid) != blocks:
-            raise InputError(
-                f"config.model.multi_grid={self.multi_grid} must be () or {blocks} dilations, "
-                f"one for each block of {self.backbone}'s layer4",
-                what="config.model.multi_grid",
-                value=self.multi_grid,
+            raise InputError.for_value(
+                "config.model.multi_grid",
+                self.multi_grid,
+                f"must be () or {blocks} dilations, one for each block of {self.backbone}'s layer4",
                 allowed=f"() or {blocks} dilations",
             )
         return self

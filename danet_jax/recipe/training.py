@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
 from danet_jax.models.resnet import OUTPUT_STRIDES
-from danet_jax.recipe.kinds import Devices, Group, Names, StepRange, Steps, Text, Weight, Weights
+from danet_jax.recipe.types import Devices, Group, Names, StepRange, Steps, Text, Weight, Weights
 
 
 class TrainingOptions(Group):
@@ -142,17 +142,14 @@ class TrainingOptions(Group):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.batch_size % self.accumulation:
-            raise InputError(
-                f"config.training.batch_size={self.batch_size} must be a multiple of "
-                f"config.training.accumulation={self.accumulation}",
-                what="config.training.batch_size",
-                value=self.batch_size,
+            raise InputError.for_value(
+                "config.training.batch_size",
+                self.batch_size,
+                f"must be a multiple of config.training.accumulation={self.accumulation}",
             )
         if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
-            raise InputError(
-                f"config.training.profile_steps={self.profile_steps} must be first and last, in order",
-                what="config.training.profile_steps",
-                value=self.profile_steps,
+            raise InputError.for_value(
+                "config.training.profile_steps", self.profile_steps, "must be the first and the last step, in order"
             )
         return self
 
@@ -194,10 +191,8 @@ class InitOptions(Group):
         options = dict(options)
         source = options.pop("source")
         if source and options.get("checkpoint") not in ("", source, None):
-            raise InputError(
-                "config.init.source is the old name of config.init.checkpoint; set only the latter",
-                what="config.init.source",
-                value=source,
+            raise InputError.for_value(
+                "config.init.source", source, "is deprecated; set only config.init.checkpoint"
             )
         return options | {"checkpoint": source or options.get("checkpoint", "")}
 
@@ -206,20 +201,16 @@ class MeshOptions(Group):
     """How many devices the batch and the rows of the images are divided over."""
 
     data: Devices = Field(
-        -1, description="The number of devices that the batch is divided over. -1 is all that are left."
+        -1, description="The number of devices that the batch is divided over. -1 stands for all remaining devices."
     )
     space: Devices = Field(
         1,
         description="The number of devices that the rows of the images are divided over, for crops that do not fit "
-        "into the memory of one. -1 is all that are left.",
+        "into the memory of one. -1 stands for all remaining devices.",
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.data == self.space == -1:
-            raise InputError(
-                "config.mesh.data=-1 and config.mesh.space=-1: only one can be -1, all that are left",
-                what="config.mesh.data",
-                value=-1,
-            )
+            raise InputError.for_value("config.mesh.data", -1, "and config.mesh.space=-1: only one of them can be -1")
         return self

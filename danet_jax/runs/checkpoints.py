@@ -216,7 +216,7 @@ class Checkpoints:
         return found
 
     def _newest_intact(self, steps: Sequence[int]) -> tuple[int, str]:
-        """Returns the step of the newest intact checkpoint and what is wrong with the newest one, if it is damaged."""
+        """Returns the step of the newest intact checkpoint, and the problem with the newest one if it is damaged."""
         intact, problem, file = None, "", ""
         # Only the first host checks the files, so that all hosts resume from the same checkpoint.
         for step in reversed(steps) if jax.process_index() == 0 else ():
@@ -247,11 +247,8 @@ class Checkpoints:
             if not is_bucket(self._folder) and not self._folder.is_dir():
                 reason = "the folder was renamed or removed during training"
                 kept, remedy = "what was saved before is where it is now", "move it back"
-            raise InputError(
-                f"{self._folder}: the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; "
-                f"{remedy}, and the same command resumes",
-                what=str(self._folder),
-            ) from error
+            raise InputError.for_file(self._folder, f"the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; "
+                f"{remedy}, and the same command resumes") from error
 
     def __enter__(self) -> Self:
         return self
@@ -271,7 +268,7 @@ class Checkpoints:
 class _Best(preservation_policy.PreservationPolicy):
     """Preserves the checkpoint with the highest mIoU.
 
-    Orbax's `BestN` would need the scores when a checkpoint is saved; ours are computed later.
+    Orbax's `BestN` would need the scores when a checkpoint is saved, but they are computed later.
     """
 
     def __init__(self, scores: Mapping[int, float | None]) -> None:

@@ -22,20 +22,9 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.runs.files import as_path, is_bucket, read_json, write_json
 
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "grain",
-    "ml-collections",
-    "clu",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-)
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "ml-collections")
+LIBRARIES += ("clu", "numpy", "opencv-python-headless", "pillow")
+"""The libraries whose versions affect the results."""
 
 
 def write_description(
@@ -58,7 +47,7 @@ def write_description(
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that affect the results."""
+    """Returns the versions of Python and of `LIBRARIES`."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -74,7 +63,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
         return (as_path(path) / "config.json").is_file()
     except OSError as error:  # For example, the bucket does not respond.
         name = os.fspath(path)
-        raise InputError(f"{name}: cannot be read: {error.strerror or error}", what=name) from error
+        raise InputError.for_file(name, f"cannot be read: {error.strerror or error}") from error
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -87,8 +76,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     for group in ("model", "dataset", "evaluation"):
         is_needed = group == "model" or (group == "dataset" and "evaluation" in config)
         if not isinstance(config.get(group, None if is_needed else {}), dict):
-            file = str(as_path(path) / "config.json")
-            raise InputError(f"{file}: was not written by a run: {group} is no group of options", what=file)
+            problem = f"was not written by a run: {group} is not a group of options"
+            raise InputError.for_file(as_path(path) / "config.json", problem)
     return config
 
 
@@ -102,8 +91,8 @@ def read_classes(path: str | os.PathLike[str]) -> Classes:
     try:
         return Classes(content["names"], content["colours"])
     except (KeyError, InputError) as error:
-        file = str(as_path(path) / "classes.json")
-        raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
+        problem = f"was not written by a run: {error}"
+        raise InputError.for_file(as_path(path) / "classes.json", problem) from error
 
 
 def read_data(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -147,37 +136,38 @@ def refuse_other_config(
       new: the config to resume with.
       free: dotted names of keys and groups that may differ.
     """
+    if differences := config_differences(old, new, free):
+        named = "; ".join(f"config.{key} was {before!r}, is {now!r}" for key, before, now in differences)
+        [(key, before, now), *_] = differences
+        raise InputError(
+            f"{path}: contains a run with another config ({named}); choose another --workdir, or resume it anyway with "
+            "--config.training.resume_anyway=True",
+            what=f"config.{key}",
+            value=now,
+            allowed=before,
+        )
+
+
+def config_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]
+) -> list[tuple[str, Any, Any]]:
+    """Returns the dotted names of the keys that differ, except those in `free`, with their old and new values."""
     before, now = flat_config(old), flat_config(new)
-    differing = [
-        key
+    return [
+        (key, before.get(key), now.get(key))
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in free)
     ]
-    if differing:
-        named = "; ".join(f"config.{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in differing)
-        raise InputError(
-            f"{path}: contains a run of another config ({named}); choose another --workdir, or resume all the same "
-            "with --config.training.resume_anyway=True",
-            what=f"config.{differing[0]}",
-            value=now.get(differing[0]),
-            allowed=before.get(differing[0]),
-        )
 
 
-def refuse_half_a_run(path: Path) -> None:
+def refuse_incomplete_run(path: Path) -> None:
     """Raises InputError if `path` contains checkpoints without a config.json, or `checkpoints` is not a folder."""
     checkpoints = path / "checkpoints"
     if not is_bucket(path) and os.path.lexists(checkpoints) and not checkpoints.is_dir():
-        raise InputError(
-            f"{checkpoints}: must be a folder, but is a file or a broken link; repair or remove it",
-            what=str(checkpoints),
-        )
+        raise InputError.for_file(checkpoints, f"must be a folder, but is a file or a broken link; repair or remove it")
     if checkpoint_steps(checkpoints) and not is_run(path):
-        file = str(path / "config.json")
-        raise InputError(
-            f"{file}: is missing, but there are checkpoints; put it back, or choose another --workdir",
-            what=file,
-        )
+        problem = "is missing, but there are checkpoints; restore it, or choose another --workdir"
+        raise InputError.for_file(path / "config.json", problem)
 
 
 def refuse_fewer_steps(path: Path, steps: int) -> None:
@@ -185,22 +175,11 @@ def refuse_fewer_steps(path: Path, steps: int) -> None:
     reached = checkpoint_steps(path / "checkpoints")
     if reached and reached[-1] > steps:
         raise InputError(
-            f"{path}: has reached step {reached[-1]}, which is more than the {steps} of config.training.steps (or of "
+            f"{path}: has been trained for {reached[-1]} steps, more than the {steps} of config.training.steps (or "
             "epochs); raise them, or choose another --workdir",
             what="config.training.steps",
             value=steps,
             allowed=f"at least {reached[-1]}",
-        )
-
-
-def refuse_other_classes(path: Path, classes: Classes) -> None:
-    """Raises InputError if the run in `path` was trained on classes with different names."""
-    if (names := read_classes(path).names) != classes.names:
-        file = str(path / "classes.json")
-        raise InputError(
-            f"{file}: the run has other classes ({', '.join(names[:4])}, ... and now "
-            f"{', '.join(classes.names[:4])}, ...); choose another --workdir",
-            what=file,
         )
 
 
@@ -219,7 +198,4 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     try:
         return read_json(path / name)
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no run here ({name} is missing); train one, or give the directory of a trained one",
-            what=str(path),
-        ) from None
+        raise InputError.for_file(path, f"is not the directory of a run ({name} is missing); give the directory of a run, or train one") from None

@@ -21,9 +21,6 @@ from danet_jax.errors import InputError, first_line
 LONGEST_SILENCE = 30.0
 """Seconds without a response after which a request to a bucket is repeated; gcsfs repeats it up to six times."""
 
-LARGEST = 1 << 25
-"""Maximum size of a JSON file in bytes. The largest file of a run contains the digests of a few thousand files."""
-
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
     """Returns whether `path` is in a bucket, that is, has the form `SCHEME://...`."""
@@ -41,17 +38,15 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     scheme, _, rest = text.partition("://")
     if scheme == "s3":  # Orbax would write the arrays to a local folder called `s3:`.
-        raise InputError(
-            f"{text}: checkpoints cannot be written to S3; mount the bucket, or use gs://", what=text
-        )
+        raise InputError.for_file(text, f"checkpoints cannot be written to S3; mount the bucket, or use gs://")
     if scheme != "gs" or not rest.strip("/"):
         raise InputError(
-            f"{text}: no such place; use a directory or gs://BUCKET/RUN",
+            f"{text}: is neither a directory nor gs://BUCKET/RUN",
             what=text,
             allowed="a directory or gs://BUCKET/RUN",
         )
     if importlib.util.find_spec("gcsfs") is None:
-        raise InputError(f"{text}: needs gcsfs: pip install gcsfs", what=text)
+        raise InputError.for_file(text, f"needs gcsfs: pip install gcsfs")
     import aiohttp
     import fsspec
     from etils import epath
@@ -76,10 +71,10 @@ def shared_folder(folders: Sequence[Path]) -> Path:
     """
     if not any(map(is_bucket, folders)):
         return Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    places = [os.fspath(folder).removeprefix("gs://") for folder in folders]
-    if not all(map(is_bucket, folders)) or not (shared := os.path.commonpath(places)):
+    names = [os.fspath(folder).removeprefix("gs://") for folder in folders]
+    if not all(map(is_bucket, folders)) or not (shared := os.path.commonpath(names)):
         named = ", ".join(map(os.fspath, folders))
-        raise InputError(f"{named}: give runs of one bucket, or on disks", what=named)
+        raise InputError.for_file(named, f"must all be in the same bucket, or all on disk")
     return as_path(f"gs://{shared}")
 
 
@@ -90,50 +85,34 @@ def refuse_unreachable(path: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except Exception as error:  # fsspec raises many types of errors, for example without a network.
-        raise InputError(f"{path}: cannot be written to: {first_line(error)}", what=str(path)) from error
+        raise InputError.for_file(path, f"cannot be written to: {first_line(error)}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Returns the content of a JSON file that contains an object.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      InputError: the file cannot be read, is too large, is not valid JSON, does not contain an object, or repeats a
-        key; the message names the file.
+      FileNotFoundError: the file does not exist.
+      InputError: the file cannot be read, is not valid JSON or does not contain an object; the message names the file.
     """
     name = os.fspath(file)
 
     def refusal(problem: str) -> InputError:
-        return InputError(f"{name}: {problem}", what=name)
+        return InputError.for_file(name, f"{problem}")
 
     if os.path.exists(file) and not os.path.isfile(file):  # Reading a pipe would block.
         raise refusal("is not a file")
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
+        value = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise
     except OSError as error:
         raise refusal(f"cannot be read: {error.strerror or error}") from error
-    if len(content) > LARGEST:
-        raise refusal(f"is larger than {LARGEST >> 20} MiB, which no file of a run is")
-    try:
-        value = json.loads(content, object_pairs_hook=_without_repetition)
-    except RecursionError as error:
-        raise refusal("is damaged, its JSON is nested too deeply") from error
-    except ValueError as error:
-        raise refusal(f"is damaged, no JSON can be read from it: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"is damaged, it is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise refusal(f"was not written by a run: it contains {type(value).__name__}, not an object")
     return value
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return content
 
 
 @contextlib.contextmanager
@@ -150,7 +129,7 @@ def replacing(path: Path) -> Iterator[Path]:
             try:
                 path.write_bytes(partial.read_bytes())  # Writing an object is atomic.
             except Exception as error:  # fsspec raises many types of errors.
-                raise InputError(f"{path}: cannot be written: {first_line(error)}", what=str(path)) from error
+                raise InputError.for_file(path, f"cannot be written: {first_line(error)}") from error
         return
     partial = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -158,7 +137,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}", what=str(path)) from error
+        raise InputError.for_file(path, f"cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

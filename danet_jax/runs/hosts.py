@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from danet_jax.errors import InputError
 
-_LAST_WORDS = 3.0
+_EXIT_DELAY = 3.0
 """Seconds that the first host waits before it exits, so that other failing hosts can report why: JAX terminates them
 when the first host is gone."""
 
@@ -38,11 +38,11 @@ def refuse_differing(facts: Mapping[str, Any], what: str) -> None:
         is the first of them.
     """
     first, *others = _from_all_hosts(facts)
-    for host, theirs in enumerate(others, start=1):
-        keys = [key for key in sorted(first.keys() | theirs.keys()) if first.get(key) != theirs.get(key)]
+    for host, other in enumerate(others, start=1):
+        keys = [key for key in sorted(first.keys() | other.keys()) if first.get(key) != other.get(key)]
         if keys:
             named = "; ".join(
-                f"{key} is {first.get(key)!r:.60} on host 0 and {theirs.get(key)!r:.60} on host {host}"
+                f"{key} is {first.get(key)!r:.60} on host 0 and {other.get(key)!r:.60} on host {host}"
                 for key in keys[:4]
             )
             raise InputError(
@@ -63,7 +63,7 @@ def leave(status: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     if jax.process_index() == 0:
-        time.sleep(_LAST_WORDS)
+        time.sleep(_EXIT_DELAY)
     os._exit(status)
 
 

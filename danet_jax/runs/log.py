@@ -21,18 +21,8 @@ _METRICS = "metrics.jsonl"
 _COPIES_EVERY = 30.0  # Seconds between two copies of the log to a bucket.
 
 # The terminal shows only these values; the files contain all of them.
-_SHOWN = (
-    "loss",
-    "learning_rate",
-    "alpha",
-    "beta",
-    "attention_spread",
-    "attention_entropy",
-    "images_per_second",
-    "seconds_per_step",
-    "waiting_for_data",
-    "flops_utilisation",
-)
+_SHOWN = ("loss", "learning_rate", "alpha", "beta", "attention_spread", "attention_entropy", "images_per_second")
+_SHOWN += ("seconds_per_step", "waiting_for_data", "flops_utilisation")
 
 
 class TrainingLog:
@@ -96,7 +86,7 @@ class TrainingLog:
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
             line[f"{prefix}/protocol"] = protocol
-        with self._reporting_what_is_kept():
+        with self._naming_the_folder():
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
             self._record(step, [summary.scalar(f"{prefix}/{name}", value) for name, value in numbers.items()])
@@ -107,19 +97,16 @@ class TrainingLog:
         if prefix == "train":
             self._update(step, words)
         if prefix != "train" or not (terminal.is_terminal() and sys.stdout.isatty()):
-            of = "" if prefix == "train" else f"{prefix} ({protocol}) "
-            self.say(f"step {step}/{self._steps} {of}{' '.join(words)}")
+            kind = "" if prefix == "train" else f"{prefix} ({protocol}) "
+            self.say(f"step {step}/{self._steps} {kind}{' '.join(words)}")
 
-    def show(self, step: int, pictures: Mapping[str, Any]) -> None:
+    def show(self, step: int, images: Mapping[str, Any]) -> None:
         """Writes images, uint8 `[H, W, 3]` by name, to the TensorBoard files."""
         if self._enabled:
             from tensorboardX import summary
 
-            with self._reporting_what_is_kept():
-                drawn = [
-                    summary.image(name, picture, dataformats="HWC") for name, picture in pictures.items()
-                ]
-                self._record(step, drawn)
+            with self._naming_the_folder():
+                self._record(step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()])
 
     def _record(self, step: int, summaries: list[Any]) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -129,15 +116,12 @@ class TrainingLog:
         self._events.flush()
 
     @contextlib.contextmanager
-    def _reporting_what_is_kept(self) -> Iterator[None]:
+    def _naming_the_folder(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise InputError(
-                f"{self._folder}: the log cannot be written: {error.strerror or error}; make room, and the same "
-                "command resumes from the last checkpoint, which is kept",
-                what=str(self._folder),
-            ) from error
+            raise InputError.for_file(self._folder, f"the log cannot be written: {error.strerror or error}; free some space, and the same "
+                "command resumes from the last checkpoint") from error
 
     def __enter__(self) -> Self:
         return self

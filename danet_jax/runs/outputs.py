@@ -61,12 +61,9 @@ class Outputs:
             stem = self.stem_of(source) or free_name(stem, self._sources)
             paths = [self.folder / f"{stem}{suffix}" for suffix in suffixes]
             for path in paths:
-                if not self._overwrite and path.exists() and not self._is_ours(path):
-                    raise InputError(
-                        f"{path}: is there already and was not written by this program, or was changed since; move it, "
-                        "or replace it with --overwrite",
-                        what=str(path),
-                    )
+                if not self._overwrite and path.exists() and not self._may_replace(path):
+                    raise InputError.for_file(path, f"already exists, and was not written by this program or was changed since; move it, "
+                        "or replace it with --overwrite")
             self._record(stem, source, {path.name: None for path in paths})
         try:
             yield paths
@@ -75,7 +72,7 @@ class Outputs:
             with self._locked():
                 self._record(stem, source, written)
 
-    def _is_ours(self, path: Path) -> bool:
+    def _may_replace(self, path: Path) -> bool:
         digest = self._digests.get(path.name, _ABSENT)
         return digest is None or digest == _digest(path)
 
@@ -106,9 +103,7 @@ class Outputs:
                 with manifest.open("a", encoding="utf-8") as file:
                     file.write(line)
             except OSError as error:
-                raise InputError(
-                    f"{manifest}: cannot be written: {error.strerror or error}", what=str(manifest)
-                ) from error
+                raise InputError.for_file(manifest, f"cannot be written: {error.strerror or error}") from error
         self._read()
 
     @contextlib.contextmanager
@@ -122,9 +117,7 @@ class Outputs:
             with filelock.FileLock(str(self.folder / ".outputs.lock")):
                 yield
         except OSError as error:
-            raise InputError(
-                f"{self.folder}: cannot be written to: {error.strerror or error}", what=str(self.folder)
-            ) from error
+            raise InputError.for_file(self.folder, f"cannot be written to: {error.strerror or error}") from error
 
 
 def free_name(name: str, taken: Container[str]) -> str:

@@ -36,9 +36,9 @@ class Pace:
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time within this context as waiting for data."""
-        asked = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - asked
+        self._waited += time.perf_counter() - started
 
     def step(self) -> None:
         """Counts one step."""

@@ -23,10 +23,10 @@ Item = TypeVar("Item")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals sent by a scheduler, by Ctrl-C, by closing the terminal, and by SLURM's `--signal=USR1@60`."""
 
-_GRACE = 8.0
+_GRACE_PERIOD = 8.0
 """Seconds after a signal in which compiled code, which signals cannot interrupt, may return."""
 
-_SAME = 0.3
+_DEBOUNCE = 0.3
 """Seconds within which signals count as one. A scheduler may signal all processes while a parent also passes the signal
 on to its child."""
 
@@ -54,18 +54,18 @@ class StopSignals:
       together: whether this is one of several hosts that train together.
 
     Attributes:
-      standing: a phrase that says how far the run is; printed when the run is stopped.
+      progress: a phrase that says how far the run is; printed when the run is stopped.
       is_safe: a function that returns whether the process may be ended without losing anything.
     """
 
     def __init__(self, *, together: bool = False) -> None:
-        self.standing = "before the first step; the same command starts again"
+        self.progress = "before the first step; the same command starts again"
         self.is_safe: Callable[[], bool] = lambda: True
         self._together = together
         self._signal = 0
-        self._asked = 0
+        self._sync_points = 0
         self._between_steps = False
-        self._taken_up = False
+        self._stop_agreed = False
         self._repeated = 0
         self._old_handlers: dict[signal.Signals, Any] = {}
 
@@ -75,7 +75,7 @@ class StopSignals:
         return _status(self._signal) if self._signal else 0
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self._signal).name} {self.standing}"
+        return f"stopped by {signal.Signals(self._signal).name} {self.progress}"
 
     @contextlib.contextmanager
     def between_steps(self) -> Iterator[None]:
@@ -85,7 +85,7 @@ class StopSignals:
             yield
         finally:
             self._between_steps = False
-        if self._taken_up or self._interrupts():
+        if self._stop_agreed or self._interrupts():
             raise Stopped
 
     def interrupting(self, items: Iterable[Item]) -> Iterator[Item]:
@@ -104,12 +104,12 @@ class StopSignals:
         All hosts must call it after each step.
         """
         if self._together:
-            self._asked += 1  # JAX's protocol counts from 0 in every process, even if the run is resumed.
-            self._taken_up = multihost_utils.reached_preemption_sync_point(self._asked)
-            self._signal = self._signal or (signal.SIGTERM if self._taken_up else 0)
+            self._sync_points += 1  # JAX's protocol counts from 0 in every process, even if the run is resumed.
+            self._stop_agreed = multihost_utils.reached_preemption_sync_point(self._sync_points)
+            self._signal = self._signal or (signal.SIGTERM if self._stop_agreed else 0)
         else:
-            self._taken_up = bool(self._signal)
-        return self._taken_up
+            self._stop_agreed = bool(self._signal)
+        return self._stop_agreed
 
     def _interrupts(self) -> bool:
         return bool(self._signal) and not self._together
@@ -167,11 +167,11 @@ class StopSignals:
         if number is None:
             return
         first = time.monotonic()
-        while (second := self._next_signal(max(0.1, first + _GRACE - time.monotonic()))) is not None:
+        while (second := self._next_signal(max(0.1, first + _GRACE_PERIOD - time.monotonic()))) is not None:
             waited = time.monotonic() - first
-            if second and waited > _SAME:
+            if second and waited > _DEBOUNCE:
                 os._exit(_status(second))
-            if waited >= _GRACE and not (self._together or self._taken_up) and self.is_safe():
+            if waited >= _GRACE_PERIOD and not (self._together or self._stop_agreed) and self.is_safe():
                 self._signal = self._signal or number  # Python's handler may still wait for compiled code.
                 print(self, flush=True)
                 os._exit(self.status)

@@ -17,7 +17,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model, options_of
 from danet_jax.models.variables import refuse_other_arrays, variables_of
-from danet_jax.runs.directory import checkpoint_steps, flat_config, read_classes, read_config
+from danet_jax.runs.directory import checkpoint_steps, config_differences, read_classes, read_config
 from danet_jax.runs.files import absolute, as_path, read_json, write_json
 
 MANIFEST = "digests.json"
@@ -88,11 +87,10 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
     except InputError as error:
         raise error.in_group("config.model.").in_file(path / "config.json") from error
     except (TypeError, ValueError) as error:  # A value has the wrong type.
-        file = str(path / "config.json")
-        raise InputError(f"{file}: was not written by a run: {error}", what=file) from error
+        raise InputError.for_file(path / "config.json", f"was not written by a run: {error}") from error
     steps = checkpoint_steps(path / "checkpoints")
     if not steps:
-        raise InputError(f"{path}: the run has no checkpoint yet; train it further", what=str(path))
+        raise InputError.for_file(path, f"the run has no checkpoint yet; train it further")
     folders = {step: absolute(path) / "checkpoints" / str(step) for step in steps}
     scores = {step: read_scores(folder) or {} for step, folder in folders.items()} if which == "best" else {}
     best = best_of({step: found.get("miou") for step, found in scores.items()})
@@ -156,23 +154,18 @@ def bits_of(checkpoint: Path) -> int:
     file = checkpoint / "description" / "metadata"
     bits = read_json(file).get("bits", 8)
     if bits not in range(8, 17):
-        raise InputError(f"{file}: was not written by a run: bits={bits!r}", what=str(file), value=bits)
+        raise InputError.for_file(file, f"was not written by a run: bits={bits!r}", value=bits)
     return int(bits)
 
 
 def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> None:
     """Raises InputError, naming what differs, unless a checkpoint has the `expected` description; see `describe`."""
-    found = flat_config(read_json(checkpoint / "description" / "metadata"))
-    expected = flat_config(json.loads(json.dumps(expected)))
-    for name in sorted((found.keys() | expected.keys()) - set(_FREE)):
-        was, is_now = found.get(name), expected.get(name)
-        if was == is_now:
-            continue
+    found = read_json(checkpoint / "description" / "metadata")
+    for name, was, is_now in config_differences(found, json.loads(json.dumps(expected)), free=_FREE):
         if isinstance(was, list) and isinstance(is_now, list) and len(was) == len(is_now):
             was, is_now = next(pair for pair in zip(was, is_now, strict=True) if pair[0] != pair[1])
-        file = "classes.json" if name.startswith("classes") else "config.json"
         raise InputError(
-            f"{name} was {was!r:.80} when it was trained and is {is_now!r:.80} now; restore {file}, or choose another "
+            f"{name} was {was!r:.80} when it was trained and is {is_now!r:.80} now; restore it, or choose another "
             "--workdir",
             what=name,
             value=is_now,
@@ -183,24 +176,19 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
 def refuse_other_metadata(metadata: Any, expected: Any) -> None:
     """Raises InputError, naming the first array that differs, unless Orbax's metadata fit a tree of arrays.
 
-    Names, shapes, dtypes and chunk shapes are compared before anything is read, because untrusted metadata may declare
-    arrays that do not fit into memory.
+    Names, shapes and dtypes are compared before anything is read, because untrusted metadata may declare arrays that do
+    not fit into memory.
     """
     if metadata is None:
         raise InputError("the descriptions of its arrays contradict each other")
-    refuse_other_arrays(_described(metadata.tree), _described(expected), "its arrays do not fit this network")
-
-
-def _described(tree: Any) -> dict[str, str]:
-    """Returns the dtype and shape of each array by its path, and its chunk shape if a chunk does not fit the array."""
-    found = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        text, shape = f"{leaf.dtype} {list(leaf.shape)}", tuple(leaf.shape)
-        parts = tuple(getattr(getattr(leaf, "storage", None), "chunk_shape", None) or shape)
-        if len(parts) != len(shape) or math.prod(parts) > max(1, math.prod(shape)):
-            text += f" in parts of {list(parts)}"
-        found[jax.tree_util.keystr(keys, simple=True, separator="/")] = text
-    return found
+    stored_arrays, expected_arrays = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (metadata.tree, expected)
+    )
+    refuse_other_arrays(stored_arrays, expected_arrays, "its arrays do not fit this network")
 
 
 def write_digests(folder: epath.Path) -> None:
@@ -223,7 +211,7 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
     folder = epath.Path(folder)
     manifest = folder / MANIFEST
     if not manifest.exists():
-        raise InputError(f"{folder}: the checkpoint is incomplete ({MANIFEST} is missing)", what=str(folder))
+        raise InputError.for_file(folder, f"the checkpoint is incomplete ({MANIFEST} is missing)")
     content = read_json(manifest)
     expected = content.get("files")
     if not isinstance(expected, dict) or content.get("digest") != _crc(expected):
@@ -231,7 +219,7 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
     found = set(_files(folder, folder))
     for name in sorted(expected.keys() ^ found):
         state = "is missing" if name in expected else "was not written by the run"
-        raise InputError(f"{folder / name}: {state}", what=str(folder / name))
+        raise InputError.for_file(folder / name, f"{state}")
     names = sorted(name for name in found if not items or name.split("/")[0] in items)
     for name, digest in _digests(folder, names).items():
         if digest != expected[name]:
@@ -239,7 +227,7 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
 
 
 def _changed(file: Path | epath.Path) -> InputError:
-    return InputError(f"{file}: was changed since it was written (its digest differs)", what=str(file))
+    return InputError.for_file(file, f"was changed since it was written (its digest differs)")
 
 
 def _crc(content: Any) -> int:
@@ -252,7 +240,7 @@ def _files(folder: epath.Path, top: epath.Path) -> Iterator[str]:
         if name in _WITHOUT_DIGEST:
             continue
         if os.path.islink(path):
-            raise InputError(f"{path}: is a link, which no run writes", what=str(path))
+            raise InputError.for_file(path, f"is a link, which no run writes")
         if path.is_dir():
             yield from _files(path, top)
         else:

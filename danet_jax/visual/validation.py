@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LONGEST = 512
 
 
-class ValidationPictures:
+class ValidationImages:
     """Draws examples, their labels and their predictions next to each other, uint8 `[H, 3 W, 3]` by name.
 
     Args:

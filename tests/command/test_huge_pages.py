@@ -47,25 +47,25 @@ def starts(folder, *command, site=SITE, tunables=None):
 
 @needs_asking
 @pytest.mark.parametrize("others", [None, "glibc.malloc.check=0"])
-def test_asked_for_where_they_must_be(others, tmp_path):
+def test_huge_pages_are_requested_where_necessary(others, tmp_path):
     found = starts(tmp_path, "-u", RUN, "--help", tunables=others)
     assert found == [str(others), f"{others}:{ASKED_FOR}" if others else ASKED_FOR]
 
 
-def test_a_setting_that_exists_is_kept(tmp_path):
+def test_an_existing_setting_is_kept(tmp_path):
     assert starts(tmp_path, RUN, "--help", tunables="glibc.malloc.hugetlb=0") == ["glibc.malloc.hugetlb=0"]
 
 
 @pytest.mark.parametrize(
     "program", ["import runpy; runpy.run_path({run!r}, run_name='__main__')", "exec(open({run!r}).read())"]
 )
-def test_a_notebook_or_a_debugger_that_runs_it_is_left_alone(program, tmp_path):
+def test_python_is_not_restarted_in_a_notebook_or_debugger(program, tmp_path):
     code = f"import sys; sys.argv[1:] = ['--help']; __file__ = {str(RUN)!r}; {program.format(run=str(RUN))}"
     assert starts(tmp_path, "-c", code) == ["None"]
 
 
 @needs_asking
-def test_a_setting_that_the_system_drops_is_asked_for_once(tmp_path):
+def test_python_is_restarted_only_once(tmp_path):
     """As glibc drops it from programs with capabilities."""
     found = starts(tmp_path, RUN, "--help", site=SITE + "os.environ.pop('GLIBC_TUNABLES', None)")
     assert found == ["None", ASKED_FOR]

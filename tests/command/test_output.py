@@ -10,8 +10,8 @@ import pytest
 # It waits for a line before it prints the second time.
 PROGRAM = """
 import pathlib, sys
-from danet_jax.command.output import lasting
-sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+from danet_jax.command.output import fault_tolerant
+sys.stdout, sys.stderr = fault_tolerant(sys.stdout), fault_tolerant(sys.stderr)
 print("one", sys.argv[1], flush=True)
 input()
 for number in range(3):
@@ -32,28 +32,28 @@ def started(folder, *, stdout, stderr=subprocess.PIPE, word="", **variables):
     )
 
 
-def test_a_reader_that_goes_away_ends_nothing(tmp_path):
+def test_a_closed_pipe_does_not_end_the_program(tmp_path):
     with started(tmp_path, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"one \n"
         process.stdout.close()
         process.stdin.write(b"\n")
         process.stdin.close()
-        said = process.stderr.read().decode().splitlines()
+        lines = process.stderr.read().decode().splitlines()
     assert process.returncode == 0
     assert (tmp_path / "done").exists()
-    assert said.count("three") == 3
-    said = [line for line in said if line != "three"]
-    assert said == ["run.py: standard output: Broken pipe; continuing without it"]
+    assert lines.count("three") == 3
+    lines = [line for line in lines if line != "three"]
+    assert lines == ["run.py: standard output: Broken pipe; continuing without it"]
 
 
-def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
-    ours, theirs = os.openpty()
-    with started(tmp_path, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
+def test_a_closed_terminal_does_not_end_the_program(tmp_path):
+    terminal, stream = os.openpty()
+    with started(tmp_path, stdout=stream, stderr=stream) as process:
+        os.close(stream)
         read = b""
         while not read.startswith(b"one "):  # a terminal gives what has come so far
-            read += os.read(ours, 4)
-        os.close(ours)
+            read += os.read(terminal, 4)
+        os.close(terminal)
         process.stdin.write(b"\n")
         process.stdin.close()
     assert process.returncode == 0
@@ -61,14 +61,14 @@ def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_under_the_log_is_reported(tmp_path):
+def test_a_full_disk_under_the_output_is_reported(tmp_path):
     with open("/dev/full", "wb") as full, started(tmp_path, stdout=full) as process:
         _, error = process.communicate(b"\n")
     assert process.returncode == 0
     assert error.splitlines()[0] == b"run.py: standard output: No space left on device; continuing without it"
 
 
-def test_letters_that_the_terminal_lacks_are_escaped(tmp_path):
+def test_characters_missing_from_the_encoding_are_escaped(tmp_path):
     word = os.fsdecode("allée".encode() + b"\xff")
     with started(tmp_path, stdout=subprocess.PIPE, word=word, PYTHONIOENCODING="ascii") as process:
         output, error = process.communicate(b"\n")

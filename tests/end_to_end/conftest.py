@@ -3,34 +3,17 @@
 import contextlib
 import importlib.util
 import io
-import pathlib
 import types
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from tests.reference.commands import QUICKSTART, ROOT, TINY
 from tests.reference.narrow import narrow_networks
 
-ROOT = pathlib.Path(__file__).parents[2]
-QUICKSTART = f"--config={ROOT / 'configs/quickstart.py'}"
-TINY = (
-    "--config.dataset.options.height=32",
-    "--config.dataset.options.width=48",
-    "--config.dataset.options.train=6",
-    "--config.dataset.options.val=2",
-    "--config.dataset.base_size=32",
-    "--config.dataset.crop_size=32",
-    "--config.dataset.workers=0",
-    "--config.training.pictures=0",
-    "--config.training.report=False",
-    "--config.training.batch_size=2",
-    "--config.init.alpha=3",
-    "--config.init.beta=3",
-    "--config.training.evaluate_every=2",
-    "--config.mesh.data=2",
-    "--config.model.output_stride=32",
-)
+FLAGS = (QUICKSTART, *TINY, "--config.dataset.options.train=6", "--config.mesh.data=2")
+FLAGS += ("--config.init.alpha=3", "--config.init.beta=3", "--config.training.evaluate_every=2")
 
 
 def run_main(*arguments):
@@ -78,7 +61,7 @@ def compiled_once(tmp_path_factory):
 def trained(compiled_once, tmp_path_factory):
     """A folder in which tiny scenes were trained for two steps, and the output of that."""
     folder = tmp_path_factory.mktemp("trained")
-    seen = ("--config.training.pictures=1", "--config.training.report=True")
-    result = run(QUICKSTART, *TINY, *seen, "--config.training.steps=2", cwd=folder)
+    shown = ("--config.training.pictures=1", "--config.training.report=True")
+    result = run(*FLAGS, *shown, "--config.training.steps=2", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, result

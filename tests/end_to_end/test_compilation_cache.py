@@ -34,7 +34,7 @@ def steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_start_and_a_resumed_run_compile_nothing_again(tmp_path):
+def test_a_second_run_and_a_resumed_run_use_the_compilation_cache(tmp_path):
     first = tmp_path / "first"
     flags = (
         "--config.training.steps=2",
@@ -57,7 +57,7 @@ def test_a_second_start_and_a_resumed_run_compile_nothing_again(tmp_path):
     assert steps(tmp_path) == steps_of_first
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_a_cache_folder_that_cannot_be_created_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with refused(what="config.compilation_cache", value=f"{tmp_path}/file/cache"):
         use_compilation_cache(f"{tmp_path}/file/cache")

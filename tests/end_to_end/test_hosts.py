@@ -1,66 +1,38 @@
-"""Two processes on this machine as two hosts: they stop together, end when one is lost, and refuse what differs."""
+"""Two processes on this machine as two hosts: they stop together, end if one is lost, and refuse differences."""
 
 import contextlib
-import os
-import pathlib
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-FLAGS = (
-    f"--config={ROOT / 'configs/quickstart.py'}",
-    "--config.dataset.options.height=32",
-    "--config.dataset.options.width=48",
-    "--config.dataset.options.train=12",
-    "--config.dataset.options.val=2",
-    "--config.dataset.base_size=32",
-    "--config.dataset.crop_size=32",
-    "--config.dataset.workers=0",
-    "--config.training.batch_size=2",
-    "--config.training.steps=100000",
-    "--config.training.evaluate_every=100000",
-    "--config.training.log_every=1",
-    "--config.training.pictures=0",
-    "--config.model.output_stride=32",
-    "--workdir=run",
-)
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+from tests.reference import commands
+from tests.reference.commands import ROOT, wait_for
+
+FLAGS = ("--config.training.steps=100000", "--config.training.evaluate_every=100000", "--config.training.log_every=1")
+FLAGS += ("--config.training.report=True", "--workdir=run")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """What one of these tests compiles, the next ones read."""
-    ENVIRONMENT["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-    ENVIRONMENT.setdefault("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+    """What one of these tests compiles, the next ones read; and each process has one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        patch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
-@contextlib.contextmanager
-def started(folder, *flags, environment=None, program=ROOT / "run.py"):
-    command = [sys.executable, "-u", str(program), *FLAGS, *flags]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, **(environment or {})},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def started(folder, *flags, **options):
+    return commands.started(folder, *FLAGS, *flags, **options)
 
 
 @contextlib.contextmanager
 def two_hosts(folder, *flags, flags_of_second=(), programs=(ROOT / "run.py", ROOT / "run.py")):
+    """Starts two processes as two hosts, and yields them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,15 +44,8 @@ def two_hosts(folder, *flags, flags_of_second=(), programs=(ROOT / "run.py", ROO
         yield first, second
 
 
-def wait_for(process, text):
-    for line in process.stdout:
-        if text in line:
-            return line
-    pytest.fail(f"ended without {text!r}: {process.stderr.read()}")
-
-
 def own_lines(error):
-    """Lines on standard error, without JAX's notes that SIGTERM arrived or that a busy machine compiles slowly."""
+    """Lines on standard error, without JAX's notes about SIGTERM or slow compilation."""
     return [line for line in error.splitlines() if line.startswith(("run.py:", "Traceback", "Exception"))]
 
 
@@ -101,7 +66,7 @@ def own_lines(error):
     ],
     ids=["one", "all", "SIGUSR1", "before the first step", "during an evaluation"],
 )
-def test_a_signal_to_any_host_stops_all_after_the_same_step(receivers, number, moment, flags, tmp_path):
+def test_a_signal_to_any_host_stops_all_hosts_after_the_same_step(receivers, number, moment, flags, tmp_path):
     with two_hosts(tmp_path, *flags) as hosts:
         wait_for(hosts[0], moment)
         for host in receivers:
@@ -131,7 +96,7 @@ def test_a_signal_to_any_host_stops_all_after_the_same_step(receivers, number, m
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_host_that_is_lost_ends_the_other(lost, number, tmp_path):
+def test_losing_a_host_ends_the_other(lost, number, tmp_path):
     with two_hosts(tmp_path) as hosts:
         wait_for(hosts[0], "step 2/")
         hosts[lost].send_signal(number)
@@ -163,7 +128,7 @@ sys.exit(run.main(sys.argv))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("failing", "error"), [(0, "InputError"), (1, "InputError"), (1, "ValueError")])
-def test_a_host_that_fails_reports_why_in_its_last_line_and_ends_the_other(failing, error, tmp_path):
+def test_a_failing_host_reports_the_reason_and_ends_the_other(failing, error, tmp_path):
     program = tmp_path / "failing.py"
     program.write_text(FAILING.format(root=str(ROOT), error=error))
     programs = [ROOT / "run.py"] * 2
@@ -179,7 +144,7 @@ def test_a_host_that_fails_reports_why_in_its_last_line_and_ends_the_other(faili
 
 
 @pytest.mark.slow
-def test_hosts_with_different_recipes_or_code_refuse_to_start(tmp_path):
+def test_hosts_with_different_recipes_or_code_are_refused(tmp_path):
     with two_hosts(tmp_path, flags_of_second=("--config.seed=7",)) as hosts:
         errors = [host.communicate(timeout=300)[1] for host in hosts]
     assert [host.returncode for host in hosts] == [1, 1]
@@ -201,7 +166,7 @@ def test_hosts_with_different_recipes_or_code_refuse_to_start(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_host_that_waits_in_vain_ends(tmp_path):
+def test_joining_times_out(tmp_path):
     with started(
         tmp_path, "--coordinator=127.0.0.1:1", "--processes=2", "--process=1", "--join_timeout=2"
     ) as process:
@@ -214,7 +179,7 @@ def test_a_host_that_waits_in_vain_ends(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["slurm", "ompi"])
-def test_jobs_of_slurm_and_open_mpi_are_found(cluster, tmp_path, rng):
+def test_slurm_and_open_mpi_jobs_are_detected(cluster, tmp_path, rng):
     job = int(rng.integers(1, 4000))
     environments = [
         {

@@ -1,4 +1,4 @@
-"""Whatever makes no sense is refused in one line that names it, before anything is read, prepared or written."""
+"""Invalid input is refused in one line that names it, before anything is read, prepared or written."""
 
 import os
 import pathlib
@@ -21,9 +21,7 @@ SMALL = (
 # tests/recipe. The option is named unless other words are given.
 SETTINGS = {
     "training.learning_rate=nan": "",
-    "training.epochs=1e300": "",
     "training.steps=1.5": "",
-    "training.steps=1000000000000000000000000000000": "",
     "training.momentun=0.9": "did you mean momentum?",
     "trainin.steps=1": "did you mean training?",
     "training={}": "",
@@ -32,17 +30,13 @@ SETTINGS = {
     "training.loss_weights=a,b,c": "",
     "training.resume_anyway=perhaps": "",
     "evaluation.flip=maybe": "",
-    "evaluation.mean=(123.7,116.3,103.5)": "",
     "evaluation.protocol=": "",
     "evaluation.protocol=mseg": "did you mean mmseg?",
-    "evaluation.window=(1000000000,1000000000)": "",
     "model.__class__=1": "",
     "model.multi_grid=(1.5,2)": "",
-    "model.multi_grid=(4,8,16)": "",
     "model.backbone=resnet5": "resnet18, resnet34, resnet50, resnet101",
     "model=r": "",
     "name=a\nb": "",
-    "name=%20/..": "",
     "seed=1e3": "",
     "seed": "--config.seed",
     "nonsense=1": "",
@@ -50,14 +44,12 @@ SETTINGS = {
     "dataset.class_names=a,b": "",
     "dataset.options.height=tall": "",
     "dataset.options.height=100000": "",
-    "dataset.options.seed=4294967296": "",
     "dataset.options.heigth=64": "",
     "dataset.options.height.width=64": "",
     "dataset.root=somewhere": "",
     "dataset.train_split=nope": "",
     "dataset.validation_split=nope": "",
     "dataset.data_dir=/dev/null": "/dev/null",
-    "dataset.workers=-1": "",
     "init.checkpoint=no/such/file.pth": "no/such/file.pth",
     "init.checkpoint=.": ".: ",
     ".=1": "config.",
@@ -92,9 +84,7 @@ FLAGS = [
     ([*SMALL, "evaluate"], "--mode=evaluate"),
     ([*SMALL, "surplus"], "surplus: --mode=train takes no arguments"),
     ([*SMALL, ""], "an argument after the flags is empty"),
-    ([*SMALL, "--mode=predict", ""], "an argument after the flags is empty"),
     ([*SMALL, "--workdri=x"], "did you mean --workdir?"),
-    (["--workdri=x"], "did you mean --workdir?"),
     ([*SMALL, "--confg.trainig.steps=1"], "did you mean --config?"),
     ([*SMALL, "--no-such-flag"], "no-such-flag"),
     ([*SMALL, "--workdir"], "--workdir"),
@@ -105,7 +95,7 @@ FLAGS = [
     ([*SMALL, "--coordinator=here:1", "--process=0"], "--processes"),
     ([*SMALL, "--coordinator=here:1", "--processes=2", "--process=2"], "--process"),
     ([*SMALL, "--processes=2"], "--coordinator"),
-    ([*SMALL, "--checkpoint=x"], "--checkpoint is not for --mode=train"),
+    ([*SMALL, "--checkpoint=x"], "--checkpoint applies to --mode=evaluate"),
     ([*SMALL, "--format=onnx"], "--format"),
     ([*SMALL, "--mode=export", "--format="], "--format= is empty"),
     ([*SMALL, "--mode=evaluate"], "runs/quickstart"),
@@ -114,7 +104,6 @@ FLAGS = [
     ([*SMALL, "--mode=evaluate", "--checkpoint=."], ".: "),
     ([*SMALL, "--mode=evaluate", "--checkpoint=/dev/null"], "/dev/null"),
     ([*SMALL, "--mode=evaluate", f"--checkpoint={RECIPE}"], RECIPE),
-    ([*SMALL, "--mode=evaluate", RECIPE], RECIPE),
     ([*SMALL, "--mode=predict", "--checkpoint=a\nb"], "a\\nb"),
     ([*SMALL, "--mode=export", "--format=onnx", "--checkpoint=danet_r51"], "danet_r51"),
     ([*SMALL, "--mode=submit"], "config.dataset.name=scenes"),
@@ -139,18 +128,18 @@ def refused(main, capsys, *arguments):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_that_make_no_sense(setting, main, capsys):
+def test_invalid_settings_are_refused(setting, main, capsys):
     expected = SETTINGS[setting] or f"config.{setting.partition('=')[0]}"
     assert expected in refused(main, capsys, *SMALL, f"--config.{setting}")
 
 
 @pytest.mark.parametrize(("arguments", "expected"), FLAGS)
-def test_flags_and_files_that_make_no_sense(arguments, expected, main, capsys):
+def test_invalid_flags_and_files_are_refused(arguments, expected, main, capsys):
     assert expected in refused(main, capsys, *arguments)
 
 
 @pytest.mark.parametrize("flag", ["init.from", "init.source", "init.checkpoint"])
-def test_the_checkpoint_to_start_from_has_two_old_names(flag, main, capsys):
+def test_deprecated_names_of_the_initial_checkpoint_are_reported(flag, main, capsys):
     error = refused(main, capsys, QUICKSTART, "--config.mesh.data=1", f"--config.{flag}=no/such/file.pth")
     assert "no/such/file.pth" in error
     assert ("deprecated" in error) == (flag != "init.checkpoint")
@@ -159,11 +148,11 @@ def test_the_checkpoint_to_start_from_has_two_old_names(flag, main, capsys):
 @pytest.mark.parametrize(
     "workdir", ["", " ", ".", "..", "/", "../", "a\nb", "a\0b", "n" * 300, "a/" * 3000, "ftp://b/run"]
 )
-def test_directories_that_make_no_sense(workdir, main, capsys):
+def test_invalid_directories_are_refused(workdir, main, capsys):
     assert "--workdir" in refused(main, capsys, QUICKSTART, f"--workdir={workdir}")
 
 
-def test_directories_that_cannot_be_written_to(main, capsys, tmp_path):
+def test_unwritable_directories_are_refused(main, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     for workdir in ("file", "file/run", "loop", "loop/run", "/proc/run", "/dev/null"):
@@ -176,7 +165,7 @@ def test_directories_that_cannot_be_written_to(main, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("platforms", ["nonsense", ""])
-def test_devices_are_looked_for_quietly(platforms, tmp_path):
+def test_a_missing_device_is_reported_in_one_line(platforms, tmp_path):
     """A device that JAX does not find is named, and not the checkpoint; and libtpu without a TPU warns of nothing."""
     command = [sys.executable, str(ROOT / "run.py"), QUICKSTART, "--config.init.checkpoint=absent.pth"]
     removed = ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "XLA_FLAGS")

@@ -1,4 +1,4 @@
-"""`run.py` as its users meet it: from training to prediction on tiny scenes, and what they can get wrong."""
+"""`run.py` from training to prediction on tiny scenes, and common mistakes."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.conftest import QUICKSTART, ROOT, TINY, run
+from tests.end_to_end.conftest import FLAGS, ROOT, run
 from tests.reference.terminal import run_in_terminal
 
 
@@ -32,8 +32,8 @@ def test_train_evaluate_predict(trained):
     for name in ("parameter_norm", "images_per_second", "waiting_for_data"):
         assert f"train/{name}" in names
 
-    flags = (*TINY, "--config.training.steps=2")
-    result = run(QUICKSTART, *flags, "--mode=evaluate", cwd=folder)
+    flags = (*FLAGS, "--config.training.steps=2")
+    result = run(*flags, "--mode=evaluate", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "road (red light)" in result.stdout
     evaluation = json.loads((workdir / "evaluation.json").read_text())
@@ -48,14 +48,14 @@ def test_train_evaluate_predict(trained):
     # One evaluator: the number of the training and the final one are the same.
     assert evaluation["miou"] == pytest.approx(last["validation/miou"], abs=1e-6)
 
-    pictures = folder / "my pictures"
-    pictures.mkdir()
+    photos = folder / "my photos"
+    photos.mkdir()
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (40, 50, 4), np.uint8)).save(pictures / "with alpha.png")
-    Image.fromarray(rng.integers(0, 256, (37, 41), np.uint8)).save(pictures / "grey.jpg")
-    (pictures / "broken.jpg").write_bytes((pictures / "grey.jpg").read_bytes()[:300])
+    Image.fromarray(rng.integers(0, 256, (40, 50, 4), np.uint8)).save(photos / "with alpha.png")
+    Image.fromarray(rng.integers(0, 256, (37, 41), np.uint8)).save(photos / "grey.jpg")
+    (photos / "broken.jpg").write_bytes((photos / "grey.jpg").read_bytes()[:300])
     # Without --config: the run knows what it was made with.
-    result = run("--workdir=runs/quickstart", "--mode=predict", pictures, "missing.png", cwd=folder)
+    result = run("--workdir=runs/quickstart", "--mode=predict", photos, "missing.png", cwd=folder)
     assert result.returncode == 1
     assert "broken.jpg" in result.stderr
     assert "missing.png" in result.stderr
@@ -67,17 +67,17 @@ def test_train_evaluate_predict(trained):
     with Image.open(workdir / "predictions/grey_overlay.png") as overlay:
         assert overlay.width >= 41
 
-    result = run(QUICKSTART, *flags, "--mode=predict", cwd=folder)
+    result = run(*flags, "--mode=predict", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert (workdir / "predictions/val_00000_overlay.png").is_file()
 
 
-def test_options_of_a_trained_network_are_its_own_but_for_those_that_are_given(
+def test_flags_replace_options_of_a_trained_network(
     trained, main, capsys, monkeypatch
 ):
     folder, _ = trained
     monkeypatch.chdir(folder)
-    flags = (QUICKSTART, *TINY, "--mode=evaluate")
+    flags = (*FLAGS, "--mode=evaluate")
     assert main(*flags) == 0
     results = [json.loads(pathlib.Path("runs/quickstart/evaluation.json").read_text())]
     assert main(*flags, "--config.model.align_corners=False", "--config.model.multi_grid=(2,)") == 0
@@ -90,10 +90,10 @@ def test_options_of_a_trained_network_are_its_own_but_for_those_that_are_given(
     assert "backbone='resnet101'" in capsys.readouterr().err
 
 
-def test_ablation_takes_away_what_attention_adds(trained, main, capsys, monkeypatch):
+def test_ablation_evaluates_without_attention(trained, main, capsys, monkeypatch):
     folder, _ = trained
     monkeypatch.chdir(folder)
-    assert main(QUICKSTART, *TINY, "--mode=evaluate", "--ablate") == 0
+    assert main(*FLAGS, "--mode=evaluate", "--ablate") == 0
     output = capsys.readouterr().out
     assert "points of mIoU lost: alpha 0 " in output
     written = sorted(
@@ -104,21 +104,21 @@ def test_ablation_takes_away_what_attention_adds(trained, main, capsys, monkeypa
     assert (
         len({file.read_text() for file in files}) > 1
     )  # the labels of so short a training hardly depend on attention
-    assert main(QUICKSTART, *TINY, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
+    assert main(*FLAGS, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
     assert "--ablate" in capsys.readouterr().err
 
 
 def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):
     folder, _ = trained
     monkeypatch.chdir(folder)
-    assert main(QUICKSTART, *TINY, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
+    assert main(*FLAGS, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
     error = capsys.readouterr().err
     assert "config.training.learning_rate" in error
     assert "--config.training.resume_anyway=True" in error
     assert error.count("\n") == 1
 
 
-def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
+def test_initial_weights_are_loaded_again_after_an_early_interruption(
     trained, main, capsys, monkeypatch, tmp_path
 ):
     folder, _ = trained
@@ -129,40 +129,40 @@ def test_weights_to_start_from_are_not_forgotten_by_an_early_interruption(
 
     monkeypatch.setattr("danet_jax.modes.train.to_device", interrupted)
     (tmp_path / "again/checkpoints").mkdir(parents=True)  # as Orbax leaves it before the first checkpoint
-    flags = (*TINY, "--config.training.steps=2", f"--workdir={tmp_path / 'again'}")
+    flags = (*FLAGS, "--config.training.steps=2", f"--workdir={tmp_path / 'again'}")
     with pytest.raises(KeyboardInterrupt):
-        main(QUICKSTART, *flags, "--config.init.checkpoint=runs/quickstart")
+        main(*flags, "--config.init.checkpoint=runs/quickstart")
     assert "runs/quickstart: " in capsys.readouterr().out
     other = ("--config.model.stem=v1c", "--config.training.resume_anyway=True")
-    assert main(QUICKSTART, *flags, "--config.init.checkpoint=runs/quickstart", *other) == 1
+    assert main(*flags, "--config.init.checkpoint=runs/quickstart", *other) == 1
     error = capsys.readouterr().err
     assert "runs/quickstart" in error
     assert "stem" in error
 
 
-def test_a_run_is_not_resumed_on_other_classes_or_with_another_network(
+def test_resuming_with_other_classes_or_another_network_is_refused(
     trained, main, capsys, monkeypatch, tmp_path
 ):
     folder, _ = trained
     monkeypatch.chdir(folder)
     workdir = tmp_path / "run"
     shutil.copytree("runs/quickstart", workdir)
-    flags = (*TINY, f"--workdir={workdir}", "--config.training.resume_anyway=True")
+    flags = (*FLAGS, f"--workdir={workdir}", "--config.training.resume_anyway=True")
     before = (workdir / "config.json").read_text()
-    assert main(QUICKSTART, *flags, "--config.training.steps=3", "--config.model.backbone=resnet34") == 1
+    assert main(*flags, "--config.training.steps=3", "--config.model.backbone=resnet34") == 1
     assert f"{workdir}/checkpoints/2" in capsys.readouterr().err
     assert (workdir / "config.json").read_text() == before
 
     classes = json.loads((workdir / "classes.json").read_text())
     classes["names"].reverse()
     (workdir / "classes.json").write_text(json.dumps(classes))
-    assert main(QUICKSTART, *flags, "--config.training.steps=2") == 1
+    assert main(*flags, "--config.training.steps=2") == 1
     error = capsys.readouterr().err
     assert f"{workdir}/checkpoints/2" in error
     assert "classes.json" in error
 
 
-def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
+def test_a_damaged_checkpoint_is_reported_in_one_line(trained, tmp_path):
     folder, _ = trained
     shutil.copytree(folder / "runs/quickstart", tmp_path / "run")
     for path in (tmp_path / "run/checkpoints").rglob("*"):
@@ -175,21 +175,21 @@ def test_a_damaged_checkpoint_is_named_in_one_line(trained, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-def test_a_finished_training_is_reported_again_and_nothing_is_compiled(trained):
+def test_a_finished_training_is_only_reported(trained):
     folder, _ = trained
     report = folder / "runs/quickstart/report.html"
     before = report.stat().st_mtime_ns
-    seen = ("--config.training.pictures=1", "--config.training.report=True", "--config.training.steps=2")
-    result = run(QUICKSTART, *TINY, *seen, cwd=folder)
+    shown = ("--config.training.pictures=1", "--config.training.report=True", "--config.training.steps=2")
+    result = run(*FLAGS, *shown, cwd=folder)
     assert result.returncode == 0
     assert "finished at step 2 of 2" in result.stdout
     assert (result.stdout.count("\n"), result.stderr) == (1, "")
     assert report.stat().st_mtime_ns == before
 
 
-def test_a_terminal_shows_a_moving_line_from_the_beginning(tmp_path):
-    flags = (QUICKSTART, *TINY, "--mode=prepare", "--config.dataset.options.train=40")
-    status, [*seen, last] = run_in_terminal(100, ROOT / "run.py", *flags, cwd=tmp_path)
+def test_a_terminal_shows_live_lines_from_the_beginning(tmp_path):
+    flags = (*FLAGS, "--mode=prepare", "--config.dataset.options.train=40")
+    status, [*shown, last] = run_in_terminal(100, ROOT / "run.py", *flags, cwd=tmp_path)
     assert status == 0
     first = next(screen for screen in seen if any(screen))
     assert "working" in first[0]

@@ -29,12 +29,12 @@ def edit_a_label(tmp_path):
     Image.fromarray(label).save(path)
 
 
-def test_training_is_refused_with_what_changed(run, tmp_path):
+def test_training_on_changed_data_is_refused(run, tmp_path):
     recipe, workdir = run
     edit_a_label(tmp_path)
     for part in ("images", "labels"):
-        picture = Image.open(tmp_path / "in" / part / "val/1.png")
-        picture.save(tmp_path / "in" / part / "val/2.png")
+        image = Image.open(tmp_path / "in" / part / "val/1.png")
+        image.save(tmp_path / "in" / part / "val/2.png")
     with refused(what=workdir / "data.json") as caught:
         start(recipe, workdir)
     train_labels, val_images = caught.value.value
@@ -44,7 +44,7 @@ def test_training_is_refused_with_what_changed(run, tmp_path):
     assert "training.resume_anyway" in str(caught.value)
 
 
-def test_data_may_be_resumed_anyway_and_without_a_digest(run, tmp_path, capsys):
+def test_changed_data_may_be_accepted_and_an_old_run_has_no_digest(run, tmp_path, capsys):
     recipe, workdir = run
     same = prepare.recipe_dataset(recipe).digest("train", "val")
     capsys.readouterr()
@@ -58,9 +58,9 @@ def test_data_may_be_resumed_anyway_and_without_a_digest(run, tmp_path, capsys):
     (workdir / "data.json").unlink()
     assert read_data(workdir) is None
     prepare.refuse_other_data(workdir, other, resume_anyway=False)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert str(workdir) in said
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert str(workdir) in warning
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"train": 3}', '{"train": {}}'])
@@ -71,7 +71,7 @@ def test_a_damaged_digest_is_refused(run, content):
         start(recipe, workdir)
 
 
-def test_the_digest_that_a_run_stores(run):
+def test_the_stored_digest_is_that_of_the_data(run):
     recipe, workdir = run
     stored = json.loads((workdir / "data.json").read_text())
     assert stored == prepare.recipe_dataset(recipe).digest("train", "val")

@@ -22,7 +22,7 @@ PUBLISHED = {  # learning rate, epochs, batch, crop, base: the paper and the aut
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_settings_are_the_published_ones(name, tmp_path):
+def test_recipes_have_the_published_settings(name, tmp_path):
     recipe = read_recipe(importlib.import_module(f"configs.{name}").get_config().to_dict())
     training, data = recipe.training, recipe.dataset
     found = (training.learning_rate, training.epochs, training.batch_size, data.crop_size, data.base_size)
@@ -60,7 +60,7 @@ def test_every_recipe_is_valid(path):
         ),
     ],
 )
-def test_rows_of_the_tables(row, backbone, attention, scaling, multi_grid, protocol, name):
+def test_variants_are_rows_of_the_papers_tables(row, backbone, attention, scaling, multi_grid, protocol, name):
     recipe = read_recipe(cityscapes.get_config(row).to_dict())
     assert recipe.model.backbone == backbone
     assert (recipe.model.position_attention, recipe.model.channel_attention) == attention
@@ -72,7 +72,7 @@ def test_rows_of_the_tables(row, backbone, attention, scaling, multi_grid, proto
 
 
 @pytest.mark.parametrize("row", ["resnet50,pan", "pam,cam"])
-def test_rows_that_do_not_exist(row):
+def test_unknown_variants_are_refused(row):
     with refused() as caught:
         cityscapes.get_config(row)
     assert row in str(caught.value)

@@ -114,7 +114,7 @@ def test_training_and_evaluation_see_every_bit(drawn, run):
         assert any(np.array_equal(image, window) for window in windows)
 
 
-def test_predict_labels_as_evaluation_does(drawn, run, tmp_path, capsys):
+def test_predict_agrees_with_evaluate(drawn, run, tmp_path, capsys):
     recipe, workdir = run
     root = drawn[0]
     assert evaluate.run(recipe, tmp_path, [], checkpoint=str(workdir)) == 0
@@ -122,14 +122,14 @@ def test_predict_labels_as_evaluation_does(drawn, run, tmp_path, capsys):
     assert counted["protocol"]["bits"] == BITS
     assert predict.run(None, tmp_path, [str(root / "images/val")], checkpoint=str(workdir)) == 0
     segment = load_segmenter(workdir)
-    right = total = 0
+    correct = total = 0
     for name in NAMES["val"]:
         labels = np.asarray(Image.open(tmp_path / f"predictions/{name}_labels.png"))
         np.testing.assert_array_equal(labels, segment(drawn[1][name]))
         np.testing.assert_array_equal(labels, segment(root / f"images/val/{name}.png"))
         truth = np.asarray(Image.open(root / f"labels/val/{name}.png"))
-        right, total = right + (labels == truth).sum(), total + truth.size
-    assert counted["pixel_accuracy"] == pytest.approx(right / total, abs=1e-3)
+        correct, total = correct + (labels == truth).sum(), total + truth.size
+    assert counted["pixel_accuracy"] == pytest.approx(correct / total, abs=1e-3)
     segment(root / "images/train/a.png")  # which is dark
     pattern = str(root / "images/val/%d.png")
     for number, name in enumerate(NAMES["val"]):
@@ -151,12 +151,12 @@ def test_explore_and_report_show_the_images(drawn, run, tmp_path):
     assert "No validation images" not in (workdir / "report.html").read_text()
 
 
-def test_arrays_must_have_the_networks_range(drawn, run):
+def test_arrays_of_another_range_are_refused(drawn, run):
     segment, image = load_segmenter(run[1]), drawn[1]["e"]
     assert segment.protocol.bits == BITS
-    for wrong in ((image >> 4).astype(np.uint8), image.astype(np.float32), image * 8):
+    for invalid in ((image >> 4).astype(np.uint8), image.astype(np.float32), image * 8):
         with refused(what="images"):
-            segment(wrong)
+            segment(invalid)
     eight = load_segmenter(run[1], Protocol.whole().replace(bits=8))
     with refused(what="images"):
         eight(image)
@@ -165,17 +165,26 @@ def test_arrays_must_have_the_networks_range(drawn, run):
     np.testing.assert_array_equal(segment(photo), segment(expected_pixels(np.asarray(photo))))
 
 
-def test_exports_take_uint16_and_equal_predict(drawn, run, tmp_path):
-    workdir = run[1]
-    segment, image = load_segmenter(workdir), drawn[1]["e"]
-    expected = segment.scores(image[None])
-    assert export.run(None, tmp_path, [], checkpoint=str(workdir), format="stablehlo") == 0
+@pytest.mark.parametrize("protocol", ["whole", "mmseg"])
+def test_stablehlo_exports_take_uint16(drawn, run, tmp_path, protocol):
+    """Protocols with windows are exported for whole images."""
+    recipe, workdir = run
+    evaluation = recipe.evaluation.model_copy(update={"protocol": protocol})
+    recipe = recipe.model_copy(update={"evaluation": evaluation})
+    assert export.run(recipe, tmp_path, [], checkpoint=str(workdir), format="stablehlo") == 0
     with zipfile.ZipFile(tmp_path / "export/model.stablehlo.zip") as file:
         program = jax.export.deserialize(bytearray(file.read("program")))
         content = file.read("weights.safetensors")
     assert b'\\"bits\\": 12' in content[:65536]
-    found = program.call(load(content), image[None])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    image = drawn[1]["e"][None]
+    expected = load_segmenter(workdir, Protocol.whole()).scores(image)
+    np.testing.assert_allclose(program.call(load(content), image), expected, atol=1e-4)
+
+
+def test_safetensors_exports_keep_the_bit_depth(drawn, run, tmp_path):
+    workdir = run[1]
+    segment, image = load_segmenter(workdir), drawn[1]["e"]
+    expected = segment.scores(image[None])
     assert export.run(None, tmp_path, [], checkpoint=str(workdir), format="safetensors") == 0
     again = load_segmenter(tmp_path / "export/model.safetensors")
     assert again.protocol == segment.protocol
@@ -184,21 +193,7 @@ def test_exports_take_uint16_and_equal_predict(drawn, run, tmp_path):
         export.run(None, tmp_path, [], checkpoint=str(workdir), format="torch")
 
 
-def test_the_network_for_whole_images_takes_uint16_if_the_protocol_uses_windows(drawn, run, tmp_path):
-    recipe, workdir = run
-    evaluation = recipe.evaluation.model_copy(update={"protocol": "mmseg"})
-    windows = recipe.model_copy(update={"evaluation": evaluation})
-    assert windows.protocol().window is not None
-    assert export.run(windows, tmp_path, [], checkpoint=str(workdir), format="stablehlo") == 0
-    with zipfile.ZipFile(tmp_path / "export/model.stablehlo.zip") as file:
-        program = jax.export.deserialize(bytearray(file.read("program")))
-        weights = load(file.read("weights.safetensors"))
-    image = drawn[1]["e"][None]
-    expected = load_segmenter(workdir, Protocol.whole()).scores(image)
-    np.testing.assert_allclose(program.call(weights, image), expected, atol=1e-4)
-
-
-def test_onnx_takes_uint16(drawn, run, tmp_path):
+def test_onnx_exports_take_uint16(drawn, run, tmp_path):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     assert export.run(None, tmp_path, ["32x48"], checkpoint=str(run[1]), format="onnx") == 0
@@ -212,7 +207,7 @@ def test_onnx_takes_uint16(drawn, run, tmp_path):
     np.testing.assert_allclose(session.run(None, {"images": image})[0], expected, atol=1e-4)
 
 
-def test_resuming_keeps_the_networks_bits(run):
+def test_resuming_keeps_the_bit_depth(run):
     recipe, workdir = run
     longer = recipe.model_copy(
         update={"training": recipe.training.model_copy(update={"steps": 3, "resume_anyway": True})}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from danet_jax.modes.memory import memory_of, out_of_memory_in_a_line, remedies
+from danet_jax.modes.memory import memory_of, explaining_out_of_memory, remedies
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.training.mesh import make_mesh
 from tests.reference.refusal import refused
@@ -16,28 +16,28 @@ def recipe(**options):
     return read_recipe(config.to_dict())
 
 
-def test_a_full_device_is_one_line_with_batch_scratch_and_remedies():
+def test_out_of_memory_is_explained_with_remedies():
     step = jax.jit(lambda state, batch: (state + batch["image"].sum(), {"loss": state}), donate_argnums=0)
     state, batch = jnp.zeros(3), {"image": jnp.ones((2, 2))}
     mesh = make_mesh(2, 1)
     step(state, batch)  # the state is donated and gone, as in training
     message = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\n" * 9
-    full = out_of_memory_in_a_line(recipe(), mesh, step, state, batch)
+    full = explaining_out_of_memory(recipe(), mesh, step, state, batch)
     with refused("config.training.batch_size", 8) as caught, full:
         raise jax.errors.JaxRuntimeError(message)
     for part in ("2 devices", "GiB", "--config.training.accumulation=2", "--config.mesh.space=2"):
         assert part in str(caught.value)
 
 
-def test_other_errors_pass_as_they_are():
+def test_other_errors_are_unchanged():
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        out_of_memory_in_a_line(recipe(), make_mesh(1, 1), None, None, {}),
+        explaining_out_of_memory(recipe(), make_mesh(1, 1), None, None, {}),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
-def test_only_what_would_help_is_advised():
+def test_only_applicable_remedies_are_given():
     config = defaults()
     config.model.dtype = "bfloat16"
     config.training.batch_size = 1
@@ -46,7 +46,7 @@ def test_only_what_would_help_is_advised():
     assert only == "take smaller images or more devices"
 
 
-def test_what_is_donated_to_the_result_counts_once(rng):
+def test_donated_memory_is_counted_once(rng):
     rows, columns = (int(n) for n in rng.integers(3, 50, 2))
     x = jax.ShapeDtypeStruct((rows, columns), jnp.float32)
     kept = memory_of(jax.jit(lambda x: x + 1).lower(x).compile())

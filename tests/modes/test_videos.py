@@ -20,6 +20,8 @@ from tests.data.test_video import clip, stamps, timed
 from tests.reference.refusal import refused
 from tests.reference.small_network import small_networks
 
+CLASSES = Classes.named([f"class {index}" for index in range(5)])
+
 
 @pytest.fixture
 def segmenter(rng):
@@ -27,7 +29,7 @@ def segmenter(rng):
     return Segmenter(model, variables)
 
 
-def test_a_stream_is_what_the_images_are(segmenter, rng):
+def test_a_stream_gives_the_labels_of_its_images(segmenter, rng):
     sizes = [(33, 40), (33, 40), (33, 40), (24, 40), (33, 40)]
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     labels = list(segmenter.stream(iter(images)))
@@ -39,7 +41,7 @@ def test_a_stream_is_what_the_images_are(segmenter, rng):
         list(segmenter.stream([images[0][None]]))
 
 
-def test_a_stream_reads_no_further_than_it_must(segmenter, rng):
+def test_a_stream_reads_at_most_two_batches_ahead(segmenter, rng):
     """Memory is flat: images are taken as results are, two batches ahead at most."""
     image = rng.integers(0, 256, (33, 40, 3), dtype=np.uint8)
     taken = 0
@@ -67,10 +69,9 @@ def test_a_video_is_predicted_and_resumed(segmenter, rng, tmp_path, capsys):
         zip((Fraction(int(t - times[0]), 1000) for t in times), clip(rng, 20), strict=True),
         Fraction(1, 1000),
     )
-    classes = Classes.named([f"class {index}" for index in range(5)])
 
     def predict(segmenter=segmenter, keep=True):
-        predict_video(segmenter, classes, path, Outputs(folder), keep_labels=keep)
+        predict_video(segmenter, CLASSES, path, Outputs(folder), keep_labels=keep)
         return capsys.readouterr().out
 
     assert "20 frames, " in predict()
@@ -93,12 +94,12 @@ def test_a_video_is_predicted_and_resumed(segmenter, rng, tmp_path, capsys):
     trained = segmenter.with_variables(jax.tree.map(lambda x: x + 1, segmenter.variables))
     assert "earlier" not in predict(trained)
     assert "20 of them earlier" in predict(trained)
-    said = predict(Segmenter(trained.model, trained.variables, Protocol(flip=True)), keep=False)
-    assert "20 frames, " in said
-    assert "drive_labels" not in said
+    output = predict(Segmenter(trained.model, trained.variables, Protocol(flip=True)), keep=False)
+    assert "20 frames, " in output
+    assert "drive_labels" not in output
     assert [file.name for file in folder.glob("[!.]*")] == ["drive_overlay.mp4"]
 
-    predict_video(segmenter, classes, path, Outputs(folder), legend=True, outlines=True)
+    predict_video(segmenter, CLASSES, path, Outputs(folder), legend=True, outlines=True)
     labelled = next(Video(result.path).frames())
     assert labelled.shape[0] > 48
     assert labelled.shape[1] >= 480
@@ -109,13 +110,12 @@ def test_a_video_is_predicted_and_resumed(segmenter, rng, tmp_path, capsys):
         predict()
 
 
-def test_a_full_disk_loses_nothing(segmenter, rng, tmp_path, monkeypatch):
+def test_label_maps_and_the_old_overlay_are_kept_if_the_disk_is_full(segmenter, rng, tmp_path, monkeypatch):
     """The overlay cannot be written: the label maps stay, and what there was before."""
     path, folder = tmp_path / "drive.mp4", tmp_path / "out"
     write_video(path, timed(clip(rng, 5)))
     folder.mkdir()
     (folder / "drive_overlay.mp4").write_bytes(b"earlier")
-    classes = Classes.named([f"class {index}" for index in range(5)])
 
     def full(path, frames, tick):
         path.write_bytes(b"a part")
@@ -124,19 +124,18 @@ def test_a_full_disk_loses_nothing(segmenter, rng, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(videos, "write_video", full)
         with refused() as error:
-            predict_video(segmenter, classes, path, Outputs(folder, overwrite=True))
+            predict_video(segmenter, CLASSES, path, Outputs(folder, overwrite=True))
     assert str(folder / "drive_overlay.mp4") in str(error.value)
     assert (folder / "drive_overlay.mp4").read_bytes() == b"earlier"
     assert len(list((folder / "drive_labels").glob("*.png"))) == 5
-    predict_video(segmenter, classes, path, Outputs(folder))
+    predict_video(segmenter, CLASSES, path, Outputs(folder))
     assert [file.name for file in folder.glob("[!.]*")] == ["drive_overlay.mp4"]
 
 
-def test_damaged_and_odd_videos_are_reported(segmenter, rng, tmp_path, capsys):
-    classes = Classes.named([f"class {index}" for index in range(5)])
+def test_damaged_videos_are_reported_and_odd_sizes_padded(segmenter, rng, tmp_path, capsys):
     for index, frame in enumerate(clip(rng, 3)):
         Image.fromarray(frame[:45, :63]).save(tmp_path / f"{index}.png")
-    predict_video(segmenter, classes, tmp_path / "%d.png", Outputs(tmp_path / "out"), keep_labels=True)
+    predict_video(segmenter, CLASSES, tmp_path / "%d.png", Outputs(tmp_path / "out"), keep_labels=True)
     assert "63x45" in capsys.readouterr().out
     assert next(Video(tmp_path / "out/_d_overlay.mp4").frames()).shape == (46, 64, 3)
     assert decode_label((tmp_path / "out/_d_labels/000000.png").read_bytes(), "").shape == (45, 63)
@@ -147,17 +146,16 @@ def test_damaged_and_odd_videos_are_reported(segmenter, rng, tmp_path, capsys):
     size = int.from_bytes(data[start - 4 : start], "big")
     path.write_bytes(data[: start + size // 2] + bytes(size - size // 2) + data[start + size :])
     with refused(what=path):
-        predict_video(segmenter, classes, path, Outputs(tmp_path / "out"))
+        predict_video(segmenter, CLASSES, path, Outputs(tmp_path / "out"))
     assert (tmp_path / "out/cut_overlay.mp4").is_file()
 
 
-def test_pictures_that_change_in_place_are_another_video(segmenter, rng, tmp_path, capsys):
+def test_changed_images_of_a_sequence_are_segmented_again(segmenter, rng, tmp_path, capsys):
     for index, frame in enumerate(clip(rng, 3)):
         Image.fromarray(frame).save(tmp_path / f"{index}.png")
-    classes = Classes.named([f"class {index}" for index in range(5)])
 
     def predict():
-        predict_video(segmenter, classes, tmp_path / "%d.png", Outputs(tmp_path / "out"), keep_labels=True)
+        predict_video(segmenter, CLASSES, tmp_path / "%d.png", Outputs(tmp_path / "out"), keep_labels=True)
         return capsys.readouterr().out
 
     assert "earlier" not in predict()

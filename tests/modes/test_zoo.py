@@ -6,7 +6,7 @@ from danet_jax.modes import zoo as mode
 from danet_jax.weights.zoo import ZOO
 
 
-def test_the_table_tells_every_hash_and_url_within_a_terminal(capsys):
+def test_the_table_contains_every_hash_and_url(capsys):
     assert mode.run(None, Path("unused"), []) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[: lines.index("")])) <= 120

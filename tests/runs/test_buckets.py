@@ -1,9 +1,8 @@
-"""Runs in a bucket: an emulator on this machine stands for Google's storage."""
+"""Runs in a bucket, with an emulator of Google Cloud Storage."""
 
 import importlib.util
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -11,27 +10,20 @@ import sys
 import pytest
 
 from danet_jax.runs.files import as_path, is_bucket, shared_folder
+from tests.reference.commands import QUICKSTART, ROOT, TINY
 from tests.reference.refusal import refused
 
-ROOT = pathlib.Path(__file__).parents[2]
-FLAGS = (
-    f"--config={ROOT / 'configs/quickstart.py'}",
-    *("--config.dataset.options.height=32", "--config.dataset.options.width=48"),
-    *("--config.dataset.options.train=8", "--config.dataset.options.val=2", "--config.dataset.workers=0"),
-    *("--config.dataset.base_size=32", "--config.dataset.crop_size=32", "--config.training.batch_size=2"),
-    *("--config.training.evaluate_every=2", "--config.mesh.data=1"),
-    *("--config.training.report=False", "--config.training.pictures=0", "--config.model.output_stride=32"),
-    "--config.training.resume_anyway=True",
-)
+FLAGS = (QUICKSTART, *TINY, "--config.training.evaluate_every=2", "--config.mesh.data=1")
+FLAGS += ("--config.training.resume_anyway=True",)
 
 
-@pytest.mark.parametrize("place", ["ftp://host/run", "gs://", "gs:///", "https://storage/run", "://x"])
-def test_places_that_do_not_exist_are_refused(place):
-    with refused(what=place, allowed="a directory or gs://BUCKET/RUN"):
-        as_path(place)
+@pytest.mark.parametrize("address", ["ftp://host/run", "gs://", "gs:///", "https://storage/run", "://x"])
+def test_unknown_addresses_are_refused(address):
+    with refused(what=address, allowed="a directory or gs://BUCKET/RUN"):
+        as_path(address)
 
 
-def test_what_is_not_supported_or_not_installed_is_refused(monkeypatch):
+def test_s3_and_a_missing_gcsfs_are_refused(monkeypatch):
     assert is_bucket("s3://bucket/run")
     with refused(what="s3://bucket/run"):
         as_path("s3://bucket/run")
@@ -40,7 +32,7 @@ def test_what_is_not_supported_or_not_installed_is_refused(monkeypatch):
         as_path("gs://bucket/run")
 
 
-def test_the_folder_that_runs_share(tmp_path):
+def test_shared_folder_of_runs(tmp_path):
     pytest.importorskip("gcsfs")
     runs = [as_path("gs://bucket/all/a"), as_path("gs://bucket/all/b/c")]
     assert os.fspath(shared_folder(runs)) == "gs://bucket/all"
@@ -52,7 +44,7 @@ def test_the_folder_that_runs_share(tmp_path):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """The environment in which an emulator on this machine stands for Google's storage, and the emulator itself."""
+    """The environment in which an emulator replaces Google Cloud Storage, and the emulator."""
     module = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
     # It takes 5 connections at a time and refuses others, but TensorStore writes all arrays of a checkpoint at once.
     monkeypatch.setattr(module.server.HTTPServer, "request_queue_size", 1000)
@@ -67,7 +59,7 @@ def bucket(monkeypatch):
         yield os.environ | environment | {"PYTHONPATH": str(ROOT)}, emulator
 
 
-def test_a_bucket_that_does_not_answer_is_one_line():
+def test_a_bucket_that_does_not_respond_is_reported_in_one_line():
     pytest.importorskip("gcsfs")
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
         environment = os.environ | {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{silent.getsockname()[1]}"}
@@ -79,11 +71,11 @@ def test_a_bucket_that_does_not_answer_is_one_line():
             "except InputError as error: print(error)"
         )
         command = [sys.executable, "-c", code]
-        said = subprocess.run(
+        result = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
         )
-    assert said.stdout.startswith("gs://bucket/run: ")
-    assert said.stdout.count("\n") == 1
+    assert result.stdout.startswith("gs://bucket/run: ")
+    assert result.stdout.count("\n") == 1
 
 
 COMMANDS = """
@@ -102,7 +94,7 @@ print(json.dumps([found, (run / "metrics.jsonl").read_text(), load_checkpoint("g
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_trained_resumed_evaluated_and_used(tmp_path, bucket):
+def test_train_resume_evaluate_and_export_in_a_bucket(tmp_path, bucket):
     environment, emulator = bucket
 
     def run(*commands):

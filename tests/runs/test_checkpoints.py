@@ -1,4 +1,4 @@
-"""Checkpoints of small arrays: read by any topology bit for bit, and reported if they cannot be written."""
+"""Checkpoints of small arrays: restored bit for bit onto any mesh; failures to write or read them are reported."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def laid_out(values, devices):
     }
 
 
-def test_one_device_eight_and_two_by_four_read_each_other_bit_for_bit(rng, tmp_path):
+def test_checkpoints_are_restored_bit_for_bit_onto_other_meshes(rng, tmp_path):
     values, progress = arrays(rng), {"step": jnp.int32(3)}
     zeros = {name: np.zeros_like(value) for name, value in values.items()}
     devices = np.asarray(jax.devices())
@@ -60,7 +60,7 @@ def test_one_device_eight_and_two_by_four_read_each_other_bit_for_bit(rng, tmp_p
             checkpoints.save(step + 1, restored.variables, progress, position, DESCRIPTION)
 
 
-def test_two_processes_read_what_one_has_written_and_the_other_way_round(rng, tmp_path):
+def test_two_processes_and_one_restore_checkpoints_of_each_other(rng, tmp_path):
     values, progress = arrays(rng), {"step": jnp.int32(3)}
     np.savez(tmp_path / "values.npz", **values)
     devices = np.asarray(jax.devices())
@@ -93,7 +93,7 @@ def test_two_processes_read_what_one_has_written_and_the_other_way_round(rng, tm
     jax.tree.map(np.testing.assert_array_equal, restored.variables, values)
 
 
-def test_a_disk_that_fills_while_it_is_written_is_one_line(rng, tmp_path, monkeypatch, capfd):
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(rng, tmp_path, monkeypatch, capfd):
     def full(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
@@ -105,9 +105,8 @@ def test_a_disk_that_fills_while_it_is_written_is_one_line(rng, tmp_path, monkey
         checkpoints.wait()
         monkeypatch.setattr("danet_jax.runs.checkpoints.write_digests", full)
         checkpoints.save(2, arrays(rng), {"step": jnp.int32(2)}, {}, DESCRIPTION)
-        with refused(what=tmp_path) as caught:
+        with refused(what=tmp_path):
             checkpoints.wait()
-        assert "step 1 is kept" in str(caught.value)
     finally:
         logging.set_verbosity(verbosity)
     assert capfd.readouterr().err == ""
@@ -119,13 +118,12 @@ def test_a_directory_that_is_renamed_during_training_is_reported(rng, tmp_path):
         checkpoints.save(1, arrays(rng), {"step": jnp.int32(1)}, {}, DESCRIPTION)
         checkpoints.wait()
         (tmp_path / "run").rename(tmp_path / "elsewhere")
-        with refused(what=tmp_path / "run") as caught:
+        with refused(what=tmp_path / "run"):
             checkpoints.save(2, arrays(rng), {"step": jnp.int32(2)}, {}, DESCRIPTION)
-    assert "renamed or removed" in str(caught.value)
     assert checkpoint_steps(tmp_path / "elsewhere") == [1]
 
 
-def test_the_best_the_newest_and_every_fifth_are_kept(tmp_path):
+def test_the_best_the_newest_and_every_fifth_checkpoint_are_kept(tmp_path):
     with Checkpoints(tmp_path, keep_every=5) as checkpoints:
         for step, miou in enumerate([0.3, 0.9, 0.9, float("nan"), 0.1, 0.2], start=1):
             checkpoints.save(step, {"a": np.zeros(3)}, {"step": np.int32(step)}, {}, DESCRIPTION)
@@ -133,7 +131,7 @@ def test_the_best_the_newest_and_every_fifth_are_kept(tmp_path):
     assert checkpoint_steps(tmp_path) == [3, 5, 6]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(rng, tmp_path, capsys):
+def test_training_resumes_from_the_newest_intact_checkpoint(rng, tmp_path, capsys):
     progress = {"step": jnp.int32(1)}
     with Checkpoints(tmp_path, keep_every=1) as checkpoints:
         saved = [jax.tree.map(jnp.asarray, arrays(rng)) for _ in range(3)]
@@ -156,7 +154,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(rng, tm
 
 
 @pytest.mark.parametrize("change", ["shape", "dtype", "name", "description"])
-def test_a_checkpoint_of_another_network_is_not_restored(rng, tmp_path, change):
+def test_a_checkpoint_of_another_network_is_refused(rng, tmp_path, change):
     values, progress = jax.tree.map(jnp.asarray, arrays(rng)), {"step": jnp.int32(1)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, values, progress, {}, {"model": {"stem": "v1"}})
@@ -172,7 +170,7 @@ def test_a_checkpoint_of_another_network_is_not_restored(rng, tmp_path, change):
         checkpoints.restore(values, progress, {"model": {"stem": stem}})
 
 
-def test_damaged_scores_are_reported_and_count_as_none(rng, tmp_path, capsys):
+def test_damaged_scores_are_reported_and_removed(rng, tmp_path, capsys):
     values, progress = jax.tree.map(jnp.asarray, arrays(rng)), {"step": jnp.int32(1)}
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
@@ -188,7 +186,7 @@ def test_damaged_scores_are_reported_and_count_as_none(rng, tmp_path, capsys):
         assert capsys.readouterr().err == ""
 
 
-TOLD_TWICE = """
+TWO_SIGNALS = """
 import pathlib, sys, time
 import numpy as np
 from danet_jax.runs import checkpoints
@@ -203,17 +201,17 @@ with StopSignals() as signals, checkpoints.Checkpoints(pathlib.Path(sys.argv[1])
     print("writing", flush=True)
     while not signals.agreed():
         time.sleep(0.01)
-    print("told", flush=True)
+    print("stopping", flush=True)
 """
 
 
-def test_a_second_signal_ends_at_once_and_leaves_the_last_complete_checkpoint(tmp_path):
-    command = [sys.executable, "-c", TOLD_TWICE, str(tmp_path / "checkpoints")]
+def test_a_second_signal_stops_at_once_and_leaves_the_last_complete_checkpoint(tmp_path):
+    command = [sys.executable, "-c", TWO_SIGNALS, str(tmp_path / "checkpoints")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "writing\n"
             process.send_signal(signal.SIGTERM)
-            assert process.stdout.readline() == "told\n"
+            assert process.stdout.readline() == "stopping\n"
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=0.5)
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A run's directory that was damaged or comes from a stranger: it is loaded right, or refused by name."""
+"""A run's directory that is damaged or comes from an untrusted source is refused, and the file is named."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from danet_jax.models import resnet
 from danet_jax.models.options import options_of
 from danet_jax.models.variables import variables_of
 from danet_jax.runs.checkpoints import Checkpoints
-from danet_jax.runs.directory import checkpoint_steps, refuse_half_a_run, write_description
+from danet_jax.runs.directory import checkpoint_steps, refuse_incomplete_run, write_description
 from danet_jax.runs.stored import describe, read_run, read_scores, refuse_changed, write_digests
 from tests.reference.refusal import refused
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short():
+def _small_networks():
     """One block per layer, so that checkpoints are small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
@@ -62,31 +62,27 @@ def a_file(checkpoint, rng, below="**"):
     return files[rng.integers(len(files))]
 
 
-def test_each_of_a_hundred_flipped_bits_is_found(run, rng):
+def test_a_flipped_bit_in_a_checkpoint_is_detected(run, rng):
     checkpoint = run / "checkpoints/7"
     for _ in range(100):
         file = a_file(checkpoint, rng)
-        with file.open("r+b") as opened:
-            place = rng.integers(file.stat().st_size)
-            opened.seek(place)
-            [byte] = opened.read(1)
-            opened.seek(place)
-            opened.write(bytes([byte ^ 1 << rng.integers(8)]))
-            opened.flush()
-            with pytest.raises(InputError) as caught:
-                (refuse_changed(checkpoint), read_scores(checkpoint))
-            assert file.name in str(caught.value)
-            opened.seek(place)
-            opened.write(bytes([byte]))
+        intact = file.read_bytes()
+        flipped = bytearray(intact)
+        flipped[rng.integers(len(intact))] ^= 1 << rng.integers(8)
+        file.write_bytes(flipped)
+        with pytest.raises(InputError) as caught:
+            (refuse_changed(checkpoint), read_scores(checkpoint))
+        assert file.name in str(caught.value)
+        file.write_bytes(intact)
     refuse_changed(checkpoint)
     assert read_scores(checkpoint) == {"miou": 0.5}
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "swapped", "added", "linked"])
-def test_a_file_that_is_cut_missing_swapped_or_added_is_found(run, rng, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["truncated", "missing", "swapped", "added", "linked"])
+def test_a_changed_file_of_a_checkpoint_is_detected(run, rng, tmp_path, damage):
     checkpoint = run / "checkpoints/7"
     file = a_file(checkpoint, rng, "training/**")
-    if damage == "cut":
+    if damage == "truncated":
         file.write_bytes(file.read_bytes()[:-1])
     elif damage == "missing":
         file.unlink()
@@ -128,7 +124,7 @@ def metadata(change):
 
 
 def stored(change):
-    """Changes what the store says about one array, with its own digests."""
+    """Changes the metadata that TensorStore keeps of one array."""
 
     def call(run):
         item = run / "checkpoints/7/variables"
@@ -144,15 +140,10 @@ def stored(change):
 
 
 def with_new_digests(run):
-    """Writes the digests again, as a stranger who knows of them would."""
+    """Writes the digests again, as somebody who forges a checkpoint would."""
     checkpoint = run / "checkpoints/7"
     (checkpoint / "digests.json").unlink()
     write_digests(epath.Path(checkpoint))
-
-
-def key_twice(run):
-    content = (run / "config.json").read_text().strip()
-    (run / "config.json").write_text(f'{{"seed": 1, {content[1:-1]}, "seed": 2}}')
 
 
 def array_elsewhere(content):
@@ -165,24 +156,22 @@ def array_elsewhere(content):
 
 NESTED = b"[" * 100_000 + b"]" * 100_000
 HUGE = stored(lambda c: c.update(shape=[2**20, 2**20]))
+HUGE_CHUNKS = stored(lambda c: c.update(chunks=[*c["chunks"][:-2], 2**20, 2**20]))
 METADATA = "checkpoints/7/variables/_METADATA"
 DESCRIPTION = "checkpoints/7/description/metadata"
 
 # What is damaged -> how, and the field `what` of the error, below the run's directory if it is a file; None is any.
 DAMAGED = {
     "config is a list": (replaced("config.json", b"[1]"), "config.json"),
-    "config is null": (replaced("config.json", b"null"), "config.json"),
     "config is nested": (replaced("config.json", NESTED), "config.json"),
     "config is no text": (replaced("config.json", b"\xff\x00"), "config.json"),
     "config is cut": (replaced("config.json", b"{"), "config.json"),
-    "config is huge": (replaced("config.json", b" " * (1 << 26) + b"{}"), "config.json"),
     "config is endless": (in_place_of("config.json", lambda x: x.symlink_to("/dev/zero")), "config.json"),
     "config is a pipe": (in_place_of("config.json", os.mkfifo), "config.json"),
     "config is a folder": (in_place_of("config.json", pathlib.Path.mkdir), "config.json"),
     "config without a model": (replaced("config.json", b"{}"), "config.json"),
     "config without a dataset": (config(lambda c: c.update(evaluation={})), "config.json"),
     "dataset is null": (config(lambda c: c.update(dataset=None, evaluation={})), "config.json"),
-    "key twice": (key_twice, "config.json"),
     "model is a text": (config(lambda c: c.update(model="x")), "config.json"),
     "backbone is a path": (config(lambda c: c["model"].update(backbone="../x")), "config.json"),
     "option that runs": (config(lambda c: c["model"].update(__reduce__="os.system")), "config.json"),
@@ -195,17 +184,13 @@ DAMAGED = {
     "another multi-grid": (config(lambda c: c["model"].update(multi_grid=[4])), "model.multi_grid"),
     "classes are a list": (replaced("classes.json", b"[]"), "classes.json"),
     "classes are cut": (replaced("classes.json", b"{"), "classes.json"),
-    "classes are a million": (classes(lambda c: c.update(names=["x"] * 10**6)), "classes.json"),
-    "classes are a number": (classes(lambda c: c.update(names=3)), "classes.json"),
     "class is a number": (classes(lambda c: c["names"].__setitem__(0, 3)), "classes.json"),
     "classes in another order": (classes(lambda c: c["names"].reverse()), "classes.names"),
     "fewer colours": (classes(lambda c: c["colours"].pop()), "classes.json"),
-    "colour of two": (classes(lambda c: c["colours"][0].pop()), "classes.json"),
     "colour too large": (classes(lambda c: c["colours"][0].__setitem__(0, 999)), "classes.json"),
-    "colour is a text": (classes(lambda c: c["colours"].__setitem__(0, "red")), "classes.json"),
     "another colour": (classes(lambda c: c["colours"][0].__setitem__(0, 7)), "classes.colours"),
     "array of terabytes": (HUGE, None),
-    "array in huge parts": (stored(lambda c: c.update(chunks=[2**20] * len(c["chunks"]))), None),
+    "array in huge chunks": (HUGE_CHUNKS, None),
     "array of another type": (stored(lambda c: c.update(dtype="<f8")), None),
     "array elsewhere": (metadata(array_elsewhere), None),
     "metadata is nested": (replaced(METADATA, NESTED), None),
@@ -218,7 +203,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
-def test_what_is_damaged_is_refused_by_name(damaged, run):
+def test_a_damaged_run_is_refused(damaged, run):
     damage, what = DAMAGED[damaged]
     damage(run)
     if (run / "checkpoints/7").exists():
@@ -231,26 +216,27 @@ def test_what_is_damaged_is_refused_by_name(damaged, run):
         assert caught.value.what in (what, str(run / what))
 
 
-def test_what_is_intact_is_loaded(run):
+def test_an_intact_run_is_loaded(run):
     with_new_digests(run)
-    assert load_checkpoint(run).description.startswith("a run, step 7")
+    assert load_checkpoint(run).config
 
 
-def test_an_array_of_terabytes_takes_no_memory(run):
-    HUGE(run)
+@pytest.mark.parametrize("damage", [HUGE, HUGE_CHUNKS], ids=["array", "chunks"])
+def test_refusing_an_array_of_terabytes_takes_no_memory(damage, run):
+    damage(run)
     with_new_digests(run)
     code = (
         "import pathlib, re, sys; from danet_jax import InputError, load_checkpoint\n"
         "from danet_jax.models import resnet; resnet.BLOCKS['resnet18'] = (1, 1, 1, 1)\n"
-        "try:\n    load_checkpoint(sys.argv[1])\nexcept InputError as error:\n    assert 'kernel' in str(error)\n"
-        # The peak that getrusage tells may be that of the process that started this one.
+        "try:\n    load_checkpoint(sys.argv[1])\nexcept InputError as error:\n"
+        # The peak that getrusage reports may be that of the process that started this one.
         "    print(re.search(r'VmHWM:\\s*(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1])"
     )
     found = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 2**20  # KiB
 
 
-def test_what_only_looks_like_a_checkpoint_is_ignored(run):
+def test_folders_with_other_names_than_steps_are_ignored(run):
     shutil.copytree(run / "checkpoints/7", run / "checkpoints/007")
     (run / "checkpoints/99").write_text("")
     (run / "checkpoints/²").mkdir()
@@ -261,10 +247,10 @@ def test_what_only_looks_like_a_checkpoint_is_ignored(run):
         read_run(run)
 
 
-def test_something_in_the_place_of_checkpoints_is_found_before_any_is_written(tmp_path):
-    refuse_half_a_run(tmp_path)
+def test_a_file_or_broken_link_named_checkpoints_is_refused(tmp_path):
+    refuse_incomplete_run(tmp_path)
     for make in (lambda path: path.write_text(""), lambda path: path.symlink_to("unmounted")):
         make(tmp_path / "checkpoints")
         with refused(what=tmp_path / "checkpoints"):
-            refuse_half_a_run(tmp_path)
+            refuse_incomplete_run(tmp_path)
         (tmp_path / "checkpoints").unlink()

@@ -41,7 +41,7 @@ def test_the_holder_is_named(other, tmp_path):
     assert json.loads((tmp_path / "lock.json").read_text())["process"] == other.pid
 
 
-def test_what_a_dead_process_left_is_taken_over(other, tmp_path):
+def test_the_lock_of_a_dead_process_is_taken_over(other, tmp_path):
     hold(tmp_path, other.pid)
     other.kill()
     other.wait()
@@ -51,7 +51,7 @@ def test_what_a_dead_process_left_is_taken_over(other, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["", "{", "[]", '{"process": "x"}', '{"process": -1}'])
-def test_what_was_cut_short_or_is_no_lock_is_taken_over_when_it_is_silent(left, tmp_path):
+def test_a_damaged_lock_is_taken_over_once_it_is_old(left, tmp_path):
     (tmp_path / "lock.json").write_text(left)
     with refused(what=tmp_path):
         refuse_locked(tmp_path)
@@ -60,13 +60,13 @@ def test_what_was_cut_short_or_is_no_lock_is_taken_over_when_it_is_silent(left, 
         pass
 
 
-def test_a_number_that_another_process_was_given_since_is_no_holder(other, tmp_path):
+def test_a_reused_process_number_does_not_count(other, tmp_path):
     hold(tmp_path, other.pid, start="1")
     refuse_locked(tmp_path)
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "0.2.0"])
-def test_a_holder_on_another_host_lives_while_it_gives_signs(other, tmp_path, seen):
+def test_a_lock_of_another_host_expires_without_heartbeats(other, tmp_path, seen):
     hold(tmp_path, other.pid, host="elsewhere", **{"seen": time.time() - 60} if seen else {})
     with refused(what=tmp_path, value=other.pid):
         refuse_locked(tmp_path)
@@ -76,8 +76,8 @@ def test_a_holder_on_another_host_lives_while_it_gives_signs(other, tmp_path, se
     refuse_locked(tmp_path)
 
 
-def test_the_holder_gives_signs_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_BEAT", 0.02)
+def test_heartbeats_are_written_and_the_lock_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_HEARTBEAT", 0.02)
     with locked(tmp_path):
         first = json.loads((tmp_path / "lock.json").read_text())["seen"]
         deadline = time.monotonic() + 60

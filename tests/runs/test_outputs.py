@@ -13,7 +13,7 @@ def write(outputs, source, content, stem="a", suffixes=("_labels.png", "_overlay
     return [path.name for path in paths]
 
 
-def test_an_input_keeps_its_names_and_others_get_their_own(tmp_path):
+def test_every_input_keeps_its_own_output_names(tmp_path):
     folder = tmp_path / "predictions"
     first = Outputs(folder)
     assert write(first, "/x/a.png", "1") == ["a_labels.png", "a_overlay.png"]
@@ -27,29 +27,29 @@ def test_an_input_keeps_its_names_and_others_get_their_own(tmp_path):
     assert again.stem_of("/z/b.png") is None
 
 
-def test_two_commands_at_once(tmp_path):
+def test_two_processes_share_the_manifest(tmp_path):
     one, other = Outputs(tmp_path), Outputs(tmp_path)
     assert write(one, "/x/a.png", "1")[0] == "a_labels.png"
     assert write(other, "/y/a.png", "2")[0] == "a_2_labels.png"
 
 
-def test_files_of_others_are_replaced_only_on_request(tmp_path):
-    theirs = tmp_path / "a_overlay.png"
-    theirs.write_text("theirs")
-    with refused(what=theirs):
-        write(Outputs(tmp_path), "/x/a.png", "ours")
-    assert theirs.read_text() == "theirs"
+def test_other_files_are_replaced_only_with_overwrite(tmp_path):
+    other = tmp_path / "a_overlay.png"
+    other.write_text("other")
+    with refused(what=other):
+        write(Outputs(tmp_path), "/x/a.png", "new")
+    assert other.read_text() == "other"
     assert not (tmp_path / "a_labels.png").exists()
-    write(Outputs(tmp_path, overwrite=True), "/x/a.png", "ours")
-    write(Outputs(tmp_path), "/x/a.png", "ours again")
-    assert theirs.read_text() == "ours again"
-    theirs.write_text("edited")
-    with refused(what=theirs):
-        write(Outputs(tmp_path), "/x/a.png", "ours")
-    assert theirs.read_text() == "edited"
+    write(Outputs(tmp_path, overwrite=True), "/x/a.png", "new")
+    write(Outputs(tmp_path), "/x/a.png", "new again")
+    assert other.read_text() == "new again"
+    other.write_text("edited")
+    with refused(what=other):
+        write(Outputs(tmp_path), "/x/a.png", "new")
+    assert other.read_text() == "edited"
 
 
-def test_an_interrupted_command_may_go_over_its_files(tmp_path):
+def test_an_interrupted_command_may_replace_its_files(tmp_path):
     def interrupted():
         with Outputs(tmp_path).writing("/x/a.png", "a", ["_labels"]) as [folder]:
             folder.mkdir()
@@ -67,7 +67,7 @@ def test_an_interrupted_command_may_go_over_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "null", '{"stem": "b"}', '{"stem": 1, "files": 2}'])
-def test_damaged_lines_are_passed_over(tmp_path, line):
+def test_damaged_lines_of_the_manifest_are_skipped(tmp_path, line):
     write(Outputs(tmp_path), "/x/a.png", "1")
     with (tmp_path / MANIFEST).open("a") as file:
         file.write(line + "\n")

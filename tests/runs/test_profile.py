@@ -28,7 +28,7 @@ CASES = {
 }
 
 
-def test_the_given_steps_are_traced(tmp_path):
+def test_profile_traces_the_given_steps(tmp_path):
     subprocess.run([sys.executable, "-c", PROGRAM, json.dumps(CASES)], cwd=tmp_path, check=True)
     traces = list(tmp_path.glob("*/plugins/profile/*/*.xplane.pb"))
     assert all(trace.stat().st_size for trace in traces)

@@ -22,7 +22,7 @@ def hangup():
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 143)],
 )
 @pytest.mark.parametrize("between_steps", [True, False])
-def test_a_signal_waits_for_the_step_and_ends_everything_else_at_once(number, status, between_steps):
+def test_a_signal_is_deferred_between_steps_and_immediate_elsewhere(number, status, between_steps):
     before = signal.getsignal(number)
     done = []
     with StopSignals() as signals:

@@ -34,7 +34,7 @@ with shown("working", logged=False):
 
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
-def test_a_terminal_shows_what_is_being_done_and_how_far_it_is(columns, tmp_path):
+def test_live_lines_in_a_terminal(columns, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     status, [*seen, last] = run_in_terminal(columns, "program.py", cwd=tmp_path)
     assert status == 0

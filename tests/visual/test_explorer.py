@@ -21,7 +21,7 @@ from tests.visual.browser import SIZES, opened, refuse_traffic, visible_boxes, w
 TITLE = '<b>"photo" ☃</b> & more'
 LONG = "television receiver or television set or screen"
 NAMES = ('<img src=x onerror="document.title=1">', "quote\"s & 'more'", "straße ☃", LONG)
-HEIGHT, WIDTH = 91, 139  # 12 x 18 places
+HEIGHT, WIDTH = 91, 139  # 12 x 18 positions
 GRID = (12, 18)
 
 
@@ -76,8 +76,8 @@ def network():
 def exact(network):
     """The exact map, float32 `[N, N]`."""
     segmenter, image = network
-    places = np.stack(np.divmod(np.arange(GRID[0] * GRID[1]), GRID[1]), 1)
-    return segmenter.attention(image, places).rows.reshape(len(places), -1)
+    positions = np.stack(np.divmod(np.arange(GRID[0] * GRID[1]), GRID[1]), 1)
+    return segmenter.attention(image, positions).rows.reshape(len(positions), -1)
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +118,13 @@ def test_rows_and_columns_under_the_mouse(browser, page, exact, rng):
         browser.find_element("css selector", f'[data-view="{view}"]').click()
         for _ in range(10):
             row, column = rng.integers(rows), rng.integers(columns)
-            # Corner places lie on the corners of the picture; the mouse keeps off its edge.
+            # Corner positions lie on the corners of the image; the mouse keeps off its edge.
             x, y = np.clip([column / (columns - 1), row / (rows - 1)], 0.01, 0.99)
             move(browser, stage, x, y)
-            place = row * columns + column
-            assert state(browser)["at"] == place
-            np.testing.assert_allclose(weights(browser), whole[place], atol=1e-2)
-        # Milliseconds from the mouse to the picture, on a machine that does other things too.
+            position = row * columns + column
+            assert state(browser)["at"] == position
+            np.testing.assert_allclose(weights(browser), whole[position], atol=1e-2)
+        # Milliseconds from the mouse to the image, on a machine that does other things too.
         assert browser.execute_script("return explorer.milliseconds") < 50
     tops = browser.execute_script(
         f"return Array.from({{length: {exact.shape[0]}}}, (_, i) =>"
@@ -159,7 +159,7 @@ def test_long_names_are_not_cut_off(browser, page):
     assert max(hidden for _, hidden in names) <= 0
 
 
-def test_names_are_shown_and_not_run(browser, page):
+def test_names_are_not_interpreted_as_markup(browser, page):
     opened(browser, page)
     assert browser.title == f"{TITLE}: attention"
     assert browser.find_element("tag name", "h1").text == TITLE
@@ -171,7 +171,7 @@ def test_names_are_shown_and_not_run(browser, page):
     assert len(browser.find_elements("tag name", "img")) == 1  # the image
 
 
-def test_labels_are_the_networks(browser, page, network):
+def test_labels_equal_those_of_the_network(browser, page, network):
     segmenter, image = network
     opened(browser, page)
 
@@ -223,7 +223,7 @@ def test_pins_keys_and_link(browser, page):
     assert first != second
 
 
-def test_saved_as_an_image(browser, page):
+def test_the_view_is_saved_as_an_image(browser, page):
     opened(browser, page, "#pins=5,100")
     link = browser.execute_script("return explorer.saved().toDataURL()")
     saved = Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2])))
@@ -261,7 +261,7 @@ def test_themes(browser, page, theme):
     assert (red + green + blue > 384) == (theme == "light")
 
 
-def test_pooled_where_the_page_would_be_too_large(browser, network, exact, tmp_path, monkeypatch):
+def test_positions_are_pooled_if_the_page_would_be_too_large(browser, network, exact, tmp_path, monkeypatch):
     segmenter, image = network
     monkeypatch.setattr("danet_jax.visual.explorer.page._MAP_SHARE", 1e-4)
     monkeypatch.setattr("danet_jax.visual.explorer.page.MOST_CELLS", 60)
@@ -319,7 +319,7 @@ def test_a_notebook_shows_the_page(browser, page, tmp_path):
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8), [1]]
 )
-def test_arguments_of_other_types_are_refused(network, tmp_path, image):
+def test_arguments_of_the_wrong_type_are_refused(network, tmp_path, image):
     with refused(what="image"):
         danet_jax.explore(network[0], image, tmp_path / "no.html")
     with refused(what="segmenter"):

@@ -6,10 +6,10 @@ import pytest
 from danet_jax.visual.explorer.numbers import cell_means, centred, map_numbers, quantised
 
 
-def vectors(rng, places, channels, spread):
+def vectors(rng, positions, channels, spread):
     """Returns queries and keys with logits of about `spread`, around means that are not zero."""
-    queries = rng.normal(1.0, spread**0.5, (places, channels)) / channels**0.25
-    keys = rng.normal(-2.0, spread**0.5, (places, channels)) / channels**0.25
+    queries = rng.normal(1.0, spread**0.5, (positions, channels)) / channels**0.25
+    keys = rng.normal(-2.0, spread**0.5, (positions, channels)) / channels**0.25
     return queries.astype(np.float32), keys.astype(np.float32)
 
 
@@ -20,7 +20,7 @@ def whole_map(queries, keys):
 
 
 @pytest.mark.parametrize("spread", [0.5, 100.0])
-def test_rows_in_16_bits(rng, spread):
+def test_rows_from_16_bit_queries_and_keys(rng, spread):
     queries, keys = vectors(rng, 500, 64, spread)
     stored = [np.multiply(*quantised(part)) for part in (queries, centred(keys))]
     exact, found = whole_map(queries, keys), whole_map(*stored)
@@ -28,7 +28,7 @@ def test_rows_in_16_bits(rng, spread):
     assert (found.argmax(1) == exact.argmax(1)).mean() > 0.99
 
 
-def test_channels_of_nothing_but_zeros(rng):
+def test_channels_that_are_zero(rng):
     queries, keys = vectors(rng, 20, 8, 1.0)
     queries[:, 3] = 0
     keys[:, 5] = 2.5  # zero once centred
@@ -37,7 +37,7 @@ def test_channels_of_nothing_but_zeros(rng):
 
 
 @pytest.mark.parametrize("grid", [(7, 9), (1, 30), (64, 66)])
-def test_numbers_of_rows_and_columns(rng, grid):
+def test_statistics_of_rows_and_columns(rng, grid):
     h, w = grid
     queries, keys = vectors(rng, h * w, 16, 4.0)
     numbers = map_numbers(queries, keys, grid)
@@ -54,7 +54,7 @@ def test_numbers_of_rows_and_columns(rng, grid):
 
 
 @pytest.mark.parametrize(("grid", "cell"), [((6, 8), 2), ((7, 11), 3)])
-def test_pooling_adds_weights_up(rng, grid, cell):
+def test_pooled_weights_are_sums(rng, grid, cell):
     h, w = grid
     queries, keys = vectors(rng, h * w, 16, 4.0)
     numbers = map_numbers(queries, keys, grid, cell)

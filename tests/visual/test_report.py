@@ -29,8 +29,8 @@ class Fake:
 
     def __call__(self, images):
         labels = (images[..., 0] // 86).astype(np.int32)
-        wrong = self.rng.random(labels.shape) < next(self.shares)
-        return np.where(wrong, (labels + 1) % 3, labels)
+        changed = self.rng.random(labels.shape) < next(self.shares)
+        return np.where(changed, (labels + 1) % 3, labels)
 
 
 def evaluated(rng):
@@ -39,7 +39,7 @@ def evaluated(rng):
         image = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
         label = image[..., 0] // 86
         label[:5] = 255
-        examples.append({"name": f"place/{index}<b>", "image": image, "label": label})
+        examples.append({"name": f"photo/{index}<b>", "image": image, "label": label})
     return evaluate_examples(Fake(rng), examples, CLASSES)
 
 
@@ -77,19 +77,19 @@ def test_a_run_in_a_browser(browser, runs, tmp_path):
 
     page = tmp_path / "one<i>" / "report.html"
     (page.parent / "explore").mkdir()
-    (page.parent / "explore" / "place_0<b>.html").write_text("")
+    (page.parent / "explore" / "photo_0<b>.html").write_text("")
     size = write_report(page, runs[:1], {"training.steps": 100, "training.learning_rate": 0.003})
     assert size == page.stat().st_size < 6e6
     opened(browser, page)
     text = browser.find_element("tag name", "body").text
     assert "one<i>" in text
     assert all(name in text for name in NAMES)
-    assert "place/0<b>" in text
+    assert "photo/0<b>" in text
     marked = [cell.text for cell in browser.find_elements("css selector", "#settings > table th")]
     assert "training.learning_rate" in marked
     assert "training.steps" not in marked
     links = browser.find_elements("css selector", ".example a")
-    assert [link.get_attribute("href").endswith("explore/place_0%3Cb%3E.html") for link in links] == [True]
+    assert [link.get_attribute("href").endswith("explore/photo_0%3Cb%3E.html") for link in links] == [True]
     charts = browser.find_elements("css selector", "#charts figure")
     assert [chart.find_element("tag name", "b").text for chart in charts][:2] == ["Loss", "Validation"]
     svg = charts[0].find_element("tag name", "svg")
@@ -130,7 +130,7 @@ def test_the_page_of_a_data_set_fits_the_window(browser, tmp_path, rng):
     write_data_page(
         page,
         "folder: 2 images",
-        errors=["wrong"],
+        errors=["invalid"],
         warnings=["odd"],
         tables=[
             Table(
@@ -155,13 +155,13 @@ def test_the_page_of_a_data_set_fits_the_window(browser, tmp_path, rng):
     assert size >= 12
 
 
-def test_pictures_are_the_best_the_median_and_the_worst(rng):
-    result, pictures = evaluated(rng)
+def test_examples_are_the_best_the_median_and_the_worst(rng):
+    result, shown = evaluated(rng)
     assert result.images == 12
-    assert [picture.group for picture in pictures] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
-    assert pictures[0].name == "place/0<b>"
-    assert pictures[-3].name == "place/11<b>"
-    order = [picture.iou for picture in pictures[:6]]
+    assert [example.group for example in shown] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
+    assert shown[0].name == "photo/0<b>"
+    assert shown[-3].name == "photo/11<b>"
+    order = [example.iou for example in shown[:6]]
     assert order == sorted(order, reverse=True)
 
 
@@ -169,9 +169,9 @@ def test_errors_are_orange(rng):
     truth, labels = rng.integers(0, 3, (2, 20, 30), dtype=np.uint8)
     truth[:4] = 255
     shown = errors(np.full((20, 30, 3), 100, np.uint8), truth, labels)
-    wrong = (truth != labels) & (truth != 255)
-    assert (shown[wrong] == (255, 96, 0)).all()
-    assert (shown[~wrong][:, 0] == shown[~wrong][:, 1]).all()
+    differing = (truth != labels) & (truth != 255)
+    assert (shown[differing] == (255, 96, 0)).all()
+    assert (shown[~differing][:, 0] == shown[~differing][:, 1]).all()
 
 
 def test_the_worst_confusions_come_first():
@@ -191,5 +191,5 @@ def test_damaged_lines_are_counted(tmp_path):
     assert read_series(tmp_path / "none.jsonl") == ({}, 0)
 
 
-def test_no_link_to_a_page_that_is_not_there(runs, tmp_path):
-    assert explorer_link(runs[0], "place/1", tmp_path / "report.html") is None
+def test_no_link_to_a_missing_page(runs, tmp_path):
+    assert explorer_link(runs[0], "photo/1", tmp_path / "report.html") is None

@@ -12,7 +12,7 @@ import danet_jax
 ASSETS = pathlib.Path(danet_jax.__file__).parent / "visual/assets"
 
 
-def test_functions():
+def test_scripts_in_node():
     node = shutil.which("node") or pytest.skip("needs node")
     tests = sorted((pathlib.Path(__file__).parent / "scripts").glob("*.test.js"))
     result = subprocess.run(
@@ -25,6 +25,6 @@ def test_functions():
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
 
 
-def test_no_script_ends_the_element_that_holds_it():
+def test_no_script_closes_its_element():
     for script in ASSETS.glob("*.js"):
         assert "</script" not in script.read_text()

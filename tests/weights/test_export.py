@@ -219,7 +219,7 @@ def test_the_mode_exports_and_refuses_invalid_arguments(tmp_path, fcn, capsys, m
         assert_equal(load_checkpoint(tmp_path / "run" / "export" / f"model.{suffix}"), fcn)
     out = capsys.readouterr().out
     assert "an exported run: resnet18" in out
-    assert "MB, read back and equal" in out
+    assert "MB, verified" in out
     for arguments, checkpoint_path, format_, what in (
         ([], source, "", "--format"),
         ([], source, "pickle", "--format"),

@@ -58,46 +58,46 @@ const Attention = (() => {
      * @param arrays queries and keys (int16, positions x channels) with queryScales and keyScales, and logsumexp; or
      *   pooled (uint16, positions x positions) with pooledScales.
      */
-    constructor(arrays, places) {
-      this.places = places;
+    constructor(arrays, positions) {
+      this.positions = positions;
       this.arrays = arrays;
-      this.logits = new Float64Array(places);
+      this.logits = new Float64Array(positions);
     }
 
     /** Fills `logits` with the products of a position's vector and all others, and returns the largest. */
-    multiply(place, vectors, others) {
+    multiply(position, vectors, others) {
       const { queryScales, keyScales } = this.arrays;
       const channels = queryScales.length;
-      const scaled = Float64Array.from(queryScales, (scale, k) => vectors[place * channels + k] * scale * keyScales[k]);
+      const scaled = Float64Array.from(queryScales, (scale, k) => vectors[position * channels + k] * scale * keyScales[k]);
       return products(scaled, others, this.logits);
     }
 
     /** Returns the row of a position, what it attends to, as weights that sum to 1. */
-    row(place, weights = new Float32Array(this.places)) {
+    row(position, weights = new Float32Array(this.positions)) {
       const { pooled, pooledScales, queries, keys } = this.arrays;
       if (pooled) {
-        for (let i = 0; i < this.places; i++) weights[i] = pooled[place * this.places + i] * pooledScales[place];
+        for (let i = 0; i < this.positions; i++) weights[i] = pooled[position * this.positions + i] * pooledScales[position];
         return weights;
       }
-      const largest = this.multiply(place, queries, keys);
+      const largest = this.multiply(position, queries, keys);
       let sum = 0;
-      for (let i = 0; i < this.places; i++) {
+      for (let i = 0; i < this.positions; i++) {
         weights[i] = Math.exp(this.logits[i] - largest);
         sum += weights[i];
       }
-      for (let i = 0; i < this.places; i++) weights[i] /= sum;
+      for (let i = 0; i < this.positions; i++) weights[i] /= sum;
       return weights;
     }
 
     /** Returns the column of a position: its weight in the row of every position. */
-    column(place, weights = new Float32Array(this.places)) {
+    column(position, weights = new Float32Array(this.positions)) {
       const { pooled, pooledScales, queries, keys, logsumexp } = this.arrays;
       if (pooled) {
-        for (let i = 0; i < this.places; i++) weights[i] = pooled[i * this.places + place] * pooledScales[i];
+        for (let i = 0; i < this.positions; i++) weights[i] = pooled[i * this.positions + position] * pooledScales[i];
         return weights;
       }
-      this.multiply(place, keys, queries);
-      for (let i = 0; i < this.places; i++) weights[i] = Math.exp(this.logits[i] - logsumexp[i]);
+      this.multiply(position, keys, queries);
+      for (let i = 0; i < this.positions; i++) weights[i] = Math.exp(this.logits[i] - logsumexp[i]);
       return weights;
     }
   }

@@ -29,8 +29,8 @@ const Colours = (() => {
     return tables.get(name);
   }
 
-  /** Returns the position of a value between low and high, from 0 to 1. */
-  function position(value, low, high, logarithmic) {
+  /** Returns where a value lies between low and high, from 0 to 1. */
+  function fraction(value, low, high, logarithmic) {
     if (!(high > low)) return 0;
     const t = logarithmic
       ? Math.log(Math.max(value, low) / low) / Math.log(high / low)
@@ -46,7 +46,7 @@ const Colours = (() => {
     const { low, high, logarithmic, palette, opacity, fading } = options;
     const colours = table(palette);
     for (let i = 0; i < values.length; i++) {
-      const t = position(values[i], low, high, logarithmic);
+      const t = fraction(values[i], low, high, logarithmic);
       const at = 3 * Math.round(255 * t);
       pixels[4 * i] = colours[at];
       pixels[4 * i + 1] = colours[at + 1];
@@ -79,7 +79,7 @@ const Colours = (() => {
     return `rgb(${red}, ${green}, ${blue})`;
   }
 
-  return { MARKS, names: Object.keys(STOPS), table, position, paint, paintCanvas, cellUnder, css };
+  return { MARKS, names: Object.keys(STOPS), table, fraction, paint, paintCanvas, cellUnder, css };
 })();
 
 if (typeof module !== "undefined") module.exports = Colours;

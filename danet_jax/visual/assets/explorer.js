@@ -10,11 +10,11 @@
   const photo = byId("photo");
   await photo.decode();
   const painter = new Stage.Painter(photo, facts, arrays);
-  const places = facts.grid.rows * facts.grid.columns;
-  const map = facts.channelsPerPlace ? new Attention.AttentionMap(arrays, places) : null;
-  const likeliest = Uint8Array.from({ length: places }, (_, i) => arrays.likely[3 * i]);
+  const positions = facts.grid.rows * facts.grid.columns;
+  const map = facts.channelsPerPosition ? new Attention.AttentionMap(arrays, positions) : null;
+  const likeliest = Uint8Array.from({ length: positions }, (_, i) => arrays.likely[3 * i]);
   const stage = byId("stage");
-  const weights = new Float32Array(places);
+  const weights = new Float32Array(positions);
   const state = State.decode(location.hash, facts);
   const page = { facts, arrays, state, weights, map, milliseconds: 0 };
   globalThis.explorer = page; // for the console, and for tests
@@ -39,24 +39,24 @@
   };
   const UNITS = {
     entropy: (value) => `${Panels.number(Math.pow(2, value))} positions`,
-    distance: (value) => `${Panels.number((value * facts.picture.width) / facts.grid.placeColumns)} pixels`,
+    distance: (value) => `${Panels.number((value * facts.image.width) / facts.grid.positionColumns)} pixels`,
     received: (value) => `${Panels.number(value)} × average`,
   };
-  const isOfPlace = (view) => view === "row" || view === "column";
+  const isOfPosition = (view) => view === "row" || view === "column";
 
   /** Returns the options for painting the values of a view: their range, and the options of the page. */
   function painting(view, values) {
-    const ofPlace = isOfPlace(view);
-    const logarithmic = state.logarithmic && (ofPlace || view === "received");
+    const ofPosition = isOfPosition(view);
+    const logarithmic = state.logarithmic && (ofPosition || view === "received");
     const high = Attention.maximum(values);
     let low = Attention.minimum(values);
-    if (ofPlace) low = logarithmic ? Math.min(0.1 / places, high / 10) : 0;
+    if (ofPosition) low = logarithmic ? Math.min(0.1 / positions, high / 10) : 0;
     else if (view === "received") low = logarithmic ? Math.max(low, high / 1e4) : 0;
-    return { low, high, fading: ofPlace, logarithmic, palette: state.palette, opacity: state.opacity / 100 };
+    return { low, high, fading: ofPosition, logarithmic, palette: state.palette, opacity: state.opacity / 100 };
   }
 
   /** Returns the values to draw: a view of the whole map, or the row or column of a position. */
-  function drawing(view, place, values, marks) {
+  function drawing(view, position, values, marks) {
     if (view === "photo") return { base: "photo", marks };
     if (view === "labels") {
       const { labels: kind, differences, chosen } = state;
@@ -64,24 +64,24 @@
       const opacity = part ? 255 : Math.round((255 * state.opacity * 0.75) / 100);
       return { base: part ? "grey" : "photo", marks, labels: { kind, differences, chosen, opacity } };
     }
-    const shown = isOfPlace(view) ? values : arrays[view];
+    const shown = isOfPosition(view) ? values : arrays[view];
     const drawn = { base: state.grey ? "grey" : "photo", marks, values: shown, paint: painting(view, shown) };
-    if (isOfPlace(view) && state.lines) {
-      const colour = marks.find((mark) => mark.place === place)?.colour || "#fff";
-      drawn.lines = { from: place, to: Attention.strongest(values, 10), weights: values, colour };
+    if (isOfPosition(view) && state.lines) {
+      const colour = marks.find((mark) => mark.position === position)?.colour || "#fff";
+      drawn.lines = { from: position, to: Attention.strongest(values, 10), weights: values, colour };
     }
     return drawn;
   }
 
-  function pinMark(place) {
-    const index = state.pins.indexOf(place);
-    return { place, colour: Colours.MARKS[index], text: String(index + 1) };
+  function pinMark(position) {
+    const index = state.pins.indexOf(position);
+    return { position, colour: Colours.MARKS[index], text: String(index + 1) };
   }
 
   /** Returns what the stage shows. */
   function stageDrawing() {
     const marks = state.pins.map(pinMark);
-    if (!state.pins.includes(state.at) && state.view !== "photo") marks.push({ place: state.at, colour: "#fff" });
+    if (!state.pins.includes(state.at) && state.view !== "photo") marks.push({ position: state.at, colour: "#fff" });
     return drawing(state.view, state.at, weights, marks);
   }
 
@@ -96,8 +96,8 @@
   /** Draws the stage and the card of the position under the mouse. */
   function show() {
     const started = performance.now();
-    const ofPlace = isOfPlace(state.view);
-    if (map) map[ofPlace ? state.view : "row"](state.at, weights);
+    const ofPosition = isOfPosition(state.view);
+    if (map) map[ofPosition ? state.view : "row"](state.at, weights);
     fitStage();
     const drawn = stageDrawing();
     painter.draw(stage.getContext("2d"), stage.width, stage.height, drawn);
@@ -111,13 +111,13 @@
       strongest: Attention.maximum(weights),
       classes: Attention.byClass(weights, likeliest, 5).map(([index, value]) => [index, value / sum]),
     };
-    byId("place").replaceChildren(...Panels.card(facts, arrays, painter, state.at, looked));
-    byId("timing").textContent = ofPlace ? `computed and drawn in ${page.milliseconds.toFixed(1)} ms` : "";
+    byId("position").replaceChildren(...Panels.card(facts, arrays, painter, state.at, looked));
+    byId("timing").textContent = ofPosition ? `computed and drawn in ${page.milliseconds.toFixed(1)} ms` : "";
   }
 
   /** Returns a description of the most probable class of a position. */
-  function classAt(place) {
-    const [index, share] = Panels.topThree(facts, arrays, place)[0];
+  function classAt(position) {
+    const [index, share] = Panels.topThree(facts, arrays, position)[0];
     return `${Panels.className(facts, index)} ${Panels.percent(share)}`;
   }
 
@@ -136,22 +136,22 @@
     byId("kind").textContent = paint.logarithmic ? "logarithmic" : "";
   }
 
-  function pinCard(place) {
-    const { colour, text } = pinMark(place);
+  function pinCard(position) {
+    const { colour, text } = pinMark(position);
     const width = 320;
-    const height = Math.max(1, Math.round((width * facts.picture.height) / facts.picture.width));
+    const height = Math.max(1, Math.round((width * facts.image.height) / facts.image.width));
     const canvas = Stage.canvas(width, height);
     const view = map && state.view !== "column" ? "row" : state.view;
-    const own = map ? map[view](place) : null;
-    painter.draw(canvas.getContext("2d"), width, height, drawing(view, place, own, [pinMark(place)]));
+    const own = map ? map[view](position) : null;
+    painter.draw(canvas.getContext("2d"), width, height, drawing(view, position, own, [pinMark(position)]));
     const remove = make("button.remove", { type: "button", "aria-label": `remove pin ${text}` }, "×");
-    remove.addEventListener("click", () => pin(place));
+    remove.addEventListener("click", () => pin(position));
     const badge = make("span.badge", { style: { background: colour } }, text);
     const note = map
-      ? `about ${Panels.number(Math.pow(2, arrays.entropy[place]))} positions, strongest ${Panels.percent(Attention.maximum(own))}`
-      : Panels.where(facts, painter, place);
+      ? `about ${Panels.number(Math.pow(2, arrays.entropy[position]))} positions, strongest ${Panels.percent(Attention.maximum(own))}`
+      : Panels.where(facts, painter, position);
     const bars = view === "row" ? [Panels.bars(facts, Attention.byClass(own, likeliest, 3))] : [];
-    const header = make("header", {}, badge, make("span.pinname", {}, classAt(place)), remove);
+    const header = make("header", {}, badge, make("span.pinname", {}, classAt(position)), remove);
     return make("div.pin", {}, header, canvas, make("p.note", {}, note), ...bars);
   }
 
@@ -231,9 +231,9 @@
   }
 
   /** Moves to another position. */
-  function moveTo(place) {
-    if (place === state.at) return;
-    state.at = place;
+  function moveTo(position) {
+    if (position === state.at) return;
+    state.at = position;
     show();
     updateLinkSoon();
   }
@@ -251,30 +251,30 @@
   }
 
   /** Adds a pin, or removes the one that is there. */
-  function pin(place) {
-    const others = state.pins.filter((other) => other !== place);
-    const pins = others.length < state.pins.length ? others : [...others, place].slice(-State.MOST_PINS);
-    change({ pins, at: place });
+  function pin(position) {
+    const others = state.pins.filter((other) => other !== position);
+    const pins = others.length < state.pins.length ? others : [...others, position].slice(-State.MOST_PINS);
+    change({ pins, at: position });
   }
 
-  function placeUnder(event) {
+  function positionUnder(event) {
     const box = stage.getBoundingClientRect();
-    return painter.place((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+    return painter.position((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
   }
 
   /** Returns the position of a pin that a click is close to, or else the position under it. */
-  function pinOrPlaceUnder(event) {
+  function pinOrPositionUnder(event) {
     const box = stage.getBoundingClientRect();
-    const near = state.pins.find((place) => {
-      const [x, y] = painter.middle(place);
+    const near = state.pins.find((position) => {
+      const [x, y] = painter.middle(position);
       return Math.hypot(box.left + x * box.width - event.clientX, box.top + y * box.height - event.clientY) < 9;
     });
-    return near === undefined ? placeUnder(event) : near;
+    return near === undefined ? positionUnder(event) : near;
   }
 
-  stage.addEventListener("pointermove", (event) => moveTo(placeUnder(event)));
-  stage.addEventListener("pointerdown", (event) => moveTo(placeUnder(event)));
-  stage.addEventListener("click", (event) => pin(pinOrPlaceUnder(event)));
+  stage.addEventListener("pointermove", (event) => moveTo(positionUnder(event)));
+  stage.addEventListener("pointerdown", (event) => moveTo(positionUnder(event)));
+  stage.addEventListener("click", (event) => pin(pinOrPositionUnder(event)));
 
   function step(rows, columns) {
     const { rows: height, columns: width } = facts.grid;
@@ -350,7 +350,7 @@
 
   /** Returns the view as an image with a caption. */
   function saved() {
-    const { shownWidth, shownHeight } = facts.picture;
+    const { shownWidth, shownHeight } = facts.image;
     const factor = Math.max(1, 1200 / Math.max(shownWidth, shownHeight));
     const [width, height] = [Math.round(shownWidth * factor), Math.round(shownHeight * factor)];
     const line = Math.max(22, Math.round(width / 42));

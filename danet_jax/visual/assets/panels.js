@@ -54,29 +54,29 @@ const Panels = (() => {
   }
 
   /** Returns up to three of the most probable classes of a position: [class, probability]. */
-  function topThree(facts, arrays, place) {
+  function topThree(facts, arrays, position) {
     return [0, 1, 2]
-      .map((k) => [arrays.likely[3 * place + k], arrays.likelihood[3 * place + k] / 65535])
+      .map((k) => [arrays.likely[3 * position + k], arrays.likelihood[3 * position + k] / 65535])
       .filter(([index]) => index < facts.classes.length);
   }
 
   /** Returns the pixel of the image at the centre of a position, such as "x 120, y 64". */
-  function where(facts, painter, place) {
-    const [x, y] = painter.middle(place);
-    return `x ${Math.round(x * (facts.picture.width - 1))}, y ${Math.round(y * (facts.picture.height - 1))}`;
+  function where(facts, painter, position) {
+    const [x, y] = painter.middle(position);
+    return `x ${Math.round(x * (facts.image.width - 1))}, y ${Math.round(y * (facts.image.height - 1))}`;
   }
 
   /** Returns the names and values of the numbers about a position's row. */
-  function rowFacts(facts, arrays, place, strongestWeight) {
-    const pixels = facts.picture.width / facts.grid.placeColumns;
-    const spread = Math.pow(2, arrays.entropy[place]);
-    const count = facts.grid.placeRows * facts.grid.placeColumns;
+  function rowFacts(facts, arrays, position, strongestWeight) {
+    const pixels = facts.image.width / facts.grid.positionColumns;
+    const spread = Math.pow(2, arrays.entropy[position]);
+    const count = facts.grid.positionRows * facts.grid.positionColumns;
     const cells = facts.grid.rows * facts.grid.columns;
     return [
       ["attends to about", `${number(spread)} of ${count.toLocaleString("en")} positions`],
-      ["mean distance", `${number(arrays.distance[place] * pixels)} pixels`],
+      ["mean distance", `${number(arrays.distance[position] * pixels)} pixels`],
       ["strongest weight", `${percent(strongestWeight)}, ${number(strongestWeight * cells)} times even`],
-      ["receives", `${number(arrays.received[place])} times the average`],
+      ["receives", `${number(arrays.received[position])} times the average`],
     ];
   }
 
@@ -100,7 +100,7 @@ const Panels = (() => {
     const size = grid[0] * grid[1];
     const paint = { low: 0, high: 255, palette, opacity: 1 };
     const figure = (index, channel, note) => {
-      const values = arrays.channelPictures.subarray(index * size, (index + 1) * size);
+      const values = arrays.channelImages.subarray(index * size, (index + 1) * size);
       const canvas = Colours.paintCanvas(make("canvas"), values, grid, paint);
       canvas.title = `from ${digits(ranges[index][0])} (dark) to ${digits(ranges[index][1])} (light)`;
       return make("figure", {}, canvas, make("figcaption", {}, make("b", {}, `channel ${channel}`), " ", note));
@@ -113,7 +113,7 @@ const Panels = (() => {
       const weight = stored ? percent(Math.pow(10, (stored / 255 - 1) * decades)) : "next to nothing";
       value.textContent = `channel ${row} takes ${weight} from channel ${column}`;
     });
-    const images = (figures) => make("div.pictures", {}, ...figures);
+    const images = (figures) => make("div.images", {}, ...figures);
     return {
       map: make("figure.map", {}, map, make("figcaption", {}, value)),
       attended: images(attended.map((each, i) => figure(i, each.channel, `${number(each.received)} times the average`))),

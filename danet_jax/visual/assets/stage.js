@@ -14,7 +14,7 @@ const Stage = (() => {
       this.photo = photo;
       this.facts = facts;
       this.arrays = arrays;
-      const { shownWidth, shownHeight } = facts.picture;
+      const { shownWidth, shownHeight } = facts.image;
       this.grey = canvas(shownWidth, shownHeight);
       const context = this.grey.getContext("2d", { willReadFrequently: true });
       context.drawImage(photo, 0, 0, shownWidth, shownHeight);
@@ -30,24 +30,24 @@ const Stage = (() => {
     }
 
     /** Returns the position at a point of the image, given as fractions of its width and height. */
-    place(x, y) {
-      const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
-      const along = (t, count, places) => {
-        const at = alignCorners ? Math.round(t * (places - 1)) : Math.floor((t * places) / cell);
+    position(x, y) {
+      const { rows, columns, positionRows, positionColumns, cell, alignCorners } = this.facts.grid;
+      const along = (t, count, positions) => {
+        const at = alignCorners ? Math.round(t * (positions - 1)) : Math.floor((t * positions) / cell);
         return Math.min(count - 1, Math.max(0, at));
       };
-      return along(y, rows, placeRows) * columns + along(x, columns, placeColumns);
+      return along(y, rows, positionRows) * columns + along(x, columns, positionColumns);
     }
 
     /** Returns the centre of a position, as fractions of the image's width and height. */
-    middle(place) {
-      const { columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
-      const along = (at, places) => {
-        if (alignCorners) return places > 1 ? at / (places - 1) : 0.5;
-        const end = Math.min((at + 1) * cell, places);
-        return (at * cell + end) / 2 / places;
+    middle(position) {
+      const { columns, positionRows, positionColumns, cell, alignCorners } = this.facts.grid;
+      const along = (at, positions) => {
+        if (alignCorners) return positions > 1 ? at / (positions - 1) : 0.5;
+        const end = Math.min((at + 1) * cell, positions);
+        return (at * cell + end) / 2 / positions;
       };
-      return [along(place % columns, placeColumns), along(Math.floor(place / columns), placeRows)];
+      return [along(position % columns, positionColumns), along(Math.floor(position / columns), positionRows)];
     }
 
     /** Fills a context with a drawing: {base, values, paint, labels, lines, marks}. */
@@ -67,14 +67,14 @@ const Stage = (() => {
     }
 
     drawValues(context, width, height, values, paint) {
-      const { rows, columns, placeRows, placeColumns, cell, alignCorners } = this.facts.grid;
+      const { rows, columns, positionRows, positionColumns, cell, alignCorners } = this.facts.grid;
       Colours.paintCanvas(this.heat, values, [rows, columns], paint);
       if (alignCorners && rows > 1 && columns > 1) {
         // The centres of the corner positions lie on the corners of the image.
         context.drawImage(this.heat, 0.5, 0.5, columns - 1, rows - 1, 0, 0, width, height);
       } else {
         context.imageSmoothingEnabled = cell === 1;
-        context.drawImage(this.heat, 0, 0, placeColumns / cell, placeRows / cell, 0, 0, width, height);
+        context.drawImage(this.heat, 0, 0, positionColumns / cell, positionRows / cell, 0, 0, width, height);
         context.imageSmoothingEnabled = true;
       }
     }
@@ -106,10 +106,10 @@ const Stage = (() => {
       const [x0, y0] = this.middle(from);
       const largest = weights[to[0]];
       context.lineCap = "round";
-      for (const place of [...to].reverse()) {
-        if (!(weights[place] > 0)) continue;
-        const [x, y] = this.middle(place);
-        const strength = weights[place] / largest;
+      for (const position of [...to].reverse()) {
+        if (!(weights[position] > 0)) continue;
+        const [x, y] = this.middle(position);
+        const strength = weights[position] / largest;
         for (const [style, more] of [["rgba(0,0,0,0.55)", 1.6], [colour, 0]]) {
           context.strokeStyle = context.fillStyle = style;
           context.lineWidth = unit * (0.7 + 1.5 * strength + more);
@@ -125,8 +125,8 @@ const Stage = (() => {
     }
 
     /** Draws a disc with a text, or a ring without one. */
-    drawMark(context, width, height, unit, { place, colour, text }) {
-      const [x, y] = this.middle(place);
+    drawMark(context, width, height, unit, { position, colour, text }) {
+      const [x, y] = this.middle(position);
       const radius = unit * (text ? 7.5 : 5.5);
       context.beginPath();
       context.arc(x * width, y * height, radius, 0, 2 * Math.PI);

@@ -9,7 +9,7 @@ const State = (() => {
   function initial(facts) {
     const { rows, columns } = facts.grid;
     return {
-      view: facts.channelsPerPlace ? "row" : "labels",
+      view: facts.channelsPerPosition ? "row" : "labels",
       at: Math.floor(rows / 2) * columns + Math.floor(columns / 2),
       pins: [],
       labels: "fusion",
@@ -39,13 +39,13 @@ const State = (() => {
   /** Returns the state in a link; wrong values are replaced by those of the initial state. */
   function decode(text, facts) {
     const state = initial(facts);
-    const places = facts.grid.rows * facts.grid.columns;
+    const positions = facts.grid.rows * facts.grid.columns;
     const kinds = facts.labels.map((label) => label.kind);
-    const isPlace = (value) => /^\d+$/.test(value) && Number(value) < places;
+    const isPosition = (value) => /^\d+$/.test(value) && Number(value) < positions;
     const readers = {
-      view: (v) => (VIEWS.includes(v) && (facts.channelsPerPlace || ["labels", "photo"].includes(v)) ? v : undefined),
-      at: (v) => (isPlace(v) ? Number(v) : undefined),
-      pins: (v) => [...new Set(v.split(",").filter(isPlace).map(Number))].slice(0, MOST_PINS),
+      view: (v) => (VIEWS.includes(v) && (facts.channelsPerPosition || ["labels", "photo"].includes(v)) ? v : undefined),
+      at: (v) => (isPosition(v) ? Number(v) : undefined),
+      pins: (v) => [...new Set(v.split(",").filter(isPosition).map(Number))].slice(0, MOST_PINS),
       labels: (v) => (kinds.includes(v) ? v : undefined),
       chosen: (v) => (/^\d+$/.test(v) && Number(v) < facts.classes.length ? Number(v) : undefined),
       opacity: (v) => (/^\d+$/.test(v) && Number(v) <= 100 ? Number(v) : undefined),

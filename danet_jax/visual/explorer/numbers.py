@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,7 @@ class Activations:
     channel_maps: Mapping[str, np.ndarray]
 
 
-def activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
+def compute_activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
     """Applies the network once to the whole image, at scale 1 of the segmenter's protocol.
 
     The backbone and the attention maps are computed once. Only what depends on alpha and beta is computed for each of
@@ -112,13 +114,13 @@ def activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
 
 
 def labels_at(
-    segmenter: Segmenter, seen: Activations, kind: str, size: tuple[int, int], every: int
+    segmenter: Segmenter, activations: Activations, kind: str, size: tuple[int, int], every: int
 ) -> np.ndarray:
     """Returns the labels of every `every`-th pixel, uint8 `[ceil(H / every), ceil(W / every)]`.
 
     Args:
       segmenter: its protocol and network determine how logits are resized to the image's size.
-      seen: the network's activations.
+      activations: the network's activations.
       kind: the kind of the logits, see `Activations`.
       size: (H, W) of the image.
       every: the step in rows and columns.
@@ -126,13 +128,13 @@ def labels_at(
     align_network, align_protocol = segmenter.model.align_corners, bool(segmenter.protocol.align_corners)
 
     def weights(axis: int) -> np.ndarray:
-        found = bilinear_weights(seen.grid[axis], seen.scaled[axis], align_corners=align_network)
-        if seen.scaled[axis] != size[axis]:
-            found = bilinear_weights(seen.scaled[axis], size[axis], align_corners=align_protocol) @ found
+        found = bilinear_weights(activations.grid[axis], activations.scaled[axis], align_corners=align_network)
+        if activations.scaled[axis] != size[axis]:
+            found = bilinear_weights(activations.scaled[axis], size[axis], align_corners=align_protocol) @ found
         return found[::every]
 
     rows, columns = weights(0), weights(1)
-    logits = np.swapaxes(seen.logits[kind], 1, 2) @ columns.T  # [h, K, W]
+    logits = np.swapaxes(activations.logits[kind], 1, 2) @ columns.T  # [h, K, W]
     band = max(1, (1 << 25) // logits[0].size)
     parts = [
         np.tensordot(rows[start : start + band], logits, 1).argmax(1).astype(np.uint8)
@@ -230,33 +232,43 @@ def _map_numbers(
     queries: jax.Array, keys: jax.Array, *, grid: tuple[int, int], cell: int, block: int
 ) -> tuple[jax.Array | None, ...]:
     h, w = grid
-    places, (down, across) = h * w, (-(-h // cell), -(-w // cell))
-    row, column = jnp.divmod(jnp.arange(places, dtype=jnp.int32), w)
+    positions, (down, across) = h * w, cells(grid, cell)
+    row, column = jnp.divmod(jnp.arange(positions, dtype=jnp.int32), w)
     cell_of = row // cell * across + column // cell
     y, x = row.astype(jnp.float32), column.astype(jnp.float32)
 
     def step(carry: Any, start: jax.Array) -> Any:
         received, pooled = carry
-        place = start + jnp.arange(block, dtype=jnp.int32)
-        exists = place < places  # the last block may extend past the last position
-        place = jnp.minimum(place, places - 1)
-        logits = jnp.einsum("rd,nd->rn", queries[place], keys, precision=lax.Precision.HIGHEST)
+        position = start + jnp.arange(block, dtype=jnp.int32)
+        exists = position < positions  # the last block may extend past the last position
+        position = jnp.minimum(position, positions - 1)
+        logits = jnp.einsum("rd,nd->rn", queries[position], keys, precision=lax.Precision.HIGHEST)
         logsumexp = jax.nn.logsumexp(logits, axis=-1)
         weights = jnp.where(exists[:, None], jnp.exp(logits - logsumexp[:, None]), 0.0)
         entropy = jnp.maximum((logsumexp - (weights * logits).sum(-1)) / np.float32(np.log(2)), 0.0)
-        distance = (weights * jnp.hypot(y[place][:, None] - y[None], x[place][:, None] - x[None])).sum(-1)
+        distance = (weights * jnp.hypot(y[position][:, None] - y[None], x[position][:, None] - x[None])).sum(-1)
         if pooled is not None:
             missing = ((0, 0), (0, down * cell - h), (0, across * cell - w))
             split = jnp.pad(weights.reshape(block, h, w), missing).reshape(block, down, cell, across, cell)
-            pooled = pooled.at[cell_of[place]].add(split.sum((2, 4)).reshape(block, -1))
+            pooled = pooled.at[cell_of[position]].add(split.sum((2, 4)).reshape(block, -1))
         return (received + weights.sum(0), pooled), (logsumexp, entropy, distance)
 
     pooled = jnp.zeros((down * across,) * 2, jnp.float32) if cell > 1 else None
-    starts = jnp.arange(0, places, block, dtype=jnp.int32)
-    (received, pooled), rows = lax.scan(step, (jnp.zeros(places, jnp.float32), pooled), starts)
+    starts = jnp.arange(0, positions, block, dtype=jnp.int32)
+    (received, pooled), rows = lax.scan(step, (jnp.zeros(positions, jnp.float32), pooled), starts)
     if pooled is not None:
         pooled /= jnp.bincount(cell_of, length=down * across).astype(jnp.float32)[:, None]
-    return *(x.reshape(-1)[:places] for x in rows), received, pooled
+    return *(x.reshape(-1)[:positions] for x in rows), received, pooled
+
+
+def cells(grid: tuple[int, int], cell: int) -> tuple[int, int]:
+    """Returns the numbers of rows and columns of cells that cover a grid of positions."""
+    return -(-grid[0] // cell), -(-grid[1] // cell)
+
+
+def smallest_cell(grid: tuple[int, int], most: int) -> int:
+    """Returns the smallest side of cells of which at most `most` cover a grid of positions."""
+    return next(cell for cell in itertools.count(1) if math.prod(cells(grid, cell)) <= most)
 
 
 def cell_means(values: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
@@ -282,16 +294,16 @@ def channel_map(features: np.ndarray, energy: str) -> np.ndarray:
 
 
 def channel_numbers(
-    segmenter: Segmenter, seen: Activations, classes: Sequence[int]
+    segmenter: Segmenter, activations: Activations, classes: Sequence[int]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the page's facts about the channel attention, and its arrays.
 
     Args:
       segmenter: a network with channel attention.
-      seen: the network's activations.
+      activations: the network's activations.
       classes: the classes whose channels are shown.
     """
-    attention = channel_map(seen.channel_maps["channel_in"], segmenter.model.channel_energy)
+    attention = channel_map(activations.channel_maps["channel_in"], segmenter.model.channel_energy)
     received = attention.sum(0)
     attended = np.argsort(-received, kind="stable")[:MOST_ATTENDED]
     kernel = segmenter.variables["params"]["head"]["channel_classifier"]["kernel"]
@@ -299,12 +311,10 @@ def channel_numbers(
     of_class = {c: np.argsort(-weights[:, c], kind="stable")[:PER_CLASS] for c in classes}
     weighed = np.unique(np.concatenate(list(of_class.values())))
 
-    cell = 1
-    while -(-seen.grid[0] // cell) * -(-seen.grid[1] // cell) > _LARGEST_CHANNEL:
-        cell += 1
+    cell = smallest_cell(activations.grid, _LARGEST_CHANNEL)
     sources = (("channel_in", attended), ("channel_attention", attended), ("channel_out", weighed))
     images = np.concatenate(
-        [cell_means(seen.channel_maps[name][:, channels], seen.grid, cell).T for name, channels in sources]
+        [cell_means(activations.channel_maps[name][:, channels], activations.grid, cell).T for name, channels in sources]
     )
     low, high = images.min(1), images.max(1)
     extent = np.where(high > low, high - low, 1.0)[:, None]
@@ -312,7 +322,7 @@ def channel_numbers(
     facts = {
         "count": len(received),
         "decades": _DECADES,
-        "grid": [-(-n // cell) for n in seen.grid],
+        "grid": cells(activations.grid, cell),
         "attended": [{"channel": int(c), "received": float(received[c])} for c in attended],
         "weighed": weighed.tolist(),
         "ofClass": {
@@ -323,6 +333,6 @@ def channel_numbers(
     }
     arrays = {
         "channelMap": np.rint(decades * 255).astype(np.uint8),
-        "channelPictures": np.rint((images - low[:, None]) / extent * 255).astype(np.uint8),
+        "channelImages": np.rint((images - low[:, None]) / extent * 255).astype(np.uint8),
     }
     return facts, arrays

@@ -15,13 +15,15 @@ from danet_jax.models.danet import DANet
 from danet_jax.runs.files import as_path, write_text
 from danet_jax.visual.explorer.numbers import (
     Activations,
-    activations,
     cell_means,
+    cells,
     centred,
     channel_numbers,
+    compute_activations,
     labels_at,
     map_numbers,
     quantised,
+    smallest_cell,
 )
 from danet_jax.visual.packing import network_words, photo_link, render_page
 
@@ -86,12 +88,11 @@ def explore(
         )
     path, depth = as_path(path), segmenter.protocol.depth
     image = validate_images(image, "H W 3", "image", depth)
-    seen, image = activations(segmenter, image), shown(image, depth)
+    activations, image = compute_activations(segmenter, image), shown(image, depth)
     cell = 1
-    if seen.queries is not None and 4 * seen.queries.size > _MAP_SHARE * limit_megabytes * 1e6:
-        while -(-seen.grid[0] // cell) * -(-seen.grid[1] // cell) > MOST_CELLS:
-            cell += 1
-    page = _render(segmenter, image, seen, name or path.stem, cell, limit_megabytes)
+    if activations.queries is not None and 4 * activations.queries.size > _MAP_SHARE * limit_megabytes * 1e6:
+        cell = smallest_cell(activations.grid, MOST_CELLS)
+    page = _render(segmenter, image, activations, name or path.stem, cell, limit_megabytes)
     size = len(page.encode())
     if size > limit_megabytes * 1e6:
         raise InputError(
@@ -123,28 +124,28 @@ class Page(int):
 
 
 def _render(
-    segmenter: Segmenter, image: np.ndarray, seen: Activations, name: str, cell: int, limit: float
+    segmenter: Segmenter, image: np.ndarray, activations: Activations, name: str, cell: int, limit: float
 ) -> str:
     classes = segmenter.drawn_classes
     every = -(-max(image.shape[:2]) // LONGEST)
     height, width = image.shape[:2]
     label_maps = {
-        kind: labels_at(segmenter, seen, kind, (height, width), every)
+        kind: labels_at(segmenter, activations, kind, (height, width), every)
         for kind in _LABEL_MAPS
-        if kind in seen.logits
+        if kind in activations.logits
     }
     changed = {kind: float((labels != label_maps["fusion"]).mean()) for kind, labels in label_maps.items()}
     arrays = {f"labels.{kind}": labels for kind, labels in label_maps.items()}
-    arrays |= _map_arrays(seen, cell) | _likely_classes(seen, cell)
+    arrays |= _map_arrays(activations, cell) | _likely_classes(activations, cell)
     channels = None
-    if seen.channel_maps:
+    if activations.channel_maps:
         counts = np.bincount(label_maps["fusion"].ravel())
         frequent = [int(c) for c in np.argsort(-counts, kind="stable")[:_CLASSES_WITH_CHANNELS] if counts[c]]
-        channels, channel_arrays = channel_numbers(segmenter, seen, frequent)
+        channels, channel_arrays = channel_numbers(segmenter, activations, frequent)
         arrays |= channel_arrays
     facts = {
         "name": name,
-        "picture": {
+        "image": {
             "height": height,
             "width": width,
             "shownHeight": -(-height // every),
@@ -152,14 +153,14 @@ def _render(
         },
         # With `alignCorners`, the centres of the corner positions lie on the corners of the image.
         "grid": {
-            "rows": -(-seen.grid[0] // cell),
-            "columns": -(-seen.grid[1] // cell),
+            "rows": cells(activations.grid, cell)[0],
+            "columns": cells(activations.grid, cell)[1],
             "cell": cell,
-            "placeRows": seen.grid[0],
-            "placeColumns": seen.grid[1],
+            "positionRows": activations.grid[0],
+            "positionColumns": activations.grid[1],
             "alignCorners": bool(segmenter.model.align_corners) and cell == 1,
         },
-        "channelsPerPlace": 0 if seen.queries is None else seen.queries.shape[1],
+        "channelsPerPosition": 0 if activations.queries is None else activations.queries.shape[1],
         "classes": [
             {"name": class_name, "colour": colour}
             for class_name, colour in zip(classes.names, classes.colours, strict=True)
@@ -177,14 +178,14 @@ def _render(
         facts=facts,
         arrays=arrays,
         name=name,
-        picture=photo_link(image, LONGEST, quality=90),
+        photo=photo_link(image, LONGEST, quality=90),
         network=_describe(segmenter.model),
-        sentences=_sentences(segmenter, seen, cell, changed, limit),
-        grid=seen.grid,
+        sentences=_sentences(segmenter, activations, cell, changed, limit),
+        grid=activations.grid,
         size=(height, width),
-        alpha=seen.alpha,
-        beta=seen.beta,
-        has_map=seen.queries is not None,
+        alpha=activations.alpha,
+        beta=activations.beta,
+        has_map=activations.queries is not None,
         has_channels=channels is not None,
         labels=[(kind, _LABEL_MAPS[kind][0], _share(share)) for kind, share in changed.items()],
         energy=segmenter.model.channel_energy,
@@ -193,28 +194,28 @@ def _render(
 
 
 def _sentences(
-    segmenter: Segmenter, seen: Activations, cell: int, changed: dict[str, float], limit: float
+    segmenter: Segmenter, activations: Activations, cell: int, changed: dict[str, float], limit: float
 ) -> list[str]:
     """Returns sentences about what is special about this image and this network."""
     protocol = segmenter.protocol
     found = []
-    if seen.queries is None:
-        rest = "Its labels and channels are shown." if seen.channel_maps else "Its labels are shown."
+    if activations.queries is None:
+        rest = "Its labels and channels are shown." if activations.channel_maps else "Its labels are shown."
         found.append(f"This network has no position attention: no position attends to any other. {rest}")
-    elif seen.alpha is not None and abs(seen.alpha) < _NEARLY_ZERO:
-        nearly = "is 0" if seen.alpha == 0 else f"is {seen.alpha:.2g}, nearly 0"
+    elif activations.alpha is not None and abs(activations.alpha) < _NEARLY_ZERO:
+        nearly = "is 0" if activations.alpha == 0 else f"is {activations.alpha:.2g}, nearly 0"
         found.append(
             f"Alpha {nearly}: the map below exists, but the network adds next to nothing of what it gathers. "
             f"Without position attention, {_share(changed['without_position'])} of the labels would differ."
         )
     if cell > 1:
         found.append(
-            f"A page of {limit:g} MB cannot hold each of the image's {seen.grid[0] * seen.grid[1]:,} positions. They "
+            f"A page of {limit:g} MB cannot contain each of the image's {activations.grid[0] * activations.grid[1]:,} positions. They "
             f"are pooled into cells of {cell} x {cell}: each weight shown is the exact sum over a cell's positions, "
             "averaged over the positions of the cell under the mouse."
         )
-    if seen.beta is not None and abs(seen.beta) < _NEARLY_ZERO:
-        found.append(f"Beta is {seen.beta:.2g}: the channel attention adds next to nothing.")
+    if activations.beta is not None and abs(activations.beta) < _NEARLY_ZERO:
+        found.append(f"Beta is {activations.beta:.2g}: the channel attention adds next to nothing.")
     if protocol.window or protocol.flip or protocol.scales != (1.0,):
         found.append(
             f"This network is evaluated by the protocol “{protocol.name}”. Here it sees the image once, as a whole, "
@@ -231,15 +232,15 @@ def _describe(model: DANet) -> str:
     return ", ".join([*words, f"{model.num_classes} classes"])
 
 
-def _map_arrays(seen: Activations, cell: int) -> dict[str, np.ndarray]:
+def _map_arrays(activations: Activations, cell: int) -> dict[str, np.ndarray]:
     """Returns the page's arrays about the position attention map, which are none without position attention."""
-    if seen.queries is None or seen.keys is None:
+    if activations.queries is None or activations.keys is None:
         return {}
-    queries, query_scales = quantised(seen.queries)
-    keys, key_scales = quantised(centred(seen.keys))
-    numbers = map_numbers(queries * query_scales, keys * key_scales, seen.grid, cell)
+    queries, query_scales = quantised(activations.queries)
+    keys, key_scales = quantised(centred(activations.keys))
+    numbers = map_numbers(queries * query_scales, keys * key_scales, activations.grid, cell)
     arrays = {
-        name: cell_means(getattr(numbers, name), seen.grid, cell)
+        name: cell_means(getattr(numbers, name), activations.grid, cell)
         for name in ("entropy", "distance", "received")
     }
     if numbers.pooled is None:
@@ -250,11 +251,11 @@ def _map_arrays(seen: Activations, cell: int) -> dict[str, np.ndarray]:
     return arrays | {"pooled": pooled, "pooledScales": scales}
 
 
-def _likely_classes(seen: Activations, cell: int) -> dict[str, np.ndarray]:
+def _likely_classes(activations: Activations, cell: int) -> dict[str, np.ndarray]:
     """Returns the three most probable classes of each position, and their probabilities in units of 1/65535."""
-    logits = seen.logits["fusion"].reshape(seen.grid[0] * seen.grid[1], -1)
+    logits = activations.logits["fusion"].reshape(activations.grid[0] * activations.grid[1], -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = cell_means(weights / weights.sum(1, keepdims=True), seen.grid, cell)
+    probabilities = cell_means(weights / weights.sum(1, keepdims=True), activations.grid, cell)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     chosen = np.take_along_axis(probabilities, order, axis=1)
     missing = ((0, 0), (0, 3 - order.shape[1]))

@@ -17,7 +17,7 @@ from danet_jax.evaluation.result import Result
 from danet_jax.runs.directory import flat_config, read_classes, read_config
 from danet_jax.runs.outputs import Outputs
 from danet_jax.visual.packing import network_words
-from danet_jax.visual.report.examples import Picture
+from danet_jax.visual.report.examples import ShownExample
 
 MOST_POINTS = 1500
 """The maximum number of points of a curve."""
@@ -36,7 +36,7 @@ class Contents:
       versions: the versions of libraries.
       series: the steps and values of each logged number.
       result: the result over validation examples; None where it could not be computed.
-      pictures: the best, median and worst of these examples.
+      examples: the best, median and worst of these examples.
       sentences: what a reader must know about the run.
     """
 
@@ -46,12 +46,12 @@ class Contents:
     versions: Mapping[str, str]
     series: Mapping[str, tuple[list[int], list[float]]]
     result: Result | None
-    pictures: Sequence[Picture]
+    examples: Sequence[ShownExample]
     sentences: Sequence[str]
 
 
 def read_contents(
-    folder: Path, result: Result | None, pictures: Sequence[Picture] = (), sentences: Sequence[str] = ()
+    folder: Path, result: Result | None, examples: Sequence[ShownExample] = (), sentences: Sequence[str] = ()
 ) -> Contents:
     """Reads a run's directory and adds the given results and sentences.
 
@@ -70,7 +70,7 @@ def read_contents(
     series, damaged = read_series(folder / "metrics.jsonl")
     if damaged:
         sentences.append(f"{damaged} lines of metrics.jsonl are damaged and left out of the curves.")
-    return Contents(folder.resolve().name, folder, config, versions, series, result, pictures, sentences)
+    return Contents(folder.resolve().name, folder, config, versions, series, result, examples, sentences)
 
 
 def read_series(file: Path) -> tuple[dict[str, tuple[list[int], list[float]]], int]:

@@ -27,7 +27,7 @@ _WRONG = (255, 96, 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ShownExample:
     """A validation example with its images reduced in size.
 
     Attributes:
@@ -45,7 +45,7 @@ class Picture:
 
 def evaluate_examples(
     segmenter: Segmenter, examples: Iterable[Mapping[str, Any]], classes: Classes
-) -> tuple[Result, list[Picture]]:
+) -> tuple[Result, list[ShownExample]]:
     """Returns the result over all examples, `{"name", "image", "label"}`, and the best, median and worst of them.
 
     Raises:
@@ -72,11 +72,11 @@ def evaluate_examples(
     each = min(EACH, max(1, len(ranked) // 3))
     middle = max(0, len(ranked) // 2 - each // 2)
     groups = {"best": ranked[:each], "median": ranked[middle : middle + each], "worst": ranked[-each:][::-1]}
-    shown: dict[int, Picture] = {}
+    shown: dict[int, ShownExample] = {}
     for group, entries in groups.items():
         for iou, number, name, image, truth, labels in entries:
             if number not in shown:
-                shown[number] = Picture(name, iou, group, _links(image, truth, labels, classes))
+                shown[number] = ShownExample(name, iou, group, _links(image, truth, labels, classes))
     return result, list(shown.values())
 
 

@@ -74,7 +74,7 @@ def write_report(path: Path, runs: Sequence[Contents], defaults: Mapping[str, An
                 "sentences": run.sentences,
                 "confusions": confusions(run.result) if run.result else [],
                 "classes": run.result.classes.names if run.result else [],
-                "pictures": [(x, explorer_link(run, x.name, path)) for x in run.pictures],
+                "examples": [(x, explorer_link(run, x.name, path)) for x in run.examples],
             }
             for index, (run, name) in enumerate(zip(runs, names, strict=True))
         ],
@@ -143,7 +143,7 @@ def _shown(value: Any) -> str:
 def _classes(runs: Sequence[Contents]) -> list[dict[str, Any]]:
     """Returns the classes by name, with the IoU of each run; None where a run has no IoU for a class."""
     rows: dict[str, dict[str, Any]] = {}
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         if run.result is None:
             continue
         classes, confusion = run.result.classes, run.result.confusion
@@ -152,5 +152,5 @@ def _classes(runs: Sequence[Contents]) -> list[dict[str, Any]]:
             classes.names, classes.colours, shares, run.result.iou, strict=True
         ):
             empty = {"name": name, "colour": colour, "share": float(share), "iou": [None] * len(runs)}
-            rows.setdefault(name, empty)["iou"][place] = None if math.isnan(iou) else 100 * float(iou)
+            rows.setdefault(name, empty)["iou"][index] = None if math.isnan(iou) else 100 * float(iou)
     return list(rows.values())

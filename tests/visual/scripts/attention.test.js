@@ -7,12 +7,12 @@ function random(count, scale) {
   return Float64Array.from({ length: count }, () => (Math.random() - 0.5) * scale);
 }
 
-function setting(places, channels, strength) {
-  const ints = () => Int16Array.from(random(places * channels, 60000), Math.round);
+function setting(positions, channels, strength) {
+  const ints = () => Int16Array.from(random(positions * channels, 60000), Math.round);
   const scales = () => Float32Array.from({ length: channels }, () => (strength * (0.5 + Math.random())) / 30000);
   const arrays = { queries: ints(), keys: ints(), queryScales: scales(), keyScales: scales() };
-  const logits = Array.from({ length: places }, (empty, j) =>
-    Array.from({ length: places }, (none, i) => {
+  const logits = Array.from({ length: positions }, (empty, j) =>
+    Array.from({ length: positions }, (none, i) => {
       let sum = 0;
       for (let k = 0; k < channels; k++) {
         sum +=
@@ -32,14 +32,14 @@ function setting(places, channels, strength) {
 
 for (const [channels, strength] of [[16, 1], [17, 4], [64, 6]]) {
   test(`rows and columns of ${channels} channels are those of the plain form`, () => {
-    const places = 40;
-    const { arrays, weights } = setting(places, channels, strength);
-    const map = new Attention.AttentionMap(arrays, places);
-    for (let place = 0; place < places; place++) {
-      const [row, column] = [map.row(place), map.column(place)];
-      for (let i = 0; i < places; i++) {
-        assert.ok(Math.abs(row[i] - weights[place][i]) < 1e-5);
-        assert.ok(Math.abs(column[i] - weights[i][place]) < 1e-4);
+    const positions = 40;
+    const { arrays, weights } = setting(positions, channels, strength);
+    const map = new Attention.AttentionMap(arrays, positions);
+    for (let position = 0; position < positions; position++) {
+      const [row, column] = [map.row(position), map.column(position)];
+      for (let i = 0; i < positions; i++) {
+        assert.ok(Math.abs(row[i] - weights[position][i]) < 1e-5);
+        assert.ok(Math.abs(column[i] - weights[i][position]) < 1e-4);
       }
     }
   });
@@ -53,7 +53,7 @@ test("a pooled map is read by rows and columns", () => {
   assert.ok(Math.abs(map.column(0)[1] - 60000 / 65535) < 1e-6);
 });
 
-test("the strongest places come first", () => {
+test("the strongest positions come first", () => {
   const weights = Float32Array.from(random(300, 1));
   const expected = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 10);
   assert.deepStrictEqual(Attention.strongest(weights, 10), expected);

@@ -6,7 +6,7 @@ const Colours = require(process.env.ASSETS + "/colours.js");
 
 const facts = {
   grid: { rows: 4, columns: 5 },
-  channelsPerPlace: 8,
+  channelsPerPosition: 8,
   labels: [{ kind: "fusion" }, { kind: "position" }],
   classes: [{}, {}, {}],
 };
@@ -24,7 +24,7 @@ test("what a link says wrongly is left out", () => {
 });
 
 test("without a map no view of it is opened", () => {
-  const without = { ...facts, channelsPerPlace: 0 };
+  const without = { ...facts, channelsPerPosition: 0 };
   assert.strictEqual(State.decode("#view=row", without).view, "labels");
 });
 

@@ -1,16 +1,16 @@
-"""Describes declarations of options in words: what an option takes, and the error that refuses a value."""
+"""Derives from the JSON schema of an option a description of its values, and the error that refuses a value."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pydantic
 from pydantic.fields import FieldInfo
 
 from danet_jax.errors import InputError, did_you_mean
-from danet_jax.recipe.kinds import Group
+from danet_jax.recipe.types import Group
 
 _TYPES = {
     "boolean": (bool, "True or False"),
@@ -21,6 +21,7 @@ _TYPES = {
     "array": (tuple, ""),
 }
 _LONGEST = 80
+"""The number of characters of a value that are shown in a message."""
 
 
 @functools.cache
@@ -29,9 +30,9 @@ def schemas(group: type[Group]) -> dict[str, Any]:
     return group.model_json_schema()["properties"]
 
 
-def group_of(field: FieldInfo | None) -> type[Group] | None:
+def group_of(field: FieldInfo) -> type[Group] | None:
     """Returns the group that a field contains, or None if the field is an option."""
-    kind = None if field is None else field.annotation
+    kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Group) else None
 
 
@@ -41,30 +42,23 @@ def find(root: type[Group], names: Iterable[Any]) -> tuple[str, type[Group], str
     Names that follow those of an option, such as the index of an element, are ignored.
 
     Raises:
-      InputError: there is no such option or group; the message gives the nearest name, and those that exist.
+      InputError: the option or group does not exist; the message gives the nearest name, and those that exist.
     """
     key, group = "config", root
     for name in map(str, names):
         if name not in group.model_fields:
-            raise does_not_exist(f"{key}.{name}", name, sorted(group.model_fields), f"{key} has")
+            allowed, key = sorted(group.model_fields), f"{key}.{name}"
+            raise InputError(
+                f"{key} does not exist; {did_you_mean(name, allowed)}there are: {', '.join(allowed)}",
+                what=key,
+                value=name,
+                allowed=allowed,
+            )
         key, inner = f"{key}.{name}", group_of(group.model_fields[name])
         if inner is None:
             return key, group, name
         group = inner
     return key, group, ""
-
-
-def does_not_exist(
-    shown: str, name: str, existing: Sequence[Any], there_are: str, what: str = ""
-) -> InputError:
-    """Returns the error for a name that does not exist, with the nearest name and all that exist."""
-    names = [str(known) for known in existing]
-    return InputError(
-        f"{shown} does not exist; {did_you_mean(name, names)}{there_are}: {', '.join(names)}",
-        what=what or shown,
-        value=name,
-        allowed=tuple(existing),
-    )
 
 
 def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> InputError:
@@ -77,20 +71,14 @@ def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> 
     value = config
     for part in key.split(".")[1:]:
         value = value.get(part, first["input"])
-    return wrong_value(key, group, name, value)
-
-
-def wrong_value(key: str, group: type[Group], name: str, value: Any) -> InputError:
-    """Returns the error for a value that the option `name` of `group` (or `group`, if `name` is "") does not take."""
     if not name:
         allowed = f"a group of options: {', '.join(sorted(group.model_fields))}"
         return InputError(f"{key}={shown(value)} must be {allowed}", what=key, value=value, allowed=allowed)
     schema = schemas(group)[name]
-    if "enum" in _option(schema) and isinstance(value, plain_type(schema)):
-        names = _option(schema)["enum"]
-        return does_not_exist(f"{key}={shown(value)}", str(value), names, "there are", key)
-    allowed = takes(schema)
-    return InputError(f"{key}={shown(value)} must be {allowed}", what=key, value=value, allowed=allowed)
+    allowed = _without_none(schema).get("enum", takes(schema))
+    hint = "" if isinstance(allowed, str) else did_you_mean(str(value), allowed)
+    message = f"{key}={shown(value)} must be {takes(schema)}; {hint}".rstrip("; ")
+    return InputError(message, what=key, value=value, allowed=allowed)
 
 
 def shown(value: Any) -> str:
@@ -101,13 +89,13 @@ def shown(value: Any) -> str:
 
 def plain_type(schema: Mapping[str, Any]) -> type:
     """Returns the Python type of an option's values, for example `tuple` for a list of sizes."""
-    return _TYPES[_option(schema)["type"]][0]
+    return _TYPES[_without_none(schema)["type"]][0]
 
 
 def takes(schema: Mapping[str, Any]) -> str:
     """Returns a description of the values that an option takes, such as "an integer from 1 to 8"."""
     if "anyOf" in schema:
-        return f"None, or {takes(_option(schema))}"
+        return f"None, or {takes(_without_none(schema))}"
     if "takes" in schema:
         return str(schema["takes"])
     if "enum" in schema:
@@ -130,6 +118,6 @@ def takes(schema: Mapping[str, Any]) -> str:
     return f"{noun} {' and '.join(words)}".strip()
 
 
-def _option(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _without_none(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the schema of an option's values, excluding None."""
     return schema["anyOf"][0] if "anyOf" in schema else schema

@@ -1,4 +1,4 @@
-"""The base class of groups of options, and the kinds of values that several options share."""
+"""The base class of groups of options, and the types that several options share."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Check:
 
     Attributes:
       passes: returns whether a value passes the test.
-      words: a description of the values that pass, for messages and docs/settings.md; see
-        `danet_jax.recipe.words.takes`.
-      key: the key of `words` in the option's JSON schema: "takes" describes values, "lengths" their number, and
+      allowed: a description of the values that pass, for messages and docs/settings.md; see
+        `danet_jax.recipe.schema.takes`.
+      key: the key of `allowed` in the option's JSON schema: "takes" describes values, "lengths" their number, and
         "enum" lists them.
     """
 
     passes: Callable[[Any], bool]
-    words: str | tuple[Any, ...]
+    allowed: str | tuple[Any, ...]
     key: str = "takes"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
@@ -49,11 +49,11 @@ class Check:
     def __get_pydantic_json_schema__(
         self, schema: Any, handler: pydantic.GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return handler(schema) | {self.key: self.words}
+        return handler(schema) | {self.key: self.allowed}
 
     def _checked(self, value: Any) -> Any:
         if not self.passes(value):
-            raise ValueError(f"must be {self.words}")
+            raise ValueError(f"must be {self.allowed}")
         return value
 
 
@@ -76,7 +76,7 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _words(value: Any) -> Any:
+def _names(value: Any) -> Any:
     """Splits the value of a flag such as `a, b,c`, which arrives as a tuple of one string."""
     value = _tuple(value)
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
@@ -103,11 +103,11 @@ Name = Annotated[
 
 FileName = Annotated[
     Text,
-    Check(_is_file_name, "the name of a folder: printable, 1 to 200 bytes, no '/', neither '.' nor '..'"),
+    Check(_is_file_name, "the name of a folder: printable, 1 to 200 bytes, without '/', and not '.' or '..'"),
 ]
 """The name of one folder."""
 
-Words = Annotated[tuple[Name, ...], BeforeValidator(_words)]
+NameList = Annotated[tuple[Name, ...], BeforeValidator(_names)]
 """Several names, separated by commas on the command line."""
 
 Steps = Annotated[int, Field(ge=1, le=LARGEST_STEP)]
@@ -116,7 +116,7 @@ Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Devices = Annotated[
     int,
     Field(ge=-1, le=65536),
-    Check(lambda value: value != 0, "a number of devices from 1 to 65536, or -1 for all that are left"),
+    Check(lambda value: value != 0, "a number of devices from 1 to 65536, or -1 for all remaining ones"),
 ]
 Dilations = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], BeforeValidator(_tuple)]
 Weights = Annotated[tuple[Weight, ...], Lengths(3), BeforeValidator(_tuple)]
