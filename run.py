@@ -74,8 +74,8 @@ def main(argv: list[str]) -> int:
         elif is_one_of_several_hosts():
             traceback.print_exc()
             line = (
-                f"{one_line(error)}; if another host failed first, its output gives the reason; the same command on all "
-                "hosts resumes from the last checkpoint"
+                f"{one_line(error)}; if another host failed first, its output gives the reason; the same command on "
+                "all hosts resumes from the last checkpoint"
             )
         else:
             raise
@@ -121,7 +121,7 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
     workdir = startup.find_workdir(values.workdir, recipe, written=mode not in WITHOUT_WORKDIR)
     startup.use_compilation_cache(recipe.compilation_cache if recipe else "")
     options = {name: value for name, value in given.items() if name in FLAGS}
-    if mode in TRAINED:
+    if mode in TRAINED and recipe is not None:
         names = [key.removeprefix("model.") for key in changed if key.startswith("model.")]
         options["overrides"] = {name: getattr(recipe.model, name) for name in names}
     with startup.joined(recipe, {name: values[name].value for name in HOST_FLAGS}):

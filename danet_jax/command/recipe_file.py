@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import operator
 import re
 import sys
 import traceback
@@ -47,7 +46,8 @@ def read_config_and_flags(
       InputError: the recipe cannot be loaded, or a flag does not name an option.
       absl.flags.Error: a flag that does not set an option is invalid, or a value is missing.
     """
-    config, origin, init = None, "", {}
+    config: ml_collections.ConfigDict | None = None
+    origin, init = "", {}
     if file:
         config = load(file, folder)
         origin, init = file.partition(":")[0], config.init
@@ -57,17 +57,18 @@ def read_config_and_flags(
     if "source" in init:
         notes.append(f"{origin}: config.init.source is deprecated; use config.init.checkpoint")
     arguments = [_with_new_name(argument, notes) for argument in arguments]
-    keys = dict.fromkeys(match[2] for match in map(_FLAG.fullmatch, arguments) if match)
-    if config is None and keys:
-        [flag, *_] = filter(_FLAG.fullmatch, arguments)
-        raise InputError(f"{flag} needs --config=FILE, the recipe that it changes", what=flag)
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # flags may come after arguments
+    if config is None:
+        for argument in filter(_FLAG.fullmatch, arguments):
+            raise InputError(f"{argument} needs --config=FILE, the recipe that it changes", what=argument)
+        return values(arguments)[1:], None, []
+    keys = dict.fromkeys(match[2] for match in map(_FLAG.fullmatch, arguments) if match)
     types = {key: _type_of(key, config) for key in keys}
     for key, kind in types.items():
         # Any text is accepted here, because `read_recipe` refuses invalid values.
-        is_switch = kind in (bool, None)
-        flag = flags.Flag(flags.ArgumentParser(), None, f"config.{key}", None, "", boolean=is_switch)
+        parser: flags.ArgumentParser[str] = flags.ArgumentParser()
+        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=kind in (bool, None))
         flags.DEFINE_flag(flag, values)
     try:
         rest = values(arguments)[1:]
@@ -77,9 +78,9 @@ def read_config_and_flags(
         raise InputError(f"--config: {one_line(error)}", what="--config") from error
     for key, kind in types.items():
         *groups, name = key.split(".")
-        group = functools.reduce(operator.getitem, groups, config)
+        group = functools.reduce(lambda group, name: group[name], groups, config)
         with group.ignore_type():
-            group[name] = _parse(values[f"config.{key}"].value, kind)
+            group[name] = _parse(str(values[f"config.{key}"].value), kind)
     return rest, config, list(keys)
 
 
@@ -128,8 +129,8 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
       folder: the folder of the recipes, which are listed if the file does not exist.
 
     Raises:
-      InputError: the file does not exist, running it raises an exception, or it returns no config. The message names the
-        file and, if the file raised the exception, the line in it.
+      InputError: the file does not exist, running it raises an exception, or it returns no config. The message names
+        the file and, if the file raised the exception, the line in it.
     """
     path, colon, variant = text.partition(":")
     try:
@@ -153,20 +154,28 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
     _run(path, lambda: exec(compile(source, path, "exec"), module.__dict__))
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
-        raise InputError.for_file(path, f"must define a function get_config that returns the recipe; see configs/base.py")
+        raise InputError.for_file(
+            path, "must define a function get_config that returns the recipe; see configs/base.py"
+        )
     arguments = (variant,) if colon else ()
     signature = _run(path, lambda: inspect.signature(get_config))
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        raise InputError.for_file(path, f"get_config{signature} cannot be called {f'with {variant!r}' if colon else 'without a variant'}; it "
-            f"may take one argument, the VARIANT of --config={path}:VARIANT") from error
+        raise InputError.for_file(
+            path,
+            f"get_config{signature} cannot be called {f'with {variant!r}' if colon else 'without a variant'}; it "
+            f"may take one argument, the VARIANT of --config={path}:VARIANT",
+        ) from error
     config = _run(path, lambda: get_config(*arguments))
     if not isinstance(config, ml_collections.ConfigDict):
         if inspect.iscoroutine(config):
             config.close()
-        raise InputError.for_file(path, f"get_config returns {type(config).__name__}; it must return a changed danet_jax.recipe.defaults()",
-            value=config)
+        raise InputError.for_file(
+            path,
+            f"get_config returns {type(config).__name__}; it must return a changed danet_jax.recipe.defaults()",
+            value=config,
+        )
     _run(path, config.to_dict)  # references are resolved when they are read, which can fail
     config = ml_collections.ConfigDict(config)  # a frozen config becomes one that can be changed
     config.unlock()

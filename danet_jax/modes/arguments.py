@@ -54,8 +54,11 @@ def find_network(workdir: Path, checkpoint: str) -> Path | str:
     if checkpoint:
         find(checkpoint)
     elif not is_run(workdir):
-        raise InputError.for_file(workdir, f"is not the directory of a run; give a trained network by --workdir=RUN or --checkpoint=FILE, or "
-            "train one")
+        raise InputError.for_file(
+            workdir,
+            "is not the directory of a run; give a trained network by --workdir=RUN or --checkpoint=FILE, or "
+            "train one",
+        )
     return checkpoint or workdir
 
 
@@ -82,7 +85,7 @@ def find_images(arguments: list[str]) -> Iterator[Path]:
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matching = sorted(glob.glob(argument, recursive=True))
             if not matching:
-                raise InputError.for_file(argument, f"no file matches this pattern")
+                raise InputError.for_file(argument, "no file matches this pattern")
         for path in map(Path, matching):
             yield from _find_images_in(path) if path.is_dir() else [path]
 
@@ -130,7 +133,7 @@ def read_file(path: Path) -> bytes:
       InputError: the file cannot be read, or is a folder, a pipe, a socket or a device.
     """
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise InputError.for_file(path, f"is a pipe, a socket or a device; give a file or a folder")
+        raise InputError.for_file(path, "is a pipe, a socket or a device; give a file or a folder")
     try:
         return path.read_bytes()
     except IsADirectoryError:

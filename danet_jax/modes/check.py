@@ -66,7 +66,9 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
             print(f"{len(damaged)} files of the prepared data are damaged")
         invalid = len(errors) - len(damaged)
         if invalid or not damaged:
-            print(f"{invalid} of {total} examples are invalid" if invalid else f"all {total} examples are valid")
+            print(
+                f"{invalid} of {total} examples are invalid" if invalid else f"all {total} examples are valid"
+            )
         write_data_page(
             workdir / "check.html",
             f"{builder.name}: {total} images",

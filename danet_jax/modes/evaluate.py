@@ -67,7 +67,8 @@ def run(
     )
     # Maps each name to the checkpoint, the scales that are set to 0, and the folder of the files.
     planned: dict[str, tuple[str | Path, tuple[str, ...], Path]] = {
-        name: (path, (), workdir / "comparison" / name if name else workdir) for name, path in networks.items()
+        name: (path, (), workdir / "comparison" / name if name else workdir)
+        for name, path in networks.items()
     }
     if ablate:
         planned = {
@@ -174,14 +175,20 @@ def check_classes(path: str | Path, network: Classes, data: Classes, by_number: 
     if not differing:
         return ""
     if sorted(network.names) == sorted(data.names):
-        raise InputError.for_file(path, f"its classes are those of the data in another order ({', '.join(network.names[:4])}, ... "
-            f"instead of {', '.join(data.names[:4])}, ...); reorder the data's classes")
+        raise InputError.for_file(
+            path,
+            f"its classes are those of the data in another order ({', '.join(network.names[:4])}, ... "
+            f"instead of {', '.join(data.names[:4])}, ...); reorder the data's classes",
+        )
     index = differing[0]
     warning = (
         f"{len(differing)} of {len(pairs)} classes have other names than in the data: class {index} is "
         f"{network.names[index]!r} for the network and {data.names[index]!r} in the data"
     )
     if len(differing) > len(pairs) / 2 and not by_number:
-        raise InputError.for_file(path, f"{warning}; if the same numbers mean the same classes, set "
-            "--config.dataset.classes_by_number=True")
+        raise InputError.for_file(
+            path,
+            f"{warning}; if the same numbers mean the same classes, set "
+            "--config.dataset.classes_by_number=True",
+        )
     return warning

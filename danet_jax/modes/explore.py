@@ -14,7 +14,7 @@ import numpy as np
 
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import find_images, read_image, short_name, find_network
+from danet_jax.modes.arguments import find_images, find_network, read_image, short_name
 from danet_jax.modes.prepare import decode_example, validation_examples
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs

@@ -15,7 +15,7 @@ from danet_jax.errors import InputError
 from danet_jax.inference.exporting import probabilities
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import protocol_for
-from danet_jax.modes.arguments import read_size, find_network
+from danet_jax.modes.arguments import find_network, read_size
 from danet_jax.recipe import Recipe
 from danet_jax.runs.files import is_bucket
 from danet_jax.runs.terminal import shown
@@ -53,7 +53,8 @@ def run(
     size = read_size(arguments, "export")
     if size and format in ("safetensors", "torch"):
         raise InputError(
-            f"{arguments[0]}: --format={format} takes no size, because it contains only weights", what=arguments[0]
+            f"{arguments[0]}: --format={format} takes no size, because it contains only weights",
+            what=arguments[0],
         )
     loaded = load_checkpoint(find_network(workdir, checkpoint), **(overrides or {}))
     loaded.refuse_backbone(checkpoint or workdir)

@@ -19,7 +19,7 @@ from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.drawing import overlay, save_labels, save_png, side_by_side
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import find_images, read_image, short_name, find_network
+from danet_jax.modes.arguments import find_images, find_network, read_image, short_name
 from danet_jax.modes.prepare import decode_example, validation_examples
 from danet_jax.modes.videos import predict_video
 from danet_jax.recipe import Recipe

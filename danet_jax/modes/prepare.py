@@ -16,7 +16,7 @@ from danet_jax.data.builders.published import PublishedBuilder
 from danet_jax.data.dataset import Dataset, EncodedExample, data_changes, dataset_builder, open_dataset
 from danet_jax.data.decode import decode_image
 from danet_jax.errors import InputError, first_line
-from danet_jax.modes.arguments import unique_names, refuse_arguments
+from danet_jax.modes.arguments import refuse_arguments, unique_names
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import read_data
 from danet_jax.runs.hosts import refuse_differing
@@ -96,11 +96,16 @@ def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway
     try:
         changes = [] if before is None else data_changes(before, digest)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError.for_file(file, f"was not written by a run ({first_line(error)}); remove it") from None
+        raise InputError.for_file(
+            file, f"was not written by a run ({first_line(error)}); remove it"
+        ) from None
     if changes and not resume_anyway:
-        raise InputError.for_file(file, f"the data changed since the run was started ({'; '.join(changes)}); restore them, choose another "
+        raise InputError.for_file(
+            file,
+            f"the data changed since the run was started ({'; '.join(changes)}); restore them, choose another "
             "--workdir, or resume it anyway with --config.training.resume_anyway=True",
-            value=changes)
+            value=changes,
+        )
     if before is None:
         changes = ["the run stores no digest of its data, so changes of the data cannot be detected"]
     if changes and jax.process_index() == 0:

@@ -30,7 +30,9 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     folders = [as_path(argument) for argument in arguments] or [workdir]
     for folder in folders:
         if not is_run(folder):
-            raise InputError.for_file(folder, f"is not the directory of a run; give directories of runs, or --workdir")
+            raise InputError.for_file(
+                folder, "is not the directory of a run; give directories of runs, or --workdir"
+            )
     path = (folders[0] if len(folders) == 1 else shared_folder(folders)) / "report.html"
     runs = [contents(folder) for folder in folders]
     with shown(f"writing {path}"):
@@ -52,6 +54,8 @@ def contents(folder: Path) -> Contents:
         moving = watched(examples, f"segmenting {recipe.dataset.validation_split} with {folder.name}", count)
         result, shown_examples = evaluate_examples(segmenter, moving, dataset.classes)
     except InputError as error:
-        return read_contents(folder, None, (), [f"There are no validation images and no results by class: {error}."])
+        return read_contents(
+            folder, None, (), [f"There are no validation images and no results by class: {error}."]
+        )
     note = f"The images and the results by class are from {result.images} of the {len(source)} validation images."
     return read_contents(folder, result, shown_examples, [note] if every > 1 else [])

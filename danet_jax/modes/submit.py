@@ -12,7 +12,7 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import refuse_arguments, find_network
+from danet_jax.modes.arguments import find_network, refuse_arguments
 from danet_jax.modes.prepare import decode_example, recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
@@ -40,7 +40,9 @@ def run(
     segmenter = load_segmenter(find_network(workdir, checkpoint), protocol, **(overrides or {}))
     if split == "test" and recipe.dataset.options.get("test") is False:
         raise InputError.for_value(
-            "config.dataset.options.test", False, "leaves out the split that is to be predicted; set it to True"
+            "config.dataset.options.test",
+            False,
+            "leaves out the split that is to be predicted; set it to True",
         )
     dataset = recipe_dataset(recipe, "test_split")
     check_classes(segmenter, dataset.classes)
@@ -63,7 +65,10 @@ def check_classes(segmenter: Segmenter, classes: Classes) -> None:
     count = segmenter.model.num_classes
     if count != len(classes):
         raise InputError.for_value(
-            "num_classes", count, f"of the network must be {len(classes)}, as in the dataset", allowed=len(classes)
+            "num_classes",
+            count,
+            f"of the network must be {len(classes)}, as in the dataset",
+            allowed=len(classes),
         )
     names = segmenter.classes.names if segmenter.classes else classes.names
     for index, (name, expected) in enumerate(zip(names, classes.names, strict=True)):

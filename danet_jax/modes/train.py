@@ -62,9 +62,19 @@ from danet_jax.weights.initialize import initialize_from, refuse_other_backbone
 
 # Options that may differ when a run is resumed, because they change where and how fast it runs, but not its results.
 # Options of the evaluation are not among them, since the choice of the best checkpoint depends on it.
-_FREE = ("compilation_cache", "model.remat", "dataset.workers", "dataset.data_dir", "mesh", "training.log_every")
-_FREE += ("training.profile_steps", "training.resume_anyway", "training.keep_every", "training.pictures")
-_FREE += ("training.report",)
+_FREE = (
+    "compilation_cache",
+    "model.remat",
+    "training.log_every",
+    "training.profile_steps",
+    "training.resume_anyway",
+    "training.keep_every",
+    "training.pictures",
+    "training.report",
+    "dataset.workers",
+    "dataset.data_dir",
+    "mesh",
+)
 
 
 def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSignals) -> int:
@@ -267,11 +277,7 @@ class TrainingStep(NamedTuple):
 
 
 def training_step(
-    recipe: Recipe,
-    model: DANet,
-    steps: int,
-    class_weights: tuple[float, ...] | None = None,
-    bits: int = 8,
+    recipe: Recipe, model: DANet, steps: int, class_weights: tuple[float, ...] | None = None, bits: int = 8
 ) -> TrainingStep:
     """Builds the schedule, the train step and the initial state of a recipe.
 
@@ -328,7 +334,9 @@ def count_steps(recipe: Recipe, examples: int) -> tuple[int, int]:
     steps = options.steps or max(1, round(options.epochs * steps_per_epoch))
     if steps >= 2**31:
         raise InputError.for_value(
-            "config.training.epochs", options.epochs, f"amounts to {steps} steps, more than 2**31 - 1; lower it"
+            "config.training.epochs",
+            options.epochs,
+            f"amounts to {steps} steps, more than 2**31 - 1; lower it",
         )
     return steps_per_epoch, steps
 

@@ -76,7 +76,7 @@ def predict_video(
             raise
         seconds = time.perf_counter() - start
         if not count:
-            raise InputError.for_file(path, f"no frame can be read")
+            raise InputError.for_file(path, "no frame can be read")
 
         def read_labels(index: int) -> np.ndarray:
             file = folder / f"{index:06d}.png"
@@ -102,9 +102,12 @@ def predict_video(
     padding = f", padded from {width}x{height} to even numbers" if height % 2 or width % 2 else ""
     print(f"{path}: {count} frames{earlier}{speed}{padding}: {overlay}{f', {folder}' if kept else ''}")
     if video.missing > 1:  # many intact files declare one frame more than they have
-        raise InputError.for_file(path, f"{count} frames were read, but {video.missing} are missing or damaged; the file is truncated or "
+        raise InputError.for_file(
+            path,
+            f"{count} frames were read, but {video.missing} are missing or damaged; the file is truncated or "
             "damaged",
-            value=video.missing)
+            value=video.missing,
+        )
 
 
 def _begin(labels: Path, source: str, keep: bool) -> tuple[bool, int]:

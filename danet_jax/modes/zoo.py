@@ -38,5 +38,7 @@ def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
         urls = [entry.url for entry in entries]
         directory = f"https://{posixpath.commonpath([url.removeprefix('https://') for url in urls])}/"
         print(directory, *(url.removeprefix(directory) for url in urls), sep="\n  ")
-    print(f"\nThey are downloaded at first use into {cache_directory()}; DANET_JAX_CACHE sets another folder.")
+    print(
+        f"\nThey are downloaded at first use into {cache_directory()}; DANET_JAX_CACHE sets another folder."
+    )
     return 0

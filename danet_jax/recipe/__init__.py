@@ -37,9 +37,9 @@ from danet_jax.models.options import build_model
 from danet_jax.recipe.dataset import DatasetOptions
 from danet_jax.recipe.evaluation import EvaluationOptions
 from danet_jax.recipe.model import ModelOptions
+from danet_jax.recipe.schema import refusal
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
 from danet_jax.recipe.types import LARGEST_SCALED, FileName, Group, Text
-from danet_jax.recipe.schema import refusal
 from danet_jax.runs.directory import read_config
 from danet_jax.runs.files import as_path
 

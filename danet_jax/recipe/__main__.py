@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from danet_jax.recipe import Recipe
-from danet_jax.recipe.types import Group
 from danet_jax.recipe.schema import group_of, schemas, takes
+from danet_jax.recipe.types import Group
 
 _HEAD = """# Settings
 

@@ -149,7 +149,9 @@ class TrainingOptions(Group):
             )
         if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
             raise InputError.for_value(
-                "config.training.profile_steps", self.profile_steps, "must be the first and the last step, in order"
+                "config.training.profile_steps",
+                self.profile_steps,
+                "must be the first and the last step, in order",
             )
         return self
 
@@ -201,7 +203,8 @@ class MeshOptions(Group):
     """How many devices the batch and the rows of the images are divided over."""
 
     data: Devices = Field(
-        -1, description="The number of devices that the batch is divided over. -1 stands for all remaining devices."
+        -1,
+        description="The number of devices that the batch is divided over. -1 stands for all remaining devices.",
     )
     space: Devices = Field(
         1,
@@ -212,5 +215,7 @@ class MeshOptions(Group):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.data == self.space == -1:
-            raise InputError.for_value("config.mesh.data", -1, "and config.mesh.space=-1: only one of them can be -1")
+            raise InputError.for_value(
+                "config.mesh.data", -1, "and config.mesh.space=-1: only one of them can be -1"
+            )
         return self

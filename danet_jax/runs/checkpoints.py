@@ -247,8 +247,11 @@ class Checkpoints:
             if not is_bucket(self._folder) and not self._folder.is_dir():
                 reason = "the folder was renamed or removed during training"
                 kept, remedy = "what was saved before is where it is now", "move it back"
-            raise InputError.for_file(self._folder, f"the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; "
-                f"{remedy}, and the same command resumes") from error
+            raise InputError.for_file(
+                self._folder,
+                f"the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; "
+                f"{remedy}, and the same command resumes",
+            ) from error
 
     def __enter__(self) -> Self:
         return self

@@ -22,8 +22,20 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.runs.files import as_path, is_bucket, read_json, write_json
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "ml-collections")
-LIBRARIES += ("clu", "numpy", "opencv-python-headless", "pillow")
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "ml-collections",
+    "clu",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
 """The libraries whose versions affect the results."""
 
 
@@ -164,7 +176,9 @@ def refuse_incomplete_run(path: Path) -> None:
     """Raises InputError if `path` contains checkpoints without a config.json, or `checkpoints` is not a folder."""
     checkpoints = path / "checkpoints"
     if not is_bucket(path) and os.path.lexists(checkpoints) and not checkpoints.is_dir():
-        raise InputError.for_file(checkpoints, f"must be a folder, but is a file or a broken link; repair or remove it")
+        raise InputError.for_file(
+            checkpoints, "must be a folder, but is a file or a broken link; repair or remove it"
+        )
     if checkpoint_steps(checkpoints) and not is_run(path):
         problem = "is missing, but there are checkpoints; restore it, or choose another --workdir"
         raise InputError.for_file(path / "config.json", problem)
@@ -198,4 +212,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
     try:
         return read_json(path / name)
     except FileNotFoundError:
-        raise InputError.for_file(path, f"is not the directory of a run ({name} is missing); give the directory of a run, or train one") from None
+        raise InputError.for_file(
+            path,
+            f"is not the directory of a run ({name} is missing); give the directory of a run, or train one",
+        ) from None

@@ -38,7 +38,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     scheme, _, rest = text.partition("://")
     if scheme == "s3":  # Orbax would write the arrays to a local folder called `s3:`.
-        raise InputError.for_file(text, f"checkpoints cannot be written to S3; mount the bucket, or use gs://")
+        raise InputError.for_file(text, "checkpoints cannot be written to S3; mount the bucket, or use gs://")
     if scheme != "gs" or not rest.strip("/"):
         raise InputError(
             f"{text}: is neither a directory nor gs://BUCKET/RUN",
@@ -46,7 +46,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
             allowed="a directory or gs://BUCKET/RUN",
         )
     if importlib.util.find_spec("gcsfs") is None:
-        raise InputError.for_file(text, f"needs gcsfs: pip install gcsfs")
+        raise InputError.for_file(text, "needs gcsfs: pip install gcsfs")
     import aiohttp
     import fsspec
     from etils import epath
@@ -74,7 +74,7 @@ def shared_folder(folders: Sequence[Path]) -> Path:
     names = [os.fspath(folder).removeprefix("gs://") for folder in folders]
     if not all(map(is_bucket, folders)) or not (shared := os.path.commonpath(names)):
         named = ", ".join(map(os.fspath, folders))
-        raise InputError.for_file(named, f"must all be in the same bucket, or all on disk")
+        raise InputError.for_file(named, "must all be in the same bucket, or all on disk")
     return as_path(f"gs://{shared}")
 
 
@@ -98,7 +98,7 @@ def read_json(file: Path) -> dict[str, Any]:
     name = os.fspath(file)
 
     def refusal(problem: str) -> InputError:
-        return InputError.for_file(name, f"{problem}")
+        return InputError.for_file(name, problem)
 
     if os.path.exists(file) and not os.path.isfile(file):  # Reading a pipe would block.
         raise refusal("is not a file")

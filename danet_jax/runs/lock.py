@@ -28,9 +28,12 @@ def refuse_locked(path: Path) -> None:
     except InputError:  # The file is truncated if its writer was killed.
         holder = {}
     if _is_alive(holder, file):
-        raise InputError.for_file(path, f"is in use by process {holder.get('process')} on {holder.get('host')} since "
+        raise InputError.for_file(
+            path,
+            f"is in use by process {holder.get('process')} on {holder.get('host')} since "
             f"{holder.get('since')}; wait for it, or choose another --workdir (if it has ended, delete {file})",
-            value=holder.get("process"))
+            value=holder.get("process"),
+        )
 
 
 @contextlib.contextmanager

@@ -21,8 +21,18 @@ _METRICS = "metrics.jsonl"
 _COPIES_EVERY = 30.0  # Seconds between two copies of the log to a bucket.
 
 # The terminal shows only these values; the files contain all of them.
-_SHOWN = ("loss", "learning_rate", "alpha", "beta", "attention_spread", "attention_entropy", "images_per_second")
-_SHOWN += ("seconds_per_step", "waiting_for_data", "flops_utilisation")
+_SHOWN = (
+    "loss",
+    "learning_rate",
+    "alpha",
+    "beta",
+    "attention_spread",
+    "attention_entropy",
+    "images_per_second",
+    "seconds_per_step",
+    "waiting_for_data",
+    "flops_utilisation",
+)
 
 
 class TrainingLog:
@@ -106,7 +116,9 @@ class TrainingLog:
             from tensorboardX import summary
 
             with self._naming_the_folder():
-                self._record(step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()])
+                self._record(
+                    step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()]
+                )
 
     def _record(self, step: int, summaries: list[Any]) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -120,8 +132,11 @@ class TrainingLog:
         try:
             yield
         except OSError as error:
-            raise InputError.for_file(self._folder, f"the log cannot be written: {error.strerror or error}; free some space, and the same "
-                "command resumes from the last checkpoint") from error
+            raise InputError.for_file(
+                self._folder,
+                f"the log cannot be written: {error.strerror or error}; free some space, and the same "
+                "command resumes from the last checkpoint",
+            ) from error
 
     def __enter__(self) -> Self:
         return self

@@ -62,8 +62,11 @@ class Outputs:
             paths = [self.folder / f"{stem}{suffix}" for suffix in suffixes]
             for path in paths:
                 if not self._overwrite and path.exists() and not self._may_replace(path):
-                    raise InputError.for_file(path, f"already exists, and was not written by this program or was changed since; move it, "
-                        "or replace it with --overwrite")
+                    raise InputError.for_file(
+                        path,
+                        "already exists, and was not written by this program or was changed since; move it, "
+                        "or replace it with --overwrite",
+                    )
             self._record(stem, source, {path.name: None for path in paths})
         try:
             yield paths
@@ -103,7 +106,9 @@ class Outputs:
                 with manifest.open("a", encoding="utf-8") as file:
                     file.write(line)
             except OSError as error:
-                raise InputError.for_file(manifest, f"cannot be written: {error.strerror or error}") from error
+                raise InputError.for_file(
+                    manifest, f"cannot be written: {error.strerror or error}"
+                ) from error
         self._read()
 
     @contextlib.contextmanager
@@ -117,7 +122,9 @@ class Outputs:
             with filelock.FileLock(str(self.folder / ".outputs.lock")):
                 yield
         except OSError as error:
-            raise InputError.for_file(self.folder, f"cannot be written to: {error.strerror or error}") from error
+            raise InputError.for_file(
+                self.folder, f"cannot be written to: {error.strerror or error}"
+            ) from error
 
 
 def free_name(name: str, taken: Container[str]) -> str:

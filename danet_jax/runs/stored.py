@@ -90,7 +90,7 @@ def read_run(path: str | os.PathLike[str], *, which: str = "best") -> Run:
         raise InputError.for_file(path / "config.json", f"was not written by a run: {error}") from error
     steps = checkpoint_steps(path / "checkpoints")
     if not steps:
-        raise InputError.for_file(path, f"the run has no checkpoint yet; train it further")
+        raise InputError.for_file(path, "the run has no checkpoint yet; train it further")
     folders = {step: absolute(path) / "checkpoints" / str(step) for step in steps}
     scores = {step: read_scores(folder) or {} for step, folder in folders.items()} if which == "best" else {}
     best = best_of({step: found.get("miou") for step, found in scores.items()})
@@ -219,7 +219,7 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
     found = set(_files(folder, folder))
     for name in sorted(expected.keys() ^ found):
         state = "is missing" if name in expected else "was not written by the run"
-        raise InputError.for_file(folder / name, f"{state}")
+        raise InputError.for_file(folder / name, state)
     names = sorted(name for name in found if not items or name.split("/")[0] in items)
     for name, digest in _digests(folder, names).items():
         if digest != expected[name]:
@@ -227,7 +227,7 @@ def refuse_changed(folder: epath.PathLike, items: Sequence[str] = ()) -> None:
 
 
 def _changed(file: Path | epath.Path) -> InputError:
-    return InputError.for_file(file, f"was changed since it was written (its digest differs)")
+    return InputError.for_file(file, "was changed since it was written (its digest differs)")
 
 
 def _crc(content: Any) -> int:
@@ -240,7 +240,7 @@ def _files(folder: epath.Path, top: epath.Path) -> Iterator[str]:
         if name in _WITHOUT_DIGEST:
             continue
         if os.path.islink(path):
-            raise InputError.for_file(path, f"is a link, which no run writes")
+            raise InputError.for_file(path, "is a link, which no run writes")
         if path.is_dir():
             yield from _files(path, top)
         else:

@@ -99,12 +99,7 @@ def shown(
 
 
 def watched(
-    items: Iterable[Item],
-    text: str,
-    total: int | None = None,
-    *,
-    unit: str = "images",
-    enabled: bool = True,
+    items: Iterable[Item], text: str, total: int | None = None, *, unit: str = "images", enabled: bool = True
 ) -> Iterator[Item]:
     """Yields `items`, and shows their number and rate on stderr; see `shown` for the arguments."""
     since = latest = time.perf_counter()

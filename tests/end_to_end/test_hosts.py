@@ -12,7 +12,11 @@ import pytest
 from tests.reference import commands
 from tests.reference.commands import ROOT, wait_for
 
-FLAGS = ("--config.training.steps=100000", "--config.training.evaluate_every=100000", "--config.training.log_every=1")
+FLAGS = (
+    "--config.training.steps=100000",
+    "--config.training.evaluate_every=100000",
+    "--config.training.log_every=1",
+)
 FLAGS += ("--config.training.report=True", "--workdir=run")
 
 

@@ -72,9 +72,7 @@ def test_train_evaluate_predict(trained):
     assert (workdir / "predictions/val_00000_overlay.png").is_file()
 
 
-def test_flags_replace_options_of_a_trained_network(
-    trained, main, capsys, monkeypatch
-):
+def test_flags_replace_options_of_a_trained_network(trained, main, capsys, monkeypatch):
     folder, _ = trained
     monkeypatch.chdir(folder)
     flags = (*FLAGS, "--mode=evaluate")
@@ -189,7 +187,7 @@ def test_a_finished_training_is_only_reported(trained):
 
 def test_a_terminal_shows_live_lines_from_the_beginning(tmp_path):
     flags = (*FLAGS, "--mode=prepare", "--config.dataset.options.train=40")
-    status, [*shown, last] = run_in_terminal(100, ROOT / "run.py", *flags, cwd=tmp_path)
+    status, [*seen, last] = run_in_terminal(100, ROOT / "run.py", *flags, cwd=tmp_path)
     assert status == 0
     first = next(screen for screen in seen if any(screen))
     assert "working" in first[0]

@@ -3,14 +3,17 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 
 from danet_jax.data.builders import base
 from tests.reference.commands import QUICKSTART, started, wait_for
 
-FLAGS = ("--config.training.steps=100000", "--config.training.evaluate_every=1000", "--config.training.log_every=1")
+FLAGS = (
+    "--config.training.steps=100000",
+    "--config.training.evaluate_every=1000",
+    "--config.training.log_every=1",
+)
 FLAGS += ("--config.dataset.workers=1", "--config.mesh.data=1", "--workdir=run")
 
 
@@ -26,7 +29,6 @@ def test_sigterm_saves_the_step_and_the_next_start_resumes_from_it(tmp_path, rng
             assert error.count("\n") == 1
         os.killpg(process.pid, signal.SIGTERM)  # the workers get it, too, as from a scheduler
         output, error = process.communicate(timeout=60)
-    print(f"stopped {time.perf_counter() - signalled:.1f} s after the signal")
     assert process.returncode == 143, error
     assert "run.py:" not in error
     last = output.strip().splitlines()[-1]

@@ -7,7 +7,7 @@ import warnings
 import zlib
 
 from danet_jax.data.decode import decode_image
-from danet_jax.modes.arguments import unique_names, find_images, by_unique_name, read_file
+from danet_jax.modes.arguments import by_unique_name, find_images, read_file, unique_names
 from tests.reference.refusal import refused
 
 
@@ -67,7 +67,12 @@ def test_unexpanded_patterns_are_expanded(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    assert [str(path) for path in find_images(["*.jpg", "mor?"])] == ["[1].jpg", "a.jpg", "b.jpg", "more/d.jpg"]
+    assert [str(path) for path in find_images(["*.jpg", "mor?"])] == [
+        "[1].jpg",
+        "a.jpg",
+        "b.jpg",
+        "more/d.jpg",
+    ]
     assert [str(path) for path in find_images(["[1].jpg"])] == ["[1].jpg"]
     with refused("*.bmp"):
         list(find_images(["*.bmp"]))

@@ -60,7 +60,9 @@ def test_every_recipe_is_valid(path):
         ),
     ],
 )
-def test_variants_are_rows_of_the_papers_tables(row, backbone, attention, scaling, multi_grid, protocol, name):
+def test_variants_are_rows_of_the_papers_tables(
+    row, backbone, attention, scaling, multi_grid, protocol, name
+):
     recipe = read_recipe(cityscapes.get_config(row).to_dict())
     assert recipe.model.backbone == backbone
     assert (recipe.model.position_attention, recipe.model.channel_attention) == attention

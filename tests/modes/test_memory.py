@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from danet_jax.modes.memory import memory_of, explaining_out_of_memory, remedies
+from danet_jax.modes.memory import explaining_out_of_memory, memory_of, remedies
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.training.mesh import make_mesh
 from tests.reference.refusal import refused

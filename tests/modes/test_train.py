@@ -51,7 +51,15 @@ def test_an_interrupted_run_resumed_equals_an_uninterrupted_one(
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == list(range(1, STEPS + 1))
     reference = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    names = ("loss", "gradient_norm", "alpha", "beta", "attention_spread", "attention_entropy", "learning_rate")
+    names = (
+        "loss",
+        "gradient_norm",
+        "alpha",
+        "beta",
+        "attention_spread",
+        "attention_entropy",
+        "learning_rate",
+    )
     for line, expected in zip(lines, reference, strict=True):
         for name in ("step", *(f"train/{name}" for name in names)):
             assert line.get(name) == expected.get(name)
@@ -174,7 +182,9 @@ def test_the_best_and_the_newest_checkpoints_are_kept(trained, recipe, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm", "parameter_norm"])
-def test_training_stops_at_a_value_that_is_not_finite_and_keeps_the_last_good_checkpoint(trained, tmp_path, name):
+def test_training_stops_at_a_value_that_is_not_finite_and_keeps_the_last_good_checkpoint(
+    trained, tmp_path, name
+):
     def exploding(train_step):
         def step(state, batch):
             number = int(state.step)

@@ -290,10 +290,7 @@ def test_a_scale_of_zero_is_explained(browser, network, tmp_path):
 def test_a_network_without_attention(browser, network, tmp_path):
     _, image = network
     model = danet_jax.DANet(
-        num_classes=4,
-        backbone=Backbone(output_stride=32),
-        position_attention=False,
-        channel_attention=False,
+        num_classes=4, backbone=Backbone(output_stride=32), position_attention=False, channel_attention=False
     )
     variables = random_variables(model, normalize(jnp.asarray(image)[None]), np.random.default_rng())
     danet_jax.explore(Segmenter(model, variables), image, tmp_path / "fcn.html")

@@ -128,9 +128,13 @@ def labels_at(
     align_network, align_protocol = segmenter.model.align_corners, bool(segmenter.protocol.align_corners)
 
     def weights(axis: int) -> np.ndarray:
-        found = bilinear_weights(activations.grid[axis], activations.scaled[axis], align_corners=align_network)
+        found = bilinear_weights(
+            activations.grid[axis], activations.scaled[axis], align_corners=align_network
+        )
         if activations.scaled[axis] != size[axis]:
-            found = bilinear_weights(activations.scaled[axis], size[axis], align_corners=align_protocol) @ found
+            found = (
+                bilinear_weights(activations.scaled[axis], size[axis], align_corners=align_protocol) @ found
+            )
         return found[::every]
 
     rows, columns = weights(0), weights(1)
@@ -246,7 +250,9 @@ def _map_numbers(
         logsumexp = jax.nn.logsumexp(logits, axis=-1)
         weights = jnp.where(exists[:, None], jnp.exp(logits - logsumexp[:, None]), 0.0)
         entropy = jnp.maximum((logsumexp - (weights * logits).sum(-1)) / np.float32(np.log(2)), 0.0)
-        distance = (weights * jnp.hypot(y[position][:, None] - y[None], x[position][:, None] - x[None])).sum(-1)
+        distance = (weights * jnp.hypot(y[position][:, None] - y[None], x[position][:, None] - x[None])).sum(
+            -1
+        )
         if pooled is not None:
             missing = ((0, 0), (0, down * cell - h), (0, across * cell - w))
             split = jnp.pad(weights.reshape(block, h, w), missing).reshape(block, down, cell, across, cell)
@@ -314,7 +320,10 @@ def channel_numbers(
     cell = smallest_cell(activations.grid, _LARGEST_CHANNEL)
     sources = (("channel_in", attended), ("channel_attention", attended), ("channel_out", weighed))
     images = np.concatenate(
-        [cell_means(activations.channel_maps[name][:, channels], activations.grid, cell).T for name, channels in sources]
+        [
+            cell_means(activations.channel_maps[name][:, channels], activations.grid, cell).T
+            for name, channels in sources
+        ]
     )
     low, high = images.min(1), images.max(1)
     extent = np.where(high > low, high - low, 1.0)[:, None]

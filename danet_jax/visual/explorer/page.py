@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from pathlib import Path
 
@@ -210,9 +211,9 @@ def _sentences(
         )
     if cell > 1:
         found.append(
-            f"A page of {limit:g} MB cannot contain each of the image's {activations.grid[0] * activations.grid[1]:,} positions. They "
-            f"are pooled into cells of {cell} x {cell}: each weight shown is the exact sum over a cell's positions, "
-            "averaged over the positions of the cell under the mouse."
+            f"A page of {limit:g} MB cannot contain each of the image's {math.prod(activations.grid):,} positions. "
+            f"They are pooled into cells of {cell} x {cell}: each weight shown is the exact sum over a cell's "
+            "positions, averaged over the positions of the cell under the mouse."
         )
     if activations.beta is not None and abs(activations.beta) < _NEARLY_ZERO:
         found.append(f"Beta is {activations.beta:.2g}: the channel attention adds next to nothing.")
