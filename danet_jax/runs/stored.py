@@ -17,6 +17,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,19 +177,24 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
 def refuse_other_metadata(metadata: Any, expected: Any) -> None:
     """Raises InputError, naming the first array that differs, unless Orbax's metadata fit a tree of arrays.
 
-    Names, shapes and dtypes are compared before anything is read, because untrusted metadata may declare arrays that do
-    not fit into memory.
+    Names, shapes, dtypes and chunk shapes are compared before anything is read. Otherwise TensorStore would end the
+    process if untrusted metadata declared arrays or chunks that do not fit into memory.
     """
     if metadata is None:
         raise InputError("the descriptions of its arrays contradict each other")
-    stored_arrays, expected_arrays = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype} {list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (metadata.tree, expected)
-    )
-    refuse_other_arrays(stored_arrays, expected_arrays, "its arrays do not fit this network")
+    refuse_other_arrays(_described(metadata.tree), _described(expected), "its arrays do not fit this network")
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Returns the dtype and shape of each array by its path, and the shape of chunks that are larger than it."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        text = f"{leaf.dtype} {list(leaf.shape)}"
+        chunk = getattr(getattr(leaf, "storage", None), "chunk_shape", None) or leaf.shape
+        if math.prod(chunk) > max(1, math.prod(leaf.shape)):
+            text += f" in chunks of {list(chunk)}"
+        described[jax.tree_util.keystr(path, simple=True, separator="/")] = text
+    return described
 
 
 def write_digests(folder: epath.Path) -> None:
