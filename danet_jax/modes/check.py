@@ -47,8 +47,8 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
         for split, readers in splits.items():
             findings[split] = inspect(watched(readers, f"checking {split}", len(readers)), builder.classes)
         for split, found in findings.items():  # after reading all splits, since a builder may compare them
-            if error := builder.split_error(split, found):
-                found.errors.append(str(error))
+            if difference := builder.split_error(split, found):
+                found.errors.append(str(difference))
         # The prepared data no longer show what was assumed when they were prepared, so stored summaries come first.
         warned = warnings(builder.summaries() or findings, builder.classes)
         damaged = builder.damaged_shards()
