@@ -138,13 +138,6 @@ def test_invalid_flags_and_files_are_refused(arguments, expected, main, capsys):
     assert expected in refused(main, capsys, *arguments)
 
 
-@pytest.mark.parametrize("flag", ["init.from", "init.source", "init.checkpoint"])
-def test_deprecated_names_of_the_initial_checkpoint_are_reported(flag, main, capsys):
-    error = refused(main, capsys, QUICKSTART, "--config.mesh.data=1", f"--config.{flag}=no/such/file.pth")
-    assert "no/such/file.pth" in error
-    assert ("deprecated" in error) == (flag != "init.checkpoint")
-
-
 @pytest.mark.parametrize(
     "workdir", ["", " ", ".", "..", "/", "../", "a\nb", "a\0b", "n" * 300, "a/" * 3000, "ftp://b/run"]
 )

@@ -160,19 +160,6 @@ def test_resuming_with_other_classes_or_another_network_is_refused(
     assert "classes.json" in error
 
 
-def test_a_damaged_checkpoint_is_reported_in_one_line(trained, tmp_path):
-    folder, _ = trained
-    shutil.copytree(folder / "runs/quickstart", tmp_path / "run")
-    for path in (tmp_path / "run/checkpoints").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[:100])
-    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
-    result = run("--workdir=run", "--mode=predict", "x.png", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "run/checkpoints/2" in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
 def test_a_finished_training_is_only_reported(trained):
     folder, _ = trained
     report = folder / "runs/quickstart/report.html"
