@@ -157,7 +157,7 @@ def test_resuming_with_other_classes_or_another_network_is_refused(
     assert main(*flags, "--config.training.steps=2") == 1
     error = capsys.readouterr().err
     assert f"{workdir}/checkpoints/2" in error
-    assert "classes.json" in error
+    assert "classes.names" in error
 
 
 def test_a_finished_training_is_only_reported(trained):

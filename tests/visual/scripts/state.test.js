@@ -37,8 +37,8 @@ test("scales run from dark to light", () => {
 });
 
 test("values lie where they belong on a scale", () => {
-  assert.strictEqual(Colours.position(5, 0, 10, false), 0.5);
-  assert.ok(Math.abs(Colours.position(1, 0.01, 100, true) - 0.5) < 1e-12);
-  assert.strictEqual(Colours.position(3, 3, 3, false), 0);
-  assert.strictEqual(Colours.position(-1, 0, 10, false), 0);
+  assert.strictEqual(Colours.fraction(5, 0, 10, false), 0.5);
+  assert.ok(Math.abs(Colours.fraction(1, 0.01, 100, true) - 0.5) < 1e-12);
+  assert.strictEqual(Colours.fraction(3, 3, 3, false), 0);
+  assert.strictEqual(Colours.fraction(-1, 0, 10, false), 0);
 });
