@@ -87,16 +87,12 @@ def decode_image(
       InputError: The file is not an image, is damaged or cut short, has signed, floating-point or 32-bit pixels or more
         bands than RGB and alpha, or uses hardly any of the range of its 16 bits for a depth of 8.
     """
-    decoded = _decode(data, name, trusted=trusted)
-    if isinstance(decoded, Pixels):
-        pixels = _compose_over_white(decoded, bits, depth, name, trusted)
-    else:
-        pixels = to_depth(np.array(decoded if decoded.mode == "RGB" else decoded.convert("RGB")), depth)
+    pixels = _compose_over_white(_decode(data, name, trusted=trusted), bits, depth, name, trusted)
     return apply_orientation(pixels, orientation(data)) if upright else pixels
 
 
-def _decode(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
-    """Returns an 8-bit Pillow image without transparency, or pixels of any depth with or without alpha."""
+def _decode(data: bytes, name: str, *, trusted: bool) -> Pixels:
+    """Returns the pixels as stored, of any depth, with or without alpha."""
     if is_tiff(data):
         return Tiff(data, name).pixels()
     if data.startswith(PNG):
@@ -111,7 +107,7 @@ def _decode(data: bytes, name: str, *, trusted: bool) -> Image.Image | Pixels:
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return Pixels(rgba[..., :3], 8, rgba[..., 3])
-    return image
+    return Pixels(np.array(image if image.mode == "RGB" else image.convert("RGB")), 8)
 
 
 def to_depth(pixels: np.ndarray, depth: int, stored: int = 8) -> np.ndarray:

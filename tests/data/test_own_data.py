@@ -94,13 +94,11 @@ def test_labels_from_one_with_nothing_below(own):
     for name, split in (("a", "train"), ("b", "val")):
         stored = own.label(f"labels/{split}/{name}.png", values=(0, 1, 2, 3, 200))
         own.labels[name] = np.where((stored == 0) | (stored == 200), 255, stored - 1).astype(np.uint8)
-    own.check(own.open(label_offset=1, ignore_label=200), {"train": ["a"], "val": ["b"]})
-    with refused() as error:
+    own.check(label_offset=1, ignore_label=200)
+    with refused(what=own.root / "labels/train/a.png", value=200):
         own.open(label_offset=1)
-    assert "labels/" in str(error.value)
-    with refused() as error:
+    with refused(what="dataset.options.ignore_label", value=1):
         own.open(ignore_label=1)
-    assert "dataset.options.ignore_label" in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["id,name\n0,ground\n1,thing\n", BLACK_AND_WHITE])
@@ -111,13 +109,11 @@ def test_masks_of_0_and_255_are_refused_until_an_option_says_what_255_means(own,
         own.open()
     for option in ("labels=colours", "labels=ids"):
         assert f"dataset.options.{option}" in str(error.value)
-    ignored = own.open(labels="ids")
-    own.check(ignored, {"train": ["a"], "val": ["b"]})
+    ignored = own.check(labels="ids")
     assert len(ignored.warnings()) == 2
     for label in own.labels.values():
         label[label == 255] = 1
-    by_colour = own.open(labels="colours")
-    own.check(by_colour, {"train": ["a"], "val": ["b"]})
+    by_colour = own.check(labels="colours")
     assert by_colour.warnings() == []
 
 
@@ -147,14 +143,12 @@ def test_hidden_folders_are_skipped_and_links_followed(own):
         (own.root / part / "train/linked").symlink_to(own.root / "elsewhere" / part)
     own.check(own.open(), {"train": ["a", "linked/deep/c"], "val": ["b"]})
     (own.root / "elsewhere/images/deep/round").symlink_to(own.root / "elsewhere/images")
-    with refused() as error:
+    with refused(what=own.root / "images/train/linked/deep/round"):
         own.open()
-    assert "deep/round: " in str(error.value)
     (own.root / "elsewhere/images/deep/round").unlink()
     (own.root / "images/val/gone.png").symlink_to(own.root / "nothing")
-    with refused() as error:
+    with refused(what=own.root / "images/val/gone.png"):
         own.open()
-    assert "images/val/gone.png: " in str(error.value)
 
 
 def test_labels_called_mask(own):
@@ -162,7 +156,7 @@ def test_labels_called_mask(own):
     (own.root / "labels").rename(own.root / "masks")
     for path in ("train/a", "val/b"):
         (own.root / f"masks/{path}.png").rename(own.root / f"masks/{path}_mask.png")
-    own.check(own.open(), {"train": ["a"], "val": ["b"]})
+    own.check()
 
 
 def test_images_without_labels_only_for_tests(own):
@@ -295,7 +289,7 @@ def test_folders_called_training_and_validation(own):
     for part in ("images", "labels"):
         (own.root / part / "train").rename(own.root / part / "training")
         (own.root / part / "val").rename(own.root / part / "Validation")
-    own.check(own.open(), {"train": ["a"], "val": ["b"]})
+    own.check()
     recipe = read_recipe({"dataset": {"train_split": "training", "validation_split": "validation"}})
     assert (recipe.dataset.train_split, recipe.dataset.validation_split) == ("train", "val")
     own.image("images/train/c.png")

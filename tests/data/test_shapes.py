@@ -140,7 +140,7 @@ def test_yolo_of_ultralytics_cvat_and_roboflow(own):
     assert own.open().source("test")[0]["label"] is None
     # CVAT lists the images of each split in a text file.
     (own.root / "images/test/unlabelled.png").unlink()
-    own.write("data.yaml", "path: ./\ntrain: train.txt\nval: val.txt\nnames: {0: cat, 1: dog}\n")
+    own.write("data.yaml", "path: ./\ntrain: train.txt\nValidation: val.txt\nnames: {0: cat, 1: dog}\n")
     own.write("train.txt", "images/train/a.png\n")
     own.write("val.txt", "./images/val/b.png\n")
     assert labels_of(own, label).source("val")[0]["name"] == "val/b"

@@ -60,7 +60,10 @@ class OwnData:
             needed=needed,
         )
 
-    def check(self, dataset, splits):
+    def check(self, dataset=None, splits=None, **options):
+        """Checks the examples of a data set, which by default has those of `standard`, and returns it."""
+        dataset = dataset or self.open(**options)
+        splits = splits or {"train": ["a"], "val": ["b"]}
         assert {split: [e["name"] for e in dataset.source(split)] for split in dataset.splits} == splits
         for split in splits:
             for example in dataset.source(split):
@@ -68,3 +71,4 @@ class OwnData:
                 np.testing.assert_array_equal(decode_image(example["image"], ""), self.images[name])
                 if example["label"] is not None:
                     np.testing.assert_array_equal(decode_label(example["label"], ""), self.labels[name])
+        return dataset

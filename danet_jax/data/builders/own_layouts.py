@@ -145,6 +145,7 @@ def _splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
     root = path.parent / str(values.get("path") or ".")
     root = root if root.is_dir() else path.parent
     masks = masks_dir or str(values.get("masks_dir") or "")
+    values = {**{split_name(str(key)): value for key, value in values.items()}, **values}
     splits: Splits = {}
     for split in USUAL_SPLITS:
         sources = values.get(split) or []
