@@ -120,7 +120,7 @@ def to_depth(pixels: np.ndarray, depth: int, stored: int = 8) -> np.ndarray:
     return ((levels + (2**stored - 1) // 2) // (2**stored - 1)).astype(np.uint16)
 
 
-def shown(pixels: np.ndarray, depth: int) -> np.ndarray:
+def to_8_bits(pixels: np.ndarray, depth: int) -> np.ndarray:
     """Converts pixels of this depth to uint8 for display."""
     return to_depth(pixels, 8, depth)
 

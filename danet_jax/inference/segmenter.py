@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageOps
 
 from danet_jax.classes import MAX_CLASSES, Classes
-from danet_jax.data.decode import decode_image, shown, to_depth
+from danet_jax.data.decode import decode_image, to_8_bits, to_depth
 from danet_jax.errors import InputError
 from danet_jax.inference.predictor import LABELS, SCORES, Predictor, Reduction, local_variables, predict
 from danet_jax.inference.protocol import Protocol, protocol_of
@@ -155,7 +155,7 @@ class Segmenter:
         several = isinstance(images, list | tuple) or np.ndim(images) == 4
         pixels = [self._image(image) for image in (images if several else [images])]
         overlays = [
-            overlay(shown(image, self.protocol.depth), labels, classes, legend=legend, outlines=outlines)
+            overlay(to_8_bits(image, self.protocol.depth), labels, classes, legend=legend, outlines=outlines)
             for image, labels in zip(pixels, self(pixels), strict=True)
         ]
         return overlays if several else overlays[0]

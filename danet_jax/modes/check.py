@@ -15,7 +15,7 @@ from danet_jax.classes import Classes
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.pair import Pair
 from danet_jax.data.dataset import EncodedSource
-from danet_jax.data.decode import decode_label, shown
+from danet_jax.data.decode import decode_label, to_8_bits
 from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
@@ -114,7 +114,7 @@ def _examples(splits: Mapping[str, Sequence[Reader]], classes: Classes) -> Itera
                 pair = readers[index * len(readers) // count]()
                 check_pair(pair, len(classes))
                 image = pair.pixels()
-                image = shown(image, 8 if image.dtype == np.uint8 else pair.bits)
+                image = to_8_bits(image, 8 if image.dtype == np.uint8 else pair.bits)
                 label = None if pair.label is None else decode_label(pair.label, pair.label_file)
                 yield Example(f"{split}/{pair.name}", image, label)
 

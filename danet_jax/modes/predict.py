@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import Classes
-from danet_jax.data.decode import decode_label, shown
+from danet_jax.data.decode import decode_label, to_8_bits
 from danet_jax.data.video import is_video
 from danet_jax.errors import InputError
 from danet_jax.inference.drawing import overlay, save_labels, save_png, side_by_side
@@ -85,7 +85,7 @@ def run(
             with outputs.writing(os.path.abspath(path), short_name(path), _SUFFIXES) as paths:
                 labels = segmenter(image)
                 save_labels(labels, classes, paths[0])
-                save_png(draw(shown(image, segmenter.protocol.depth), labels), paths[1])
+                save_png(draw(to_8_bits(image, segmenter.protocol.depth), labels), paths[1])
         except InputError as error:
             print(error, file=sys.stderr)
             failures += 1
@@ -109,7 +109,7 @@ def _predict_examples(
     for name, example in validation_examples(recipe, _EXAMPLES):
         image = decode_example(example, segmenter)
         labels = segmenter(image)
-        image = shown(image, segmenter.protocol.depth)
+        image = to_8_bits(image, segmenter.protocol.depth)
         images, titles = [draw(image, labels)], ["prediction"]
         if example["label"] is not None:
             images.append(draw(image, decode_label(example["label"], name)))

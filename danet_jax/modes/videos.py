@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import Classes
-from danet_jax.data.decode import decode_label, shown
+from danet_jax.data.decode import decode_label, to_8_bits
 from danet_jax.data.video import Video, write_video
 from danet_jax.errors import InputError
 from danet_jax.inference.drawing import blend_labels, draw_legend, save_labels, stack_images
@@ -89,7 +89,9 @@ def predict_video(
             legend_image = draw_legend(present, classes, width)
 
         def draw(frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
-            drawn = blend_labels(shown(frame, segmenter.protocol.depth), labels, classes, outlines=outlines)
+            drawn = blend_labels(
+                to_8_bits(frame, segmenter.protocol.depth), labels, classes, outlines=outlines
+            )
             return np.asarray(stack_images(Image.fromarray(drawn), legend_image)) if legend_image else drawn
 
         overlays = ((at, draw(frame, read_labels(index))) for index, (at, frame) in enumerate(video.timed()))

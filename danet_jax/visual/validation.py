@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from danet_jax.classes import Classes
-from danet_jax.data.decode import shown
+from danet_jax.data.decode import to_8_bits
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.segmenter import Segmenter
 
@@ -46,7 +46,7 @@ class ValidationImages:
         for index, example in enumerate(self._examples):
             labels = segmenter(example["image"])
             step = -(-max(labels.shape) // _LONGEST)
-            image = shown(example["image"], segmenter.protocol.depth)
+            image = to_8_bits(example["image"], segmenter.protocol.depth)
             parts = (image, self._palette[example["label"]], self._palette[labels])
             images[f"validation/picture_{index}"] = np.concatenate([x[::step, ::step] for x in parts], 1)
         return images

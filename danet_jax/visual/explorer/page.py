@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from danet_jax.data.decode import shown
+from danet_jax.data.decode import to_8_bits
 from danet_jax.errors import InputError
 from danet_jax.inference.segmenter import Segmenter, validate_images
 from danet_jax.models.danet import DANet
@@ -89,7 +89,7 @@ def explore(
         )
     path, depth = as_path(path), segmenter.protocol.depth
     image = validate_images(image, "H W 3", "image", depth)
-    activations, image = compute_activations(segmenter, image), shown(image, depth)
+    activations, image = compute_activations(segmenter, image), to_8_bits(image, depth)
     cell = 1
     if activations.queries is not None and 4 * activations.queries.size > _MAP_SHARE * limit_megabytes * 1e6:
         cell = smallest_cell(activations.grid, MOST_CELLS)

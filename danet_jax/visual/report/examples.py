@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.data.decode import shown as in_8_bits
+from danet_jax.data.decode import to_8_bits
 from danet_jax.evaluation.confusion import count_pairs
 from danet_jax.evaluation.evaluator import validate_example
 from danet_jax.evaluation.result import Result
@@ -61,7 +61,7 @@ def evaluate_examples(
         iou = 100 * Result(confusion, classes, 1, segmenter.protocol).miou
         step = -(-max(labels.shape) // _LONGEST)
         truth, labels = truth[::step, ::step], labels[::step, ::step]
-        small = Image.fromarray(in_8_bits(image, segmenter.protocol.depth)).resize(
+        small = Image.fromarray(to_8_bits(image, segmenter.protocol.depth)).resize(
             labels.shape[::-1], Image.Resampling.LANCZOS
         )
         kept.append((iou, number, example["name"], np.asarray(small), truth, labels))
