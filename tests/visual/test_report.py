@@ -191,5 +191,13 @@ def test_damaged_lines_are_counted(tmp_path):
     assert read_series(tmp_path / "none.jsonl") == ({}, 0)
 
 
+@pytest.mark.parametrize("content", ["", "null", "3", "[1]"])
+def test_damaged_versions_are_reported(runs, content):
+    (runs[0].folder / "versions.json").write_text(content)
+    contents = read_contents(runs[0].folder, None)
+    assert contents.versions == {}
+    assert "versions.json" in contents.sentences[-1]
+
+
 def test_no_link_to_a_missing_page(runs, tmp_path):
     assert explorer_link(runs[0], "photo/1", tmp_path / "report.html") is None

@@ -63,8 +63,8 @@ def read_contents(
         config["init.checkpoint"] = config.pop("init.source")
     read_classes(folder)
     try:
-        versions = json.loads((folder / "versions.json").read_text())
-    except (OSError, ValueError):
+        versions = dict(json.loads((folder / "versions.json").read_text()))
+    except (OSError, ValueError, TypeError):
         versions = {}
         sentences.append("versions.json is missing or damaged, so the versions of libraries are unknown.")
     series, damaged = read_series(folder / "metrics.jsonl")
