@@ -17,7 +17,7 @@ from danet_jax.inference.predictor import SCORES
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Size, make_scaling, scale_images
 from danet_jax.inference.whole_images import scores_of_rows
-from danet_jax.weights.export_stablehlo import exported_for_all
+from danet_jax.weights.export_stablehlo import export_for_all_platforms
 
 if TYPE_CHECKING:
     from danet_jax.models.danet import DANet
@@ -89,7 +89,7 @@ def _open_size(protocol: Protocol, scale: float, height: Any, width: Any) -> Siz
 
 def _fusion_of_open_size(model: DANet, variables: Mapping[str, Any], x: jax.Array, sizes: None) -> jax.Array:
     """Calls `fusion` as a separate program, whose shapes all follow from two plain dimensions."""
-    program = exported_for_all(
+    program = export_for_all_platforms(
         lambda variables, x: fusion(model, variables, x, sizes), variables, None, x.dtype
     )
     return program.call(variables, x)

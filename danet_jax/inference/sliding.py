@@ -117,7 +117,7 @@ class SlidingWindows:
 
     def is_full(self, group: Group, sizes: Sequence[tuple[int, int]]) -> bool:
         """Returns whether images of these sizes keep all devices busy."""
-        return sum(len([*windows_of(self.protocol, *size)]) for size in sizes) >= self._window_batch
+        return sum(len([*list_windows(self.protocol, *size)]) for size in sizes) >= self._window_batch
 
     def run(
         self,
@@ -137,7 +137,7 @@ class SlidingWindows:
         same = all(axis.scaled == axis.image for window, _ in jobs for axis in (window.rows, window.columns))
         for band, needed in self._bands(rows):
             band_jobs = [jobs[job] for job in needed]
-            logits = self._logits_of(variables, band_jobs)
+            logits = self._window_logits(variables, band_jobs)
             table = _table([window for window, _ in band_jobs], self._capacity)
             for start in range(0, len(band), self._tile_batch):
                 part = band[start : start + self._tile_batch]
@@ -156,7 +156,7 @@ class SlidingWindows:
         rows = []
         align_corners = bool(self.protocol.align_corners)
         for number, image in enumerate(images):
-            first, windows = len(jobs), list(windows_of(self.protocol, *image.shape[:2]))
+            first, windows = len(jobs), list(list_windows(self.protocol, *image.shape[:2]))
             jobs += [(window, image) for window in windows]
             down = np.array([reach(window.rows, False, align_corners) for window in windows])
             along = np.array([reach(window.columns, window.flip, align_corners) for window in windows])
@@ -190,7 +190,7 @@ class SlidingWindows:
         self._capacity = max(self._capacity, min(1 << (most - 1).bit_length(), fitting))
         return [(tiles, sorted(needed)) for tiles, needed in bands]
 
-    def _logits_of(self, variables: Mapping[str, Any], jobs: Sequence[Job]) -> jax.Array:
+    def _window_logits(self, variables: Mapping[str, Any], jobs: Sequence[Job]) -> jax.Array:
         """Returns logits of windows, float32 `[capacity + 1, h, K, w]` at the output stride, on every device."""
         batch_size, capacity = self._window_batch, self._capacity
         buffer = jnp.zeros((capacity + 1, *self._logits), jnp.float32, device=self._replicated)
@@ -311,7 +311,7 @@ def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) ->
     return merging.scores(sums)
 
 
-def windows_of(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
+def list_windows(protocol: Protocol, height: int, width: int) -> Iterator[Window]:
     """Yields all windows of an image, ordered by view."""
     window = protocol.window or (height, width)
     stride = protocol.stride or window

@@ -232,11 +232,11 @@ class ResNet(nn.Module):
         phases = platform_of(x) == "tpu" if self.phases is None else self.phases
         phases = phases and not rows_are_sharded(x) and all(isinstance(n, int) for n in x.shape)
         computation = Computation.of(self)
-        sizes = _halved(sizes)
+        sizes = _halve(sizes)
         x = x if self.dtype is None else x.astype(self.dtype)
         stem = Stem(self.stem, computation, name="stem")
         x = keep_sharded(maybe_remat(stem, "stem", self.remat, x)(x, sizes, train=train))
-        sizes = _halved(sizes)
+        sizes = _halve(sizes)
         bottleneck = is_bottleneck(self.backbone)
         kind = Bottleneck if bottleneck else BasicBlock
         outputs, output_sizes = [], []
@@ -254,7 +254,7 @@ class ResNet(nn.Module):
                     grid, mask = new_grid, _phase_mask(x.shape[0] // new_grid**2, shape, sizes, new_grid)
                 mask_in = mask
                 if first_stride == 2:
-                    sizes, shape = _halved(sizes), ((shape[0] + 1) // 2, (shape[1] + 1) // 2)
+                    sizes, shape = _halve(sizes), ((shape[0] + 1) // 2, (shape[1] + 1) // 2)
                     mask = _phase_mask(x.shape[0], shape, sizes, 1)
                 block = kind(
                     features=64 * 2 ** (layer - 1),
@@ -303,6 +303,6 @@ def _phase_mask(batch: int, shape: tuple[int, ...], sizes: jax.Array | None, gri
     return regroup(jnp.ones(mask_shape, bool) if mask is None else mask, 1, grid, shape)
 
 
-def _halved(sizes: jax.Array | None) -> jax.Array | None:
+def _halve(sizes: jax.Array | None) -> jax.Array | None:
     """Returns the sizes after a convolution or pooling with stride 2 and torch's padding."""
     return None if sizes is None else (sizes + 1) // 2

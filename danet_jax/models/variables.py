@@ -30,19 +30,19 @@ _SHAPELESS = {
 }
 
 
-def variables_of(model: nn.Module) -> dict[str, Any]:
+def variable_shapes(model: nn.Module) -> dict[str, Any]:
     """Returns a network's variables as `jax.ShapeDtypeStruct`s, in the same tree as `model.init` returns."""
     if isinstance(model, DANet | ResNet) and isinstance(model.backbone, str):
         model = model.clone(**{name: value for name, value in _SHAPELESS.items() if hasattr(model, name)})
     try:
-        traced = _traced(model, tuple(BLOCKS.items()))
+        traced = _trace(model, tuple(BLOCKS.items()))
     except TypeError:  # A module with a list among its attributes, such as nn.Sequential, cannot be hashed.
-        traced = _traced.__wrapped__(model, ())
+        traced = _trace.__wrapped__(model, ())
     return jax.tree.map(lambda shape: shape, traced)
 
 
 @functools.lru_cache(maxsize=32)
-def _traced(model: nn.Module, blocks: Any) -> dict[str, Any]:
+def _trace(model: nn.Module, blocks: Any) -> dict[str, Any]:
     """Returns the shapes. They also depend on `blocks`, the items of `BLOCKS`, which tests change."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     is_deep = isinstance(model, DANet | ResNet) and model.backbone == "resnet101"
@@ -68,7 +68,7 @@ def check_fits(model: nn.Module, variables: Any) -> None:
     kept = {name: variables[name] for name in COLLECTIONS if name in variables}
     found, expected = (
         {path: list(np.shape(leaf)) for path, leaf in flatten_dict(tree, sep="/").items()}
-        for tree in (kept, variables_of(model))
+        for tree in (kept, variable_shapes(model))
     )
     refuse_other_arrays(found, expected, "variables do not fit the model", what="variables")
 

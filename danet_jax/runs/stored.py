@@ -33,7 +33,7 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError, first_line
 from danet_jax.models.danet import DANet
 from danet_jax.models.options import build_model, options_of
-from danet_jax.models.variables import refuse_other_arrays, variables_of
+from danet_jax.models.variables import refuse_other_arrays, variable_shapes
 from danet_jax.runs.directory import checkpoint_steps, config_differences, read_classes, read_config
 from danet_jax.runs.files import absolute, as_path, read_json, write_json
 
@@ -123,7 +123,7 @@ def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> tuple[d
     # An `ocp.Checkpointer` would warn that a single item has no checkpoint metadata.
     with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)) as handler:
         metadata = handler.metadata(checkpoint / "variables")
-        refuse_other_metadata(metadata, variables_of(model))
+        refuse_other_metadata(metadata, variable_shapes(model))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
         variables = handler.restore(
             checkpoint / "variables", args=ocp.args.PyTreeRestore(restore_args=as_numpy)

@@ -26,7 +26,7 @@ from danet_jax.runs.directory import is_run
 from danet_jax.runs.files import as_path, is_bucket
 from danet_jax.weights import mmsegmentation, zoo
 from danet_jax.weights.convert import convert, join_names, remove_wrappers
-from danet_jax.weights.description import FREE, KEY, Description, normalisation_of, verify
+from danet_jax.weights.description import FREE, KEY, Description, read_normalisation, verify
 from danet_jax.weights.download import cached_path, download
 from danet_jax.weights.files import WeightsFile, read_weights
 from danet_jax.weights.mmsegmentation import Triple
@@ -199,7 +199,7 @@ def _trained_here(
     trained: Run | Description, variables: Mapping[str, Any], model: DANet, source: str
 ) -> Checkpoint:
     """Returns a network that this package trained, with the normalisation in its run's config."""
-    mean, std = normalisation_of(trained.config)
+    mean, std = read_normalisation(trained.config)
     return Checkpoint(
         model,
         variables,
@@ -227,7 +227,7 @@ def _from_state_dict(
     training = mmsegmentation.Config()
     if mmsegmentation.is_layout(tensors):
         training = mmsegmentation.read_config(file.metadata)
-        tensors = mmsegmentation.two_classes(tensors, training.threshold)
+        tensors = mmsegmentation.as_two_classes(tensors, training.threshold)
     converted = convert(tensors)
     layout, variables = converted.layout, converted.variables
     bottleneck = is_bottleneck(converted.options["backbone"])
@@ -250,11 +250,11 @@ def _from_state_dict(
         description = Description.from_json(file.metadata[KEY])
         options |= {name: getattr(description.model, name) for name in (*assumed, *FREE)}
         classes, config = description.classes, dict(description.config)
-        mean, std = normalisation_of(config)
+        mean, std = read_normalisation(config)
     elif layout == "mmseg":
         if not bottleneck:
             options["second_dilation"] = False
-        classes = mmsegmentation.classes_of(file.metadata, converted.options["num_classes"])
+        classes = mmsegmentation.read_classes(file.metadata, converted.options["num_classes"])
     assumed = {name: value for name, value in assumed.items() if name not in {**options, **overrides}}
     model: DANet | ResNet
     if layout == "backbone":

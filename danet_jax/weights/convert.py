@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from danet_jax.errors import InputError
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import BLOCKS, STEMS, ResNet, is_bottleneck
-from danet_jax.models.variables import variables_of
+from danet_jax.models.variables import variable_shapes
 from danet_jax.weights.names import (
     DEEP_STEMS,
     HEADS,
@@ -24,7 +24,7 @@ from danet_jax.weights.names import (
     PREFIXES,
     READ_FROM_TENSORS,
     SCALARS,
-    name_of,
+    tensor_name,
 )
 
 
@@ -85,7 +85,7 @@ def convert(state_dict: Mapping[str, Any]) -> Converted:
             misshaped.append(f"{name} of type {value.dtype} (expected a float)")
         else:
             variables[path] = _as_variable(value, path)
-    dropped = tuple(name for name in unused if _is_droppable(name, layout, options))
+    dropped = tuple(name for name in unused if _can_be_dropped(name, layout, options))
     problems = {
         "missing": missing,
         "wrong shape": misshaped,
@@ -134,14 +134,14 @@ def _tensors(
     """Yields each variable's name in the state dict, its path in Flax, and its shape in the state dict."""
     has_head = "num_classes" in options
     model, prefix = (DANet(**options), "") if has_head else (ResNet(**options), "backbone/")
-    for path, leaf in flatten_dict(variables_of(model), sep="/").items():
+    for path, leaf in flatten_dict(variable_shapes(model), sep="/").items():
         collection, _, rest = path.partition("/")
         path, shape = f"{collection}/{prefix}{rest}", leaf.shape
         if len(shape) == 4:
             shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
         elif path.endswith(SCALARS) and layout == "authors":
             shape = (1,)
-        yield name_of(path, layout, deep_stem, options), path, shape
+        yield tensor_name(path, layout, deep_stem, options), path, shape
 
 
 def _as_variable(value: np.ndarray, path: str) -> np.ndarray:
@@ -251,7 +251,7 @@ def _root(anchor: str) -> str:
     return next(before.removesuffix(prefix) for prefix in PREFIXES.values() if before.endswith(prefix))
 
 
-def _is_droppable(name: str, layout: str, options: Mapping[str, Any]) -> bool:
+def _can_be_dropped(name: str, layout: str, options: Mapping[str, Any]) -> bool:
     """Returns whether a tensor belongs to an ImageNet classifier, a BN counter or an unused head of the authors."""
     if name.endswith(".num_batches_tracked"):
         return True

@@ -102,7 +102,7 @@ def make_classes(names: Any, colours: Any) -> Classes:
     return Classes(names, tuple((int(red), int(green), int(blue)) for red, green, blue in colours))
 
 
-def normalisation_of(config: Mapping[str, Any]) -> tuple[Any, Any]:
+def read_normalisation(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Returns the mean and standard deviation of a recipe, RGB in the range 0 to 1; by default those of ImageNet."""
     evaluation = config.get("evaluation", {})
     return tuple(evaluation.get("mean") or MEAN), tuple(evaluation.get("std") or STD)

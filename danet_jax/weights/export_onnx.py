@@ -19,7 +19,7 @@ from danet_jax.runs.files import replacing
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.description import KEY
 from danet_jax.weights.export_files import description, flat
-from danet_jax.weights.export_stablehlo import Apply, Size, by_path, check, pixel_type, whole_image
+from danet_jax.weights.export_stablehlo import Apply, Size, by_path, check_program, pixel_type, whole_image
 
 # Calls in a jaxpr that can be inlined when no gradient is needed.
 _CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
@@ -80,7 +80,9 @@ def export_onnx(
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(partial, options, providers=["CPUExecutionProvider"])
-        check(in_float32, lambda images: session.run(None, {"images": images})[0], [size], path, apply)
+        check_program(
+            in_float32, lambda images: session.run(None, {"images": images})[0], [size], path, apply
+        )
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def pixel_type(checkpoint: Checkpoint) -> Any:
     return jnp.uint8 if checkpoint.bits == 8 else jnp.uint16
 
 
-def exported_for_all(
+def export_for_all_platforms(
     function: Callable[..., Any], weights: Any, size: Size | None, dtype: Any
 ) -> export.Exported:
     """Exports a function of `weights` and a batch of images for all platforms.
@@ -114,7 +114,9 @@ def export_stablehlo(
             "--format=stablehlo needs flatbuffers: pip install flatbuffers", what="--format=stablehlo"
         ) from None
     weights = flat(checkpoint.variables)
-    exported = exported_for_all(by_path(apply, checkpoint.network), weights, size, pixel_type(checkpoint))
+    exported = export_for_all_platforms(
+        by_path(apply, checkpoint.network), weights, size, pixel_type(checkpoint)
+    )
     with replacing(path) as partial:
         with zipfile.ZipFile(partial, "w") as file:
             file.writestr("program", bytes(exported.serialize()))
@@ -123,7 +125,7 @@ def export_stablehlo(
         with zipfile.ZipFile(partial) as file:
             program = export.deserialize(bytearray(file.read("program")))
             stored = load(file.read("weights.safetensors"))
-        check(
+        check_program(
             checkpoint,
             lambda images: program.call(stored, images),
             [size] if size else [(65, 97), (48, 40)],
@@ -132,7 +134,7 @@ def export_stablehlo(
         )
 
 
-def check(
+def check_program(
     checkpoint: Checkpoint, run: Callable[[np.ndarray], Any], sizes: list[Size], path: Path, apply: Apply
 ) -> None:
     """Raises InputError unless `run` returns the same probabilities as `apply`, for batches of one and two images."""

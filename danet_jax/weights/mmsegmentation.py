@@ -114,7 +114,7 @@ def is_layout(tensors: Mapping[str, np.ndarray]) -> bool:
     return any(name.startswith(PREFIXES["mmseg"]) for name in tensors)
 
 
-def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
+def as_two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> Mapping[str, np.ndarray]:
     """Returns tensors with a channel for each of two classes if the head has a single sigmoid channel for both.
 
     Of the logits (0, x - log(t / (1 - t))), the second is larger if and only if sigmoid(x) > t. With several scales or
@@ -144,7 +144,7 @@ def two_classes(tensors: Mapping[str, np.ndarray], threshold: float | None) -> M
     return changed
 
 
-def classes_of(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
+def read_classes(metadata: Mapping[str, Any], num_classes: int) -> Classes | None:
     """Returns the classes in the metadata, or None unless there are `num_classes` of them."""
     meta = _mapping(metadata.get("meta"))
     described = {

@@ -71,7 +71,7 @@ _LEAVES = {
 _DOWNSAMPLE = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
 
 
-def name_of(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) -> str:
+def tensor_name(path: str, layout: str, deep_stem: str, options: Mapping[str, Any]) -> str:
     """Returns the name of a variable in a state dict.
 
     Args:

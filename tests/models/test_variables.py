@@ -8,7 +8,7 @@ import pytest
 
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
-from danet_jax.models.variables import check_fits, refuse_not_finite, variables_of
+from danet_jax.models.variables import check_fits, refuse_not_finite, variable_shapes
 from tests.reference.refusal import refused
 
 
@@ -23,15 +23,15 @@ from tests.reference.refusal import refused
     ],
 )
 def test_variables_are_those_that_init_returns(model):
-    found = variables_of(model)
+    found = variable_shapes(model)
     assert found == jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     found["params"].clear()
-    assert variables_of(model)["params"]
+    assert variable_shapes(model)["params"]
 
 
 @pytest.mark.parametrize(("backbone", "parameters"), [("resnet50", 47_462_651), ("resnet101", 66_454_779)])
 def test_parameter_counts(backbone, parameters):
-    params = variables_of(DANet(num_classes=19, backbone=backbone, multi_grid=(4, 8, 16)))["params"]
+    params = variable_shapes(DANet(num_classes=19, backbone=backbone, multi_grid=(4, 8, 16)))["params"]
 
     def count(tree):
         return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -94,22 +94,18 @@ def test_nan_in_valid_pixels_is_propagated(rng):
     assert np.isnan(loss_sum(logits.at[0, 2, 2, 1].set(jnp.nan), labels))
 
 
-def test_huge_logits_do_not_overflow(rng):
+@pytest.mark.parametrize(
+    ("factor", "dtype", "tolerance"), [(300, jnp.float32, 1e-5), (1, jnp.bfloat16, 1e-2)], ids=str
+)
+def test_huge_and_bfloat16_logits(rng, factor, dtype, tolerance):
     logits, labels = example(rng, 1, (4, 5), 3, (20, 20))
-    loss = loss_sum(300 * logits, labels)
-    np.testing.assert_allclose(loss, published(300 * logits, labels, True)[0], rtol=1e-5)
-
-
-def test_bfloat16_logits(rng):
-    logits, labels = example(rng, 1, (4, 5), 3, (20, 20))
-    logits = logits.astype(jnp.bfloat16)
+    logits = (factor * logits).astype(dtype)
     loss, gradient = jax.value_and_grad(lambda x: loss_sum(x, labels))(logits)
     expected, expected_gradient = published(logits, labels, True)
-    assert gradient.dtype == jnp.bfloat16
+    assert gradient.dtype == dtype
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    np.testing.assert_allclose(
-        np.asarray(gradient, np.float64), expected_gradient, atol=1e-2 * np.abs(expected_gradient).max()
-    )
+    atol = tolerance * np.abs(expected_gradient).max()
+    np.testing.assert_allclose(np.asarray(gradient, np.float64), expected_gradient, atol=atol)
 
 
 def test_scratch_memory_is_a_tenth_of_the_plain_form(rng):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from danet_jax.models.variables import variables_of
+from danet_jax.models.variables import variable_shapes
 
 
 class TinyBackbone(nn.Module):
@@ -39,4 +39,4 @@ def drawn_variables(rng, model):
             spread = (gain / leaf.shape[0] / leaf.shape[1] / leaf.shape[2]) ** 0.5
         return jnp.asarray(mean + spread * rng.standard_normal(leaf.shape).clip(-3, 3), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, variables_of(model))
+    return jax.tree_util.tree_map_with_path(draw, variable_shapes(model))

@@ -17,7 +17,7 @@ from danet_jax import DANet, InputError, load_checkpoint
 from danet_jax.classes import Classes
 from danet_jax.models import resnet
 from danet_jax.models.options import options_of
-from danet_jax.models.variables import variables_of
+from danet_jax.models.variables import variable_shapes
 from danet_jax.runs.checkpoints import Checkpoints
 from danet_jax.runs.directory import checkpoint_steps, refuse_incomplete_run, write_description
 from danet_jax.runs.stored import describe, read_run, read_scores, refuse_changed, write_digests
@@ -40,7 +40,7 @@ def intact(tmp_path_factory):
     """A run's directory as it should be."""
     run = tmp_path_factory.mktemp("run")
     model, classes = DANet(2, backbone="resnet18", output_stride=32), Classes.named(["a", "b"])
-    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), variables_of(model))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), variable_shapes(model))
     progress = {"step": np.int32(7), "trace": np.ones((8, 9))}
     with Checkpoints(run / "checkpoints") as checkpoints:
         checkpoints.save(7, variables, progress, {"examples_taken": 0}, describe(model, classes))

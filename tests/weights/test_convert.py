@@ -7,7 +7,7 @@ import torch
 
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
-from danet_jax.models.variables import variables_of
+from danet_jax.models.variables import variable_shapes
 from danet_jax.weights.convert import convert, to_state_dict
 from tests.reference import torch_danet, torch_resnet
 from tests.reference.refusal import refused
@@ -140,7 +140,7 @@ def test_names_in_published_files(full_depth):
     for layout, named in shapes.items():
         stem = "v1" if layout == "authors" else "v1c"
         model = DANet(19, "resnet101", stem, auxiliary=layout == "mmseg")
-        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables_of(model))
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variable_shapes(model))
         state_dict = to_state_dict(vars(model), zeros, layout)
         assert named.items() <= {name: array.shape for name, array in state_dict.items()}.items()
 

@@ -34,7 +34,12 @@ from danet_jax.weights.checkpoint import Checkpoint, load_checkpoint
 from danet_jax.weights.convert import convert
 from danet_jax.weights.export_files import export_safetensors, export_torch
 from danet_jax.weights.export_onnx import export_onnx
-from danet_jax.weights.export_stablehlo import check, export_stablehlo, exported_for_all, whole_image
+from danet_jax.weights.export_stablehlo import (
+    check_program,
+    export_for_all_platforms,
+    export_stablehlo,
+    whole_image,
+)
 from tests.reference import torch_danet, torch_resnet
 from tests.reference.refusal import refused
 from tests.reference.small_network import small_networks
@@ -154,7 +159,7 @@ def test_exported_probabilities_give_the_predicted_labels(rng, size, changes):
     images = rng.integers(0, 256, (1, 41, 57, 3), np.uint8)
     protocol = Protocol.whole().replace(**changes).for_network(model.align_corners)
     function = functools.partial(probabilities, protocol, model)
-    program = exported_for_all(function, variables, size, jnp.uint8)
+    program = export_for_all_platforms(function, variables, size, jnp.uint8)
     found = np.asarray(program.call(variables, images))
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
     segment = Segmenter(model, variables, protocol)
@@ -208,7 +213,7 @@ def test_a_file_that_differs_when_it_is_read_back_is_deleted(tmp_path, fcn, monk
 
 def test_a_program_with_other_results_is_refused(tmp_path, fcn):
     with refused(tmp_path / "model"):
-        check(fcn, lambda images: np.zeros(images.shape), [(33, 41)], tmp_path / "model", whole_image)
+        check_program(fcn, lambda images: np.zeros(images.shape), [(33, 41)], tmp_path / "model", whole_image)
 
 
 def test_the_mode_exports_and_refuses_invalid_arguments(tmp_path, fcn, capsys, monkeypatch):

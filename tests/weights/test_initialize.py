@@ -9,7 +9,7 @@ import pytest
 
 from danet_jax.models.danet import DANet
 from danet_jax.models.resnet import ResNet
-from danet_jax.models.variables import variables_of
+from danet_jax.models.variables import variable_shapes
 from danet_jax.weights import initialize
 from danet_jax.weights.checkpoint import Checkpoint
 from danet_jax.weights.initialize import initialize_from, load_pretrained
@@ -21,7 +21,7 @@ MODEL = DANet(5, backbone="resnet18")
 def random_variables(model, seed):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), variables_of(model)
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), variable_shapes(model)
     )
 
 
@@ -87,7 +87,7 @@ def test_load_pretrained(variables, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, started, expected)
     other = MODEL.clone(stem="v1c")
     with refused("weights.pth", "v1c", "v1"):
-        load_pretrained(other, variables_of(other), "weights.pth")
+        load_pretrained(other, variable_shapes(other), "weights.pth")
     with refused("variables"):
         load_pretrained(MODEL, {}, "weights.pth")
     checkpoint = checkpoint_of(MODEL.clone(multi_grid=(4, 8)))

@@ -76,7 +76,7 @@ def _forward(tile: Tile, *arrays: jax.Array) -> tuple[jax.Array, Any]:
         return lax.map(row_block, query)
 
     output, logsumexp = tiling.over_images(one_image, tiling.rows(query), *map(tiling.columns, (key, value)))
-    output, logsumexp = (_joined(x)[:, : arrays[0].shape[1]] for x in (output, logsumexp))
+    output, logsumexp = (_join(x)[:, : arrays[0].shape[1]] for x in (output, logsumexp))
     # The gradient needs the output in float32. In bfloat16 it would lose a digit if a row's weights are concentrated on
     # few keys.
     return output.astype(arrays[2].dtype), (*arrays, output, logsumexp)
@@ -121,7 +121,7 @@ def _backward(tile: Tile, residuals: Any, cotangent: jax.Array) -> tuple[jax.Arr
         *map(tiling.rows, (query, cotangent, logsumexp, projection)),
     )
     return tuple(
-        _joined(gradient)[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
+        _join(gradient)[:, : x.shape[1], : x.shape[2]].astype(x.dtype)
         for gradient, x in zip(gradients, arrays, strict=True)
     )
 
@@ -161,6 +161,6 @@ class _Tiling:
         return lax.map(lambda image: function(*image), arrays)
 
 
-def _joined(x: jax.Array) -> jax.Array:
+def _join(x: jax.Array) -> jax.Array:
     """Returns `[B, blocks, n, ...]` as `[B, blocks * n, ...]`."""
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])

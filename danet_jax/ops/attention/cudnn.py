@@ -45,7 +45,7 @@ def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Ar
         _repeat(query, width, heads), _repeat(key, width, heads), _chunks(value, width, heads)
     )
     # All heads have the same logsumexp, so only that of one head is kept.
-    return _joined(output, value), (query, key, value, output, logsumexp[:, :1])
+    return _join(output, value), (query, key, value, output, logsumexp[:, :1])
 
 
 def _backward(residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -63,7 +63,7 @@ def _backward(residuals: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Arra
     def summed(x: jax.Array) -> jax.Array:
         return jnp.sum(x[..., : query.shape[-1]].astype(jnp.float32), axis=2).astype(x.dtype)
 
-    return summed(dquery), summed(dkey), _joined(dvalue, value)
+    return summed(dquery), summed(dkey), _join(dvalue, value)
 
 
 attention.defvjp(_forward, _backward)
@@ -86,7 +86,7 @@ def _chunks(x: jax.Array, width: int, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:2], heads, width)
 
 
-def _joined(x: jax.Array, value: jax.Array) -> jax.Array:
+def _join(x: jax.Array, value: jax.Array) -> jax.Array:
     """Returns `[B, N, heads, width]` with the channels of `value`, `[B, N, Cv]`."""
     return x.reshape(*x.shape[:2], -1)[..., : value.shape[-1]]
 

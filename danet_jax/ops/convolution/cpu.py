@@ -20,7 +20,7 @@ from danet_jax.ops.convolution.xla import Geometry, xla_convolution, xla_input_g
 
 def cpu_forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     if _is_pointwise(kernel.shape, geometry):
-        return lax.dot_general(_strided(x, geometry.stride), kernel[0, 0], (((3,), (0,)), ((), ())))
+        return lax.dot_general(_subsample(x, geometry.stride), kernel[0, 0], (((3,), (0,)), ((), ())))
     if _is_winograd_faster(x.shape, kernel.shape, geometry):
         return winograd_convolution(x, kernel, geometry.padding, geometry.dilation)
     return xla_convolution(x, kernel, geometry)
@@ -42,7 +42,7 @@ def cpu_input_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry:
 
 def cpu_kernel_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array, geometry: Geometry) -> jax.Array:
     if _is_pointwise(kernel.shape, geometry):
-        return _product_over_positions(_strided(x, geometry.stride), dy)[None, None]
+        return _product_over_positions(_subsample(x, geometry.stride), dy)[None, None]
     if _is_winograd_faster(x.shape, kernel.shape, geometry):
         # The barrier prevents XLA from keeping the forward pass's transform of the input, four times the input's size.
         x, dy = lax.optimization_barrier((x, dy))
@@ -94,7 +94,7 @@ def _product_over_positions(x: jax.Array, dy: jax.Array) -> jax.Array:
     return lax.optimization_barrier(lax.dot_general(dy, x, over_positions)).T
 
 
-def _strided(x: jax.Array, stride: int) -> jax.Array:
+def _subsample(x: jax.Array, stride: int) -> jax.Array:
     return x if stride == 1 else x[:, ::stride, ::stride]
 
 
