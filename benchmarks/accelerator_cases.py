@@ -84,11 +84,11 @@ def convolution_inputs(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray
     )
 
 
-def attention_inputs(batch: int, places: int) -> list[np.ndarray]:
+def attention_inputs(batch: int, positions: int) -> list[np.ndarray]:
     """Returns query, key, value and the gradient of the result, `[B, N, C]` each."""
-    rng = np.random.default_rng(places)
+    rng = np.random.default_rng(positions)
     channels = KEY_CHANNELS, KEY_CHANNELS, VALUE_CHANNELS, VALUE_CHANNELS
-    return [rounded(0.5 * rng.standard_normal((batch, places, c), np.float32)) for c in channels]
+    return [rounded(0.5 * rng.standard_normal((batch, positions, c), np.float32)) for c in channels]
 
 
 def step_inputs(sizes: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -126,13 +126,13 @@ def jax_convolution(worker: Worker) -> None:
 
 def jax_attention(worker: Worker) -> None:
     programs: dict[Any, Any] = {}
-    for batch, places in worker.sizes.attention:
+    for batch, positions in worker.sizes.attention:
         shapes = [
-            jax.ShapeDtypeStruct((batch, places, c), jnp.bfloat16)
+            jax.ShapeDtypeStruct((batch, positions, c), jnp.bfloat16)
             for c in (*[cases.KEY_CHANNELS] * 2, *[cases.VALUE_CHANNELS] * 2)
         ]
         for backend in ("auto", "blockwise", "reference"):
-            if backend == "reference" and batch * places**2 > 1 << 30:
+            if backend == "reference" and batch * positions**2 > 1 << 30:
                 continue
             forward = functools.partial(position_attention, backend=backend)
 
@@ -140,16 +140,16 @@ def jax_attention(worker: Worker) -> None:
                 output, vjp = jax.vjp(forward, query, key, value)
                 return output, *vjp(dy)
 
-            programs[batch, places, backend, "forward"] = forward, tuple(shapes[:3])
-            programs[batch, places, backend, "gradient"] = with_gradient, tuple(shapes)
+            programs[batch, positions, backend, "forward"] = forward, tuple(shapes[:3])
+            programs[batch, positions, backend, "gradient"] = with_gradient, tuple(shapes)
     ready = compiled(programs)
     worker.ready()
-    for batch, places, backend in dict.fromkeys(key[:3] for key in programs):
-        expected = worker.load(f"attention_{places}")
-        arrays = [jnp.asarray(x, jnp.bfloat16) for x in cases.attention_inputs(batch, places)]
+    for batch, positions, backend in dict.fromkeys(key[:3] for key in programs):
+        expected = worker.load(f"attention_{positions}")
+        arrays = [jnp.asarray(x, jnp.bfloat16) for x in cases.attention_inputs(batch, positions)]
         row: dict[str, Any] = {}
         for name, arguments in (("forward", arrays[:3]), ("gradient", arrays)):
-            program = ready[batch, places, backend, name]
+            program = ready[batch, positions, backend, name]
             if isinstance(program, Exception):
                 row[f"{name}_failed"] = str(program)[:200]
                 continue
@@ -165,7 +165,7 @@ def jax_attention(worker: Worker) -> None:
             row[f"{name}_ms"] = 1e3 * worker.seconds(
                 functools.partial(program, *arguments), jax.block_until_ready
             )
-        worker.row(batch=batch, places=places, form=f"danet_jax {backend}", **row)
+        worker.row(batch=batch, positions=positions, form=f"danet_jax {backend}", **row)
 
 
 # The network.

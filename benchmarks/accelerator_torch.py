@@ -97,11 +97,13 @@ def torch_convolution(worker: Worker) -> None:
 
 def reference_attention(worker: Worker) -> None:
     """Computes position attention by its definition, a few queries at a time, for the first element of the batch."""
-    for batch, places in worker.sizes.attention:
-        query, key, value, cotangent = (torch.from_numpy(x[0]) for x in cases.attention_inputs(batch, places))
+    for batch, positions in worker.sizes.attention:
+        query, key, value, cotangent = (
+            torch.from_numpy(x[0]) for x in cases.attention_inputs(batch, positions)
+        )
         output, dquery = torch.empty_like(value), torch.empty_like(query)
         dkey, dvalue = torch.zeros_like(key), torch.zeros_like(value)
-        for start in range(0, places, 2048):
+        for start in range(0, positions, 2048):
             rows = slice(start, start + 2048)
             weights = torch.softmax(query[rows] @ key.T, dim=-1)
             output[rows] = weights @ value
@@ -112,7 +114,7 @@ def reference_attention(worker: Worker) -> None:
             dquery[rows] = dlogits @ key
             dkey += dlogits.T @ query[rows]
         results = {"output": output, "query": dquery, "key": dkey, "value": dvalue}
-        worker.save(f"attention_{places}", {name: x.numpy() for name, x in results.items()})
+        worker.save(f"attention_{positions}", {name: x.numpy() for name, x in results.items()})
 
 
 def attention_form(form: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -143,9 +145,9 @@ def attention_and_gradients(form: str, leaves: list[Tensor], cotangent: Tensor) 
 
 def torch_attention(worker: Worker) -> None:
     worker.ready()
-    for batch, places in worker.sizes.attention:
-        expected = worker.load(f"attention_{places}")
-        inputs = cases.attention_inputs(batch, places)
+    for batch, positions in worker.sizes.attention:
+        expected = worker.load(f"attention_{positions}")
+        inputs = cases.attention_inputs(batch, positions)
         *leaves, cotangent = (torch.from_numpy(x).to(DEVICE, torch.bfloat16) for x in inputs)
         leaves = [x.requires_grad_() for x in leaves]
         for form in ("torch bmm", "torch sdpa", "torch sdpa, 64s"):
@@ -159,7 +161,7 @@ def torch_attention(worker: Worker) -> None:
                 }
                 worker.row(
                     batch=batch,
-                    places=places,
+                    positions=positions,
                     form=form,
                     error=relative_error(results.pop("output"), expected["output"]),
                     gradient_error=tree_error(results, {k: expected[k] for k in results}),
@@ -168,7 +170,7 @@ def torch_attention(worker: Worker) -> None:
                     gradient_ms=1e3 * worker.seconds(with_gradient, wait),
                 )
             except torch.cuda.OutOfMemoryError as error:
-                worker.row(batch=batch, places=places, form=form, failed=str(error).split(".")[0])
+                worker.row(batch=batch, positions=positions, form=form, failed=str(error).split(".")[0])
 
 
 def memory_from_here() -> None:

@@ -1,6 +1,6 @@
 """Compares the time and scratch memory of position attention with the plain form and with PyTorch.
 
-    python -m benchmarks.attention [--places 1024 4096 9216] [--dtype bfloat16] [--repeats 5]
+    python -m benchmarks.attention [--positions 1024 4096 9216] [--dtype bfloat16] [--repeats 5]
 
 All forms run on the same device with the same numbers, in turns, so that other load affects all of them alike; the best
 of the repeats counts. On a GPU, both PyTorch and JAX need CUDA. The forms are:
@@ -31,21 +31,21 @@ MAPS = {"plain": (1, 2), "torch bmm": (2, 4), "torch sdpa": (2, 4)}
 """The number of N x N maps that each form keeps at its peak, forward and with the gradient."""
 
 
-def flops(places: int, gradient: bool) -> float:
+def flops(positions: int, gradient: bool) -> float:
     """Returns the multiplications and additions of the matrix products, including those of recomputed logits."""
-    forward = 2 * places**2 * (KEY_CHANNELS + VALUE_CHANNELS)
-    return forward + 2 * places**2 * (3 * KEY_CHANNELS + 2 * VALUE_CHANNELS) if gradient else forward
+    forward = 2 * positions**2 * (KEY_CHANNELS + VALUE_CHANNELS)
+    return forward + 2 * positions**2 * (3 * KEY_CHANNELS + 2 * VALUE_CHANNELS) if gradient else forward
 
 
-def inputs(places: int) -> list[Any]:
+def inputs(positions: int) -> list[Any]:
     import numpy as np
 
     rng = np.random.default_rng(0)
     channels = KEY_CHANNELS, KEY_CHANNELS, VALUE_CHANNELS, VALUE_CHANNELS
-    return [0.5 * rng.standard_normal((1, places, c), np.float32) for c in channels]
+    return [0.5 * rng.standard_normal((1, positions, c), np.float32) for c in channels]
 
 
-def jax_form(backend: str, places: int, dtype: str, gradient: bool) -> tuple[Callable[[], None], float]:
+def jax_form(backend: str, positions: int, dtype: str, gradient: bool) -> tuple[Callable[[], None], float]:
     """Returns a function that runs the form and waits for the result, and its scratch memory in MiB."""
     import jax
     import jax.numpy as jnp
@@ -59,18 +59,18 @@ def jax_form(backend: str, places: int, dtype: str, gradient: bool) -> tuple[Cal
         output, vjp = jax.vjp(lambda *x: forward(*x, None), query, key, value)
         return output, vjp(cotangent)
 
-    arrays = [jnp.asarray(x, dtype) for x in inputs(places)]
+    arrays = [jnp.asarray(x, dtype) for x in inputs(positions)]
     compiled = jax.jit(with_gradient if gradient else forward).lower(*arrays).compile()
     scratch = compiled.memory_analysis().temp_size_in_bytes / 2**20
     return lambda: jax.block_until_ready(compiled(*arrays)), scratch
 
 
-def torch_form(form: str, places: int, dtype: str, gradient: bool) -> Callable[[], None]:
+def torch_form(form: str, positions: int, dtype: str, gradient: bool) -> Callable[[], None]:
     import torch
     import torch.nn.functional as functional
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    *arrays, cotangent = (torch.tensor(x).to(device, getattr(torch, dtype)) for x in inputs(places))
+    *arrays, cotangent = (torch.tensor(x).to(device, getattr(torch, dtype)) for x in inputs(positions))
     if form == "torch bmm":  # the authors' layout has channels before positions
         arrays = [x.transpose(1, 2).contiguous() for x in arrays]
         cotangent = cotangent.transpose(1, 2).contiguous()
@@ -135,7 +135,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--places", type=int, nargs="+", default=[1024, 4096, 9216, 16384, 32768], help="N")
+    parser.add_argument(
+        "--positions", type=int, nargs="+", default=[1024, 4096, 9216, 16384, 32768], help="N"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--forms", nargs="+", default=["ours", "plain", *TORCH_FORMS])
@@ -145,7 +147,7 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}, {options.dtype}, {matmul_rates(options.dtype)}\n")
     print("| N | form | forward s | with gradient s | GFLOP/s | scratch MiB | with gradient MiB |")
     print("|---|---|---|---|---|---|---|")
-    for places in options.places:
+    for positions in options.positions:
         times: list[dict[str, float]] = []
         scratch: list[dict[str, float]] = []
         for gradient in (False, True):
@@ -153,15 +155,15 @@ def main() -> None:
             megabytes: dict[str, float] = {}
             for form in options.forms:
                 maps = MAPS.get(form, (0, 0))[gradient]
-                if maps * places**2 * 4 / 2**20 > memory() / 2:
+                if maps * positions**2 * 4 / 2**20 > memory() / 2:
                     continue
                 if form in TORCH_FORMS:
-                    runs[form] = torch_form(form, places, options.dtype, gradient)
-                    megabytes[form] = torch_scratch(torch_form, form, places, options.dtype, gradient)
+                    runs[form] = torch_form(form, positions, options.dtype, gradient)
+                    megabytes[form] = torch_scratch(torch_form, form, positions, options.dtype, gradient)
                 else:
                     backend = "auto" if form == "ours" else "reference"
-                    runs[form], megabytes[form] = jax_form(backend, places, options.dtype, gradient)
-            times.append(seconds(runs, options.repeats if places < 16384 else 1))
+                    runs[form], megabytes[form] = jax_form(backend, positions, options.dtype, gradient)
+            times.append(seconds(runs, options.repeats if positions < 16384 else 1))
             scratch.append(megabytes)
         for form in options.forms:
 
@@ -170,9 +172,9 @@ def main() -> None:
 
             rate = "-"
             if form in times[1]:
-                rate = f"{flops(places, True) / times[1][form] / 1e9:.0f}"
+                rate = f"{flops(positions, True) / times[1][form] / 1e9:.0f}"
             row = [cell(times[0], 4), cell(times[1], 4), rate, cell(scratch[0], 1), cell(scratch[1], 1)]
-            print(f"| {places} | {form} | {' | '.join(row)} |", flush=True)
+            print(f"| {positions} | {form} | {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

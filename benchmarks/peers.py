@@ -37,14 +37,14 @@ LEARNING_RATE = 1e-6  # small enough to keep the random network nearly unchanged
 
 def environment(folder, name):
     """Returns the Python of the library's environment, and creates the environment if necessary."""
-    place = folder / name
-    python = place / "bin" / "python"
-    if not (place / "installed").exists():
-        print(f"installing {', '.join(REQUIREMENTS[name])} into {place}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+    environment = folder / name
+    python = environment / "bin" / "python"
+    if not (environment / "installed").exists():
+        print(f"installing {', '.join(REQUIREMENTS[name])} into {environment}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *REQUIREMENTS[name]], check=True)
-        (place / "installed").touch()
+        (environment / "installed").touch()
     return python
 
 

@@ -9,7 +9,7 @@ import pytest
 
 PARTS = ("convolution", "attention", "step", "predict", "loss")
 ALLOWED = {
-    # bfloat16 keeps 8 bits; the gradients of a network with batch statistics of few places are mostly rounding.
+    # bfloat16 keeps 8 bits; the gradients of a network with batch statistics of few positions are mostly rounding.
     "gradient_error": 0.6,
     "labels_differing": 0.1,
 }
