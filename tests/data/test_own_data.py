@@ -109,20 +109,18 @@ def test_masks_of_0_and_255_are_refused_until_an_option_says_what_255_means(own,
         own.open()
     for option in ("labels=colours", "labels=ids"):
         assert f"dataset.options.{option}" in str(error.value)
-    ignored = own.check(labels="ids")
-    assert len(ignored.warnings()) == 2
+    assert len(own.check(labels="ids").warnings()) == 2
     for label in own.labels.values():
         label[label == 255] = 1
-    by_colour = own.check(labels="colours")
-    assert by_colour.warnings() == []
+    assert own.check(labels="colours").warnings() == []
 
 
 def test_a_split_of_one_class_and_classes_that_train_lacks(own):
     own.standard(values=(0, 1))
     own.label("labels/val/b.png", values=(2, 255))
     one, unseen = own.open().warnings()
-    assert one == "val: 'tree' is the only class that occurs in it"
-    assert unseen == "val: 1 of its classes never occur in train: tree"
+    assert one.startswith("val: 'tree'")
+    assert unseen.startswith("val: 1 of its classes")
 
 
 def test_a_validation_split_in_which_all_pixels_are_ignored(own):
@@ -141,7 +139,7 @@ def test_hidden_folders_are_skipped_and_links_followed(own):
     own.label("elsewhere/labels/deep/c.png")
     for part in ("images", "labels"):
         (own.root / part / "train/linked").symlink_to(own.root / "elsewhere" / part)
-    own.check(own.open(), {"train": ["a", "linked/deep/c"], "val": ["b"]})
+    own.check(splits={"train": ["a", "linked/deep/c"], "val": ["b"]})
     (own.root / "elsewhere/images/deep/round").symlink_to(own.root / "elsewhere/images")
     with refused(what=own.root / "images/train/linked/deep/round"):
         own.open()
@@ -159,20 +157,12 @@ def test_labels_called_mask(own):
     own.check()
 
 
-def test_images_without_labels_only_for_tests(own):
-    own.standard()
-    own.image("images/test/t.png")
-    dataset = own.open()
-    own.check(dataset, {"train": ["a"], "val": ["b"], "test": ["t"]})
-    assert dataset.source("test")[0]["label"] is None
-
-
 def test_names_composed_and_decomposed(own):
     own.standard(names=("allée", "b"))
     for part, form in (("images", "NFC"), ("labels", "NFD")):
         path = own.root / part / "train/allée.png"
         path.rename(path.with_name(unicodedata.normalize(form, "allée.png")))
-    own.check(own.open(), {"train": ["allée"], "val": ["b"]})
+    own.check(splits={"train": ["allée"], "val": ["b"]})
 
 
 def test_root_is_never_written_to(own):
@@ -203,13 +193,14 @@ def test_invalid_options(own, name, value):
         own.open(**{name: value})
 
 
-def test_stored_without_compression(own):
+def test_images_without_labels_and_without_compression(own):
     own.standard(values=(0, 1, 2, 255))
     own.image("images/test/t.png")
-    plain, large = own.open(), own.open(uncompressed=True)
-    assert large.directory != plain.directory
-    assert large.source("train")[0]["image"].startswith(b"BM")
-    own.check(large, {"train": ["a"], "val": ["b"], "test": ["t"]})
+    splits = {"train": ["a"], "val": ["b"], "test": ["t"]}
+    compressed, plain = (own.check(splits=splits, uncompressed=option) for option in (False, True))
+    assert plain.directory != compressed.directory
+    assert plain.source("train")[0]["image"].startswith(b"BM")
+    assert compressed.source("test")[0]["label"] is plain.source("test")[0]["label"] is None
 
 
 YAML = "train: images/train\nval: images/val\nmasks_dir: labels\n"
@@ -265,11 +256,7 @@ def test_lists_of_other_programs(own):
     own.standard()
     own.write("train.txt", "train/a\n".encode("utf-16"))
     own.write("val.txt", f"{own.root}/images/train/a.png\n../own/images/val/b.png\n")
-    dataset = own.open()
-    assert {split: [e["name"] for e in dataset.source(split)] for split in dataset.splits} == {
-        "train": ["train/a"],
-        "val": ["train/a", "val/b"],
-    }
+    dataset = own.check(splits={"train": ["train/a"], "val": ["train/a", "val/b"]})
     [line] = dataset.warnings()
     assert line.startswith("val: 1 of 2 images, train/a first, are in train, too")
     own.write("train.txt", "/images/train/a.png /labels/val/b.png\n")

@@ -31,8 +31,8 @@ _SHAPE_READERS = {".txt": read_yolo, ".json": read_labelme}
 _NOT_LABELS = ("classes", "labels", "notes", "readme")
 """Names of files that tools write next to their labels."""
 
-Files = dict[str, pathlib.Path]
-"""Files by their relative path without suffix, which is the name of their example."""
+FilesByName = dict[str, pathlib.Path]
+"""FilesByName by their relative path without suffix, which is the name of their example."""
 
 
 class Entry(NamedTuple):
@@ -112,7 +112,7 @@ def read_list(
     return [entries[name]._replace(unlabelled=unlabelled) for name in sorted(entries)]
 
 
-def _labels(folder: pathlib.Path, images: Files, *, beside: bool) -> Files:
+def _labels(folder: pathlib.Path, images: FilesByName, *, beside: bool) -> FilesByName:
     """Returns the label files below `folder` by the names of their images: PNG or, if there are none, shapes.
 
     `photo_mask.png` is the label of `photo`. If labels are next to the images, such files are removed from `images`.
@@ -136,7 +136,7 @@ def _labels(folder: pathlib.Path, images: Files, *, beside: bool) -> Files:
     return {}
 
 
-def _drawing(name: str, labels: Files) -> Callable[[], Drawing] | None:
+def _drawing(name: str, labels: FilesByName) -> Callable[[], Drawing] | None:
     """Returns the function that reads the shapes of an image, or None if the labels, all of one kind, are PNG."""
     kind = next(iter(labels.values())).suffix.lower() if labels else ""
     if name in labels and kind in _SHAPE_READERS:
@@ -151,9 +151,9 @@ def split_in(text: str) -> str:
     return next((word for word in words if word in USUAL_SPLITS), "")
 
 
-def _files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> Files:
+def _files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> FilesByName:
     """Returns the image files below `folder`; refuses other kinds of images, and two images of the same name."""
-    files: Files = {}
+    files: FilesByName = {}
     for path in walk(folder):
         suffix = path.suffix.lower()
         if suffix in suffixes:
