@@ -32,7 +32,7 @@ _NOT_LABELS = ("classes", "labels", "notes", "readme")
 """Names of files that tools write next to their labels."""
 
 FilesByName = dict[str, pathlib.Path]
-"""FilesByName by their relative path without suffix, which is the name of their example."""
+"""Files by their relative path without suffix, which is the name of their example."""
 
 
 class Entry(NamedTuple):
