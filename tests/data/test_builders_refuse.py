@@ -38,7 +38,7 @@ def test_missing_archives_are_named_with_where_to_get_them(rng, tmp_path):
     assert "missing; from https://" in report[1]
 
 
-def test_a_missing_root_is_an_empty_one(tmp_path):
+def test_a_missing_root_is_refused_like_an_empty_one(tmp_path):
     error = refuse("pascal_voc_aug", tmp_path / "nowhere", tmp_path)
     assert error.what == str(tmp_path / "nowhere")
     for name in (VOC, SBD, "dataset.options.download=True"):
@@ -55,7 +55,7 @@ def test_a_missing_root_is_an_empty_one(tmp_path):
     ],
 )
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_truncated_archive(rng, tmp_path, name, archive, share):
+def test_truncated_archives_are_refused(rng, tmp_path, name, archive, share):
     root = publishers.write(getattr(publishers, name)(rng)[0], tmp_path / "in", "archive")
     content = (root / archive).read_bytes().rstrip(b"\0")  # A tar ends with some KiB of zeros.
     (root / archive).write_bytes(content[: int(share * len(content))])
@@ -63,7 +63,7 @@ def test_truncated_archive(rng, tmp_path, name, archive, share):
 
 
 @pytest.mark.parametrize("position", [-8, -1])
-def test_a_tgz_with_another_checksum_or_size_in_its_trailer(rng, tmp_path, position):
+def test_a_tgz_with_an_incorrect_trailer_is_refused(rng, tmp_path, position):
     root = publishers.write(publishers.pascal_voc_aug(rng)[0], tmp_path / "in", "archive")
     content = bytearray((root / SBD).read_bytes())
     content[position] ^= 1
@@ -72,14 +72,14 @@ def test_a_tgz_with_another_checksum_or_size_in_its_trailer(rng, tmp_path, posit
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><title>Login</title>", b"\x00" * 2000])
-def test_files_that_are_not_archives(rng, tmp_path, content):
+def test_files_that_are_not_archives_are_refused(rng, tmp_path, content):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     (root / ADE).write_bytes(content)
     assert refuse("ade20k", root, tmp_path).what == str(root / ADE)
 
 
 @pytest.mark.parametrize("part", ["content", "name"])
-def test_flipped_bits_in_a_zip(rng, tmp_path, part):
+def test_damaged_data_in_a_zip_are_refused(rng, tmp_path, part):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     with zipfile.ZipFile(root / ADE) as archive:
         info = archive.getinfo("ADEChallengeData2016/images/training/ADE_train_00000002.jpg")
@@ -103,7 +103,7 @@ def test_flipped_bits_in_a_zip(rng, tmp_path, part):
         ("ade20k", ADE, r".*/annotations/validation/.*1.png", "ADE_val_00000001.png"),
     ],
 )
-def test_missing_file(rng, tmp_path, form, name, archive, path, missing):
+def test_missing_files_are_refused(rng, tmp_path, form, name, archive, path, missing):
     tree = getattr(publishers, name)(rng)[0]
     del tree[archive][next(file for file in tree[archive] if re.fullmatch(path, file))]
     assert refuse(name, publishers.write(tree, tmp_path / "in", form), tmp_path).what.endswith(missing)
@@ -119,7 +119,7 @@ def test_a_missing_image_is_named_with_its_label(rng, tmp_path, monkeypatch):
     assert str(root / "ADEChallengeData2016/annotations/training/ADE_train_00000003.png") in str(error)
 
 
-def test_a_list_that_names_an_example_twice(rng, tmp_path):
+def test_a_list_that_names_an_example_twice_is_refused(rng, tmp_path):
     tree, lists, _ = publishers.coco_stuff10k(rng)
     tree[COCO]["imageLists/train.txt"] += lists["train"][1].encode() + b"\n"
     error = refuse("coco_stuff10k", publishers.write(tree, tmp_path / "in", "archive"), tmp_path)
@@ -127,7 +127,7 @@ def test_a_list_that_names_an_example_twice(rng, tmp_path):
     assert lists["train"][1] in str(error)
 
 
-def test_an_archive_that_contains_a_file_twice(rng, tmp_path):
+def test_an_archive_that_contains_a_file_twice_is_refused(rng, tmp_path):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     name = "ADEChallengeData2016/annotations/training/ADE_train_00000001.png"
     with zipfile.ZipFile(root / ADE, "a") as archive, pytest.warns(match="Duplicate"):
@@ -160,7 +160,7 @@ CONTEXT = ("pascal_context", "trainval.tar.gz", ".*2008_000002.mat")
         ("ade20k", ADE, ".*/annotations/training/.*", encode(full(151, 9, 9)), 151),
     ],
 )
-def test_bad_file(rng, tmp_path, name, archive, pattern, content, value):
+def test_invalid_files_are_refused(rng, tmp_path, name, archive, pattern, content, value):
     tree = getattr(publishers, name)(rng)[0]
     bad = next(file for file in tree[archive] if re.fullmatch(pattern, file))
     tree[archive][bad] = content
@@ -170,7 +170,7 @@ def test_bad_file(rng, tmp_path, name, archive, pattern, content, value):
         assert error.value == value
 
 
-def test_another_numbering_of_the_459_categories(rng, tmp_path):
+def test_another_numbering_of_the_459_categories_is_refused(rng, tmp_path):
     tree, _, _ = publishers.pascal_context(rng)
     tree["trainval.tar.gz"]["labels.txt"] = b"1: accordion\n2: air conditioner\n3: aeroplane\n"
     error = refuse("pascal_context", publishers.write(tree, tmp_path / "in", "archive"), tmp_path)
@@ -178,14 +178,14 @@ def test_another_numbering_of_the_459_categories(rng, tmp_path):
     assert "aeroplane" in str(error)
 
 
-def test_fewer_examples_than_published(rng, tmp_path):
+def test_fewer_examples_than_published_are_refused(rng, tmp_path):
     root = publishers.write(publishers.ade20k(rng)[0], tmp_path / "in", "archive")
     error = refuse("ade20k", root, tmp_path, allow_partial=False)
     assert (error.what, error.value, error.allowed) == (str(root), 4, 20210)
     assert "allow_partial=True" in str(error)
 
 
-def test_unknown_options_and_class_names(tmp_path):
+def test_unknown_options_and_class_names_are_refused(tmp_path):
     error = refuse("cityscapes", tmp_path, tmp_path, curse=True)
     assert error.what == "dataset.options.curse"
     assert error.allowed == ("coarse", "download", "allow_partial", "uncompressed")

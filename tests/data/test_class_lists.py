@@ -73,7 +73,7 @@ def test_numbers_that_only_count_the_rows_are_not_ids(own):
         (b"\xff\xfe\x00", None),
     ],
 )
-def test_lists_that_are_refused(own, content, value):
+def test_invalid_lists_are_refused(own, content, value):
     own.standard()
     own.write("classes.csv", content)
     with refused(what=own.root / "classes.csv", value=value):

@@ -220,7 +220,7 @@ def test_a_corrected_folder_is_accepted(folder):
     assert decode_label(folder.open().source("train")[1]["label"], "").min() == 2
 
 
-def test_invalid_arguments(folder, tmp_path):
+def test_invalid_arguments_are_refused(folder, tmp_path):
     with refused(what="dataset.name", value="camvid", allowed=DATASET_NAMES):
         open_dataset("camvid")
     with refused(what="dataset.root"):

@@ -43,7 +43,7 @@ def test_sbd_in_the_folders_of_other_tools(rng, tmp_path, folder):
 
 
 @pytest.mark.parametrize("listed", ["train_aug", "trainaug", "aug"])
-def test_labels_of_sbd_that_were_converted(rng, tmp_path, listed):
+def test_converted_labels_of_sbd(rng, tmp_path, listed):
     """The labels are like those of mmsegmentation's converter and of the authors of DeepLab."""
     tree, lists, _ = publishers.pascal_voc_aug(rng)
     expected = from_archives("pascal_voc_aug", tree, tmp_path)
@@ -147,7 +147,7 @@ def test_two_copies_under_one_root(rng, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "ade20k", "pascal_voc_aug"])
-def test_label_files_that_were_made_smaller(rng, tmp_path, name):
+def test_compressed_label_files(rng, tmp_path, name):
     tree = getattr(publishers, name)(rng)[0]
     palette = np.array(publishers.voc_palette(), np.uint8)
     marks = {"cityscapes": "_labelIds.png", "ade20k": "annotations/", "pascal_voc_aug": "/SegmentationClass/"}

@@ -17,7 +17,7 @@ from tests.reference.refusal import refused
 BLACK_AND_WHITE = "id,name,red,green,blue\n0,ground,0,0,0\n1,thing,255,255,255\n"
 
 
-def test_cvat(own):
+def test_segmentation_masks_of_cvat(own):
     """The layout is "Segmentation mask 1.1" from CVAT's documentation."""
     for name in ("a", "b", "c"):
         own.image(f"JPEGImages/{name}.png")
@@ -34,7 +34,7 @@ def test_cvat(own):
     own.check(dataset, {"train": ["a", "c"], "val": ["b"]})
 
 
-def test_labelme(own):
+def test_label_maps_of_labelme(own):
     """Like labelme2voc.py, this writes palette PNGs with 255 for unlabelled pixels, and no lists of splits."""
     for index in range(10):
         own.image(f"JPEGImages/n{index}.png")
@@ -55,7 +55,7 @@ def test_labelme(own):
     assert len(others) > 1
 
 
-def test_ultralytics(own):
+def test_masks_of_ultralytics(own):
     for split, name in (("train", "a"), ("val", "b")):
         own.image(f"images/{split}/{name}.png")
         own.label(f"masks/{split}/{name}.png")
@@ -89,7 +89,7 @@ def test_split_lists(own, line):
         own.open()
 
 
-def test_labels_from_one_with_nothing_below(own):
+def test_ids_that_begin_with_one(own):
     own.standard()
     for name, split in (("a", "train"), ("b", "val")):
         stored = own.label(f"labels/{split}/{name}.png", values=(0, 1, 2, 3, 200))
@@ -187,7 +187,7 @@ def test_prepared_data_describe_themselves(own):
     ("name", "value"),
     [("labels", "colour"), ("bits", 4), ("validation", 0.5), ("masks_dir", "gt"), ("unlabelled", "ignore")],
 )
-def test_invalid_options(own, name, value):
+def test_invalid_options_are_refused(own, name, value):
     own.standard()
     with refused(what=f"dataset.options.{name}", value=value):
         own.open(**{name: value})
@@ -220,7 +220,7 @@ YAML = "train: images/train\nval: images/val\nmasks_dir: labels\n"
     ],
     ids=range(8),
 )
-def test_data_yaml_that_is_refused(own, content):
+def test_invalid_data_yaml_is_refused(own, content):
     own.standard()
     (own.root / "classes.csv").unlink()
     own.write("data.yaml", YAML + content)

@@ -111,7 +111,7 @@ def test_eight_bits_in_sixteen_lose_nothing(own, rng):
 
 
 @pytest.mark.parametrize(("suffix", "options"), [(".tif", {}), (".webp", {"lossless": True}), (".bmp", {})])
-def test_other_kinds_of_pictures(own, suffix, options):
+def test_other_image_formats(own, suffix, options):
     own.standard()
     (own.root / "images/train/a.png").unlink()
     own.image(f"images/train/a{suffix}", **options)

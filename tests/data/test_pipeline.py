@@ -254,5 +254,5 @@ def is_running(pid):
         return False
 
 
-def test_a_program_may_end_in_the_middle_of_a_stream(folder):
+def test_a_program_can_end_in_the_middle_of_a_stream(folder):
     assert run_script(folder, "ends") == (0, "val_00000 (2, 32, 32, 3) False\n", "")

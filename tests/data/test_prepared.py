@@ -87,7 +87,7 @@ def test_augmenting_decodes_the_rows_that_it_needs(rng, kind):
         np.testing.assert_array_equal(seen["label"], expected)
 
 
-def test_damage_is_named(rng):
+def test_damaged_images_are_refused(rng):
     data = encoded(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), "RGB")
     with refused(what="city"):
         first_image_rows(data[: len(data) // 2], "city", 40)

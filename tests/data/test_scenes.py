@@ -122,7 +122,7 @@ def test_the_dataset_depends_on_its_options_alone(tmp_path):
     assert decode_label(example["label"], "").shape == (40, 48)
 
 
-def test_wrong_options(tmp_path):
+def test_invalid_options_are_refused(tmp_path):
     for options in ({"size": 3}, {"height": 3}, {"train": 0}, {"signals": 6}, {"seed": "a"}):
         with refused(what=f"dataset.options.{next(iter(options))}"):
             open_dataset("scenes", data_dir=tmp_path, options=options)

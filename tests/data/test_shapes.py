@@ -321,7 +321,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_files_of_one_image_that_are_refused(own, case):
+def test_invalid_label_files_are_refused(own, case):
     spoil, what = REFUSED[case]
     for split, name in (("train", "a"), ("val", "b")):
         own.image(f"images/{split}/{name}.png", SIZE)
@@ -360,7 +360,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_annotations_that_are_refused(own, case):
+def test_invalid_annotations_are_refused(own, case):
     for name in "ab":
         own.image(f"images/{name}.png", SIZE)
     file = "annotations.json" if isinstance(BROKEN[case], str) else "annotations.xml"
@@ -369,7 +369,7 @@ def test_annotations_that_are_refused(own, case):
         own.open(**({"validation": 0.5} if file.endswith("json") else {}))
 
 
-def test_images_that_annotations_name_must_be_there(own):
+def test_missing_images_of_annotations_are_refused(own):
     own.image("images/a.png", SIZE)
     own.write("annotations.json", coco(["a.png", "b.png"]))
     with refused(what=own.root / "annotations.json"):
@@ -380,7 +380,7 @@ def test_images_that_annotations_name_must_be_there(own):
         own.open(validation=0.5)
 
 
-def test_masks_beside_photos(own):
+def test_masks_beside_images(own):
     """The layout is Roboflow's "semantic segmentation masks"."""
     for folder, name in (("train", "a"), ("valid", "b")):
         own.image(f"{folder}/{name}_jpg.rf.1.jpg", SIZE, quality=100)
@@ -394,7 +394,7 @@ def test_masks_beside_photos(own):
         np.testing.assert_array_equal(decode_label(example["label"], ""), own.labels[name])
 
 
-def test_only_one_split(own):
+def test_a_missing_validation_split_is_refused(own):
     own.image("images/train/a.png", SIZE)
     own.label("labels/train/a.png", SIZE)
     own.write("classes.csv", "id,name\n0,a\n1,b\n2,c\n")

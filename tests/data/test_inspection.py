@@ -8,7 +8,7 @@ import pytest
 from danet_jax.data.inspection import map_in_order
 
 
-def test_results_come_map_in_order(rng):
+def test_results_come_in_order(rng):
     delays = rng.uniform(0, 0.01, 50)
 
     def work(index):
@@ -18,7 +18,7 @@ def test_results_come_map_in_order(rng):
     assert list(map_in_order(work, range(50))) == list(range(50))
 
 
-def test_it_works_ahead_within_bounds():
+def test_the_number_of_results_ahead_is_bounded():
     begun = []
     results = map_in_order(begun.append, range(10**6))
     next(results)
