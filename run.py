@@ -36,7 +36,16 @@ except ImportError as error:
     )
 
 from danet_jax.errors import InputError, did_you_mean, first_line, one_line
-from danet_jax.modes import COMPUTE, FLAGS, HOST_FLAGS, MODES, TRAINED, WITHOUT_RECIPE, WITHOUT_WORKDIR
+from danet_jax.modes import (
+    COMPUTE,
+    FLAGS,
+    HOST_FLAGS,
+    MODES,
+    TRAINED,
+    WITH_ARGUMENTS,
+    WITHOUT_RECIPE,
+    WITHOUT_WORKDIR,
+)
 from danet_jax.runs import terminal
 
 
@@ -113,6 +122,8 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
             raise InputError(f"--{name} applies to --mode={modes}, not to --mode={mode}", what=f"--{name}")
         if value == "":
             raise InputError(f"--{name}= is empty", what=f"--{name}")
+    if arguments and mode not in WITH_ARGUMENTS:
+        raise InputError.for_file(arguments[0], f"--mode={mode} takes no arguments after the flags")
     if "" in arguments:
         raise InputError("an argument after the flags is empty", what="an argument", value="")
     recipe = None if config is None else read_recipe(config.to_dict())

@@ -17,6 +17,9 @@ WITHOUT_RECIPE = ("predict", "explore", "report", "export", "zoo")
 WITHOUT_WORKDIR = ("prepare", "check", "zoo")
 """Modes that do not need the directory of a run."""
 
+WITH_ARGUMENTS = ("evaluate", "predict", "explore", "report", "export", "compile")
+"""Modes that take arguments after the flags."""
+
 TRAINED = ("evaluate", "predict", "explore", "submit", "export")
 """Modes that use a trained network. --config.model.NAME=VALUE replaces its options, the `overrides` of `run`."""
 

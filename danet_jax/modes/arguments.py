@@ -26,14 +26,6 @@ AnyPath = TypeVar("AnyPath", str, Path)
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and prefixes and suffixes are added
 
 
-def refuse_arguments(arguments: list[str], mode: str) -> None:
-    """Raises InputError if there are arguments after the flags of a mode that takes none."""
-    if arguments:
-        raise InputError(
-            f"{arguments[0]}: --mode={mode} takes no arguments after the flags", what=arguments[0]
-        )
-
-
 def read_size(arguments: list[str], mode: str) -> tuple[int, int] | None:
     """Returns the height and width from the argument HEIGHTxWIDTH, or None if there is no argument."""
     if not arguments:

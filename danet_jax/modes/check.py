@@ -19,7 +19,6 @@ from danet_jax.data.decode import decode_label, to_8_bits
 from danet_jax.data.inspection import Findings, check_pair, inspect
 from danet_jax.data.summary import some, warnings
 from danet_jax.errors import InputError
-from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.prepare import describe, open_recipe_dataset, recipe_builder
 from danet_jax.recipe import Recipe
 from danet_jax.runs.terminal import print_table, watched
@@ -40,7 +39,6 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     have only ignored pixels, and every example that cannot be read, does not fit its label, or has labels that are not
     classes. Writes the same, and examples with their labels as overlays, into `workdir/check.html`.
     """
-    refuse_arguments(arguments, "check")
     builder = recipe_builder(recipe)
     with contextlib.closing(builder):
         findings, splits = {}, _readers(recipe, builder)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from danet_jax.classes import Classes
-from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError
 from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result, comparison_table
@@ -21,11 +20,11 @@ from danet_jax.models.danet import DANet
 from danet_jax.models.intermediates import learnt_scales, with_scales
 from danet_jax.models.options import options_of
 from danet_jax.modes.arguments import by_unique_name, find_network
-from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data
+from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data, watch_examples
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import library_versions
-from danet_jax.runs.terminal import print_table, watched
+from danet_jax.runs.terminal import print_table
 from danet_jax.training.mesh import make_mesh
 from danet_jax.weights.checkpoint import load_checkpoint
 
@@ -82,7 +81,7 @@ def run(
     source = dataset.source(split, labelled="dataset.validation_split")
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.space)
     protocol = recipe.protocol()
-    host, hosts = jax.process_index(), jax.process_count()
+    is_first_host = jax.process_index() == 0
 
     @functools.cache  # networks with the same options share their compiled programs
     def evaluator_of(network: DANet, protocol: Protocol) -> Evaluator:
@@ -100,24 +99,18 @@ def run(
         warning = found.classes and check_classes(
             path, found.classes, dataset.classes, recipe.dataset.classes_by_number
         )
-        if host == 0:
+        if is_first_host:
             if warning:
                 print(f"warning: {path}, {warning}", file=sys.stderr)
             print(f"{path}: {found.description}; protocol {protocol.name}", file=sys.stderr)
-        examples = evaluation_examples(
-            source, bits=found.bits, shard_index=host, shard_count=hosts, workers=recipe.dataset.workers
-        )
-        count = len(range(len(source))[host::hosts])
         params = with_scales(found.variables["params"], dict.fromkeys(without, jnp.float32(0)))
-        return evaluator(
-            {**found.variables, "params": params},
-            watched(examples, f"evaluating {split}", count, enabled=host == 0),
-        ), network
+        examples = watch_examples(source, split, bits=found.bits, workers=recipe.dataset.workers)
+        return evaluator({**found.variables, "params": params}, examples), network
 
     results = {}
     for name, (path, without, folder) in planned.items():
         results[name], model = evaluate(path, without)
-        if host == 0:
+        if is_first_host:
             about = {
                 "checkpoint": str(path),
                 "dataset": recipe.dataset.name,
@@ -126,7 +119,7 @@ def run(
                 "versions": library_versions(),
             }
             results[name].write(folder, about)
-    if host == 0:
+    if is_first_host:
         _report(results, f"{recipe.dataset.name} {split}", workdir, ablate=ablate)
     return 0
 

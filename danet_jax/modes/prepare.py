@@ -13,13 +13,22 @@ import numpy as np
 
 from danet_jax.data.builders.base import PairsBuilder
 from danet_jax.data.builders.published import PublishedBuilder
-from danet_jax.data.dataset import Dataset, EncodedExample, data_changes, dataset_builder, open_dataset
+from danet_jax.data.dataset import (
+    Dataset,
+    EncodedExample,
+    EncodedSource,
+    data_changes,
+    dataset_builder,
+    open_dataset,
+)
 from danet_jax.data.decode import decode_image
+from danet_jax.data.pipeline import evaluation_examples
 from danet_jax.errors import InputError, first_line
-from danet_jax.modes.arguments import refuse_arguments, unique_names
+from danet_jax.modes.arguments import unique_names
 from danet_jax.recipe import Recipe
 from danet_jax.runs.directory import read_data
 from danet_jax.runs.hosts import refuse_differing
+from danet_jax.runs.terminal import watched
 
 if TYPE_CHECKING:
     from danet_jax.inference.segmenter import Segmenter
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, workdir: Path, arguments: list[str]) -> int:
     """Prepares the data set if necessary, and reports the required sources, the content and the location."""
     del workdir
-    refuse_arguments(arguments, "prepare")
     builder = recipe_builder(recipe)
     if not builder.is_prepared() and isinstance(builder, PublishedBuilder):
         print(f"{builder.texts['title']}: {builder.texts['license']}.")
@@ -74,6 +82,14 @@ def validation_examples(recipe: Recipe, count: int) -> Iterator[tuple[str, Encod
     source = recipe_dataset(recipe, "validation_split").source(recipe.dataset.validation_split)
     examples = [source[index] for index in range(min(count, len(source)))]
     return zip(unique_names(example["name"].replace("/", "_") for example in examples), examples, strict=True)
+
+
+def watch_examples(source: EncodedSource, split: str, *, bits: int, workers: int) -> Iterator[dict[str, Any]]:
+    """Yields the decoded examples that this host evaluates, with a progress bar on the first host."""
+    host, hosts = jax.process_index(), jax.process_count()
+    examples = evaluation_examples(source, bits=bits, shard_index=host, shard_count=hosts, workers=workers)
+    count = len(range(host, len(source), hosts))
+    return watched(examples, f"evaluating {split}", count, enabled=host == 0)
 
 
 def refuse_differing_data(dataset: Dataset) -> None:

@@ -12,7 +12,7 @@ from danet_jax.classes import Classes
 from danet_jax.errors import InputError
 from danet_jax.evaluation.submissions import test_server, write_submission
 from danet_jax.inference.segmenter import Segmenter, load_segmenter
-from danet_jax.modes.arguments import find_network, refuse_arguments
+from danet_jax.modes.arguments import find_network
 from danet_jax.modes.prepare import decode_example, recipe_dataset
 from danet_jax.recipe import Recipe
 from danet_jax.runs.outputs import Outputs
@@ -33,7 +33,6 @@ def run(
     With `--config.dataset.test_split=val`, it writes the validation split in the same format, for the publishers'
     evaluation scripts.
     """
-    refuse_arguments(arguments, "submit")
     name, split = recipe.dataset.name, recipe.dataset.test_split
     server = test_server(name)
     protocol = recipe.protocol()

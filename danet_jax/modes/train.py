@@ -27,9 +27,13 @@ from danet_jax.evaluation.evaluator import Evaluator
 from danet_jax.evaluation.result import Result
 from danet_jax.models.danet import DANet
 from danet_jax.modes import report
-from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.modes.memory import explaining_out_of_memory
-from danet_jax.modes.prepare import recipe_dataset, refuse_differing_data, refuse_other_data
+from danet_jax.modes.prepare import (
+    recipe_dataset,
+    refuse_differing_data,
+    refuse_other_data,
+    watch_examples,
+)
 from danet_jax.ops.attention import check_backend_runs
 from danet_jax.recipe import Recipe, recipe_of_run
 from danet_jax.runs.checkpoints import Checkpoints
@@ -50,7 +54,7 @@ from danet_jax.runs.log import TrainingLog
 from danet_jax.runs.pace import Pace, Profile
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.runs.stored import bits_of, describe, read_scores, refuse_changed, refuse_other_description
-from danet_jax.runs.terminal import shown, watched
+from danet_jax.runs.terminal import shown
 from danet_jax.training.losses import HardPixels, balanced_weights
 from danet_jax.training.mesh import make_mesh, refuse_indivisible, refuse_too_large
 from danet_jax.training.optimizer import poly_schedule, sgd
@@ -87,7 +91,6 @@ def run(recipe: Recipe, workdir: Path, arguments: list[str], *, signals: StopSig
       InputError: the recipe, the data and the content of `workdir` do not match, which is found before anything is
         written; or the loss, the gradients or the parameters are not finite, and the last good checkpoint is kept.
     """
-    refuse_arguments(arguments, "train")
     has_trained = train(recipe, workdir, signals)
     is_due = recipe.training.report and (has_trained or not (workdir / "report.html").exists())
     if is_due and jax.process_index() == 0:
@@ -157,12 +160,8 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     evaluator = Evaluator(model, dataset.classes, protocol, mesh)
 
     def validate(variables: Mapping[str, Any]) -> Result:
-        examples = evaluation_examples(
-            validation, bits=bits, shard_index=host, shard_count=hosts, workers=data.workers
-        )
-        count = len(range(len(validation))[host::hosts])
-        moving = watched(examples, f"evaluating {data.validation_split}", count, enabled=first_host)
-        return evaluator(variables, signals.interrupting(moving))
+        examples = watch_examples(validation, data.validation_split, bits=bits, workers=data.workers)
+        return evaluator(variables, signals.interrupting(examples))
 
     shown_examples = itertools.islice(
         evaluation_examples(validation, bits=bits), options.pictures if first_host else 0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import rich.table
 
-from danet_jax.modes.arguments import refuse_arguments
 from danet_jax.recipe import Recipe
 from danet_jax.runs.terminal import print_table
 from danet_jax.weights.download import cache_directory, cached_path
@@ -17,7 +16,6 @@ from danet_jax.weights.zoo import ZOO
 
 def run(recipe: Recipe | None, workdir: Path, arguments: list[str]) -> int:
     """Prints the names that `--checkpoint` and `--config.init.checkpoint` take, with mIoU in per cent and URLs."""
-    refuse_arguments(arguments, "zoo")
     table = rich.table.Table("name", "trained on", "crop", box=None, pad_edge=False)
     for heading in ("steps", "mIoU", "several scales", "SHA-256", ""):
         table.add_column(heading, justify="right")
