@@ -34,12 +34,7 @@ _FREE = ("config.dataset.root", "config.dataset.data_dir", "config.dataset.worke
 
 
 def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -> Path:
-    """Returns the run's directory: `workdir` if it is given, else runs/NAME of the recipe.
-
-    Args:
-      workdir: the value of --workdir, or None.
-      recipe: the recipe of the run, or None.
-      written: whether the mode writes there.
+    """Returns the run's directory, in which the mode writes if `written`: --workdir, or runs/NAME of the recipe.
 
     Raises:
       InputError: the path is not a directory, cannot become one, or cannot be written to. The check leaves no files.

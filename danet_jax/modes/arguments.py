@@ -103,10 +103,7 @@ def _find_images_in(folder: Path) -> list[Path]:
 def read_image(path: Path, bits: int = 16, depth: int = 8) -> np.ndarray:
     """Returns the pixels of an image file, upright, `[H, W, 3]`, and reports on stderr what was left out.
 
-    Args:
-      path: the image file.
-      bits: the number of bits that are used in 16-bit channels.
-      depth: the bits of the result, see `decode_image`.
+    See `decode_image` for `bits`, which 16-bit channels use, and `depth`, the bits of the result.
 
     Raises:
       InputError: the file cannot be read or decoded.

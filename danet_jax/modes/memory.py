@@ -71,12 +71,7 @@ def explaining_out_of_memory(
 ) -> Iterator[None]:
     """Replaces JAX's error when a device runs out of memory in this context by an InputError that names remedies.
 
-    Args:
-      recipe: the run's recipe.
-      mesh: the devices.
-      step: the jit-compiled train step, whose scratch memory is reported.
-      state: the first argument of the step, which may have been donated.
-      batch: the second argument of the step.
+    In this context, the jit-compiled train step is called with `state`, which may be donated, and `batch`.
     """
     try:
         yield

@@ -56,9 +56,7 @@ def recipe_builder(recipe: Recipe) -> PairsBuilder:
 def open_recipe_dataset(recipe: Recipe, *needed: str) -> Dataset:
     """Returns the data set of a recipe, and prepares it if necessary.
 
-    Args:
-      recipe: the recipe.
-      *needed: options such as "train_split", whose splits must exist.
+    The splits that the options in `needed` name, such as "train_split", must exist.
     """
     splits = {f"config.dataset.{option}": getattr(recipe.dataset, option) for option in needed}
     with _naming_options():
@@ -100,12 +98,9 @@ def refuse_differing_data(dataset: Dataset) -> None:
 
 
 def refuse_other_data(workdir: Path, digest: Mapping[str, Any], *, resume_anyway: bool) -> None:
-    """Raises InputError, naming what changed, if the run in `workdir` was trained on other data.
+    """Raises InputError, naming the changes, if the run in `workdir` was trained on data with another digest.
 
-    Args:
-      workdir: the run's directory.
-      digest: the digest of the data to resume with, from `Dataset.digest`.
-      resume_anyway: whether the changes are printed instead.
+    With `resume_anyway`, the changes are printed instead.
     """
     file = workdir / "data.json"
     before = read_data(workdir)

@@ -278,14 +278,9 @@ class TrainingStep(NamedTuple):
 def training_step(
     recipe: Recipe, model: DANet, steps: int, class_weights: tuple[float, ...] | None = None, bits: int = 8
 ) -> TrainingStep:
-    """Builds the schedule, the train step and the initial state of a recipe.
+    """Builds the schedule over `steps`, the train step and the initial state of a recipe and its network.
 
-    Args:
-      recipe: the options of the training.
-      model: the recipe's network.
-      steps: the number of steps of the whole training, over which the learning rate decays.
-      class_weights: the weight of each class in the loss; None weights all of them equally.
-      bits: the bits per channel of the images.
+    `class_weights` are the weights of the classes in the loss, and `bits` the bits per channel of the images.
     """
     options = recipe.training
     schedule = poly_schedule(options.learning_rate, steps, options.power)
@@ -406,16 +401,10 @@ def describe_finished(recipe: Recipe, workdir: Path) -> str:
 
 
 def mean_of_finite(pending: list[Metrics], step: int, good: int | None, workdir: Path) -> dict[str, float]:
-    """Returns the means of the losses of the steps up to `step`, and the last values of the norms and scales.
-
-    Args:
-      pending: the metrics of the steps since the last call.
-      step: the last of these steps.
-      good: the step of the newest checkpoint, or None.
-      workdir: the run's directory.
+    """Returns the means of the losses of the pending steps up to `step`, and the last values of norms and scales.
 
     Raises:
-      InputError: a loss or a norm is not finite.
+      InputError: a loss or a norm is not finite. The message names `good`, the step of the newest checkpoint.
     """
     values = jax.device_get(pending)
     for index, metrics in enumerate(values, start=step - len(values) + 1):

@@ -95,14 +95,7 @@ class Checkpoints:
         position: Mapping[str, int],
         description: Mapping[str, Any],
     ) -> None:
-        """Starts saving a checkpoint in the background.
-
-        Args:
-          step: the number of completed training steps.
-          variables: the variables of the network.
-          progress: the rest of the training state.
-          position: the position in the stream of examples, stored as JSON.
-          description: the description of the network and its classes, stored as JSON.
+        """Starts saving a checkpoint in the background; see `Restored` for its parts and `describe` for `description`.
 
         Raises:
           InputError: the disk is full, or this or the previous checkpoint cannot be written for another reason; the

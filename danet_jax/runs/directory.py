@@ -42,14 +42,7 @@ LIBRARIES = (
 def write_description(
     path: Path, config: Mapping[str, Any], classes: Classes, data: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes config.json, classes.json, versions.json and, if `data` is given, data.json.
-
-    Args:
-      path: the run's directory.
-      config: the resolved recipe.
-      classes: the classes that the network distinguishes.
-      data: the digest of the training data.
-    """
+    """Writes the resolved recipe, the classes, the versions of libraries and, if given, the digest of the data."""
     path = as_path(path)
     if data is not None:
         write_json(path / "data.json", data)
@@ -140,13 +133,9 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def refuse_other_config(
     path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, free: Sequence[str]
 ) -> None:
-    """Raises InputError, naming the keys that differ, if a run cannot resume with another config.
+    """Raises InputError, naming the keys, if the old and the new config of the run in `path` differ.
 
-    Args:
-      path: the run's directory.
-      old: the config that the run was started with.
-      new: the config to resume with.
-      free: dotted names of keys and groups that may differ.
+    `free` contains the dotted names of keys and groups that may differ.
     """
     if differences := config_differences(old, new, free):
         named = "; ".join(f"config.{key} was {before!r}, is {now!r}" for key, before, now in differences)

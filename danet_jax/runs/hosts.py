@@ -27,15 +27,9 @@ def from_first_host(value: Any) -> Any:
 
 
 def refuse_differing(facts: Mapping[str, Any], what: str) -> None:
-    """Raises InputError unless `facts` are equal on all hosts. All hosts must call it.
+    """Raises InputError on every host, naming the keys, unless `facts` about `what` are equal on all hosts.
 
-    Args:
-      facts: a flat dictionary that can be represented as JSON.
-      what: what the facts describe, for the message.
-
-    Raises:
-      InputError: the facts differ. It is raised on every host; the message names the keys that differ, and its `what`
-        is the first of them.
+    All hosts must call it. The facts are a flat dictionary that can be represented as JSON.
     """
     first, *others = _from_all_hosts(facts)
     for host, other in enumerate(others, start=1):

@@ -44,17 +44,7 @@ def write_data_page(
     examples: Iterable[Example],
     classes: Classes,
 ) -> None:
-    """Writes the page as one self-contained file.
-
-    Args:
-      path: the file to write.
-      title: the page's title.
-      errors: one line for each error.
-      warnings: one line for each possible mistake.
-      tables: the tables, in the order in which they are shown.
-      examples: the examples, which are shown with their labels drawn over them and a legend.
-      classes: the names and colours of the classes.
-    """
+    """Writes the page as one self-contained file; the labels of examples are drawn over them, with a legend."""
     figures = []
     for name, image, label in examples:
         drawn = Image.fromarray(image) if label is None else overlay(image, label, classes, legend=False)

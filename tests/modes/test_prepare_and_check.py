@@ -163,7 +163,7 @@ def test_check_detects_flipped_bits_and_truncation_of_prepared_data(rng, tmp_pat
     shards = sorted((tmp_path / "data").rglob("*.array_record*"))
     for shard in shards:
         whole = shard.read_bytes()
-        for _ in range(10):
+        for _ in range(4):
             content = bytearray(whole)
             content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
             shard.write_bytes(content)
@@ -182,7 +182,7 @@ def test_reading_a_damaged_shard_names_the_file(rng, tmp_path):
     examples = list(source)
     [shard] = (tmp_path / "data").rglob("folder-train.array_record*")
     whole = shard.read_bytes()
-    for _ in range(40):
+    for _ in range(15):
         content = bytearray(whole)
         content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
         shard.write_bytes(content)

@@ -118,12 +118,7 @@ def labels_at(
 ) -> np.ndarray:
     """Returns the labels of every `every`-th pixel, uint8 `[ceil(H / every), ceil(W / every)]`.
 
-    Args:
-      segmenter: its protocol and network determine how logits are resized to the image's size.
-      activations: the network's activations.
-      kind: the kind of the logits, see `Activations`.
-      size: (H, W) of the image.
-      every: the step in rows and columns.
+    Logits of one kind (see `Activations`) are resized to the image's size (H, W) as by the segmenter.
     """
     align_network, align_protocol = segmenter.model.align_corners, bool(segmenter.protocol.align_corners)
 
