@@ -132,7 +132,7 @@ def _read_variables(checkpoint: Path, model: DANet, classes: Classes) -> tuple[d
 
 
 def describe(model: DANet, classes: Classes, bits: int = 8) -> dict[str, Any]:
-    """Returns the description of a network and its images, with `bits` per channel, that a checkpoint stores as JSON."""
+    """Returns the description of a network and its images (`bits` per channel) that a checkpoint stores as JSON."""
     return {
         "model": options_of(model),
         "classes": {"names": list(classes.names), "colours": list(classes.colours)},
