@@ -111,7 +111,7 @@ def read_image(path: Path, bits: int = 16, depth: int = 8) -> np.ndarray:
     data = read_file(path)
     image = decode_image(data, str(path), upright=True, bits=bits, depth=depth)
     for remark in remarks(data, str(path), bits):
-        print(f"{path}: it has {remark}", file=sys.stderr)
+        print(f"{path}: the image has {remark}", file=sys.stderr)
     return image
 
 

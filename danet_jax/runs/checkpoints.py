@@ -110,7 +110,7 @@ class Checkpoints:
         )
         self._kept, self._saving = self._manager.latest_step(), step
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((variables, progress)))
-        with self._reporting_what_is_kept():
+        with self._explaining_errors():
             if not is_bucket(self._folder) and (free := shutil.disk_usage(self._folder).free) < 1.1 * size:
                 raise OSError(
                     f"the disk is full: {free / 1e6:.1f} MB are free, a checkpoint takes {size / 1e6:.1f} MB"
@@ -123,7 +123,7 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint cannot be written; see `save`.
         """
-        with self._reporting_what_is_kept():
+        with self._explaining_errors():
             self._manager.wait_until_finished()
 
     def score(self, step: int, scores: Mapping[str, float]) -> None:
@@ -132,7 +132,7 @@ class Checkpoints:
         self._scores[step] = finite["miou"]
         self.wait()
         if jax.process_index() == 0:
-            with self._reporting_what_is_kept():
+            with self._explaining_errors():
                 write_scores(self._folder / str(step), finite)
 
     def is_scored(self, step: int) -> bool:
@@ -229,21 +229,20 @@ class Checkpoints:
         return intact, problem
 
     @contextlib.contextmanager
-    def _reporting_what_is_kept(self) -> Iterator[None]:
+    def _explaining_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax raises many types for full disks, lost mounts and permissions.
-            full = "No space left" in str(error)  # TensorStore's message is very long.
-            reason = "the disk is full" if full else first_line(error)
-            kept = "none was saved yet" if self._kept is None else f"step {self._kept} is kept"
-            remedy = "make room or repair it"
+            kept = "none was saved before" if self._kept is None else f"that of step {self._kept} is kept"
+            reason, remedy = first_line(error), "repair the disk"
             if not is_bucket(self._folder) and not self._folder.is_dir():
-                reason = "the folder was renamed or removed during training"
-                kept, remedy = "what was saved before is where it is now", "move it back"
+                reason, remedy = "the folder was renamed or removed during training", "move it back"
+            elif "No space left" in str(error):  # TensorStore's message is very long.
+                reason, remedy = "the disk is full", "free some space"
             raise InputError.for_file(
                 self._folder,
-                f"the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; "
-                f"{remedy}, and the same command resumes",
+                f"the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; {remedy}, and the same "
+                "command resumes",
             ) from error
 
     def __enter__(self) -> Self:

@@ -96,7 +96,7 @@ class TrainingLog:
         line: dict[str, Any] = {"step": step, **{f"{prefix}/{name}": numbers.get(name) for name in values}}
         if protocol:
             line[f"{prefix}/protocol"] = protocol
-        with self._naming_the_folder():
+        with self._explaining_errors():
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
             self._record(step, [summary.scalar(f"{prefix}/{name}", value) for name, value in numbers.items()])
@@ -115,7 +115,7 @@ class TrainingLog:
         if self._enabled:
             from tensorboardX import summary
 
-            with self._naming_the_folder():
+            with self._explaining_errors():
                 self._record(
                     step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()]
                 )
@@ -128,7 +128,7 @@ class TrainingLog:
         self._events.flush()
 
     @contextlib.contextmanager
-    def _naming_the_folder(self) -> Iterator[None]:
+    def _explaining_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
