@@ -234,11 +234,11 @@ class Checkpoints:
             yield
         except Exception as error:  # Orbax raises many types for full disks, lost mounts and permissions.
             kept = "none was saved before" if self._kept is None else f"that of step {self._kept} is kept"
-            reason, remedy = first_line(error), "repair the disk"
+            reason, remedy = first_line(error), "free some space or repair the disk"
             if not is_bucket(self._folder) and not self._folder.is_dir():
                 reason, remedy = "the folder was renamed or removed during training", "move it back"
             elif "No space left" in str(error):  # TensorStore's message is very long.
-                reason, remedy = "the disk is full", "free some space"
+                reason = "the disk is full"
             raise InputError.for_file(
                 self._folder,
                 f"the checkpoint of step {self._saving} cannot be written ({reason}); {kept}; {remedy}, and the same "
