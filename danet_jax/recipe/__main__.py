@@ -9,8 +9,8 @@ from danet_jax.recipe.types import Group
 _HEAD = """# Settings
 
 These are all options of a recipe: what each takes, its default, and what it does. A file in `configs/` sets an option
-by `config.GROUP.NAME = VALUE`, the command line by `--config.GROUP.NAME=VALUE`. Values that make no sense are refused
-in one line before anything is read, prepared or written. `python -m danet_jax.recipe` writes this page from the code.
+by `config.GROUP.NAME = VALUE`, the command line by `--config.GROUP.NAME=VALUE`. Invalid values are refused in one line
+before anything is read, prepared or written. `python -m danet_jax.recipe` generates this page.
 """
 
 

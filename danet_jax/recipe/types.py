@@ -26,6 +26,11 @@ class Group(pydantic.BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
     )
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:
@@ -71,14 +76,8 @@ def Lengths(*allowed: int) -> Check:
     )
 
 
-def _tuple(value: Any) -> Any:
-    """Converts a list to a tuple, because JSON has no tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _names(value: Any) -> Any:
     """Splits the value of a flag such as `a, b,c`, which arrives as a tuple of one string."""
-    value = _tuple(value)
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str):
         return tuple(part.strip() for part in value[0].split(",") if part.strip())
     return value
@@ -111,22 +110,21 @@ NameList = Annotated[tuple[Name, ...], BeforeValidator(_names)]
 """Several names, separated by commas on the command line."""
 
 Steps = Annotated[int, Field(ge=1, le=LARGEST_STEP)]
-StepRange = Annotated[tuple[Steps, ...], Lengths(0, 2), BeforeValidator(_tuple)]
+StepRange = Annotated[tuple[Steps, ...], Lengths(0, 2)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Devices = Annotated[
     int,
     Field(ge=-1, le=65536),
     Check(lambda value: value != 0, "a number of devices from 1 to 65536, or -1 for all remaining ones"),
 ]
-Dilations = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], BeforeValidator(_tuple)]
-Weights = Annotated[tuple[Weight, ...], Lengths(3), BeforeValidator(_tuple)]
+Dilations = tuple[Annotated[int, Field(ge=1, le=256)], ...]
+Weights = Annotated[tuple[Weight, ...], Lengths(3)]
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
-Window = Annotated[tuple[Side, ...], Lengths(0, 2), BeforeValidator(_tuple)]
-BaseSize = Annotated[tuple[Side, ...], Lengths(0, 1, 2), BeforeValidator(_tuple)]
+Window = Annotated[tuple[Side, ...], Lengths(0, 2)]
+BaseSize = Annotated[tuple[Side, ...], Lengths(0, 1, 2)]
 Scales = Annotated[
     tuple[Annotated[float, Field(ge=0.01, le=16)], ...],
     Field(min_length=1, max_length=64),
-    BeforeValidator(_tuple),
 ]
-Colour = Annotated[tuple[float, ...], Lengths(3), BeforeValidator(_tuple)]
+Colour = Annotated[tuple[float, ...], Lengths(3)]
 """Values for R, G and B, whose range `Protocol` checks."""
