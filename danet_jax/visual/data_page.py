@@ -12,7 +12,7 @@ from PIL import Image
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.inference.drawing import label_shares, overlay
 from danet_jax.runs.files import write_text
-from danet_jax.visual.packing import png_link, render_page
+from danet_jax.visual.packing import encode_png, render_page
 
 _LONGEST = 960
 """The longer side of an example on the page, in pixels."""
@@ -49,7 +49,9 @@ def write_data_page(
     for name, image, label in examples:
         drawn = Image.fromarray(image) if label is None else overlay(image, label, classes, legend=False)
         drawn.thumbnail((_LONGEST, _LONGEST))
-        figures.append((name, png_link(np.asarray(drawn)), [] if label is None else _legend(label, classes)))
+        figures.append(
+            (name, encode_png(np.asarray(drawn)), [] if label is None else _legend(label, classes))
+        )
     page = render_page(
         "data.html", title=title, errors=errors, warnings=warnings, tables=tables, figures=figures
     )

@@ -75,33 +75,35 @@ def pack(arrays: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], str]:
     return described, base64.b64encode(gzip.compress(b"".join(planes), 6, mtime=0)).decode()
 
 
-def photo_link(image: np.ndarray, longest: int = 2048, quality: int = 88) -> str:
+def encode_photo(image: np.ndarray, longest: int = 2048, quality: int = 88) -> str:
     """Returns a photo as a `data:` link: a PNG if it is small, or a JPEG with sides of at most `longest` pixels."""
     photo = Image.fromarray(image)
     photo.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     if photo.width * photo.height <= _SMALL:
-        return png_link(np.asarray(photo))
+        return encode_png(np.asarray(photo))
     file = io.BytesIO()
     # `optimize` fails if the file has more bytes than the image has pixels, which happens with noise.
     photo.save(file, "JPEG", quality=quality, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def png_link(image: np.ndarray) -> str:
+def encode_png(image: np.ndarray) -> str:
     """Returns an image as a `data:` link to a lossless PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def network_words(position_attention: Any, channel_attention: Any, backbone: Any, output_stride: Any) -> str:
+def describe_network(
+    position_attention: Any, channel_attention: Any, backbone: Any, output_stride: Any
+) -> str:
     """Returns a network's description in words."""
     kinds = {(True, True): "DANet", (True, False): "Position attention", (False, True): "Channel attention"}
     kind = kinds.get((bool(position_attention), bool(channel_attention)), "Dilated FCN without attention")
     return f"{kind} on {str(backbone).replace('resnet', 'ResNet-')}, output stride {output_stride}"
 
 
-def breakable(text: object) -> markupsafe.Markup:
+def insert_breaks(text: object) -> markupsafe.Markup:
     """Returns text in which a browser may break lines after the punctuation in names and paths, but not in numbers."""
     parts = re.split(r"(?<=[_/])|(?<=[.:=-])(?=[A-Za-z])", str(text))
     return markupsafe.Markup("<wbr>").join(parts)
@@ -126,5 +128,5 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals["asset"] = lambda name: markupsafe.Markup(_asset(name))
-    environment.filters["breakable"] = breakable
+    environment.filters["breakable"] = insert_breaks
     return environment

@@ -14,7 +14,7 @@ import danet_jax
 from danet_jax.inference.segmenter import Segmenter
 from danet_jax.ops.normalize import normalize
 from danet_jax.visual.explorer.page import Page
-from danet_jax.visual.packing import photo_link
+from danet_jax.visual.packing import encode_photo
 from tests.reference.refusal import refused
 from tests.visual.browser import SIZES, opened, refuse_traffic, visible_boxes, wait_until_ready
 
@@ -327,7 +327,7 @@ def test_arguments_of_the_wrong_type_are_refused(network, tmp_path, image):
 def test_a_noisy_photo_is_stored(rng):
     """Its JPEG has more bytes than it has pixels."""
     photo = np.clip(128 + rng.normal(0, 60, (300, 400, 3)), 0, 255).astype(np.uint8)
-    link = photo_link(photo, quality=90)
+    link = encode_photo(photo, quality=90)
     assert len(link) > photo[..., 0].size
     stored = np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))))
     assert stored.shape == photo.shape

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from danet_jax.visual.explorer.numbers import cell_means, centred, map_numbers, quantised
+from danet_jax.visual.explorer.numbers import average_cells, centre, compute_map_numbers, quantise
 
 
 def vectors(rng, positions, channels, spread):
@@ -22,7 +22,7 @@ def whole_map(queries, keys):
 @pytest.mark.parametrize("spread", [0.5, 100.0])
 def test_rows_from_16_bit_queries_and_keys(rng, spread):
     queries, keys = vectors(rng, 500, 64, spread)
-    stored = [np.multiply(*quantised(part)) for part in (queries, centred(keys))]
+    stored = [np.multiply(*quantise(part)) for part in (queries, centre(keys))]
     exact, found = whole_map(queries, keys), whole_map(*stored)
     assert np.abs(found - exact).max() < 1e-2
     assert (found.argmax(1) == exact.argmax(1)).mean() > 0.99
@@ -32,7 +32,7 @@ def test_channels_that_are_zero(rng):
     queries, keys = vectors(rng, 20, 8, 1.0)
     queries[:, 3] = 0
     keys[:, 5] = 2.5  # zero once centred
-    stored = [np.multiply(*quantised(part)) for part in (queries, centred(keys))]
+    stored = [np.multiply(*quantise(part)) for part in (queries, centre(keys))]
     np.testing.assert_allclose(whole_map(*stored), whole_map(queries, keys), atol=1e-3)
 
 
@@ -40,7 +40,7 @@ def test_channels_that_are_zero(rng):
 def test_statistics_of_rows_and_columns(rng, grid):
     h, w = grid
     queries, keys = vectors(rng, h * w, 16, 4.0)
-    numbers = map_numbers(queries, keys, grid)
+    numbers = compute_map_numbers(queries, keys, grid)
     weights = whole_map(queries, keys)
     rows, columns = np.divmod(np.arange(h * w), w)
     far = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
@@ -57,7 +57,7 @@ def test_statistics_of_rows_and_columns(rng, grid):
 def test_pooled_weights_are_sums(rng, grid, cell):
     h, w = grid
     queries, keys = vectors(rng, h * w, 16, 4.0)
-    numbers = map_numbers(queries, keys, grid, cell)
+    numbers = compute_map_numbers(queries, keys, grid, cell)
     weights = whole_map(queries, keys)
     across = -(-w // cell)
     home = np.array([(p // w) // cell * across + (p % w) // cell for p in range(h * w)])
@@ -70,4 +70,4 @@ def test_pooled_weights_are_sums(rng, grid, cell):
     np.testing.assert_allclose(numbers.pooled.sum(1), 1, atol=1e-4)
     values = rng.normal(size=(h * w, 2)).astype(np.float32)
     means = [values[home == j].mean(0) for j in range(cells)]
-    np.testing.assert_allclose(cell_means(values, grid, cell), means, atol=1e-5)
+    np.testing.assert_allclose(average_cells(values, grid, cell), means, atol=1e-5)

@@ -10,8 +10,8 @@ from danet_jax.evaluation.result import Result
 from danet_jax.inference.protocol import Protocol
 from danet_jax.runs.directory import write_description
 from danet_jax.visual.data_page import Example, Table, write_data_page
-from danet_jax.visual.report.contents import confusions, explorer_link, read_contents, read_series
-from danet_jax.visual.report.examples import errors, evaluate_examples
+from danet_jax.visual.report.contents import describe_confusions, explorer_link, read_contents, read_series
+from danet_jax.visual.report.examples import draw_errors, evaluate_examples
 from danet_jax.visual.report.page import write_report
 from tests.visual.browser import SIZES, opened, visible_boxes
 
@@ -168,7 +168,7 @@ def test_examples_are_the_best_the_median_and_the_worst(rng):
 def test_errors_are_orange(rng):
     truth, labels = rng.integers(0, 3, (2, 20, 30), dtype=np.uint8)
     truth[:4] = 255
-    shown = errors(np.full((20, 30, 3), 100, np.uint8), truth, labels)
+    shown = draw_errors(np.full((20, 30, 3), 100, np.uint8), truth, labels)
     differing = (truth != labels) & (truth != 255)
     assert (shown[differing] == (255, 96, 0)).all()
     assert (shown[~differing][:, 0] == shown[~differing][:, 1]).all()
@@ -176,7 +176,7 @@ def test_errors_are_orange(rng):
 
 def test_the_worst_confusions_come_first():
     counts = np.array([[90, 10, 0], [0, 50, 50], [0, 0, 0]])
-    first, second = confusions(Result(counts, CLASSES, 1, Protocol.whole()))
+    first, second = describe_confusions(Result(counts, CLASSES, 1, Protocol.whole()))
     assert first.startswith(f"50 % of {NAMES[1]}")
     assert second.startswith(f"10 % of {NAMES[0]}")
 

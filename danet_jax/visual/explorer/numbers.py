@@ -113,7 +113,7 @@ def compute_activations(segmenter: Segmenter, image: np.ndarray) -> Activations:
     )
 
 
-def labels_at(
+def compute_labels(
     segmenter: Segmenter, activations: Activations, kind: str, size: tuple[int, int], every: int
 ) -> np.ndarray:
     """Returns the labels of every `every`-th pixel, uint8 `[ceil(H / every), ceil(W / every)]`.
@@ -177,7 +177,7 @@ def _apply_to_each(variables: Any, images: jax.Array, factors: jax.Array, *, mod
     return intermediates.logits.fusion[:, 0], jax.tree.map(lambda x: x[0, 0], intermediates)
 
 
-def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns vectors `[N, d]` rounded to int16 `[N, d]`, and the scale of each channel, float32 `[d]`.
 
     Logits in the hundreds keep more precision this way than in float16.
@@ -187,7 +187,7 @@ def quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(vectors / scales.astype(np.float64)).astype(np.int16), scales
 
 
-def centred(keys: np.ndarray) -> np.ndarray:
+def centre(keys: np.ndarray) -> np.ndarray:
     """Returns keys `[N, d]` minus their mean, which changes no row of the map and makes rounding errors smaller."""
     return keys - keys.mean(0, dtype=np.float64).astype(np.float32)
 
@@ -213,7 +213,9 @@ class MapNumbers:
     pooled: np.ndarray | None
 
 
-def map_numbers(queries: np.ndarray, keys: np.ndarray, grid: tuple[int, int], cell: int = 1) -> MapNumbers:
+def compute_map_numbers(
+    queries: np.ndarray, keys: np.ndarray, grid: tuple[int, int], cell: int = 1
+) -> MapNumbers:
     """Computes statistics of the map a few rows at a time, so that memory is linear in the number of positions.
 
     Args:
@@ -272,7 +274,7 @@ def smallest_cell(grid: tuple[int, int], most: int) -> int:
     return next(cell for cell in itertools.count(1) if math.prod(cells(grid, cell)) <= most)
 
 
-def cell_means(values: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
+def average_cells(values: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarray:
     """Returns the means of `[N, ...]` over the positions of each cell, float32 `[M, ...]`."""
     if cell == 1:
         return values
@@ -286,7 +288,7 @@ def cell_means(values: np.ndarray, grid: tuple[int, int], cell: int) -> np.ndarr
     return means.reshape(-1, *values.shape[1:]).astype(np.float32)
 
 
-def channel_map(features: np.ndarray, energy: str) -> np.ndarray:
+def compute_channel_map(features: np.ndarray, energy: str) -> np.ndarray:
     """Returns the channel attention map, float32 `[C, C]`, of features `[N, C]`; see `channel_attention`."""
     gram = features.T.astype(np.float64) @ features
     logits = gram if energy == "paper" else -gram
@@ -294,7 +296,7 @@ def channel_map(features: np.ndarray, energy: str) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def channel_numbers(
+def compute_channel_numbers(
     segmenter: Segmenter, activations: Activations, classes: Sequence[int]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the page's facts about the channel attention, and its arrays.
@@ -304,7 +306,7 @@ def channel_numbers(
       activations: the network's activations.
       classes: the classes whose channels are shown.
     """
-    attention = channel_map(activations.channel_maps["channel_in"], segmenter.model.channel_energy)
+    attention = compute_channel_map(activations.channel_maps["channel_in"], segmenter.model.channel_energy)
     received = attention.sum(0)
     attended = np.argsort(-received, kind="stable")[:MOST_ATTENDED]
     kernel = segmenter.variables["params"]["head"]["channel_classifier"]["kernel"]
@@ -316,7 +318,7 @@ def channel_numbers(
     sources = (("channel_in", attended), ("channel_attention", attended), ("channel_out", weighed))
     images = np.concatenate(
         [
-            cell_means(activations.channel_maps[name][:, channels], activations.grid, cell).T
+            average_cells(activations.channel_maps[name][:, channels], activations.grid, cell).T
             for name, channels in sources
         ]
     )

@@ -16,17 +16,17 @@ from danet_jax.models.danet import DANet
 from danet_jax.runs.files import as_path, write_text
 from danet_jax.visual.explorer.numbers import (
     Activations,
-    cell_means,
+    average_cells,
     cells,
-    centred,
-    channel_numbers,
+    centre,
     compute_activations,
-    labels_at,
-    map_numbers,
-    quantised,
+    compute_channel_numbers,
+    compute_labels,
+    compute_map_numbers,
+    quantise,
     smallest_cell,
 )
-from danet_jax.visual.packing import network_words, photo_link, render_page
+from danet_jax.visual.packing import describe_network, encode_photo, render_page
 
 LONGEST = 2048
 """The longer side of the image and of the label maps in a page, in pixels."""
@@ -131,7 +131,7 @@ def _render(
     every = -(-max(image.shape[:2]) // LONGEST)
     height, width = image.shape[:2]
     label_maps = {
-        kind: labels_at(segmenter, activations, kind, (height, width), every)
+        kind: compute_labels(segmenter, activations, kind, (height, width), every)
         for kind in _LABEL_MAPS
         if kind in activations.logits
     }
@@ -142,7 +142,7 @@ def _render(
     if activations.channel_maps:
         counts = np.bincount(label_maps["fusion"].ravel())
         frequent = [int(c) for c in np.argsort(-counts, kind="stable")[:_CLASSES_WITH_CHANNELS] if counts[c]]
-        channels, channel_arrays = channel_numbers(segmenter, activations, frequent)
+        channels, channel_arrays = compute_channel_numbers(segmenter, activations, frequent)
         arrays |= channel_arrays
     facts = {
         "name": name,
@@ -179,7 +179,7 @@ def _render(
         facts=facts,
         arrays=arrays,
         name=name,
-        photo=photo_link(image, LONGEST, quality=90),
+        photo=encode_photo(image, LONGEST, quality=90),
         network=_describe(segmenter.model),
         sentences=_sentences(segmenter, activations, cell, changed, limit),
         grid=activations.grid,
@@ -227,7 +227,9 @@ def _sentences(
 
 def _describe(model: DANet) -> str:
     backbone = model.backbone if isinstance(model.backbone, str) else type(model.backbone).__name__
-    words = [network_words(model.position_attention, model.channel_attention, backbone, model.output_stride)]
+    words = [
+        describe_network(model.position_attention, model.channel_attention, backbone, model.output_stride)
+    ]
     if model.multi_grid:
         words.append(f"multi-grid {', '.join(map(str, model.multi_grid))}")
     return ", ".join([*words, f"{model.num_classes} classes"])
@@ -237,11 +239,11 @@ def _map_arrays(activations: Activations, cell: int) -> dict[str, np.ndarray]:
     """Returns the page's arrays about the position attention map, which are none without position attention."""
     if activations.queries is None or activations.keys is None:
         return {}
-    queries, query_scales = quantised(activations.queries)
-    keys, key_scales = quantised(centred(activations.keys))
-    numbers = map_numbers(queries * query_scales, keys * key_scales, activations.grid, cell)
+    queries, query_scales = quantise(activations.queries)
+    keys, key_scales = quantise(centre(activations.keys))
+    numbers = compute_map_numbers(queries * query_scales, keys * key_scales, activations.grid, cell)
     arrays = {
-        name: cell_means(getattr(numbers, name), activations.grid, cell)
+        name: average_cells(getattr(numbers, name), activations.grid, cell)
         for name in ("entropy", "distance", "received")
     }
     if numbers.pooled is None:
@@ -256,7 +258,7 @@ def _likely_classes(activations: Activations, cell: int) -> dict[str, np.ndarray
     """Returns the three most probable classes of each position, and their probabilities in units of 1/65535."""
     logits = activations.logits["fusion"].reshape(activations.grid[0] * activations.grid[1], -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = cell_means(weights / weights.sum(1, keepdims=True), activations.grid, cell)
+    probabilities = average_cells(weights / weights.sum(1, keepdims=True), activations.grid, cell)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :3]
     chosen = np.take_along_axis(probabilities, order, axis=1)
     missing = ((0, 0), (0, 3 - order.shape[1]))

@@ -16,7 +16,7 @@ import numpy as np
 from danet_jax.evaluation.result import Result
 from danet_jax.runs.directory import flat_config, read_classes, read_config
 from danet_jax.runs.outputs import Outputs
-from danet_jax.visual.packing import network_words
+from danet_jax.visual.packing import describe_network
 from danet_jax.visual.report.examples import ShownExample
 
 MOST_POINTS = 1500
@@ -97,7 +97,7 @@ def read_series(file: Path) -> tuple[dict[str, tuple[list[int], list[float]]], i
     return series, damaged
 
 
-def confusions(result: Result) -> list[str]:
+def describe_confusions(result: Result) -> list[str]:
     """Returns descriptions of the worst confusions, relative to the pixels of each class."""
     counts = result.confusion.astype(np.float64)
     truth = counts.sum(1, keepdims=True)
@@ -114,7 +114,7 @@ def confusions(result: Result) -> list[str]:
     ]
 
 
-def facts(run: Contents) -> dict[str, str]:
+def summarize_run(run: Contents) -> dict[str, str]:
     """Returns a summary of a run as names and values."""
     config, series, result = run.config, run.series, run.result
     found: dict[str, str] = {}
@@ -125,7 +125,7 @@ def facts(run: Contents) -> dict[str, str]:
     elif "validation/miou" in series:
         found["mIoU at the last evaluation"] = f"{100 * series['validation/miou'][1][-1]:.2f} %"
     model = ("position_attention", "channel_attention", "backbone", "output_stride")
-    found["network"] = network_words(*(config.get(f"model.{name}") for name in model))
+    found["network"] = describe_network(*(config.get(f"model.{name}") for name in model))
     found["data"] = (
         f"{config.get('dataset.name')}, trained on {config.get('dataset.train_split')}, "
         f"validated on {config.get('dataset.validation_split')}"

@@ -15,7 +15,7 @@ from danet_jax.data.decode import to_8_bits
 from danet_jax.evaluation.confusion import count_pairs
 from danet_jax.evaluation.evaluator import validate_example
 from danet_jax.evaluation.result import Result
-from danet_jax.visual.packing import photo_link, png_link
+from danet_jax.visual.packing import encode_photo, encode_png
 
 if TYPE_CHECKING:
     from danet_jax.inference.segmenter import Segmenter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EACH = 3
 """The number of examples in each group."""
 _LONGEST = 384
-_WRONG = (255, 96, 0)
+_ERROR_COLOUR = (255, 96, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +80,12 @@ def evaluate_examples(
     return result, list(shown.values())
 
 
-def errors(image: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def draw_errors(image: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns the image in grey with wrong pixels in orange and ignored pixels dark, uint8 `[H, W, 3]`."""
     grey = (image @ np.array([0.299, 0.587, 0.114]) * 0.55 + 40).astype(np.uint8)
     shown = np.repeat(grey[..., None], 3, 2)
     ignored = truth == IGNORE_LABEL
-    shown[(truth != labels) & ~ignored] = _WRONG
+    shown[(truth != labels) & ~ignored] = _ERROR_COLOUR
     shown[ignored] //= 3
     return shown
 
@@ -93,8 +93,8 @@ def errors(image: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> np.ndarr
 def _links(image: np.ndarray, truth: np.ndarray, labels: np.ndarray, classes: Classes) -> dict[str, str]:
     palette = classes.palette()
     return {
-        "image": photo_link(image, quality=85),
-        "truth": png_link(palette[truth]),
-        "prediction": png_link(palette[labels]),
-        "error": photo_link(errors(image, truth, labels), quality=85),
+        "image": encode_photo(image, quality=85),
+        "truth": encode_png(palette[truth]),
+        "prediction": encode_png(palette[labels]),
+        "error": encode_photo(draw_errors(image, truth, labels), quality=85),
     }

@@ -10,7 +10,7 @@ from typing import Any
 from danet_jax.errors import InputError
 from danet_jax.runs.files import write_text
 from danet_jax.visual.packing import render_page
-from danet_jax.visual.report.contents import Contents, confusions, explorer_link, facts
+from danet_jax.visual.report.contents import Contents, describe_confusions, explorer_link, summarize_run
 
 LIMIT_MEGABYTES = 6.0
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -70,9 +70,9 @@ def write_report(path: Path, runs: Sequence[Contents], defaults: Mapping[str, An
             {
                 "name": name,
                 "colour": COLOURS[index % len(COLOURS)],
-                "facts": facts(run),
+                "facts": summarize_run(run),
                 "sentences": run.sentences,
-                "confusions": confusions(run.result) if run.result else [],
+                "confusions": describe_confusions(run.result) if run.result else [],
                 "classes": run.result.classes.names if run.result else [],
                 "examples": [(x, explorer_link(run, x.name, path)) for x in run.examples],
             }
