@@ -122,10 +122,10 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
             raise InputError(f"--{name} applies to --mode={modes}, not to --mode={mode}", what=f"--{name}")
         if value == "":
             raise InputError(f"--{name}= is empty", what=f"--{name}")
-    if arguments and mode not in WITH_ARGUMENTS:
-        raise InputError.for_file(arguments[0], f"--mode={mode} takes no arguments after the flags")
     if "" in arguments:
         raise InputError("an argument after the flags is empty", what="an argument", value="")
+    if arguments and mode not in WITH_ARGUMENTS:
+        raise InputError.for_file(arguments[0], f"--mode={mode} takes no arguments after the flags")
     recipe = None if config is None else read_recipe(config.to_dict())
     if recipe is None and mode not in WITHOUT_RECIPE:
         raise InputError(f"--mode={mode} needs --config=FILE; recipes are in configs/", what="--config")
