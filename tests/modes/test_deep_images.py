@@ -13,12 +13,12 @@ from safetensors.numpy import load
 from danet_jax import Protocol, load_segmenter
 from danet_jax.data.pipeline import evaluation_examples, training_batches
 from danet_jax.inference.exporting import probabilities
-from danet_jax.models import resnet
 from danet_jax.modes import evaluate, explore, export, predict, report, train
 from danet_jax.modes.prepare import recipe_dataset
 from danet_jax.recipe import defaults, read_recipe
 from danet_jax.runs.stopping import StopSignals
 from danet_jax.weights.checkpoint import load_checkpoint
+from tests.reference.narrow import narrow_networks
 from tests.reference.refusal import refused
 
 BITS = 12
@@ -70,8 +70,7 @@ def recipe_of(root, **options):
 def run(drawn, tmp_path_factory):
     """The recipe of a run on these images, and the run's folder."""
     workdir = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.BLOCKS, "resnet18", (1, 1, 1, 1))
+    with narrow_networks():
         recipe = recipe_of(drawn[0])
         with StopSignals() as signals:
             assert train.run(recipe, workdir, [], signals=signals) == 0
