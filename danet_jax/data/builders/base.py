@@ -107,7 +107,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         options: Mapping[str, Any] | None = None,
     ):
         """Checks the arguments and chooses the directory of the prepared data."""
-        self.options = check_options(self.name, options, self.defaults, self.ALLOWED)
+        self.options = self._check_options(options or {})
         chosen = self.configure(pathlib.Path(data_dir), root, tuple(class_names))
         self.classes, self.bits, self._sources = chosen.classes, chosen.bits, chosen.sources
         self._uncompressed = self.options.get("uncompressed", False)
@@ -179,7 +179,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self._needed = needed or {}
         if not self.is_prepared():
             self._prepare()
-        refuse_absent_splits(self.name, self._needed, self.info.splits)
+        self._refuse_absent_splits(self.info.splits)
         if self._sources:
             self._sources.remember()
 
@@ -271,7 +271,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     ) -> Mapping[str, Sequence[Callable[[], Iterator[Any]]]]:
         del dl_manager  # Nothing is downloaded.
         pairs = self.pairs()
-        refuse_absent_splits(self.name, self._needed, pairs)
+        self._refuse_absent_splits(pairs)
         for reader in itertools.chain(*pairs.values()):
             if isinstance(reader, Missing):
                 raise reader.error
@@ -306,6 +306,44 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _example_writer(self) -> tfds.core.ExampleWriter:
         return self._writer
 
+    def refuse_class_names(self, class_names: Sequence[str]) -> None:
+        """Raises InputError if names of classes are given; for data sets that define them themselves."""
+        if class_names:
+            raise option_error("class_names", class_names, f"{self.name} has its own classes; leave it empty")
+
+    def _check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns `defaults` updated with `options`, which must exist and have allowed values."""
+        checked = {**self.defaults}
+        for key, value in options.items():
+            option, default = f"options.{key}", self.defaults.get(key)
+            if key not in checked:
+                problem = f"not an option of {self.name}; its options are: {', '.join(self.defaults)}"
+                raise option_error(option, value, problem, tuple(self.defaults))
+            if type(value) is int and type(default) is float:
+                value = float(value)
+            if type(value) is not type(default):
+                kind = type(default).__name__
+                raise option_error(option, value, f"must be of type {kind}, like {default!r}", kind)
+            checked[key] = value
+        for key, allowed in self.ALLOWED.items():
+            value, is_text = checked[key], isinstance(checked[key], str)
+            if not (value in allowed if is_text else allowed[0] <= value <= allowed[-1]):
+                listed = f"one of {', '.join(allowed)}" if is_text else f"from {allowed[0]} to {allowed[-1]}"
+                raise option_error(f"options.{key}", value, f"must be {listed}", allowed)
+        return checked
+
+    def _refuse_absent_splits(self, existing: Iterable[str]) -> None:
+        """Raises InputError if one of the required splits does not exist."""
+        existing = tuple(existing)
+        for key, split in self._needed.items():
+            if split not in existing:
+                problem = f"{self.name} does not have this split; there are: {', '.join(existing)}"
+                if self.name == "folder" and len(existing) == 1:
+                    problem += (
+                        "; set dataset.options.validation=0.2 to validate on a fifth of it, drawn at random"
+                    )
+                raise InputError(f"{key}={split!r}: {problem}", what=key, value=split, allowed=existing)
+
     def _check_disk(self, needed: int) -> None:
         free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
         if needed > free:
@@ -316,64 +354,6 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 value=free,
                 allowed=needed,
             )
-
-
-def refuse_absent_splits(name: str, needed: Mapping[str, str], existing: Iterable[str]) -> None:
-    """Raises InputError if one of the required splits of a data set does not exist."""
-    existing = tuple(existing)
-    for key, split in needed.items():
-        if split not in existing:
-            problem = f"{name} does not have this split; there are: {', '.join(existing)}"
-            if name == "folder" and len(existing) == 1:
-                problem += (
-                    "; set dataset.options.validation=0.2 to validate on a fifth of it, drawn at random"
-                )
-            raise InputError(f"{key}={split!r}: {problem}", what=key, value=split, allowed=existing)
-
-
-def refuse_class_names(name: str, class_names: Sequence[str]) -> None:
-    """Raises InputError if names of classes are given for a data set that defines them itself."""
-    if class_names:
-        raise option_error("class_names", class_names, f"{name} has its own classes; leave it empty")
-
-
-def check_options(
-    name: str,
-    options: Mapping[str, Any] | None,
-    defaults: Mapping[str, Any],
-    allowed: Mapping[str, Sequence[Any]] | None = None,
-) -> dict[str, Any]:
-    """Returns `defaults` updated with the options of a data set.
-
-    Args:
-      name: The name of the data set.
-      options: The given options.
-      defaults: The default of every option.
-      allowed: The values that text options may have, and the smallest and largest value of numbers.
-
-    Raises:
-      InputError: An option is not in `defaults`, differs in type from its default, or is not allowed.
-    """
-    checked = {**defaults}
-    for key, value in (options or {}).items():
-        option, default = f"options.{key}", defaults.get(key)
-        if key not in defaults:
-            problem = f"not an option of {name}; its options are: {', '.join(defaults)}"
-            raise option_error(option, value, problem, tuple(defaults))
-        if type(value) is int and type(default) is float:
-            value = float(value)
-        if type(value) is not type(default):
-            kind = type(default).__name__
-            raise option_error(option, value, f"must be of type {kind}, like {default!r}", kind)
-        checked[key] = value
-    for key, values in (allowed or {}).items():
-        value, is_text = checked[key], isinstance(checked[key], str)
-        if not (value in values if is_text else values[0] <= value <= values[-1]):
-            listed = ", ".join(values) if is_text else " to ".join(map(str, values))
-            raise option_error(
-                f"options.{key}", value, f"must be {'one of' if is_text else 'from'} {listed}", values
-            )
-    return checked
 
 
 def _read_and_check(class_count: int, read: PairReader) -> tuple[Pair, Examined]:

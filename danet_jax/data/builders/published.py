@@ -90,7 +90,7 @@ class PublishedBuilder(base.PairsBuilder):
         self, data_dir: pathlib.Path, root: str | pathlib.Path | None, class_names: tuple[str, ...]
     ) -> base.Preparation:
         """Chooses the preparation; the publisher names the classes."""
-        base.refuse_class_names(self.name, class_names)
+        self.refuse_class_names(class_names)
         self.root = pathlib.Path(root or data_dir / "downloads/manual")
         self._opened = contextlib.ExitStack()
         if not self.options["allow_partial"]:

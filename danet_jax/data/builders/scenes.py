@@ -51,7 +51,7 @@ class Scenes(base.PairsBuilder):
         del data_dir
         if root:
             raise option_error("root", str(root), "scenes are drawn, not read; leave it empty")
-        base.refuse_class_names(self.name, class_names)
+        self.refuse_class_names(class_names)
         variant = "{height}x{width}-{train}-{val}-seed{seed}-signals{signals}".format(**self.options)
         return base.Preparation(variant, CLASSES)
 
