@@ -18,7 +18,7 @@ from absl import flags
 
 from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe, as_config, defaults, recipe_of_run
-from danet_jax.recipe.schema import find, plain_type, schemas, shown
+from danet_jax.recipe.schema import find, plain_type, schemas
 from danet_jax.runs.directory import is_run, read_config
 
 _FLAG = re.compile(r"--?(no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
@@ -137,12 +137,12 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
         source = Path(path).read_bytes() if Path(path).is_file() else None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--config={shown(text)}: cannot be read: {_describe(error)}", what="--config"
+            f"--config={one_line(repr(text))}: cannot be read: {_describe(error)}", what="--config"
         ) from error
     if source is None:
         names = [f"{folder.name}/{each.name}" for each in sorted(folder.glob("*.py")) if each.stem != "base"]
         raise InputError(
-            f"--config={shown(path)} does not exist; there are: {', '.join(names)}",
+            f"--config={one_line(repr(path))} does not exist; there are: {', '.join(names)}",
             what="--config",
             value=path,
             allowed=names,

@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 from pydantic.fields import FieldInfo
 
-from danet_jax.errors import InputError, did_you_mean
+from danet_jax.errors import InputError, did_you_mean, one_line
 from danet_jax.recipe.types import Group
 
 _TYPES = {
@@ -20,8 +20,6 @@ _TYPES = {
     "object": (dict, "names with values"),
     "array": (tuple, ""),
 }
-_LONGEST = 80
-"""The number of characters of a value that are shown in a message."""
 
 
 @functools.cache
@@ -71,20 +69,14 @@ def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> 
     value = config
     for part in key.split(".")[1:]:
         value = value.get(part, first["input"])
-    if not name:
-        allowed = f"a group of options: {', '.join(sorted(group.model_fields))}"
-        return InputError(f"{key}={shown(value)} must be {allowed}", what=key, value=value, allowed=allowed)
-    schema = schemas(group)[name]
-    allowed = _without_none(schema).get("enum", takes(schema))
+    if name:
+        expected = takes(schemas(group)[name])
+        allowed = _without_none(schemas(group)[name]).get("enum", expected)
+    else:
+        expected = allowed = f"a group of options: {', '.join(sorted(group.model_fields))}"
     hint = "" if isinstance(allowed, str) else did_you_mean(str(value), allowed)
-    message = f"{key}={shown(value)} must be {takes(schema)}; {hint}".rstrip("; ")
+    message = f"{key}={one_line(repr(value))} must be {expected}; {hint}".rstrip("; ")
     return InputError(message, what=key, value=value, allowed=allowed)
-
-
-def shown(value: Any) -> str:
-    """Returns the `repr` of a value, shortened and on one line."""
-    text = " ".join(repr(value).split("\n"))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 4 :]}"
 
 
 def plain_type(schema: Mapping[str, Any]) -> type:

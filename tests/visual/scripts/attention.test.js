@@ -45,7 +45,7 @@ for (const [channels, strength] of [[16, 1], [17, 4], [64, 6]]) {
   });
 }
 
-test("a pooled map is read by rows and columns", () => {
+test("rows and columns of a pooled map", () => {
   const pooled = Uint16Array.from([0, 65535, 30000, 10]);
   const pooledScales = Float32Array.from([1 / 65535, 2 / 65535]);
   const map = new Attention.AttentionMap({ pooled, pooledScales }, 2);
@@ -66,7 +66,7 @@ test("weights are added up by class", () => {
   assert.ok(Math.abs(sums[0][1] - 0.6) < 1e-12);
 });
 
-test("planes of bytes become arrays again", () => {
+test("arrays are unpacked from planes of bytes", () => {
   const values = Int16Array.from([1, -2, 300, -32768]);
   const bytes = new Uint8Array(values.buffer);
   const planes = Uint8Array.from([9, ...[0, 2, 4, 6].map((i) => bytes[i]), ...[1, 3, 5, 7].map((i) => bytes[i])]);

@@ -11,19 +11,19 @@ const facts = {
   classes: [{}, {}, {}],
 };
 
-test("a link gives the state back", () => {
+test("a link restores the state", () => {
   const state = State.initial(facts);
   Object.assign(state, { view: "column", pins: [3, 19], at: 7, logarithmic: true, chosen: 2, opacity: 50, lines: false });
   assert.deepStrictEqual(State.decode("#" + State.encode(state, facts), facts), state);
   assert.strictEqual(State.encode(State.initial(facts), facts), "");
 });
 
-test("what a link says wrongly is left out", () => {
+test("invalid values in a link are ignored", () => {
   const wrong = "#view=nothing&pins=1,20,-3,x,1,<b>&at=99&labels=fission&chosen=3&opacity=900&palette=jet&theme=%&__proto__=1&x";
   assert.deepStrictEqual(State.decode(wrong, facts), { ...State.initial(facts), pins: [1] });
 });
 
-test("without a map no view of it is opened", () => {
+test("without a map, its views are not opened", () => {
   const without = { ...facts, channelsPerPosition: 0 };
   assert.strictEqual(State.decode("#view=row", without).view, "labels");
 });
@@ -36,7 +36,7 @@ test("scales run from dark to light", () => {
   }
 });
 
-test("values lie where they belong on a scale", () => {
+test("fractions on linear and logarithmic scales", () => {
   assert.strictEqual(Colours.fraction(5, 0, 10, false), 0.5);
   assert.ok(Math.abs(Colours.fraction(1, 0.01, 100, true) - 0.5) < 1e-12);
   assert.strictEqual(Colours.fraction(3, 3, 3, false), 0);
