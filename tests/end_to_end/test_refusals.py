@@ -121,7 +121,7 @@ def refused(main, capsys, *arguments):
     assert status == 1, output.out[:300]
     assert output.err.count("\n") == 1, output.err
     assert output.err.startswith("run.py: ")
-    assert len(output.err) < 600
+    assert len(output.err) < 1000
     assert output.out == ""
     assert sorted(pathlib.Path().rglob("*")) == before
     return output.err
