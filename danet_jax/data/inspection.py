@@ -17,7 +17,7 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.data.builders.pair import Pair
 from danet_jax.data.files import file_error
-from danet_jax.data.summary import Summary
+from danet_jax.data.summary import Summary, some
 from danet_jax.errors import InputError
 
 _MAX_THREADS = 16  # This bounds memory: each thread keeps one decoded image of some tens of MiB.
@@ -79,7 +79,7 @@ def label_error(file: str, counts: np.ndarray, allowed: range, ignored: int) -> 
     problem = (
         f"label value {first} ({counts[first]} pixels) is neither a class ({allowed[0]} to {allowed[-1]}) nor"
     )
-    problem += f" {ignored} (ignore)" + (f"; neither are {others[:5]}" if others else "")
+    problem += f" {ignored} (ignore)" + (f"; neither are {some(others)}" if others else "")
     problem += "; correct the label or the list of classes"
     return file_error(file, problem, value=first, allowed=allowed)
 

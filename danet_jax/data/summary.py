@@ -15,7 +15,7 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 if TYPE_CHECKING:
     from danet_jax.data.inspection import Examined
 
-_NAMES_SHOWN = 5
+_VALUES_SHOWN = 5
 
 
 @dataclasses.dataclass
@@ -167,10 +167,10 @@ def warnings(splits: Mapping[str, Summary], classes: Classes) -> list[str]:
     return lines
 
 
-def some(names: Sequence[str]) -> str:
-    """Returns the first names and the number of further ones, for a message."""
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def some(values: Sequence[Any]) -> str:
+    """Returns the first values and the number of further ones, for a message."""
+    more = len(values) - _VALUES_SHOWN
+    return ", ".join(map(str, values[:_VALUES_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _example_digest(name: str, digest: bytes) -> int:

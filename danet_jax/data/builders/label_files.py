@@ -20,6 +20,7 @@ from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.data.files import file_error
 from danet_jax.data.labels import LabelMapping, bit_colours
+from danet_jax.data.summary import some
 from danet_jax.errors import InputError, one_line
 
 Colour = tuple[int, int, int]
@@ -29,7 +30,6 @@ READ_BY = (AUTO, IDS, COLOURS)
 
 [_VOC_VOID] = bit_colours((IGNORE_LABEL,))
 
-_SHOWN = 3
 _REMEDY = "save it as 8-bit grey, or set dataset.options.labels to ids or colours"
 
 
@@ -116,11 +116,11 @@ class LabelFiles:
             return as_stored
         if not self._valid[as_stored.values].all():
             return LabelFile(grey)
-        ids = _some(np.unique(as_stored.values))
+        ids = some(np.unique(as_stored.values).tolist())
         raise file_error(
             name,
             f"grey of {bits} bits: its pixels are either the ids {ids} or, if a program compressed the file, the grey "
-            f"levels {_some(used)}; {_REMEDY}",
+            f"levels {some(used.tolist())}; {_REMEDY}",
         )
 
     def _read_palette(self, as_stored: LabelFile, palette: list[Colour], name: str) -> LabelFile:
@@ -141,8 +141,8 @@ class LabelFiles:
                 return as_stored
             if self._valid[list(greys.values())].all():
                 if self._valid[used].all() and set(greys.values()) <= {0, 255}:
-                    levels = _some(sorted(greys.values()))
-                    readings = f"the ids {_some(used)} or, by its palette, the grey levels {levels}"
+                    levels = some(sorted(greys.values()))
+                    readings = f"the ids {some(used)} or, by its palette, the grey levels {levels}"
                     raise file_error(name, f"its pixels are either {readings}; {_REMEDY}")
                 return LabelFile(_look_up(as_stored.values, greys))
         if distinct and moved:
@@ -188,13 +188,11 @@ class LabelFiles:
         counted = zip(colours, counts.tolist(), strict=True)
         unknown = {colour: count for colour, count in counted if colour not in self._colours}
         if unknown and not self._ignore_others:
-            shown = [f"{colour} ({count} pixels)" for colour, count in list(unknown.items())[:_SHOWN]]
-            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            found_colours = some([f"{colour} ({count} pixels)" for colour, count in unknown.items()])
             raise file_error(
                 name,
                 f"{kind}labels must be 8-bit ids or in the classes' colours, but no class has "
-                f"{', '.join(shown)}{more}; correct it or the colours of the classes, or set "
-                "dataset.options.others=ignore",
+                f"{found_colours}; correct it or the colours of the classes, or set dataset.options.others=ignore",
                 value=unknown,
             )
         labels = np.array([self._colours.get(colour, IGNORE_LABEL) for colour in colours], np.uint8)
@@ -265,8 +263,3 @@ def _look_up(stored: np.ndarray, labels: Mapping[int, int]) -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[list(labels)] = list(labels.values())
     return table[stored]
-
-
-def _some(values: Collection[int]) -> str:
-    shown = ", ".join(str(value) for value in list(values)[:_SHOWN])
-    return shown + (", ..." if len(values) > _SHOWN else "")
