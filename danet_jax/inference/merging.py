@@ -196,9 +196,9 @@ class Merging:
         return Sums(jnp.zeros(shape, jnp.float32), jnp.full((*shape[:2], 1, shape[3]), NO_SHIFT, jnp.float32))
 
     def add(self, sums: Sums, parts: Sequence[Weighted]) -> Sums:
-        """Adds the results of `to_rows` for a view or, for "exp", for a part of it."""
+        """Adds the results of `resize_rows` for a view or, for "exp", for a part of it."""
         if self.merge == "exp":
-            return _with_exponentials(sums, parts)
+            return _add_exponentials(sums, parts)
         [(logits, _)] = parts
         scores = logits if self.merge == "logits" else jax.nn.softmax(logits, axis=2)
         return sums._replace(scores=sums.scores + scores / self._views)
@@ -219,25 +219,25 @@ class Merging:
         return sums.scores * root * root
 
 
-def to_columns(logits: jax.Array, columns: Sequence[Weighted]) -> list[Weighted]:
+def resize_columns(logits: jax.Array, columns: Sequence[Weighted]) -> list[Weighted]:
     """Resizes logits `[B, h, K, w]` to columns of the image: `[B, h, K, W]` and weights `[B, W]` for each matrix."""
-    return [(_times("bhkw,bvw->bhkv", logits, matrix), weight) for matrix, weight in columns]
+    return [(_multiply("bhkw,bvw->bhkv", logits, matrix), weight) for matrix, weight in columns]
 
 
-def to_rows(by_column: Sequence[Weighted], rows: Sequence[Weighted]) -> list[Weighted]:
-    """Resizes results of `to_columns` to rows: logits `[B, T, K, W]` and weights `[B, T, 1, W]` for each pair."""
+def resize_rows(by_column: Sequence[Weighted], rows: Sequence[Weighted]) -> list[Weighted]:
+    """Resizes results of `resize_columns` to rows: logits `[B, T, K, W]` and weights `[B, T, 1, W]` for each pair."""
     return [
-        (_times("bhkv,bth->btkv", x, matrix), row_weight[:, :, None, None] * column_weight[:, None, None])
+        (_multiply("bhkv,bth->btkv", x, matrix), row_weight[:, :, None, None] * column_weight[:, None, None])
         for matrix, row_weight in rows
         for x, column_weight in by_column
     ]
 
 
-def _times(pattern: str, x: jax.Array, matrix: jax.Array) -> jax.Array:
+def _multiply(pattern: str, x: jax.Array, matrix: jax.Array) -> jax.Array:
     return float32_einsum(pattern, x, jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape[1:])))
 
 
-def _with_exponentials(sums: Sums, parts: Sequence[Weighted]) -> Sums:
+def _add_exponentials(sums: Sums, parts: Sequence[Weighted]) -> Sums:
     """Adds `weight * exp(logits)` for each part. Weights must not be negative."""
     peaks = [jnp.where(weight > 0, part.max(2, keepdims=True), NO_SHIFT) for part, weight in parts]
     shift = jnp.stack([sums.shift, *peaks]).max(0)

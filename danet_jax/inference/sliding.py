@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Axis, Merging, Sums, accepts_sizes, to_columns, to_rows
+from danet_jax.inference.merging import Axis, Merging, Sums, accepts_sizes, resize_columns, resize_rows
 from danet_jax.inference.predictor import SCORES, Group, Part, Reduction, Region
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, resize_taps, scale_images
@@ -138,7 +138,7 @@ class SlidingWindows:
         for band, needed in self._bands(rows):
             band_jobs = [jobs[job] for job in needed]
             logits = self._window_logits(variables, band_jobs)
-            table = _table([window for window, _ in band_jobs], self._capacity)
+            table = _stack_windows([window for window, _ in band_jobs], self._capacity)
             for start in range(0, len(band), self._tile_batch):
                 part = band[start : start + self._tile_batch]
                 tiles = [self._tile(needed, labels, *tile) for tile in part]
@@ -158,8 +158,10 @@ class SlidingWindows:
         for number, image in enumerate(images):
             first, windows = len(jobs), list(list_windows(self.protocol, *image.shape[:2]))
             jobs += [(window, image) for window in windows]
-            down = np.array([reach(window.rows, False, align_corners) for window in windows])
-            along = np.array([reach(window.columns, window.flip, align_corners) for window in windows])
+            down = np.array([dependent_range(window.rows, False, align_corners) for window in windows])
+            along = np.array(
+                [dependent_range(window.columns, window.flip, align_corners) for window in windows]
+            )
             for top in range(0, image.shape[0], self._tile_size[0]):
                 in_row = (down[:, 0] < top + self._tile_size[0]) & (down[:, 1] > top)
                 row = []
@@ -202,7 +204,7 @@ class SlidingWindows:
             chosen = np.array([slot for slot, kind in enumerate(kinds) if kind == (shape, masked)])
             for part in np.split(chosen, range(batch_size, len(chosen), batch_size)):
                 windows = [jobs[slot] for slot in part]
-                blocks, scaling = cut(self.protocol, windows, shape, batch_size, self._block)
+                blocks, scaling = cut_windows(self.protocol, windows, shape, batch_size, self._block)
                 self._block = blocks.shape[1], blocks.shape[2]
                 # The windows that pad a batch go to the last slot, which is not used.
                 slots = np.pad(part, (0, batch_size - len(part)), constant_values=capacity).astype(np.int32)
@@ -238,7 +240,7 @@ class SlidingWindows:
 
         def on_a_device(logits: jax.Array, windows: Window, tiles: Tile) -> jax.Array:
             def one(tile: Tile) -> jax.Array:
-                return reduction.function(_scores(merging, logits, windows, tile), tile.labels[None])
+                return reduction.function(_tile_scores(merging, logits, windows, tile), tile.labels[None])
 
             results = lax.map(one, tiles)
             if reduction.summed:
@@ -269,14 +271,14 @@ class SlidingWindows:
         return Tile(np.int32(region.top), np.int32(region.left), slots, np.int32(len(tile_windows)), padded)
 
 
-def _table(windows: Sequence[Window], capacity: int) -> Window:
+def _stack_windows(windows: Sequence[Window], capacity: int) -> Window:
     """Returns windows as arrays, padded to `capacity`."""
     return jax.tree.map(
         lambda *x: np.pad(np.asarray(x, np.int32), (0, capacity - len(x)), constant_values=1), *windows
     )
 
 
-def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax.Array:
+def _tile_scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) -> jax.Array:
     """Returns the scores of a tile, float32 `[1, T, K, W]`, from logits `[n, h, K, w]` of all windows."""
     (height, width), (_, low_height, classes, low_width) = tile.labels.shape, logits.shape
     rows = tile.top + jnp.arange(height, dtype=jnp.int32)
@@ -289,10 +291,10 @@ def _scores(merging: Merging, logits: jax.Array, windows: Window, tile: Tile) ->
         )
         window = jax.tree.map(lambda x: x[:, None], window)
         flip = window.flip > 0
-        by_column = to_columns(
+        by_column = resize_columns(
             merging.swap_sides(low, flip), merging.resize_weights(columns, window.columns, low_width, flip)
         )
-        parts = to_rows(by_column, merging.resize_weights(rows, window.rows, low_height))
+        parts = resize_rows(by_column, merging.resize_weights(rows, window.rows, low_height))
         if merging.merge != "softmax":
             return merging.add(sums, parts), view
         # The mean over the windows of a view is complete after the last of them.
@@ -320,11 +322,11 @@ def list_windows(protocol: Protocol, height: int, width: int) -> Iterator[Window
     views = [(scale, flip) for scale in protocol.scales for flip in flips]
     for view, (scale, flip) in enumerate(views):
         sizes = zip((height, width), protocol.scaled_size(scale, height, width), window, stride, strict=True)
-        rows, columns = (_along(*numbers, protocol.edge) for numbers in sizes)
+        rows, columns = (_axis_windows(*numbers, protocol.edge) for numbers in sizes)
         yield from (Window(view, flip, row, column) for row in rows for column in columns)
 
 
-def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list[Axis]:
+def _axis_windows(image: int, scaled: int, window: int, stride: int, edge: str) -> list[Axis]:
     """Returns the windows that cover an axis."""
     count = -(-max(scaled - window, 0) // stride) + 1
     last = (count - 1) * stride if edge == "pad" else max(scaled - window, 0)
@@ -334,7 +336,7 @@ def _along(image: int, scaled: int, window: int, stride: int, edge: str) -> list
 
 
 @functools.lru_cache(1 << 12)
-def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
+def dependent_range(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
     """Returns the range of an image's rows or columns that depend on a window, as first and last + 1."""
     pixels = np.arange(axis.image)
     sources = bilinear_taps(pixels, axis.scaled, axis.image, align_corners=align_corners).index
@@ -343,7 +345,7 @@ def reach(axis: Axis, mirrored: bool, align_corners: bool) -> tuple[int, int]:
     return (int(dependent[0]), int(dependent[-1]) + 1) if len(dependent) else (0, 0)
 
 
-def cut(
+def cut_windows(
     protocol: Protocol,
     windows: Sequence[tuple[Window, np.ndarray]],
     shape: tuple[int, int],

@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from danet_jax.classes import IGNORE_LABEL
-from danet_jax.inference.merging import Axis, Merging, accepts_sizes, to_columns, to_rows
+from danet_jax.inference.merging import Axis, Merging, accepts_sizes, resize_columns, resize_rows
 from danet_jax.inference.predictor import Group, Part, Reduction, Region, Sizes
 from danet_jax.inference.protocol import Protocol
 from danet_jax.inference.scaling import Scaling, make_scaling, scale_images
@@ -53,7 +53,7 @@ def scores_of_rows(
     columns = jnp.arange(width, dtype=jnp.int32)
     # Columns are resized first, once for all rows, because logits have few rows.
     by_column = [
-        [to_columns(x, merging.resize_weights(columns, axis, x.shape[3])) for x in flips]
+        [resize_columns(x, merging.resize_weights(columns, axis, x.shape[3])) for x in flips]
         for flips, (_, axis) in zip(logits, axes, strict=True)
     ]
 
@@ -63,7 +63,7 @@ def scores_of_rows(
         for flips, (axis, _) in zip(by_column, axes, strict=True):
             weights = merging.resize_weights(rows, axis, flips[0][0][0].shape[1])
             for view in flips:
-                sums = merging.add(sums, to_rows(view, weights))
+                sums = merging.add(sums, resize_rows(view, weights))
         return merging.scores(sums)
 
     return scores

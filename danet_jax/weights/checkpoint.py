@@ -139,7 +139,7 @@ def load_checkpoint(path_or_name: str | os.PathLike[str], **overrides: Any) -> C
             path = download(found, digest=digest)
             if path.suffix == ".json":
                 raise InputError(
-                    "is the index of several files; download all of them and give their folder's index"
+                    "the index of several files; download all of them into a folder and pass the path of the index"
                 )
         elif found.is_dir():
             return _from_run(found, overrides)
@@ -187,7 +187,7 @@ def _from_run(path: Path, overrides: Mapping[str, Any]) -> Checkpoint:
 def _from_export(file: WeightsFile, overrides: Mapping[str, Any]) -> Checkpoint:
     """Returns the network in a file written by `--mode=export`, which uses this package's names of the variables."""
     if KEY not in file.metadata:
-        raise InputError(f"has no description {KEY!r} in its metadata")
+        raise InputError(f"no description {KEY!r} in its metadata")
     description = Description.from_json(file.metadata[KEY])
     model = _override(description.model, overrides)
     variables = unflatten_dict(dict(file.tensors), sep="/")
@@ -273,7 +273,7 @@ def _from_state_dict(
         pairs = ", ".join(f"{name}={value}" for name, value in assumed.items())
         lines.append(f"not in the file, so assumed: {pairs}")
     if training.mean is not None and not np.allclose([mean, std], [MEAN, STD], atol=1e-4):
-        lines.append(f"normalised by mean {_rounded(mean)}, std {_rounded(std)}")
+        lines.append(f"normalised by mean {_format(mean)}, std {_format(std)}")
     if training.threshold is not None:
         lines.append(f"its one sigmoid channel read as two classes, the second above {training.threshold}")
     if converted.fusion_only:
@@ -340,5 +340,5 @@ def _summary(model: DANet | ResNet) -> str:
     return f"{words}, {attention}{auxiliary}, {model.num_classes} classes"
 
 
-def _rounded(numbers: Triple) -> str:
+def _format(numbers: Triple) -> str:
     return ", ".join(f"{number:.4g}" for number in numbers)

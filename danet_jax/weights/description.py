@@ -136,6 +136,6 @@ def verify(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> No
     if damaged:
         others = f" and {len(damaged) - 1} more" if damaged[1:] else ""
         raise InputError(
-            f"has been damaged: {damaged[0]}{others} differ from the checksums in the file; export or copy it again",
+            f"damaged: {damaged[0]}{others} differ from the checksums in the file; export or copy it again",
             value=damaged,
         )

@@ -77,7 +77,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 def _read(path: Path) -> WeightsFile:
     if path.exists() and not path.is_file():  # Reading a pipe would block.
-        raise InputError("is not a file but a folder, a pipe or a device")
+        raise InputError("not a file but a folder, a pipe or a device")
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -89,13 +89,11 @@ def _read(path: Path) -> WeightsFile:
     if len(start) == 9 and header <= _MAX_HEADER and start[8:] == b"{":
         part = re.search(r"-\d+-of-(\d+)\.safetensors$", path.name)
         if part and int(part[1]) != 1:
-            raise InputError(
-                "is one of several files of a network; give their index, *.safetensors.index.json"
-            )
+            raise InputError("one of several files of a network; give their index, *.safetensors.index.json")
         return _read_safetensors(path)
     if start.lstrip().startswith(b"{"):
         return _read_shards(path)
-    raise InputError("is neither a safetensors file nor a PyTorch file")
+    raise InputError("neither a safetensors file nor a PyTorch file")
 
 
 def _read_shards(path: Path) -> WeightsFile:
@@ -106,7 +104,7 @@ def _read_shards(path: Path) -> WeightsFile:
         if not files or any(Path(file).name != file for file in files):
             raise ValueError("weight_map must name files in the same folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problem = "is neither a weights file nor the index of several"
+        problem = "neither a weights file nor the index of several"
         raise InputError(f"{problem}: {first_line(error)}") from error
     tensors: dict[str, np.ndarray] = {}
     for file in files:
@@ -131,14 +129,14 @@ def _read_safetensors(path: Path) -> WeightsFile:
                 file.metadata() or {},
             )
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"is not an intact safetensors file: {_first_sentence(error)}") from error
+        raise InputError(f"not an intact safetensors file: {_first_sentence(error)}") from error
 
 
 def _read_torch(path: Path) -> WeightsFile:
     try:
         import torch
     except ModuleNotFoundError:
-        raise InputError("is a PyTorch file; reading it needs torch: pip install torch") from None
+        raise InputError("a PyTorch file, which is read with torch: pip install torch") from None
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
         _refuse_flipped_bits(path)
@@ -191,7 +189,7 @@ def _reason(error: Exception) -> str:
             f"contains objects other than tensors{found}, which could run code and are not read; "
             "save only the state_dict() with torch.save"
         )
-    return f"is not an intact PyTorch file: {_first_sentence(error)}"
+    return f"not an intact PyTorch file: {_first_sentence(error)}"
 
 
 def _first_sentence(error: Exception) -> str:
