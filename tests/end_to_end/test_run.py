@@ -72,9 +72,15 @@ def test_train_evaluate_predict(trained):
     assert (workdir / "predictions/val_00000_overlay.png").is_file()
 
 
-def test_flags_replace_options_of_a_trained_network(trained, main, capsys, monkeypatch):
-    folder, _ = trained
-    monkeypatch.chdir(folder)
+@pytest.fixture
+def main_after_training(trained, main, monkeypatch):
+    """`run.py`'s main in the folder of the training."""
+    monkeypatch.chdir(trained[0])
+    return main
+
+
+def test_flags_replace_options_of_a_trained_network(main_after_training, capsys):
+    main = main_after_training
     flags = (*FLAGS, "--mode=evaluate")
     assert main(*flags) == 0
     results = [json.loads(pathlib.Path("runs/quickstart/evaluation.json").read_text())]
@@ -88,28 +94,24 @@ def test_flags_replace_options_of_a_trained_network(trained, main, capsys, monke
     assert "backbone='resnet101'" in capsys.readouterr().err
 
 
-def test_ablation_evaluates_without_attention(trained, main, capsys, monkeypatch):
-    folder, _ = trained
-    monkeypatch.chdir(folder)
+def test_ablation_evaluates_without_attention(main_after_training, capsys):
+    main = main_after_training
     assert main(*FLAGS, "--mode=evaluate", "--ablate") == 0
     output = capsys.readouterr().out
     assert "points of mIoU lost: alpha 0 " in output
-    written = sorted(
-        path.parent.name for path in pathlib.Path("runs/quickstart/ablation").glob("*/evaluation.json")
-    )
-    assert written == ["alpha_0", "alpha_and_beta_0", "as_trained", "beta_0"]
-    files = [folder / "runs/quickstart/ablation" / name / "confusion.csv" for name in written]
-    assert (
-        len({file.read_text() for file in files}) > 1
-    )  # the labels of so short a training hardly depend on attention
+    written = {
+        path.parent.name: path for path in pathlib.Path("runs/quickstart/ablation").glob("*/confusion.csv")
+    }
+    assert sorted(written) == ["alpha_0", "alpha_and_beta_0", "as_trained", "beta_0"]
+    assert len({path.read_text() for path in written.values()}) > 1
     assert main(*FLAGS, "--mode=evaluate", "--ablate", "runs/quickstart") == 1
     assert "--ablate" in capsys.readouterr().err
 
 
-def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, monkeypatch):
-    folder, _ = trained
-    monkeypatch.chdir(folder)
-    assert main(*FLAGS, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
+def test_another_recipe_in_the_same_workdir_is_refused(main_after_training, capsys):
+    assert (
+        main_after_training(*FLAGS, "--config.training.steps=2", "--config.training.learning_rate=0.5") == 1
+    )
     error = capsys.readouterr().err
     assert "config.training.learning_rate" in error
     assert "--config.training.resume_anyway=True" in error
@@ -117,10 +119,9 @@ def test_another_recipe_in_the_same_workdir_is_refused(trained, main, capsys, mo
 
 
 def test_initial_weights_are_loaded_again_after_an_early_interruption(
-    trained, main, capsys, monkeypatch, tmp_path
+    main_after_training, capsys, monkeypatch, tmp_path
 ):
-    folder, _ = trained
-    monkeypatch.chdir(folder)
+    main = main_after_training
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -138,11 +139,8 @@ def test_initial_weights_are_loaded_again_after_an_early_interruption(
     assert "stem" in error
 
 
-def test_resuming_with_other_classes_or_another_network_is_refused(
-    trained, main, capsys, monkeypatch, tmp_path
-):
-    folder, _ = trained
-    monkeypatch.chdir(folder)
+def test_resuming_with_other_classes_or_another_network_is_refused(main_after_training, capsys, tmp_path):
+    main = main_after_training
     workdir = tmp_path / "run"
     shutil.copytree("runs/quickstart", workdir)
     flags = (*FLAGS, f"--workdir={workdir}", "--config.training.resume_anyway=True")
