@@ -144,6 +144,7 @@ def _render(
         frequent = [int(c) for c in np.argsort(-counts, kind="stable")[:_CLASSES_WITH_CHANNELS] if counts[c]]
         channels, channel_arrays = compute_channel_numbers(segmenter, activations, frequent)
         arrays |= channel_arrays
+    rows, columns = cells(activations.grid, cell)
     facts = {
         "name": name,
         "image": {
@@ -154,8 +155,8 @@ def _render(
         },
         # With `alignCorners`, the centres of the corner positions lie on the corners of the image.
         "grid": {
-            "rows": cells(activations.grid, cell)[0],
-            "columns": cells(activations.grid, cell)[1],
+            "rows": rows,
+            "columns": columns,
             "cell": cell,
             "positionRows": activations.grid[0],
             "positionColumns": activations.grid[1],
