@@ -37,14 +37,14 @@ LEARNING_RATE = 1e-6  # small enough to keep the random network nearly unchanged
 
 def environment(folder, name):
     """Returns the Python of the library's environment, and creates the environment if necessary."""
-    environment = folder / name
-    python = environment / "bin" / "python"
-    if not (environment / "installed").exists():
-        print(f"installing {', '.join(REQUIREMENTS[name])} into {environment}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+    path = folder / name
+    python = path / "bin" / "python"
+    if not (path / "installed").exists():
+        print(f"installing {', '.join(REQUIREMENTS[name])} into {path}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", path], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *REQUIREMENTS[name]], check=True)
-        (environment / "installed").touch()
+        (path / "installed").touch()
     return python
 
 
