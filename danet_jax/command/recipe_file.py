@@ -22,6 +22,7 @@ from danet_jax.recipe.schema import find, plain_type, schemas
 from danet_jax.runs.directory import is_run, read_config
 
 _FLAG = re.compile(r"--?(no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
+_PARSERS = {bool: flags.BooleanParser(), int: flags.IntegerParser(), float: flags.FloatParser()}
 _RENAMED = {"init.from": "init.checkpoint", "init.source": "init.checkpoint"}
 """The names of options up to version 0.2, and their names since then."""
 
@@ -79,6 +80,8 @@ def read_config_and_flags(
     for key, kind in types.items():
         *groups, name = key.split(".")
         group = functools.reduce(lambda group, name: group[name], groups, config)
+        if not isinstance(group, ml_collections.ConfigDict):
+            raise InputError.for_value(f"config.{'.'.join(groups)}", group, "must be names with values")
         with group.ignore_type():
             group[name] = _parse(str(values[f"config.{key}"].value), kind)
     return rest, config, list(keys)
@@ -114,8 +117,9 @@ def _parse(text: str, kind: type | None) -> Any:
     if kind is str:
         return text
     try:
-        is_boolean = kind is bool or text in ("true", "false")
-        value = flags.BooleanParser().parse(text) if is_boolean else ast.literal_eval(text)
+        if kind in _PARSERS:
+            return None if text == "None" else _PARSERS[kind].parse(text)
+        value = text == "true" if text in ("true", "false") else ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
     return (value,) if kind is tuple and not isinstance(value, tuple | list | None) else value

@@ -40,6 +40,8 @@ def test_flags_change_the_options_of_a_recipe_file():
         "--config.training.log_every=1",
         "--config.training.log_every=0x10",
         "--config.training.learning_rate=1",
+        "--config.training.keep_every=None",
+        "--config.seed=07",
         "--config.evaluation.flip=true",
         "--config.evaluation.base_size=520",
         "--config.evaluation.window=(96,64)",
@@ -56,6 +58,7 @@ def test_flags_change_the_options_of_a_recipe_file():
     assert recipe.dataset.class_names == ("sky", "road")
     assert (recipe.dataset.photometric, recipe.model.auxiliary) == (False, True)
     assert (recipe.training.log_every, recipe.training.learning_rate) == (16, 1.0)
+    assert (recipe.training.keep_every, recipe.seed) == (None, 7)
     assert (recipe.evaluation.flip, recipe.evaluation.base_size) == (True, (520,))
     assert recipe.dataset.options == {"label_offset": 1}
     assert recipe.model.backbone == "resnet34"
@@ -113,6 +116,9 @@ def test_runs_and_recipe_files_with_the_deprecated_option(run, tmp_path):
         (["--config.dataset.options.a.b=1"], "config.dataset.options.a.b"),
         (["--config.seed"], "--config"),
         (["--noconfig.model.auxiliary=1"], "--config"),
+        (["--config.init.beta=true"], "config.init.beta"),
+        ([f"--config.init.beta={'9' * 400}"], "config.init.beta"),
+        (["--config.dataset.options=5", "--config.dataset.options.bits=9"], "config.dataset.options"),
         (["--config.=1"], "config."),
     ],
 )
