@@ -22,7 +22,11 @@ from danet_jax.recipe.schema import find, plain_type, schemas
 from danet_jax.runs.directory import is_run, read_config
 
 _FLAG = re.compile(r"--?(no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
-_PARSERS = {bool: flags.BooleanParser(), int: flags.IntegerParser(), float: flags.FloatParser()}
+_PARSERS: dict[type | None, flags.ArgumentParser[Any]] = {
+    bool: flags.BooleanParser(),
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+}
 _RENAMED = {"init.from": "init.checkpoint", "init.source": "init.checkpoint"}
 """The names of options up to version 0.2, and their names since then."""
 
