@@ -61,7 +61,7 @@ def check_fits(model: nn.Module, variables: Any) -> None:
     """Raises InputError, naming the first missing or misshaped array, unless the variables fit the model."""
     if not isinstance(variables, Mapping) or not isinstance(variables.get("params"), Mapping):
         raise InputError(
-            "variables must contain 'params' and 'batch_stats', as model.init returns them, but is a "
+            "variables must contain 'params' and 'batch_stats', as model.init returns them; they are of the type "
             f"{type(variables).__name__}",
             what="variables",
         )

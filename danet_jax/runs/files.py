@@ -93,7 +93,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: the file does not exist.
-      InputError: the file cannot be read, is not valid JSON or does not contain an object; the message names the file.
+      InputError: the file cannot be read, is not valid JSON, repeats a key or does not contain an object; the message
+        names the file.
     """
     name = os.fspath(file)
 
@@ -103,7 +104,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if os.path.exists(file) and not os.path.isfile(file):  # Reading a pipe would block.
         raise refusal("is not a file")
     try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(file.read_bytes(), object_pairs_hook=_without_repetition)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -141,6 +142,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object as a dictionary; raises ValueError where `json` would keep the last of two values."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is repeated")
+    return content
 
 
 def write_text(path: Path, content: str) -> None:

@@ -146,6 +146,11 @@ def with_new_digests(run):
     write_digests(epath.Path(checkpoint))
 
 
+def key_twice(run):
+    content = (run / "config.json").read_text().strip()
+    (run / "config.json").write_text(f'{{"seed": 1, {content[1:-1]}, "seed": 2}}')
+
+
 def array_elsewhere(content):
     tree = content["tree_metadata"]
     name, value = next(iter(tree.items()))
@@ -168,6 +173,7 @@ DAMAGED = {
     "config is cut": (replaced("config.json", b"{"), "config.json"),
     "config is endless": (in_place_of("config.json", lambda x: x.symlink_to("/dev/zero")), "config.json"),
     "config is a pipe": (in_place_of("config.json", os.mkfifo), "config.json"),
+    "config with a key twice": (key_twice, "config.json"),
     "config is a folder": (in_place_of("config.json", pathlib.Path.mkdir), "config.json"),
     "config without a model": (replaced("config.json", b"{}"), "config.json"),
     "config without a dataset": (config(lambda c: c.update(evaluation={})), "config.json"),

@@ -63,6 +63,24 @@ def test_tiles_of_any_size(rng, tile, shape):
         assert relative_error(result, expected) < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", [65 * 129, 97 * 97])
+def test_real_feature_maps(rng, positions):
+    """Compares some rows and columns for the 65x129 and 97x97 positions of 513x1025 and 769x769 images."""
+    arrays = random_inputs(rng, 1, positions, positions, 64, 64)
+    output, dquery, dkey, dvalue = jax.jit(value_and_gradients(position_attention))(*arrays)
+    rows = rng.integers(0, positions, 16)
+    q, k, v, d = (np.asarray(x[0], np.float64) for x in arrays)
+    expected = attention_and_gradients(q[None, rows], k[None], v[None], d[None, rows])
+    assert relative_error(output[0, rows], expected[0][0]) < 1e-5
+    assert relative_error(dquery[0, rows], expected[1][0]) < 1e-5
+    weights = softmax(q @ k.T)
+    assert relative_error(dvalue[0], weights.T @ d) < 1e-5
+    projection = (np.asarray(output[0], np.float64) * d).sum(1)
+    dlogits = weights[:, rows] * (d @ v[rows].T - projection[:, None])
+    assert relative_error(dkey[0, rows], dlogits.T @ q) < 2e-5
+
+
 def test_sharp_softmaxes(rng):
     """With logits of +-60, one key has nearly all weight, and exp(60) squared would overflow."""
     query, key, value, cotangent = random_inputs(rng, 1, 200, 600, 64, 16)
