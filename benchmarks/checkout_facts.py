@@ -300,7 +300,8 @@ def contents(path):
     if suffix == ".pth":
         import torch
 
-        return {name: x.numpy() for name, x in torch.load(path, weights_only=True).items()}
+        content = torch.load(path, weights_only=True)
+        return {name: x.numpy() for name, x in content["state_dict"].items()}
     images = photo(20, 64, 80)[0][None]
     if suffix == ".zip":
         import jax
