@@ -156,7 +156,7 @@ def orientation(data: bytes) -> int:
 
 
 def remarks(data: bytes, name: str, bits: int = 16, pixels: np.ndarray | None = None) -> tuple[str, ...]:
-    """Returns what `decode_image` omits or nearly loses, each as the end of a sentence that begins with "it has".
+    """Returns what `decode_image` omits or nearly loses, each as the object of "has" or "have".
 
     Args:
       data: The encoded file.
@@ -353,8 +353,8 @@ def load_label(data: bytes, name: str) -> Image.Image:
 def stored_label(image: Image.Image, data: bytes, name: str) -> np.ndarray:
     """Returns the label values of the PNG `data`, given the `image` that `load_label` returned for it."""
     if image.mode not in ("1", "L", "P"):
-        kind = "16-bit" if image.mode.startswith("I") else f"{image.mode} colour"
-        problem = f"a {kind} image; labels must be 8-bit single-channel or palette PNG of class ids"
+        kind = "16-bit image" if image.mode.startswith("I") else f"colour image ({image.mode})"
+        problem = f"a {kind}; labels must be 8-bit single-channel or palette PNG of class ids"
         raise file_error(name, problem, value=kind)
     label = np.array(image, np.uint8)
     if image.mode == "L" and data[_COLOUR_TYPE] == 0 and bit_depth(data) < 8:

@@ -1,4 +1,7 @@
-"""Lists the files of a folder: links are followed; hidden files and files that programs leave behind are skipped."""
+"""Lists and reads the files of a folder, and builds the errors about files and options.
+
+Links are followed. Hidden files and files that programs leave behind are skipped.
+"""
 
 from __future__ import annotations
 

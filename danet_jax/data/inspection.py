@@ -79,7 +79,7 @@ def label_error(file: str, counts: np.ndarray, allowed: range, ignored: int) -> 
     problem = (
         f"label value {first} ({counts[first]} pixels) is neither a class ({allowed[0]} to {allowed[-1]}) nor"
     )
-    problem += f" {ignored} (ignore)" + (f"; neither are {some(others)}" if others else "")
+    problem += f" {ignored} (ignore)" + (f"; the same applies to {some(others)}" if others else "")
     problem += "; correct the label or the list of classes"
     return file_error(file, problem, value=first, allowed=allowed)
 

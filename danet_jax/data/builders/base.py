@@ -313,11 +313,13 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     def _check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Returns `defaults` updated with `options`, which must exist and have allowed values."""
+        if not isinstance(options, Mapping):
+            raise option_error("options", options, "must be names with values")
         checked = {**self.defaults}
         for key, value in options.items():
             option, default = f"options.{key}", self.defaults.get(key)
             if key not in checked:
-                problem = f"not an option of {self.name}; its options are: {', '.join(self.defaults)}"
+                problem = f"does not exist; the options of {self.name} are: {', '.join(self.defaults)}"
                 raise option_error(option, value, problem, tuple(self.defaults))
             if type(value) is int and type(default) is float:
                 value = float(value)

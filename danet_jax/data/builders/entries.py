@@ -227,4 +227,4 @@ def _nearest_name(name: str, by_name: Mapping[str, pathlib.Path]) -> str:
     """Describes the image with the most similar name, for a message."""
     last = name.rpartition("/")[2].casefold()
     nearest = (path for other, path in by_name.items() if other.rpartition("/")[2].casefold() == last)
-    return next((f"the nearest is {path}" for path in nearest), f"it contains {len(by_name)} others")
+    return next((f"the nearest is {path}" for path in nearest), f"that folder contains {len(by_name)} images")

@@ -80,8 +80,8 @@ class Folder(base.PairsBuilder):
         """Lists the files, reads those whose content is not known yet, and reads the classes."""
         options = self.options
         if not root:
-            problem = "name the folder that contains images/SPLIT and labels/SPLIT"
-            raise option_error("root", root, problem)
+            problem = "must be the folder that contains images/SPLIT and labels/SPLIT"
+            raise option_error("root", root or "", problem)
         root = pathlib.Path(root)
         splits, names = own_layouts.find_splits(root, options["masks_dir"])
         self._splits = own_layouts.divide_splits(splits, options["validation"], options["split_seed"], root)
@@ -259,7 +259,7 @@ def _train_id_table(classes: Classes, options: Mapping[str, Any]) -> np.ndarray:
         raise option_error("options.label_offset", offset, problem)
     if offset <= ignore < offset + len(classes):
         name, remedy = classes.names[ignore - offset], f"set dataset.options.label_offset={ignore + 1}"
-        problem = f"is the id of the class {name!r}; if the ids of classes begin after it, {remedy}"
+        problem = f"this is the id of the class {name!r}; if the ids of classes begin after it, {remedy}"
         raise option_error("options.ignore_label", ignore, problem)
     table = np.full(256, -1, np.int16)
     table[:offset] = IGNORE_LABEL

@@ -82,7 +82,7 @@ class LabelFiles:
         self._lock = threading.Lock()
 
     def read(self, data: bytes, name: str) -> LabelFile:
-        """Reads one label file; refuses files whose pixels have an ambiguous meaning."""
+        """Reads one label file; refuses what is not a PNG, is damaged, or has pixels of ambiguous meaning."""
         image = decode.load_label(data, name)
         in_colour = image.mode in ("RGB", "RGBA")
         if in_colour and decode.bit_depth(data) == 16:
@@ -171,7 +171,7 @@ class LabelFiles:
                     )
 
     def _read_colours(self, image: Image.Image, name: str) -> np.ndarray:
-        kind = "" if image.mode in ("1", "L", "P") else f"a {image.mode} colour image; "
+        kind = "" if image.mode in ("1", "L", "P") else f"a colour image ({image.mode}); "
         if not self._colours or (kind and image.mode not in ("RGB", "RGBA")):
             raise file_error(
                 name,
@@ -188,11 +188,12 @@ class LabelFiles:
         counted = zip(colours, counts.tolist(), strict=True)
         unknown = {colour: count for colour, count in counted if colour not in self._colours}
         if unknown and not self._ignore_others:
-            found_colours = some([f"{colour} ({count} pixels)" for colour, count in unknown.items()])
+            found_colours = some([f"{colour} (pixels: {count})" for colour, count in unknown.items()])
             raise file_error(
                 name,
-                f"{kind}labels must be 8-bit ids or in the classes' colours, but no class has "
-                f"{found_colours}; correct it or the colours of the classes, or set dataset.options.others=ignore",
+                f"{kind}labels must be 8-bit ids or in the classes' colours, but no class has the "
+                f"colour {found_colours}; correct the file or the colours of the classes, or set "
+                "dataset.options.others=ignore",
                 value=unknown,
             )
         labels = np.array([self._colours.get(colour, IGNORE_LABEL) for colour in colours], np.uint8)

@@ -121,7 +121,11 @@ def divide_splits(splits: Splits, share: float, seed: int, root: pathlib.Path) -
     entries = splits.pop(source)
     count = round(share * len(entries))
     if not 0 < count < len(entries):
-        raise option_error("options.validation", share, f"of {len(entries)} images, that is {count}")
+        raise option_error(
+            "options.validation",
+            share,
+            f"that is {count} of {len(entries)} images; both splits need at least one",
+        )
     order = sorted(entries, key=lambda entry: hashlib.sha256(f"{seed}/{entry.name}".encode()).digest())
     return {**splits, "train": sorted(order[count:]), "val": sorted(order[:count])}
 
@@ -152,12 +156,19 @@ def _splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
         sources = sources if isinstance(sources, list) else [sources]
         for source in sources:
             if not isinstance(source, str) or sources.count(source) > 1:
-                problem = "twice" if isinstance(source, str) else "which is not the name of a folder"
+                problem = (
+                    "twice" if isinstance(source, str) else "which is not the name of a folder or a list"
+                )
                 raise file_error(
                     path, f"{split} names {source!r}, {problem}; write images/{split}", value=source
                 )
             entries = _entries_of_yaml(path, root, split, source, masks, several=len(sources) > 1)
-            splits.setdefault(split, []).extend(entries)
+            existing = {entry.image for entry in splits.setdefault(split, [])}
+            if repeated := existing.intersection(entry.image for entry in entries):
+                raise file_error(
+                    path, f"{split} contains {min(map(str, repeated))} twice; remove one", value=source
+                )
+            splits[split].extend(entries)
     if not splits:
         raise file_error(path, "names neither train nor val; write train: images/train and val: images/val")
     return splits
@@ -168,16 +179,17 @@ def _entries_of_yaml(
 ) -> list[Entry]:
     """Returns the examples in a folder or, as CVAT writes it, in a list of images.
 
-    If there are several folders, their names are part of those of their examples.
+    If there are several folders, their names are part of those of their examples. The examples of a list are always
+    named by their path below images/.
     """
     # Roboflow's data.yaml names ../train/images for the folder train/images, and Ultralytics accepts it.
     pairs = itertools.product((source, source.removeprefix("../")), (root, path.parent))
     found = next((top / name for name, top in pairs if (top / name).exists()), None)
     if found is None:
-        problem = f"{split} is {root / source}, which does not exist{_nearest(root)}; correct it or path"
+        problem = f"{split} is {root / source}, which does not exist{_nearest(root)}; correct {split} or path"
         raise file_error(path, problem, value=source)
     images = root / "images" if found.is_file() else found
-    top = root if images.is_relative_to(root) else pathlib.Path()
+    top = root if images.is_relative_to(root) else pathlib.Path(images.anchor)
     parts = images.relative_to(top).parts
     if "images" not in parts:
         problem = f"{split} is {source!r}, which is not in a folder images/; move it there"

@@ -64,9 +64,10 @@ class Part(NamedTuple):
 class PublishedBuilder(base.PairsBuilder):
     """Base class of the builders of published data sets, which are the same for everybody.
 
-    The prepared data depend only on the options, so the sources can be deleted afterwards; files are read only with
-    `allow_partial`. Every data set has the options `download` (download freely available archives that `root` lacks),
-    `allow_partial` (accept fewer examples than were published) and `uncompressed`.
+    The prepared data depend only on the options, so the sources can be deleted afterwards. With `allow_partial` they
+    also depend on the content of the sources, which is compared whenever the data set is opened. Every data set has the
+    options `download` (download freely available archives that `root` lacks), `allow_partial` (accept fewer examples
+    than were published) and `uncompressed`.
 
     A subclass sets the class variables and defines `read`.
 
@@ -250,7 +251,7 @@ class PublishedBuilder(base.PairsBuilder):
         remedy = "complete the files" if count < published else "remove the additional ones"
         error = file_error(
             self.root,
-            f"{self.name} has {count} examples in {split} where {published} were published; {remedy}, or set "
+            f"{self.name} has {count} examples in {split}, but {published} were published; {remedy}, or set "
             "dataset.options.allow_partial=True to prepare these",
             value=count,
             allowed=published,

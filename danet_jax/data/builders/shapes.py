@@ -38,7 +38,7 @@ _UNREADABLE = (
 _MIN_POINTS = {"polygon": 3, "linestrip": 2, "rectangle": 2, "circle": 2, "line": 2, "point": 1, "mask": 2}
 """The number of points of each kind of shape; polygons and line strips may have more."""
 
-_FARTHEST = 100_000
+_FARTHEST = 1_000_000
 """The largest coordinate in pixels; the memory that pycocotools needs grows with the length of a polygon."""
 
 _CVAT_LABELS = ("meta/task/labels/label", "meta/project/labels/label", "meta/job/labels/label")
@@ -197,7 +197,7 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
         names = {int(category["id"]): str(category["name"]) for category in values["categories"]}
         shapes: dict[Any, list[Shape]] = {image["id"]: [] for image in values["images"]}
         for annotation in values["annotations"]:
-            where, segmentation = f"the annotation {annotation.get('id')}", annotation.get("segmentation")
+            where, segmentation = f"annotation {annotation.get('id')}", annotation.get("segmentation")
             if annotation["image_id"] not in shapes or annotation["category_id"] not in names:
                 raise ValueError(f"{where} is of an image or of a category that is not listed")
             if not segmentation:
@@ -232,6 +232,8 @@ def _polygon(values: Iterable[Any]) -> list[float]:
 
 
 def _coordinates(values: Iterable[Any]) -> list[float]:
+    if not isinstance(values, Iterable):
+        raise ValueError("its polygons must be lists of coordinates, [[x, y, x, y, ...], ...]")
     coordinates = [float(value) for value in values]
     if not all(abs(value) <= _FARTHEST for value in coordinates):
         raise ValueError(f"a coordinate is not a number between -{_FARTHEST} and {_FARTHEST}")

@@ -98,7 +98,8 @@ class SourceFiles:
 
 def size_and_time(path: pathlib.Path) -> tuple[int, int]:
     """Returns the size and mtime of a file, which version 0.2.0 compared."""
-    found = path.stat()
+    with _name_file(path):
+        found = path.stat()
     return found.st_size, found.st_mtime_ns
 
 
