@@ -286,7 +286,7 @@ class Protocol:
         for key, value in changes.items():
             if key not in fields:
                 raise InputError(
-                    f"{key}={value!r} is not a field of Protocol; there are: {', '.join(fields)}",
+                    f"{key} is not a field of Protocol; its fields are: {', '.join(fields)}",
                     what=key,
                     value=value,
                     allowed=fields,
@@ -332,8 +332,15 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
       config: the recipe as nested mappings of simple types, with at least the groups `dataset` and `evaluation`.
 
     Raises:
-      InputError: an option does not exist or has an invalid value.
+      InputError: a group is missing, or an option does not exist or has an invalid value.
     """
+    for group in ("dataset", "evaluation"):
+        if not isinstance(options := config.get(group), Mapping):
+            raise InputError(
+                f"config.{group}={options!r} must be a group of options",
+                what=f"config.{group}",
+                value=options,
+            )
     dataset = config["dataset"]
     changes = {
         key: tuple(value) if isinstance(value, list) else value

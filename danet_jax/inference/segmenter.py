@@ -73,14 +73,14 @@ class Segmenter:
         self._predictor = make_predictor(model, protocol, classes, mesh, jax.local_devices()[:1])
         if model.num_classes > MAX_CLASSES:
             raise InputError(
-                f"model has {model.num_classes} classes; labels have 8 bits, for at most {MAX_CLASSES}",
+                f"model has {model.num_classes} classes, but labels are 8-bit, which allows at most {MAX_CLASSES}",
                 what="model",
                 value=model.num_classes,
                 allowed=MAX_CLASSES,
             )
         if classes is not None and len(classes) != model.num_classes:
             raise InputError(
-                f"classes has {len(classes)} classes, but the network has {model.num_classes}",
+                f"classes describes {len(classes)} classes, but the network has {model.num_classes}",
                 what="classes",
                 value=len(classes),
                 allowed=model.num_classes,
@@ -371,7 +371,8 @@ def validate_images(images: Any, shape: str = "B H W 3", name: str = "images", b
     images = np.asarray(images)
     if 8 < bits < 16 and (largest := int(images.max())) >> bits:
         raise InputError(
-            f"{name} contains {largest}, but the network was trained on {bits}-bit images, 0 to {2**bits - 1}",
+            f"{name}: the value {largest} is too large; the network was trained on {bits}-bit images, "
+            f"0 to {2**bits - 1}",
             what=name,
             value=largest,
             allowed=range(2**bits),

@@ -331,8 +331,12 @@ class DANet(nn.Module):
                 raise _backbone_error(
                     self.backbone, "accepts sizes, so it must return danet_jax.models.resnet.Features"
                 )
-            layer3, layer4 = found if isinstance(found, tuple | list) else (None, found)
-            found = Features(layer3, layer4, None, None)
+            pair = found if isinstance(found, tuple | list) else (None, found)
+            if len(pair) != 2:
+                raise _backbone_error(
+                    self.backbone, f"must return features or a pair of them, not {len(pair)} values"
+                )
+            found = Features(*pair, None, None)
         if self.auxiliary and found.layer3 is None:
             raise _backbone_error(self.backbone, "must return a pair of features for auxiliary=True")
         check_arrays(backbone=(found.layer4, "float B h w C"))

@@ -58,8 +58,9 @@ def check_index(name: str, index: Any, size: int) -> None:
         return
     least, largest = int(np.min(index)), int(np.max(index))
     if least < 0 or largest >= size:
+        found = f"{least}" if least == largest else f"values from {least} to {largest}"
         raise InputError(
-            f"{name} contains values from {least} to {largest}, but they must be from 0 to {size - 1}",
+            f"{name} contains {found}, but must be from 0 to {size - 1}",
             what=name,
             value=(least, largest),
             allowed=f"0 to {size - 1}",

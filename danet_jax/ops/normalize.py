@@ -71,7 +71,8 @@ def normalize(
         largest = np.max(np.asarray(images, np.float32))
         if 0 < largest <= 1:
             raise _images_error(
-                f"are {images.dtype} of at most {largest:.3g} instead of {white}; multiply them by {white}",
+                f"are {images.dtype} with values up to {largest:.3g}, but 0 to {white} is expected; "
+                f"multiply them by {white}",
                 largest,
             )
     check_normalisation(mean, std)

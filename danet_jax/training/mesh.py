@@ -47,8 +47,8 @@ def refuse_indivisible(mesh: Mesh, *, batch_size: int, accumulation: int, crop_s
     data, space = mesh.shape["data"], mesh.shape["space"]
     if batch_size // accumulation % data or batch_size % jax.process_count():
         raise InputError(
-            f"config.training.batch_size={batch_size} (in {accumulation} parts) must be a multiple of {data} devices; "
-            "change it or config.mesh.data",
+            f"config.training.batch_size={batch_size} // config.training.accumulation={accumulation} must be a "
+            f"multiple of the {data} devices of config.mesh.data, and the batch size one of the number of hosts",
             what="config.training.batch_size",
             value=batch_size,
         )

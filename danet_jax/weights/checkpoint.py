@@ -173,7 +173,9 @@ def find(name: str) -> Path | str | zoo.Entry:
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}", what=name) from error
     if path.is_dir() and not is_run(path):
-        raise InputError(f"{name} is a directory without config.json, so it is not a run's", what=name)
+        raise InputError(
+            f"{name or '.'} is a directory, but not that of a run: it has no config.json", what=name
+        )
     return path
 
 
@@ -313,7 +315,9 @@ def _override(model: Any, overrides: Mapping[str, Any]) -> Any:
                 )
         elif name not in free:
             raise InputError(
-                f"{name}={value!r} does not exist; there are: {', '.join(free)}", value=name, allowed=free
+                f"{name} is not an option that can be set here; there are: {', '.join(free)}",
+                value=name,
+                allowed=free,
             )
         elif name == "dtype":
             if value not in DTYPES.values():

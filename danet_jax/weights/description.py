@@ -60,16 +60,19 @@ class Description(NamedTuple):
         """
         try:
             content = json.loads(text)
-            classes = content["classes"]
+            classes, config = content["classes"], content["config"]
+            groups = [config.get(name, {}) for name in ("dataset", "evaluation")]
+            if not all(isinstance(group, dict) for group in groups):
+                raise TypeError("its config does not consist of groups of options")
             return cls(
                 build_model(int(content["num_classes"]), dict(content["model"])),
                 None if classes is None else make_classes(classes["names"], classes["colours"]),
-                content["config"],
+                config,
                 int(content.get("bits", 8)),
             )
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"its description cannot be read: {error!r}") from error
 
 
@@ -134,8 +137,8 @@ def verify(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> No
     except (TypeError, ValueError, AttributeError):
         damaged = [CHECKSUMS]
     if damaged:
-        others = f" and {len(damaged) - 1} more" if damaged[1:] else ""
+        more = f" and {len(damaged) - 1} more differ" if damaged[1:] else " differs"
         raise InputError(
-            f"damaged: {damaged[0]}{others} differ from the checksums in the file; export or copy it again",
+            f"damaged: {damaged[0]}{more} from the checksums in the file; export or copy it again",
             value=damaged,
         )

@@ -113,9 +113,8 @@ def _read_shards(path: Path) -> WeightsFile:
         except InputError as error:
             raise error.in_file(file) from error
     if missing := sorted(set(file_of) - set(tensors)):
-        raise InputError(
-            f"lists {missing[0]} and {len(missing) - 1} more tensors that its files do not contain"
-        )
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise InputError(f"lists tensors that its files do not contain: {missing[0]}{more}")
     return WeightsFile({name: tensors[name] for name in file_of}, {})
 
 
@@ -136,7 +135,7 @@ def _read_torch(path: Path) -> WeightsFile:
     try:
         import torch
     except ModuleNotFoundError:
-        raise InputError("a PyTorch file, which is read with torch: pip install torch") from None
+        raise InputError("a PyTorch file; reading it needs torch: pip install torch") from None
     stand_ins: list[Any] = [(_Ignored, name) for name in _BOOKKEEPING]
     try:
         _refuse_flipped_bits(path)
@@ -166,14 +165,15 @@ def _refuse_flipped_bits(path: Path) -> None:
     """Raises ValueError if a zip archive does not match its CRC-32 checksums, which torch does not check."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if record := archive.testzip():
+            has_checksums = any(info.CRC for info in archive.infolist())
+            if has_checksums and (record := archive.testzip()):
                 raise ValueError(f"{record} does not match its checksum; download or copy the file again")
 
 
 def _load(torch: Any, path: Path) -> Any:
     with path.open("rb") as file:
-        # Memory mapping avoids reading tensors that are not needed, such as the optimizer state. torch maps only zip
-        # archives, and treats every file whose name ends in `.safetensors` as one of that format.
+        # Memory mapping keeps tensors that are not needed, such as the optimizer state, out of memory. torch maps only
+        # zip archives, and treats every file whose name ends in `.safetensors` as one of that format.
         if file.read(4) == _ZIP and path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         file.seek(0)

@@ -215,10 +215,11 @@ YAML = "train: images/train\nval: images/val\nmasks_dir: labels\n"
         "names: [a, b, c]\nnames: [x, y, z]\n",
         "names: " + "[" * 600,
         "names: [a, b, c]\ntest: [images/val, images/val]\n",
+        "names: [a, b, c]\ntest: [images, images/val]\n",
         "names: [a, b, c]\ntest: images/none\n",
         "names: 3\n",
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_invalid_data_yaml_is_refused(own, content):
     own.standard()

@@ -23,6 +23,11 @@ class WithoutOptions(nn.Module):
         return nn.Conv(32, (8, 8), 8, padding=[(0, -x.shape[1] % 8), (0, -x.shape[2] % 8)])(x)
 
 
+class Triple(TinyBackbone):
+    def __call__(self, x, train=False):
+        return (super().__call__(x, train),) * 3
+
+
 class TooSmall(TinyBackbone):
     def __call__(self, x, train=False):
         return super().__call__(x[:, ::2, ::2], train)
@@ -97,7 +102,13 @@ def test_invalid_backbones_and_options_are_refused():
     model = DANet(3, backbone=TinyBackbone())
     with refused(what="sizes"):
         model.init(key, images, sizes=jnp.ones((1, 2), jnp.int32))
-    for backbone in (TooSmall(), nn.Dense(3), TinyBackbone(output_stride="4"), TinyBackbone(name="net")):
+    for backbone in (
+        TooSmall(),
+        Triple(),
+        nn.Dense(3),
+        TinyBackbone(output_stride="4"),
+        TinyBackbone(name="net"),
+    ):
         with refused(what="backbone"):
             jax.eval_shape(DANet(3, backbone=backbone).init, key, images)
     with refused(what="backbone"):

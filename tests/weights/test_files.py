@@ -131,6 +131,15 @@ def test_a_flipped_bit_in_a_tensor(tmp_path, rng):
         read_weights(file)
 
 
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(3)}, tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_weights(tmp_path / "weights.pth").tensors["w"].tolist() == [1, 1, 1]
+
+
 def test_other_files_are_refused(tmp_path):
     for name, content in {
         "empty": b"",
