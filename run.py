@@ -118,7 +118,7 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
         raise InputError(f"{arguments[0]}: to choose a mode, write --mode={arguments[0]}", what=arguments[0])
     for name, value in given.items():
         if name in FLAGS and mode not in FLAGS[name].modes:
-            modes = " and ".join(FLAGS[name].modes)
+            modes = ", ".join(FLAGS[name].modes)
             raise InputError(f"--{name} applies to --mode={modes}, not to --mode={mode}", what=f"--{name}")
         if value == "":
             raise InputError(f"--{name}= is empty", what=f"--{name}")
@@ -150,8 +150,10 @@ def run(values: flags.FlagValues, argv: list[str], notes: list[str]) -> int:
         return signals.status
 
 
-def parse(values: flags.FlagValues, argv: list[str], notes: list[str]) -> tuple[list[str], Any, list[str]]:
-    """Returns the arguments after the flags, the recipe's config or None, and the options that flags have set."""
+def parse(
+    values: flags.FlagValues, argv: list[str], notes: list[str]
+) -> tuple[list[str], Any, dict[str, Any]]:
+    """Returns the arguments after the flags, the recipe's config or None, and the values that flags have set."""
     from danet_jax.command import recipe_file
 
     values.set_gnu_getopt(True)  # flags may come after arguments

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import inspect
 import re
 import sys
@@ -15,25 +13,21 @@ from typing import Any
 
 import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
 from danet_jax.errors import InputError, one_line
 from danet_jax.recipe import Recipe, as_config, defaults, recipe_of_run
-from danet_jax.recipe.schema import find, plain_type, schemas
+from danet_jax.recipe.schema import find, shown, value_error
 from danet_jax.runs.directory import is_run, read_config
 
-_FLAG = re.compile(r"--?(no)?config\.([^=]*)(?:=.*)?", re.DOTALL)
-_PARSERS: dict[type | None, flags.ArgumentParser[Any]] = {
-    bool: flags.BooleanParser(),
-    int: flags.IntegerParser(),
-    float: flags.FloatParser(),
-}
+_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _RENAMED = {"init.from": "init.checkpoint", "init.source": "init.checkpoint"}
 """The names of options up to version 0.2, and their names since then."""
 
 
 def read_config_and_flags(
     file: str | None, workdir: str | None, arguments: Sequence[str], folder: Path, notes: list[str]
-) -> tuple[list[str], ml_collections.ConfigDict | None, list[str]]:
+) -> tuple[list[str], ml_collections.ConfigDict | None, dict[str, Any]]:
     """Reads the recipe and applies the flags `--config.GROUP.NAME=VALUE` to it.
 
     Args:
@@ -44,89 +38,86 @@ def read_config_and_flags(
       notes: a list to which a line is appended for each option that is given by a deprecated name.
 
     Returns:
-      The arguments after the flags; the config, or None if there is neither a file nor a run; and the options that
-      flags have set, for example `["training.steps"]`.
+      The arguments after the flags; the config, or None if there is neither a file nor a run; and the values of the
+      flags by option, for example `{"training.steps": 7}`.
 
     Raises:
-      InputError: the recipe cannot be loaded, or a flag does not name an option.
-      absl.flags.Error: a flag that does not set an option is invalid, or a value is missing.
+      InputError: the recipe cannot be loaded, or a flag does not name an option, or its value is missing or has
+        another type.
+      absl.flags.Error: a flag that does not set an option is invalid.
     """
-    config: ml_collections.ConfigDict | None = None
-    origin, init = "", {}
+    config, origin, init = None, "", {}
     if file:
         config = load(file, folder)
-        origin, init = file.partition(":")[0], config.init
+        origin, init = file.partition(":")[0], config.init or {}
     elif workdir is not None and is_run(workdir):
         config = as_config(recipe_of_run(workdir))
         origin, init = f"{workdir}/config.json", read_config(workdir).get("init") or {}
     if "source" in init:
         notes.append(f"{origin}: config.init.source is deprecated; use config.init.checkpoint")
     arguments = [_with_new_name(argument, notes) for argument in arguments]
-    values = flags.FlagValues()
-    values.set_gnu_getopt(True)  # flags may come after arguments
+    keys = [match[1] for argument in arguments if (match := _FLAG.fullmatch(argument))]
     if config is None:
-        for argument in filter(_FLAG.fullmatch, arguments):
-            raise InputError(f"{argument} needs --config=FILE, the recipe that it changes", what=argument)
-        return values(arguments)[1:], None, []
-    keys = dict.fromkeys(match[2] for match in map(_FLAG.fullmatch, arguments) if match)
-    types = {key: _type_of(key, config) for key in keys}
-    for key, kind in types.items():
-        # Any text is accepted here, because `read_recipe` refuses invalid values.
-        parser: flags.ArgumentParser[str] = flags.ArgumentParser()
-        flag = flags.Flag(parser, None, f"config.{key}", None, "", boolean=kind in (bool, None))
-        flags.DEFINE_flag(flag, values)
+        if keys:
+            [flag, *_] = filter(_FLAG.fullmatch, arguments)
+            raise InputError(f"{flag} needs --config=FILE, the recipe that it changes", what=flag)
+        return flags.FlagValues()(arguments)[1:], None, {}
+    for key in keys:
+        if not key.startswith("dataset.options."):
+            found, _, name = find(Recipe, key.split("."))
+            if not name or found != f"config.{key}":
+                raise InputError(
+                    f"--config.{key} is not one option: set options one by one, --config.GROUP.NAME=VALUE",
+                    what=f"config.{key}",
+                )
     try:
-        rest = values(arguments)[1:]
+        rest, changes = _change(config, arguments)
     except flags.UnrecognizedFlagError:
         raise
-    except (flags.Error, ValueError) as error:  # a value is missing, or --noconfig.NAME has one
-        raise InputError(f"--config: {one_line(error)}", what="--config") from error
-    for key, kind in types.items():
-        *groups, name = key.split(".")
-        group = functools.reduce(lambda group, name: group[name], groups, config)
-        if not isinstance(group, ml_collections.ConfigDict):
-            raise InputError.for_value(f"config.{'.'.join(groups)}", group, "must be names with values")
-        with group.ignore_type():
-            group[name] = _parse(str(values[f"config.{key}"].value), kind)
-    return rest, config, list(keys)
+    except Exception as error:  # absl and ml_collections raise various exceptions for invalid values
+        raise _refusal(config, keys, arguments) or InputError(f"--config: {one_line(error)}") from error
+    return rest, config, changes
 
 
 def _with_new_name(argument: str, notes: list[str]) -> str:
     match = _FLAG.fullmatch(argument)
-    if not match or match[2] not in _RENAMED:
+    if not match or match[1] not in _RENAMED:
         return argument
-    old, new = match[2], _RENAMED[match[2]]
+    old, new = match[1], _RENAMED[match[1]]
     notes.append(f"--config.{old} is deprecated; use --config.{new}")
     return argument.replace(old, new, 1)
 
 
-def _type_of(key: str, config: ml_collections.ConfigDict) -> type | None:
-    """Returns the type of an option, or None for an option of the data set that the recipe does not list."""
-    if key.startswith("dataset.options."):
-        name, listed = key.removeprefix("dataset.options."), dict(config.dataset.options)
-        if name and "." not in name:
-            return type(listed[name]) if name in listed else None
-    else:
-        full_name, group, name = find(Recipe, key.split("."))
-        if name and full_name == f"config.{key}":
-            return plain_type(schemas(group)[name])
-    raise InputError(
-        f"--config.{key} is not one option: set options one by one, --config.GROUP.NAME=VALUE",
-        what=f"config.{key}",
+def _change(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Applies the flags in `arguments` to `config`; returns the other arguments, and the changes by option."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)  # flags may come after arguments
+    config_flags.DEFINE_config_dict(
+        "config", config, "", values, lock_config=False, accept_new_attributes=True, sys_argv=list(arguments)
     )
+    rest = values(list(arguments))[1:]
+    return rest, config_flags.get_override_values(values["config"])
 
 
-def _parse(text: str, kind: type | None) -> Any:
-    """Returns the value that the text of a flag stands for, or the text itself if it stands for no other value."""
-    if kind is str:
-        return text
-    try:
-        if kind in _PARSERS:
-            return None if text == "None" else _PARSERS[kind].parse(text)
-        value = text == "true" if text in ("true", "false") else ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = text
-    return (value,) if kind is tuple and not isinstance(value, tuple | list | None) else value
+def _refusal(
+    config: ml_collections.ConfigDict, keys: Sequence[str], arguments: Sequence[str]
+) -> InputError | None:
+    """Returns the error for the first option whose flags are refused by themselves."""
+    for key in keys:
+        own = [a for a in arguments if not (match := _FLAG.fullmatch(a)) or match[1] == key]
+        try:
+            _change(config.copy_and_resolve_references(), own)
+        except Exception as error:  # see `read_config_and_flags`
+            what = f"config.{key}"
+            [*_, value] = [match[2] for a in own if (match := _FLAG.fullmatch(a))]
+            if value is None:
+                return InputError(f"{what}: {one_line(error)}", what=what)
+            if not key.startswith("dataset.options."):
+                return value_error(*find(Recipe, key.split(".")), value)
+            known = dict(config.dataset.options).get(key.removeprefix("dataset.options."))
+            allowed = "an option of the data set" if known is None else f"a value like {known!r}"
+            return InputError(f"{what}={shown(value)} must be {allowed}", what=what, value=value)
+    return None
 
 
 def load(text: str, folder: Path) -> ml_collections.ConfigDict:
@@ -145,12 +136,12 @@ def load(text: str, folder: Path) -> ml_collections.ConfigDict:
         source = Path(path).read_bytes() if Path(path).is_file() else None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--config={one_line(repr(text))}: cannot be read: {_describe(error)}", what="--config"
+            f"--config={shown(text)}: cannot be read: {_describe(error)}", what="--config"
         ) from error
     if source is None:
         names = [f"{folder.name}/{each.name}" for each in sorted(folder.glob("*.py")) if each.stem != "base"]
         raise InputError(
-            f"--config={one_line(repr(path))} does not exist; there are: {', '.join(names)}",
+            f"--config={shown(path)} does not exist; there are: {', '.join(names)}",
             what="--config",
             value=path,
             allowed=names,

@@ -28,6 +28,7 @@ from typing import Any, Self
 
 import ml_collections
 import pydantic
+from ml_collections import config_dict
 from pydantic import Field, model_validator
 
 from danet_jax.errors import InputError
@@ -37,7 +38,7 @@ from danet_jax.models.options import build_model
 from danet_jax.recipe.dataset import DatasetOptions
 from danet_jax.recipe.evaluation import EvaluationOptions
 from danet_jax.recipe.model import ModelOptions
-from danet_jax.recipe.schema import refusal
+from danet_jax.recipe.schema import plain_type, refusal, schemas
 from danet_jax.recipe.training import InitOptions, MeshOptions, TrainingOptions
 from danet_jax.recipe.types import LARGEST_SCALED, FileName, Group, Text
 from danet_jax.runs.directory import read_config
@@ -125,7 +126,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 def as_config(recipe: Recipe) -> ml_collections.ConfigDict:
     """Returns a recipe as a config that flags can change."""
-    return ml_collections.ConfigDict(recipe.model_dump())
+    return ml_collections.ConfigDict(_changeable(recipe))
 
 
 def read_recipe(config: Mapping[str, Any]) -> Recipe:
@@ -152,3 +153,16 @@ def recipe_of_run(workdir: str | Path) -> Recipe:
         return read_recipe(config)
     except InputError as error:
         raise error.in_file(as_path(workdir) / "config.json") from error
+
+
+def _changeable(options: Group) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if isinstance(value, Group):
+            value = _changeable(value)
+        elif value is None:
+            # A placeholder knows its type, so that a flag can still set it, and other options can refer to it.
+            value = config_dict.placeholder(plain_type(schemas(type(options))[name]))
+        result[name] = value
+    return result

@@ -69,14 +69,27 @@ def refusal(error: pydantic.ValidationError, root: type[Group], config: Any) -> 
     value = config
     for part in key.split(".")[1:]:
         value = value.get(part, first["input"])
+    return value_error(key, group, name, value)
+
+
+def value_error(key: str, group: type[Group], name: str, value: Any) -> InputError:
+    """Returns the error for an invalid value of the option `name` of `group`, or of `group` itself if `name` is ""."""
     if name:
         expected = takes(schemas(group)[name])
         allowed = _without_none(schemas(group)[name]).get("enum", expected)
     else:
         expected = allowed = f"a group of options: {', '.join(sorted(group.model_fields))}"
-    hint = "" if isinstance(allowed, str) else did_you_mean(str(value), allowed)
-    message = f"{key}={one_line(repr(value))} must be {expected}; {hint}".rstrip("; ")
+    hint = "" if isinstance(allowed, str) else did_you_mean(shown(value).strip("'"), allowed)
+    message = f"{key}={shown(value)} must be {expected}; {hint}".rstrip("; ")
     return InputError(message, what=key, value=value, allowed=allowed)
+
+
+def shown(value: Any) -> str:
+    """Returns the `repr` of a value on one line of bounded length."""
+    try:
+        return one_line(repr(value))
+    except ValueError:  # Python does not convert integers of more than 4300 digits.
+        return f"a very large {type(value).__name__}"
 
 
 def plain_type(schema: Mapping[str, Any]) -> type:
