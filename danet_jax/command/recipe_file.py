@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ def read_config_and_flags(
         another type.
       absl.flags.Error: a flag that does not set an option is invalid.
     """
-    config, origin, init = None, "", {}
+    config: ml_collections.ConfigDict | None = None
+    origin = ""
+    init: Mapping[str, Any] = {}
     if file:
         config = load(file, folder)
         origin, init = file.partition(":")[0], config.init or {}

@@ -62,7 +62,9 @@ def find_workdir(workdir: str | None, recipe: Recipe | None, *, written: bool) -
             raise refusal(f"{workdir[:40]}...", " is longer than a file system allows: 255 bytes per name")
     try:
         if not is_run(path) and path.resolve() in (Path.cwd(), *Path.cwd().parents):
-            raise refusal(path, " is the current directory or above it; a run needs a directory of its own")
+            raise refusal(
+                path, " is the current directory or one above it; a run needs a directory of its own"
+            )
         existing = next(each for each in (path, *path.absolute().parents) if each.exists())
         if not existing.is_dir():
             raise refusal(path, f": {existing} is a file, not a directory")

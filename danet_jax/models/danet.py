@@ -336,7 +336,7 @@ class DANet(nn.Module):
                 raise _backbone_error(
                     self.backbone, f"must return features or a pair of them, not {len(pair)} values"
                 )
-            found = Features(*pair, None, None)
+            found = Features(pair[0], pair[1], None, None)
         if self.auxiliary and found.layer3 is None:
             raise _backbone_error(self.backbone, "must return a pair of features for auxiliary=True")
         check_arrays(backbone=(found.layer4, "float B h w C"))

@@ -155,9 +155,11 @@ def _number_of_classes(recipe: Recipe) -> int:
     data = recipe.dataset
     try:
         return len(recipe_builder(recipe).classes)
-    except InputError:
+    except InputError as error:
+        if data.name != "folder":
+            raise
         classes = len(data.class_names) or 19
-        print(f"config.dataset.root={data.root!r} cannot be read: compiling for {classes} classes")
+        print(f"{error}; compiling for {classes} classes")
         return classes
 
 

@@ -44,6 +44,7 @@ from danet_jax.runs.directory import (
     read_data,
     refuse_fewer_steps,
     refuse_incomplete_run,
+    refuse_other_classes,
     refuse_other_config,
     write_description,
 )
@@ -125,6 +126,7 @@ def train(recipe: Recipe, workdir: Path, signals: StopSignals) -> bool:
     refuse_differing_data(dataset)
     digest = dataset.digest(data.train_split, data.validation_split)
     if is_run(workdir):
+        refuse_other_classes(workdir, dataset.classes)
         refuse_other_data(workdir, digest, resume_anyway=options.resume_anyway)
     bits = trained_bits(workdir / "checkpoints", dataset.bits)
     source = dataset.source(data.train_split, labelled="dataset.train_split")

@@ -194,7 +194,9 @@ class InitOptions(Group):
         source = options.pop("source")
         if source and options.get("checkpoint") not in ("", source, None):
             raise InputError.for_value(
-                "config.init.source", source, "is deprecated; set only config.init.checkpoint"
+                "config.init.source",
+                source,
+                "contradicts config.init.checkpoint, its new name; set only that",
             )
         return options | {"checkpoint": source or options.get("checkpoint", "")}
 

@@ -188,8 +188,9 @@ class Checkpoints:
             items = ocp.args.Composite(**arguments, data=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax and TensorStore raise many types of errors if a tree does not fit.
+            remedy = "" if isinstance(error, InputError) else "; choose another --workdir"
             raise InputError(
-                f"{folder}: cannot be resumed from; choose another --workdir: {first_line(error)}",
+                f"{folder}: cannot be resumed from: {first_line(error)}{remedy}",
                 what=(error.what if isinstance(error, InputError) else None) or str(folder),
             ) from error
         return Restored(step, restored["variables"], restored["training"], restored["data"])
@@ -236,7 +237,7 @@ class Checkpoints:
             kept = "none was saved before" if self._kept is None else f"that of step {self._kept} is kept"
             reason, remedy = first_line(error), "free some space or repair the disk"
             if not is_bucket(self._folder) and not self._folder.is_dir():
-                reason, remedy = "the folder was renamed or removed during training", "move it back"
+                reason, remedy = "the folder was renamed or removed during training", "move the folder back"
             elif "No space left" in str(error):  # TensorStore's message is very long.
                 reason = "the disk is full"
             raise InputError.for_file(

@@ -186,6 +186,16 @@ def refuse_fewer_steps(path: Path, steps: int) -> None:
         )
 
 
+def refuse_other_classes(path: Path, classes: Classes) -> None:
+    """Raises InputError if the run in `path` was trained on classes with different names."""
+    if (names := read_classes(path).names) != classes.names:
+        raise InputError.for_file(
+            path / "classes.json",
+            f"the run has other classes ({', '.join(names[:4])}, ... and now {', '.join(classes.names[:4])}, ...); "
+            "choose another --workdir",
+        )
+
+
 def flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a nested config as a flat dictionary with dotted keys such as `training.steps`."""
     flat: dict[str, Any] = {}

@@ -110,7 +110,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise refusal(f"cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise refusal(f"is damaged, it is not valid JSON: {error}") from error
+        raise refusal(f"is damaged, because it is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise refusal(f"was not written by a run: it contains {type(value).__name__}, not an object")
     return value

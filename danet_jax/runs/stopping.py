@@ -104,9 +104,8 @@ class StopSignals:
         All hosts must call it after each step.
         """
         if self._together:
-            self._sync_points += (
-                1  # JAX's protocol counts from 0 in every process, even if the run is resumed.
-            )
+            # JAX's protocol counts from 0 in every process, even if the run is resumed.
+            self._sync_points += 1
             self._stop_agreed = multihost_utils.reached_preemption_sync_point(self._sync_points)
             self._signal = self._signal or (signal.SIGTERM if self._stop_agreed else 0)
         else:

@@ -160,8 +160,7 @@ def refuse_other_description(checkpoint: Path, expected: Mapping[str, Any]) -> N
         if isinstance(was, list) and isinstance(is_now, list) and len(was) == len(is_now):
             was, is_now = next(pair for pair in zip(was, is_now, strict=True) if pair[0] != pair[1])
         raise InputError(
-            f"{name} was {was!r:.80} when it was trained and is {is_now!r:.80} now; restore it, or choose another "
-            "--workdir",
+            f"{name} was {was!r:.80} in training, but is {is_now!r:.80} now; restore it, or choose another --workdir",
             what=name,
             value=is_now,
             allowed=was,

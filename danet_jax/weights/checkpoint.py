@@ -315,7 +315,7 @@ def _override(model: Any, overrides: Mapping[str, Any]) -> Any:
                 )
         elif name not in free:
             raise InputError(
-                f"{name} is not an option that can be set here; there are: {', '.join(free)}",
+                f"{name}={value!r} is not an option that can be set here; there are: {', '.join(free)}",
                 value=name,
                 allowed=free,
             )

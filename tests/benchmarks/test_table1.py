@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import table1
-from tests.end_to_end.test_run import TINY
+from tests.reference.commands import TINY
 
 
 def test_mean_and_spread_over_the_seeds():
@@ -21,7 +21,12 @@ def test_mean_and_spread_over_the_seeds():
 
 @pytest.mark.slow
 def test_the_table_of_tiny_scenes_is_made_once_and_kept(tmp_path, capfd, monkeypatch):
-    flags = [*TINY, "--config.training.steps=1", f"--config.dataset.data_dir={tmp_path / 'data'}"]
+    flags = [
+        *TINY,
+        "--config.mesh.data=1",
+        "--config.training.steps=1",
+        f"--config.dataset.data_dir={tmp_path / 'data'}",
+    ]
     arguments = ["--rows", "fcn", "danet", "--seeds", "1", f"--workdir={tmp_path / 'runs'}", *flags]
     table1.main(arguments)
     table = json.loads((tmp_path / "runs/far_scenes.json").read_text())

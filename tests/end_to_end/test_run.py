@@ -171,7 +171,7 @@ def test_a_finished_training_is_only_reported(trained):
 
 
 def test_a_terminal_shows_live_lines_from_the_beginning(tmp_path):
-    flags = (*FLAGS, "--mode=prepare", "--config.dataset.options.train=40")
+    flags = (*FLAGS, "--mode=prepare", "--config.dataset.options.train=150")
     status, [*seen, last] = run_in_terminal(100, ROOT / "run.py", *flags, cwd=tmp_path)
     assert status == 0
     first = next(screen for screen in seen if any(screen))
@@ -179,4 +179,4 @@ def test_a_terminal_shows_live_lines_from_the_beginning(tmp_path):
     lines = [line.rstrip() for screen in seen for line in screen]
     assert any("preparing scenes train " in line and "images/s" in line for line in lines)
     assert max(len(line) for line in lines if "data/scenes" not in line) <= 100
-    assert next(line for line in last if line).startswith("scenes: 40 train, 2 val; 9 classes")
+    assert next(line for line in last if line).startswith("scenes: 150 train, 2 val; 9 classes")
