@@ -355,7 +355,7 @@ def stored_label(image: Image.Image, data: bytes, name: str) -> np.ndarray:
     if image.mode not in ("1", "L", "P"):
         kind = "16-bit image" if image.mode.startswith("I") else f"colour image ({image.mode})"
         problem = f"a {kind}; labels must be 8-bit single-channel or palette PNG of class ids"
-        raise file_error(name, problem, value=kind)
+        raise file_error(name, problem, value=image.mode)
     label = np.array(image, np.uint8)
     if image.mode == "L" and data[_COLOUR_TYPE] == 0 and bit_depth(data) < 8:
         # Pillow scales 2- and 4-bit grey to 0..255, which is right for images but wrong for labels.

@@ -250,10 +250,10 @@ def test_labels_of_few_bits_keep_their_values(bits, colour_type, rng):
 
 def test_images_that_are_not_labels_are_refused(rgb):
     cases = {
-        "RGB colour": encode(rgb),
-        "16-bit": encode(Image.fromarray(rgb[..., 0].astype(np.uint16))),
+        "RGB": encode(rgb),
+        "I;16": encode(Image.fromarray(rgb[..., 0].astype(np.uint16))),
         "JPEG": encode(rgb[..., 0], "JPEG"),
-        "LA colour": encode(rgb[..., :2]),
+        "LA": encode(rgb[..., :2]),
     }
     for found, data in cases.items():
         with refused(what="a/b.png", value=found):

@@ -30,14 +30,6 @@ SECTIONS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Programs are not optimised, which takes most of the time of compiling them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def page(few_blocks, tmp_path_factory):
     """The names that each section leaves. The page runs once, from top to bottom, as a reader would run it."""

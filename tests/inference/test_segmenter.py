@@ -230,7 +230,14 @@ def test_small_batches_are_not_padded_if_exact(segment, rng):
         assert [len(labels) for _, labels in parts] == sizes
 
 
-@pytest.mark.parametrize("changes", [{}, {"base_size": 96, "flip": True, "image_resize": "uint8"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param({"base_size": 96, "flip": True, "image_resize": "uint8"}, marks=pytest.mark.slow),
+    ],
+    ids=["whole", "scaled and flipped"],
+)
 def test_the_program_for_a_tpu_has_no_gather(changes, monkeypatch):
     pytest.importorskip("libtpu", reason="needs libtpu, the compiler for TPUs")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")

@@ -43,8 +43,8 @@ def largest_difference(one, other):
 @pytest.mark.parametrize(
     ("backbone", "multi_grid"),
     [
-        ("resnet50", (4, 8)),
-        pytest.param("resnet18", None, marks=pytest.mark.slow),
+        pytest.param("resnet50", (4, 8), marks=pytest.mark.slow),
+        ("resnet18", None),
     ],
     ids=str,
 )

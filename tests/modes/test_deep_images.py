@@ -192,6 +192,7 @@ def test_safetensors_exports_keep_the_bit_depth(drawn, run, tmp_path):
         export.run(None, tmp_path, [], checkpoint=str(workdir), format="torch")
 
 
+@pytest.mark.slow
 def test_onnx_exports_take_uint16(drawn, run, tmp_path):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -206,6 +207,7 @@ def test_onnx_exports_take_uint16(drawn, run, tmp_path):
     np.testing.assert_allclose(session.run(None, {"images": image})[0], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_resuming_keeps_the_bit_depth(run):
     recipe, workdir = run
     longer = recipe.model_copy(
