@@ -31,9 +31,15 @@ INTENDED = {
     r"compile .*/(traffic_gb|collective_gb|collectives.*|widest_convolution_window)$": "only tests read program texts",
     r"compile .*/bytes_accessed_gb$": "XLA's own count in place of traffic_gb",
     r"config(\.json)?/init/(source|checkpoint)$": "init.source is called init.checkpoint",
+    r"/dataset/options/unlabelled$": "an option of polygons, which are new",
+    r"/data\.json(/|$)|/parameters\.txt$|/prepared/folder/[\w-]+\.json$": "new files",
+    r"^networks: .*/(queries|keys)/0$": "init returns params and batch_stats only",
+    r"^exports: .*/danet_jax(\.crc32)?$": "the description contains the renamed and the new option",
+    r"^modes: (explore photo|predict photos)/.*/photo8(_2)?[._]": "two inputs never share an output file",
+    r"^modes: train again/": "a finished training is reported and writes nothing",
 }
 
-SHOWN = 20
+SHOWN = 100
 """The maximum number of differences that are printed for each part."""
 
 
