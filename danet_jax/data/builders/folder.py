@@ -22,7 +22,7 @@ from danet_jax.data.builders import base, class_list, label_files, own_layouts
 from danet_jax.data.builders.entries import Entry
 from danet_jax.data.builders.pair import STORED, UPRIGHT, Missing, Pair, PairReader, Reader, turn_upright
 from danet_jax.data.builders.shapes import Drawing, draw
-from danet_jax.data.builders.state import SourceFiles, fingerprint, size_and_time
+from danet_jax.data.builders.state import SourceFiles, fingerprint
 from danet_jax.data.files import file_error, option_error
 from danet_jax.data.inspection import label_error
 from danet_jax.data.summary import Summary
@@ -159,7 +159,7 @@ class Folder(base.PairsBuilder):
         for split, entry in entries:
             pair = entry.image, entry.label
             content.append((split, entry.name, *(path and digests[path] for path in pair)))
-            former.append((split, entry.name, *(path and size_and_time(path) for path in pair)))
+            former.append((split, entry.name, *(path and sources.size_and_time(path) for path in pair)))
         return content, former
 
     def pairs(self) -> dict[str, list[PairReader]]:

@@ -17,7 +17,7 @@ from danet_jax.data.builders import base
 from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find, find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turn_upright
-from danet_jax.data.builders.state import SourceFiles, fingerprint, size_and_time
+from danet_jax.data.builders.state import SourceFiles, fingerprint
 from danet_jax.data.files import file_error
 from danet_jax.data.labels import LabelMapping
 from danet_jax.errors import InputError
@@ -198,7 +198,7 @@ class PublishedBuilder(base.PairsBuilder):
             names = {path: str(path.relative_to(top)) for path in source.paths(top)}
             digests = sources.digests(names)
             content.append((str(top.resolve()), [(names[path], digests[path]) for path in names]))
-            states = [(names[path], size_and_time(path)) for path in names]
+            states = [(names[path], sources.size_and_time(path)) for path in names]
             former.append((str(top.resolve()), states[0][1] if top.is_file() else fingerprint(states)))
         return content, former
 

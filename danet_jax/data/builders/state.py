@@ -48,6 +48,7 @@ class SourceFiles:
         self._path = pathlib.Path(data_dir, name, f"{self.stem}-{fingerprint(str(root))}.json")
         self._stored = self._read()
         self._values: dict[str, dict[str, str]] = {"files": {}, "adopted": dict(self._stored["adopted"])}
+        self._sizes_and_times: dict[pathlib.Path, tuple[int, int]] = {}
 
     def digests(self, paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
         """Returns the digest of each file, reading changed files on all cores."""
@@ -56,6 +57,7 @@ class SourceFiles:
         for path in paths:
             with _name_file(path):
                 found = path.stat()
+            self._sizes_and_times[path] = found.st_size, found.st_mtime_ns
             states[path] = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
             state, _, digest = remembered.get(str(path), "").rpartition(" ")
             if state == states[path]:
@@ -67,6 +69,10 @@ class SourceFiles:
         self._values["files"].update(entries)
         _in_this_process.update((str(path), entries[str(path)]) for path in unknown)
         return digests
+
+    def size_and_time(self, path: pathlib.Path) -> tuple[int, int]:
+        """Returns the size and mtime, as version 0.2.0 compared them, of a file that was passed to `digests`."""
+        return self._sizes_and_times[path]
 
     def adopts(self, former: str, variant: str) -> bool:
         """Returns whether data that version 0.2.0 prepared as `former` are the same as `variant`.
@@ -94,13 +100,6 @@ class SourceFiles:
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {"files": {}, "adopted": {}}
-
-
-def size_and_time(path: pathlib.Path) -> tuple[int, int]:
-    """Returns the size and mtime of a file, which version 0.2.0 compared."""
-    with _name_file(path):
-        found = path.stat()
-    return found.st_size, found.st_mtime_ns
 
 
 def _content_digest(path: pathlib.Path) -> str:
