@@ -41,9 +41,11 @@ class InputError(ValueError):
         return cls(f"{what}={value} {problem}", what=what, value=value, allowed=allowed)
 
     @classmethod
-    def for_file(cls, path: str | os.PathLike[str], problem: str, value: Any = None) -> InputError:
+    def for_file(
+        cls, path: str | os.PathLike[str], problem: str, value: Any = None, allowed: Any = None
+    ) -> InputError:
         """Returns the error `PATH: PROBLEM`."""
-        return cls(f"{os.fspath(path)}: {problem}", what=os.fspath(path), value=value)
+        return cls(f"{os.fspath(path)}: {problem}", what=os.fspath(path), value=value, allowed=allowed)
 
     def __str__(self) -> str:
         line = _shortened(super().__str__(), 2000)

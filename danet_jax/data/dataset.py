@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from danet_jax.classes import Classes
-from danet_jax.data.files import file_error, option_error
+from danet_jax.data.files import option_error
 from danet_jax.data.summary import Summary, warnings
 from danet_jax.errors import InputError, first_line
 
@@ -90,7 +90,7 @@ class Dataset:
         """
         if split not in self.summaries:
             problem = "the pixels of each class were not counted when it was prepared"
-            raise file_error(self.directory, f"{problem}; delete it and run --mode=prepare")
+            raise InputError.for_file(self.directory, f"{problem}; delete it and run --mode=prepare")
         return self.summaries[split].pixels[: len(self.classes)].tolist()
 
     def source(self, split: str, *, labelled: str = "") -> EncodedSource:
@@ -105,7 +105,7 @@ class Dataset:
         """
         if split not in self.splits:
             problem = f"the split {split!r} does not exist; there are: {', '.join(self.splits)}"
-            raise file_error(self.name, problem, value=split, allowed=tuple(self.splits))
+            raise InputError.for_file(self.name, problem, value=split, allowed=tuple(self.splits))
         source = EncodedSource(self.directory, split, self.splits[split], self.shard_sizes, self.bits_used)
         if labelled and source[0]["label"] is None:
             problem = f"{self.name}: the split {split!r} has no labels; choose another with {labelled}"
@@ -162,7 +162,7 @@ class EncodedSource(Sequence[EncodedExample]):
         except Exception as error:  # A damaged shard or description can raise any exception.
             path = paths[bisect.bisect_right(ends, index)]
             problem = f"damaged, example {index} of {self._split} cannot be read ({first_line(error)})"
-            raise file_error(path, f"{problem}; {self._remedy}") from None
+            raise InputError.for_file(path, f"{problem}; {self._remedy}") from None
         return {"name": name, "image": image, "label": label, "bits": self._bits}
 
     @functools.cached_property
@@ -177,7 +177,7 @@ class EncodedSource(Sequence[EncodedExample]):
                 written, found = self._shard_sizes.get(path.name), path.stat().length
                 if written not in (None, found):
                     problem = f"has {found} bytes, but {written} were written; {self._remedy}"
-                    raise file_error(path, problem, value=found, allowed=written)
+                    raise InputError.for_file(path, problem, value=found, allowed=written)
             encoded = {name: tfds.decode.SkipDecoding() for name in ("image", "label")}
             records = builder.as_data_source(self._split, decoders=encoded)
             return records, list(itertools.accumulate(split.shard_lengths)), split.filepaths
@@ -185,7 +185,7 @@ class EncodedSource(Sequence[EncodedExample]):
             raise
         except Exception as error:  # A damaged description or a missing file can raise any exception.
             problem = f"cannot be opened ({first_line(error)}); {self._remedy}"
-            raise file_error(self._directory, problem) from None
+            raise InputError.for_file(self._directory, problem) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_opened"}

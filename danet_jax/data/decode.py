@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from danet_jax.data.files import damage_error, file_error
+from danet_jax.data.files import damage_error
 from danet_jax.data.tiff import Pixels, Tiff, is_tiff
 from danet_jax.errors import InputError, one_line
 
@@ -103,7 +103,7 @@ def _decode(data: bytes, name: str, *, trusted: bool) -> Pixels:
     if image.mode.startswith("I;16"):
         return Pixels(np.asarray(image).astype(np.uint16), 16)
     if image.mode in ("I", "F"):
-        raise file_error(name, "an image with 32-bit pixels; save it as 8-bit RGB")
+        raise InputError.for_file(name, "an image with 32-bit pixels; save it as 8-bit RGB")
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return Pixels(rgba[..., :3], 8, rgba[..., 3])
@@ -226,7 +226,7 @@ def _compose_over_white(pixels: Pixels, bits: int, depth: int, name: str, truste
     if stored == 16:
         largest = int(colours.max(initial=0))
         if depth == 8 and bits == 16 and 0 < largest < SMALLEST_RANGE and not trusted:
-            raise file_error(
+            raise InputError.for_file(
                 name,
                 f"of 16 bits only values up to {largest} are used, of which {(largest >> 8) + 1} grey levels would be "
                 "left for a network that was trained on 8-bit images; save it with 8 bits",
@@ -234,7 +234,7 @@ def _compose_over_white(pixels: Pixels, bits: int, depth: int, name: str, truste
             )
         if largest >> bits:
             problem = f"contains the value {largest}, which has more than {bits} bits"
-            raise file_error(name, problem, value=largest)
+            raise InputError.for_file(name, problem, value=largest)
     colours = np.atleast_3d(to_depth(colours, depth, bits if stored == 16 else stored))
     if alpha is not None:
         # Alpha has as many bits as the colours, or all 16.
@@ -340,10 +340,10 @@ def load_label(data: bytes, name: str) -> Image.Image:
     if not data.startswith(PNG):
         kind = "TIFF" if is_tiff(data) else open_image(data, name).format
         problem = f"labels must be PNG, which keeps their values, not {kind}"
-        raise file_error(name, problem, value=kind, allowed="PNG")
+        raise InputError.for_file(name, problem, value=kind, allowed="PNG")
     image = _load(data, name)
     if getattr(image, "n_frames", 1) > 1:
-        raise file_error(name, "has several frames; save the intended one")
+        raise InputError.for_file(name, "has several frames; save the intended one")
     last_rows = np.asarray(image.crop((0, max(0, image.height - 2), *image.size)))
     if not all(row.any() for row in last_rows):
         _png_pixels(data, name)  # Pillow leaves rows with missing data at 0, without an error.
@@ -355,7 +355,7 @@ def stored_label(image: Image.Image, data: bytes, name: str) -> np.ndarray:
     if image.mode not in ("1", "L", "P"):
         kind = "16-bit image" if image.mode.startswith("I") else f"colour image ({image.mode})"
         problem = f"a {kind}; labels must be 8-bit single-channel or palette PNG of class ids"
-        raise file_error(name, problem, value=image.mode)
+        raise InputError.for_file(name, problem, value=image.mode)
     label = np.array(image, np.uint8)
     if image.mode == "L" and data[_COLOUR_TYPE] == 0 and bit_depth(data) < 8:
         # Pillow scales 2- and 4-bit grey to 0..255, which is right for images but wrong for labels.
@@ -434,7 +434,9 @@ def _name_file(data: bytes, name: str) -> Iterator[None]:
     except Image.UnidentifiedImageError:
         raise _unknown_format(data, name) from None
     except Image.DecompressionBombError:
-        raise file_error(name, "too many pixels for Pillow; scale it down or cut it into pieces") from None
+        raise InputError.for_file(
+            name, "too many pixels for Pillow; scale it down or cut it into pieces"
+        ) from None
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
@@ -444,8 +446,8 @@ def _name_file(data: bytes, name: str) -> Iterator[None]:
 def _unknown_format(data: bytes, name: str) -> InputError:
     """Returns the error for a file that cannot be read as an image, with its format if that is known."""
     if not data:
-        return file_error(name, "the file is empty; replace or remove it")
+        return InputError.for_file(name, "the file is empty; replace or remove it")
     kinds = [kind for start, pattern, kind in _OTHER_FORMATS if re.match(pattern, data[start : start + 400])]
     found = kinds[0] if kinds else "not an image that can be read"
     problem = f"{found}; images can be read as {_READABLE}: convert, replace or remove it"
-    return file_error(name, problem, value=found, allowed=_READABLE)
+    return InputError.for_file(name, problem, value=found, allowed=_READABLE)

@@ -24,16 +24,9 @@ _LEFT_BEHIND = {"__MACOSX", "@eaDir", "#recycle", "lost+found", "Thumbs.db", "de
 """Files and folders that operating systems and storage servers create; `.DS_Store` and the like are hidden anyway."""
 
 
-def file_error(
-    path: str | os.PathLike[str], problem: str, *, value: Any = None, allowed: Any = None
-) -> InputError:
-    """Returns an error about a file or folder, whose name it gives."""
-    return InputError(f"{path}: {problem}", what=str(path), value=value, allowed=allowed)
-
-
 def damage_error(name: str, reason: str) -> InputError:
     """Returns an error about an image file that cannot be decoded completely."""
-    return file_error(name, f"damaged or cut short ({reason}); replace or remove it")
+    return InputError.for_file(name, f"damaged or cut short ({reason}); replace or remove it")
 
 
 def option_error(option: str, value: Any, problem: str, allowed: Any = None) -> InputError:
@@ -70,11 +63,11 @@ def read_text(path: pathlib.Path, what: str) -> str:
             except UnicodeDecodeError:
                 text = data.decode("cp1252")
     except OSError as error:
-        raise file_error(path, f"cannot be read ({error.strerror})") from None
+        raise InputError.for_file(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise file_error(path, f"cannot be read as {what} ({error}); save it as UTF-8") from None
+        raise InputError.for_file(path, f"cannot be read as {what} ({error}); save it as UTF-8") from None
     if any(ord(character) < 32 and character not in "\t\r\n" for character in text):
-        raise file_error(path, f"cannot be read as {what} (it contains control characters)")
+        raise InputError.for_file(path, f"cannot be read as {what} (it contains control characters)")
     return text
 
 
@@ -90,24 +83,26 @@ def walk(folder: pathlib.Path, _parents: tuple[str, ...] = ()) -> Iterator[pathl
         with os.scandir(folder) as found:
             entries = sorted((entry for entry in found if not is_stray(entry.name)), key=lambda e: e.name)
     except OSError as error:
-        raise file_error(folder, f"cannot be read ({error.strerror})") from None
+        raise InputError.for_file(folder, f"cannot be read ({error.strerror})") from None
     for entry in entries:
         path = folder / entry.name
         if entry.name.encode(errors="surrogateescape") != entry.name.encode(errors="replace"):
-            raise file_error(folder, f"the name {entry.name!a} is not valid UTF-8; rename it")
+            raise InputError.for_file(folder, f"the name {entry.name!a} is not valid UTF-8; rename it")
         try:
             is_file, is_folder = entry.is_file(), entry.is_dir()
         except OSError as error:  # Links can form a cycle.
-            raise file_error(path, f"cannot be read ({error.strerror}); remove it") from None
+            raise InputError.for_file(path, f"cannot be read ({error.strerror}); remove it") from None
         if is_file:
             yield path
         elif is_folder:
             if (target := os.path.realpath(path)) in parents:
-                raise file_error(path, f"links to {target}, which contains it; remove the link")
+                raise InputError.for_file(path, f"links to {target}, which contains it; remove the link")
             yield from walk(path, parents)
         elif entry.is_symlink() and not path.exists():
-            raise file_error(
+            raise InputError.for_file(
                 path, f"links to {os.readlink(path)}, which does not exist; correct or remove it"
             )
         else:
-            raise file_error(path, "neither a file nor a folder (a pipe, a socket or a device); remove it")
+            raise InputError.for_file(
+                path, "neither a file nor a folder (a pipe, a socket or a device); remove it"
+            )

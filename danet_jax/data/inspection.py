@@ -16,7 +16,6 @@ import numpy as np
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
 from danet_jax.data.builders.pair import Pair
-from danet_jax.data.files import file_error
 from danet_jax.data.summary import Summary, some
 from danet_jax.errors import InputError
 
@@ -64,7 +63,7 @@ def check_pair(pair: Pair, class_count: int) -> Examined:
     if label.shape != (height, width):
         sizes = f"{label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is {width}x{height}"
         problem = f"the label is {sizes}; make them the same size"
-        raise file_error(pair.label_file, problem, value=label.shape, allowed=(height, width))
+        raise InputError.for_file(pair.label_file, problem, value=label.shape, allowed=(height, width))
     counts = np.bincount(label.ravel(), minlength=256)
     invalid = counts.copy()
     invalid[:class_count] = invalid[IGNORE_LABEL] = 0
@@ -81,7 +80,7 @@ def label_error(file: str, counts: np.ndarray, allowed: range, ignored: int) -> 
     )
     problem += f" {ignored} (ignore)" + (f"; the same applies to {some(others)}" if others else "")
     problem += "; correct the label or the list of classes"
-    return file_error(file, problem, value=first, allowed=allowed)
+    return InputError.for_file(file, problem, value=first, allowed=allowed)
 
 
 def _digest(pixels: np.ndarray) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from danet_jax.classes import IGNORE_LABEL, Classes
-from danet_jax.data.files import file_error
+from danet_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LabelMapping:
         if unknown.any():
             value = int(ids[unknown][0])
             problem = f"label id {value} does not exist in this data set; the file is damaged, or belongs to another"
-            raise file_error(name, f"{problem} data set or version", value=value)
+            raise InputError.for_file(name, f"{problem} data set or version", value=value)
         return train_ids.astype(np.uint8)
 
     def in_order_of_ids(self) -> LabelMapping:

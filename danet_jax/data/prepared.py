@@ -25,7 +25,7 @@ from danet_jax.data.decode import (
     png_chunks,
     to_depth,
 )
-from danet_jax.data.files import file_error
+from danet_jax.errors import InputError
 
 _ALL_ROWS = 2**31 - 1
 
@@ -81,4 +81,4 @@ def _png_rows(data: bytes, name: str, rows: int, mode: str) -> np.ndarray | None
     try:
         return np.array(Image.frombytes(mode, (width, min(rows, height)), compressed, "zip", mode, 0))
     except (ValueError, OverflowError) as error:
-        raise file_error(name, f"damaged ({error}); prepare the data again") from None
+        raise InputError.for_file(name, f"damaged ({error}); prepare the data again") from None

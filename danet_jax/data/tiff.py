@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from danet_jax.data.files import damage_error, file_error
+from danet_jax.data.files import damage_error
 from danet_jax.errors import InputError, one_line
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -135,7 +135,7 @@ class Tiff:
     def _check_kind(self) -> None:
         (height, width), depth, bits = self.size, self._page.imagedepth, self._page.bitspersample
         if height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise file_error(self._name, "too many pixels; scale it down or cut it into pieces")
+            raise InputError.for_file(self._name, "too many pixels; scale it down or cut it into pieces")
         if not height * width or depth > 1:
             raise self._unsupported(f"{width}x{height}x{depth} pixels")
         if not self._same_bits or self._format != 1 or not 1 <= self.bits <= 16:
@@ -174,7 +174,7 @@ class Tiff:
 
     def _unsupported(self, found: str) -> InputError:
         readable = "grey and RGB of up to 16 unsigned bits can be read, with or without alpha"
-        return file_error(self._name, f"a TIFF of {found}; {readable}: convert it", value=found)
+        return InputError.for_file(self._name, f"a TIFF of {found}; {readable}: convert it", value=found)
 
 
 def _main_page(pages: list[Any]) -> tuple[Any, int]:

@@ -14,7 +14,6 @@ import av
 import numpy as np
 
 from danet_jax.data.decode import decode_image, to_depth
-from danet_jax.data.files import file_error
 from danet_jax.errors import InputError, one_line
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -68,7 +67,7 @@ class Video:
             return
         self.files = [path]
         if not path.is_file():
-            raise file_error(path, "not a file" if path.exists() else "does not exist")
+            raise InputError.for_file(path, "not a file" if path.exists() else "does not exist")
         with self._open() as (_, stream):
             self.length, self.tick = stream.frames, max(stream.time_base or _SHORTEST_TICK, _SHORTEST_TICK)
 
@@ -96,7 +95,9 @@ class Video:
             if pixels.shape[:2] != size:
                 where = str(self.files[number] if self._is_pattern else self.path)
                 sizes = f"{pixels.shape[1]}x{pixels.shape[0]} and the first is {size[1]}x{size[0]}"
-                raise file_error(where, f"frame {number} is {sizes}; all frames must have the same size")
+                raise InputError.for_file(
+                    where, f"frame {number} is {sizes}; all frames must have the same size"
+                )
             if number >= start:
                 yield time, pixels
 
@@ -155,7 +156,9 @@ class Video:
                 yield container, stream
 
     def _error(self, reason: str) -> InputError:
-        return file_error(self.path, f"not a video that can be read ({reason}); convert it to MP4 (H.264)")
+        return InputError.for_file(
+            self.path, f"not a video that can be read ({reason}); convert it to MP4 (H.264)"
+        )
 
 
 def _declared_seconds(stream: av.VideoStream) -> float:
@@ -177,12 +180,12 @@ def _numbered_files(pattern: Path) -> list[Path]:
         if match and f"{before}{form % int(match[1])}{after}" == path.name and path.is_file():
             found[int(match[1])] = path
     if not found:
-        raise file_error(pattern, "no image matches this pattern")
+        raise InputError.for_file(pattern, "no image matches this pattern")
     numbers = sorted(found)
     for number, following in itertools.pairwise(numbers):
         if following != number + 1:
             problem = f"number {number + 1} is missing, between {number} and {following}"
-            raise file_error(pattern, problem, value=number + 1)
+            raise InputError.for_file(pattern, problem, value=number + 1)
     return [found[number] for number in numbers]
 
 
@@ -216,6 +219,6 @@ def write_video(path: Path, frames: Iterable[TimedFrame], tick: Fraction = 1 / _
             last, count = frame.pts, count + 1
             container.mux(stream.encode(frame))
         if stream is None:
-            raise file_error(path, "there are no frames to write")
+            raise InputError.for_file(path, "there are no frames to write")
         container.mux(stream.encode())
     return count

@@ -75,7 +75,7 @@ def scale_images(protocol: Protocol, images: jax.Array, scaling: Scaling) -> jax
             x = along_columns(dense(columns, x.shape[2]), x.astype(jnp.float32))
             x = along_rows(dense(rows, x.shape[1]), x)
     x = normalize(x, *protocol.normalisation, protocol.depth)
-    return masked(x, None if sizes is None else valid_mask(x, jnp.asarray(sizes)))
+    return masked(x, valid_mask(x, sizes))
 
 
 def whole_image_input(protocol: Protocol, image: np.ndarray) -> jax.Array:

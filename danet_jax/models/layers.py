@@ -109,7 +109,7 @@ def maybe_remat(module: nn.Module, part: str, remat: str, x: jax.Array) -> Calla
     return call
 
 
-def valid_mask(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array | None) -> jax.Array | None:
+def valid_mask(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.typing.ArrayLike | None) -> jax.Array | None:
     """Returns a mask of the positions inside images that were padded at the right and the bottom.
 
     Args:
@@ -121,6 +121,7 @@ def valid_mask(x: jax.Array | jax.ShapeDtypeStruct, sizes: jax.Array | None) -> 
     """
     if sizes is None:
         return None
+    sizes = jnp.asarray(sizes)
     rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1) < sizes[:, 0].reshape(-1, 1, 1, 1)
     columns = jnp.arange(x.shape[2]).reshape(1, 1, -1, 1) < sizes[:, 1].reshape(-1, 1, 1, 1)
     return rows & columns

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from danet_jax.data.files import file_error, is_stray, walk
+from danet_jax.data.files import is_stray, walk
 from danet_jax.errors import InputError, one_line
 
 _DAMAGE = (
@@ -157,7 +157,7 @@ class Files:
 
     def refusal(self, name: str, reason: str) -> InputError:
         """Returns the error for a file that is missing or not as published."""
-        return file_error(self.where(name), f"{reason}; {_remedy(self._path)}")
+        return InputError.for_file(self.where(name), f"{reason}; {_remedy(self._path)}")
 
 
 def _members(
@@ -274,7 +274,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _archive_error(path: pathlib.Path, reason: str) -> InputError:
-    return file_error(path, f"{reason}; {_remedy(path)}")
+    return InputError.for_file(path, f"{reason}; {_remedy(path)}")
 
 
 def _remedy(path: pathlib.Path) -> str:

@@ -33,7 +33,7 @@ from danet_jax.data.builders import shards
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, size_of, without_compression
 from danet_jax.data.builders.shards import Info, ReadOnce, ShardWriter, silence_tfds
 from danet_jax.data.builders.state import SourceFiles
-from danet_jax.data.files import file_error, option_error
+from danet_jax.data.files import option_error
 from danet_jax.data.inspection import Examined, check_pair, map_in_order
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
@@ -282,7 +282,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         generators: dict[str, list[Callable[[], Iterator[Any]]]] = {}
         for split, readers in pairs.items():
             if not readers:
-                raise file_error(self.name, f"the split {split!r} has no images")
+                raise InputError.for_file(self.name, f"the split {split!r} has no images")
             ranges = shards.shard_ranges(sizes[split])
             generators[split] = [
                 functools.partial(
@@ -349,7 +349,7 @@ class PairsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _check_disk(self, needed: int) -> None:
         free = shutil.disk_usage(pathlib.Path(self.data_dir).parent).free
         if needed > free:
-            raise file_error(
+            raise InputError.for_file(
                 self.data_dir_root,
                 f"{self.name} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; make room or set "
                 "dataset.data_dir",
@@ -382,7 +382,7 @@ def _lock(directory: pathlib.Path, what: str) -> Iterator[None]:
             yield
         return
     except OSError as error:
-        raise file_error(
+        raise InputError.for_file(
             directory, f"cannot be written to ({error.strerror}); set dataset.data_dir"
         ) from None
     path = pathlib.Path(lock.lock_file)

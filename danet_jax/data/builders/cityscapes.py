@@ -24,7 +24,6 @@ from danet_jax.data.builders.label_files import LabelFile, PublishedLabels
 from danet_jax.data.builders.pair import Pair, PairReader
 from danet_jax.data.builders.published import Part, PublishedBuilder
 from danet_jax.data.decode import decode_label
-from danet_jax.data.files import file_error
 from danet_jax.data.labels import CITYSCAPES
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
@@ -79,7 +78,7 @@ class Cityscapes(PublishedBuilder):
         partial = self.options["allow_partial"] or not summary.labelled
         if partial or summary.present[_ABOVE_18].any():
             return None
-        return file_error(
+        return InputError.for_file(
             self.name,
             f"the labels of {split} contain no label id above 18, as if they were train ids; take the publisher's "
             "labelIds.png, or, if the images really show none, set dataset.options.allow_partial=True",
@@ -95,5 +94,5 @@ class _Labels(PublishedLabels):
         if present[-1] == IGNORE_LABEL and (present[:-1] < len(CITYSCAPES.classes)).all():
             largest = len(CITYSCAPES.classes) - 1
             problem = f"contains train ids (255 and none above {largest}), not label ids"
-            raise file_error(name, f"{problem}; use the publisher's labelIds.png")
+            raise InputError.for_file(name, f"{problem}; use the publisher's labelIds.png")
         return found

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from danet_jax.classes import IGNORE_LABEL, MAX_CLASSES, Classes
-from danet_jax.data.files import file_error, read_text
+from danet_jax.data.files import read_text
 from danet_jax.data.labels import bit_colours
 from danet_jax.errors import InputError, one_line
 
@@ -100,13 +100,15 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
     try:
         node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise file_error(path, f"cannot be read as YAML ({one_line(error)})") from None
+        raise InputError.for_file(path, f"cannot be read as YAML ({one_line(error)})") from None
     if not isinstance(values, dict):
-        raise file_error(path, f"must contain path, train, val and names, not {type(values).__name__}")
+        raise InputError.for_file(
+            path, f"must contain path, train, val and names, not {type(values).__name__}"
+        )
     keys = [key.value for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise file_error(path, f"contains {key} twice; remove one", value=key)
+            raise InputError.for_file(path, f"contains {key} twice; remove one", value=key)
     return values
 
 

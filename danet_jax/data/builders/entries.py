@@ -14,12 +14,12 @@ from danet_jax.data.builders.shapes import Drawing, read_labelme, read_yolo
 from danet_jax.data.files import (
     IMAGE_SUFFIXES,
     USUAL_SPLITS,
-    file_error,
     is_stray,
     read_text,
     split_name,
     walk,
 )
+from danet_jax.errors import InputError
 
 _OTHER_IMAGES = ".gif .heic .heif .jp2 .ppm .pgm .psd .svg .avif .jfif .jpe .jxl .tga"
 _OTHER_IMAGES += " .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2"
@@ -66,7 +66,7 @@ def pair_folders(split: str, images: pathlib.Path, labels: pathlib.Path) -> list
     """
     by_name = _files_by_name(images, IMAGE_SUFFIXES)
     if not by_name:
-        raise file_error(images, "contains no images; put JPEG or PNG files there")
+        raise InputError.for_file(images, "contains no images; put JPEG or PNG files there")
     label_by_name = _labels(labels, by_name, beside=labels == images)
     unlabelled = not label_by_name and not split.startswith(LABELLED)
     return [
@@ -98,16 +98,16 @@ def read_list(
             continue
         name, label = _image_and_label(line, root, images, by_name)
         if name in entries:
-            raise file_error(path, f"line {number}: lists {line!r} twice; remove one", value=line)
+            raise InputError.for_file(path, f"line {number}: lists {line!r} twice; remove one", value=line)
         if name not in by_name:
             problem = f"{line!r} is not an image in {images} ({_nearest_name(name, by_name)})"
-            raise file_error(path, f"line {number}: {problem}", value=line)
+            raise InputError.for_file(path, f"line {number}: {problem}", value=line)
         if label:
             label_by_name[name] = label
         drawing = _drawing(name, label_by_name)
         entries[name] = Entry(name, by_name[name], label_by_name.get(name), labels / name, drawing=drawing)
     if not entries:
-        raise file_error(path, "the list is empty; write the name of one image in each line")
+        raise InputError.for_file(path, "the list is empty; write the name of one image in each line")
     unlabelled = not split.startswith(LABELLED) and not any(entry.label for entry in entries.values())
     return [entries[name]._replace(unlabelled=unlabelled) for name in sorted(entries)]
 
@@ -159,11 +159,13 @@ def _files_by_name(folder: pathlib.Path, suffixes: tuple[str, ...]) -> FilesByNa
         if suffix in suffixes:
             name = _name_below(folder, path)
             if name in files:
-                raise file_error(path, f"has the same name as {files[name]}; rename or remove one of them")
+                raise InputError.for_file(
+                    path, f"has the same name as {files[name]}; rename or remove one of them"
+                )
             files[name] = path
         elif suffix in (*IMAGE_SUFFIXES, *_OTHER_IMAGES.split()):
             problem = f"only {', '.join(suffixes)} can be used here; convert or remove it"
-            raise file_error(path, problem, value=suffix, allowed=suffixes)
+            raise InputError.for_file(path, problem, value=suffix, allowed=suffixes)
     return files
 
 
@@ -185,7 +187,7 @@ def check_split_name(path: pathlib.Path, split: str) -> None:
     """Raises InputError unless `split`, in the name of `path`, is a valid name of a split."""
     if not re.fullmatch(r"\w+", split) or split == "all":
         problem = "the name of a split may contain only letters, digits and _, and must not be 'all'"
-        raise file_error(path, problem, value=split)
+        raise InputError.for_file(path, problem, value=split)
 
 
 def split_lists(root: pathlib.Path) -> list[pathlib.Path]:

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from danet_jax.data.builders.archives import Source
-from danet_jax.data.files import file_error, is_stray
+from danet_jax.data.files import is_stray
+from danet_jax.errors import InputError
 
 _MOST_FOLDERS = 2000
 """The largest number of folders that are searched; a root with more is not that of a single data set."""
@@ -53,7 +54,7 @@ def find_all(root: pathlib.Path, sources: Sequence[Source]) -> list[pathlib.Path
         return [copies[nearest[0]].path for copies in by_source]
     source, copies = next((s, c) for s, c in zip(sources, by_source, strict=True) if len(c) > 1)
     first, second = (copy.path for copy in list(copies.values())[:2])
-    raise file_error(
+    raise InputError.for_file(
         root,
         f"contains {source.archive}, or what it extracts to, more than once: {first} and {second}; set dataset.root to "
         "one of the copies, or remove the others",

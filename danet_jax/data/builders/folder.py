@@ -23,7 +23,7 @@ from danet_jax.data.builders.entries import Entry
 from danet_jax.data.builders.pair import STORED, UPRIGHT, Missing, Pair, PairReader, Reader, turn_upright
 from danet_jax.data.builders.shapes import Drawing, draw
 from danet_jax.data.builders.state import SourceFiles, fingerprint
-from danet_jax.data.files import file_error, option_error
+from danet_jax.data.files import option_error
 from danet_jax.data.inspection import label_error
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError
@@ -90,7 +90,7 @@ class Folder(base.PairsBuilder):
         pixels = [entry.label for entry in labelled if entry.label and not entry.drawing]
         if drawn and pixels:
             kinds = f"label maps such as {pixels[0]} and shapes such as {drawn[0].label}"
-            raise file_error(root, f"contains {kinds}; remove one of the two kinds")
+            raise InputError.for_file(root, f"contains {kinds}; remove one of the two kinds")
         if not drawn and options["unlabelled"] != BACKGROUND:
             problem = "only labels that are shapes leave pixels unlabelled"
             raise option_error("options.unlabelled", options["unlabelled"], problem)
@@ -134,7 +134,7 @@ class Folder(base.PairsBuilder):
         largest = self._largest.get(file, 0)
         if self.bits == 16 and 0 < largest < decode.SMALLEST_RANGE:
             fitting = max(8, largest.bit_length() + largest.bit_length() % 2)
-            return file_error(
+            return InputError.for_file(
                 file,
                 f"no image has a larger value than {largest}, though 16 bits allow 65535; set dataset.options.bits to "
                 f"the bits that are used, such as {fitting}",
@@ -144,7 +144,7 @@ class Folder(base.PairsBuilder):
         binary = len(self.classes) == 2 and np.flatnonzero(summary.present).tolist() == [0, IGNORE_LABEL]
         if drawn or not binary or self.options["labels"] != label_files.AUTO:
             return None
-        return file_error(
+        return InputError.for_file(
             self.name,
             f"the labels of {split} contain only 0 and 255; if 255 is {self.classes.names[1]!r}, set "
             "dataset.options.labels=colours, and if it is ignored, dataset.options.labels=ids",
@@ -178,10 +178,10 @@ class Folder(base.PairsBuilder):
     def _reader(self, entry: Entry, trained_on: Collection[pathlib.Path | None]) -> PairReader:
         if entry.image is None:
             problem = f"label without image; expected {entry.expected}.jpg, .jpeg or .png"
-            return Missing(file_error(str(entry.label), problem), of_image=True)
+            return Missing(InputError.for_file(str(entry.label), problem), of_image=True)
         if entry.label is None and not entry.unlabelled and not entry.drawing:
             problem = f"image without label; expected {entry.expected}.png, .txt or .json"
-            return Missing(file_error(entry.image, problem))
+            return Missing(InputError.for_file(entry.image, problem))
         label = None if entry.drawing else entry.label  # Files of shapes are small or describe many images.
         size = sum(path.stat().st_size for path in (entry.image, label) if path)
         assumed = (_IN_TRAIN,) if entry.image in trained_on else ()
@@ -202,7 +202,9 @@ class Folder(base.PairsBuilder):
             of_label, of_image = decode.orientation(label_data), decode.orientation(data)
             if of_label not in (1, of_image):
                 problem = f"its EXIF orientation is {of_label}, but that of its image is {of_image}"
-                raise file_error(label, f"{problem}; save it without EXIF", value=of_label, allowed=of_image)
+                raise InputError.for_file(
+                    label, f"{problem}; save it without EXIF", value=of_label, allowed=of_image
+                )
             label_data = self._train_ids(label_data, label)
         pair = Pair(entry.name, data, label_data, image, label, assumed, self.bits, decoded)
         pair = turn_upright(pair, follow, certain=entry.drawing is not None)
@@ -219,7 +221,7 @@ class Folder(base.PairsBuilder):
         size = drawing.size or upright
         if size not in (stored, upright):
             problem = f"describes {image} as {size[1]}x{size[0]}, but it is {upright[1]}x{upright[0]}"
-            raise file_error(label, problem, value=size, allowed=upright)
+            raise InputError.for_file(label, problem, value=size, allowed=upright)
         if self.options["unlabelled"] == "ignore":
             outside, remark = IGNORE_LABEL, "are ignored"
         else:
@@ -229,7 +231,7 @@ class Folder(base.PairsBuilder):
             values = draw(drawing, size, self._ids, outside)
         except InputError as error:
             problem = f"{image}: {error.args[0]}"
-            raise file_error(label, problem, value=error.value, allowed=error.allowed) from None
+            raise InputError.for_file(label, problem, value=error.value, allowed=error.allowed) from None
         remark = f"have shapes as labels, and pixels outside them {remark}"
         remarks = (remark, drawing.remark) if drawing.remark else (remark,)
         return decode.encode_label(values), UPRIGHT if size == upright else STORED, remarks
@@ -308,7 +310,9 @@ def _read_classes(
         used = {shape.name for drawing in drawings for shape in drawing.shapes if isinstance(shape.name, str)}
         names = list(annotated) or sorted(used - {"__ignore__"})
         if not names:
-            raise file_error(source, "missing; write it (id,name,red,green,blue) or set dataset.class_names")
+            raise InputError.for_file(
+                source, "missing; write it (id,name,red,green,blue) or set dataset.class_names"
+            )
         listed = class_list.list_names(names, str(root))
     data_yaml = root if root.is_file() else root / "data.yaml"
     indices = (
@@ -318,7 +322,7 @@ def _read_classes(
         listed = class_list.add_background(listed)
     if len(listed.classes) == 1:
         problem = f"{listed.classes.names[0]!r} is the only class, so that any network scores 100 %"
-        raise file_error(source, f"{problem}; add one for everything else, such as background")
+        raise InputError.for_file(source, f"{problem}; add one for everything else, such as background")
     return listed, indices
 
 
@@ -326,4 +330,4 @@ def _read_file(path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise file_error(path, f"cannot be read ({error.strerror})") from None
+        raise InputError.for_file(path, f"cannot be read ({error.strerror})") from None

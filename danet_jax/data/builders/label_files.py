@@ -18,7 +18,6 @@ from PIL import Image
 
 from danet_jax.classes import IGNORE_LABEL, Classes
 from danet_jax.data import decode
-from danet_jax.data.files import file_error
 from danet_jax.data.labels import LabelMapping, bit_colours
 from danet_jax.data.summary import some
 from danet_jax.errors import InputError, one_line
@@ -86,7 +85,7 @@ class LabelFiles:
         image = decode.load_label(data, name)
         in_colour = image.mode in ("RGB", "RGBA")
         if in_colour and decode.bit_depth(data) == 16:
-            raise file_error(
+            raise InputError.for_file(
                 name,
                 f"{image.mode} colours of 16 bits per channel, as in SYNTHIA, whose red channel contains the class; "
                 "save the class ids as 8-bit single-channel PNG",
@@ -117,7 +116,7 @@ class LabelFiles:
         if not self._valid[as_stored.values].all():
             return LabelFile(grey)
         ids = some(np.unique(as_stored.values).tolist())
-        raise file_error(
+        raise InputError.for_file(
             name,
             f"grey of {bits} bits: its pixels are either the ids {ids} or, if a program compressed the file, the grey "
             f"levels {some(used.tolist())}; {_REMEDY}",
@@ -126,7 +125,9 @@ class LabelFiles:
     def _read_palette(self, as_stored: LabelFile, palette: list[Colour], name: str) -> LabelFile:
         used = np.unique(as_stored.values).tolist()
         if used[-1] >= len(palette):
-            raise file_error(name, f"damaged: pixel {used[-1]} of a palette of {len(palette)} colours")
+            raise InputError.for_file(
+                name, f"damaged: pixel {used[-1]} of a palette of {len(palette)} colours"
+            )
         colours = {index: palette[index] for index in used}
         distinct = all(palette.count(colour) == 1 for colour in colours.values())
         known = {index: self._colours[colour] for index, colour in colours.items() if colour in self._colours}
@@ -143,11 +144,11 @@ class LabelFiles:
                 if self._valid[used].all() and set(greys.values()) <= {0, 255}:
                     levels = some(sorted(greys.values()))
                     readings = f"the ids {some(used)} or, by its palette, the grey levels {levels}"
-                    raise file_error(name, f"its pixels are either {readings}; {_REMEDY}")
+                    raise InputError.for_file(name, f"its pixels are either {readings}; {_REMEDY}")
                 return LabelFile(_look_up(as_stored.values, greys))
         if distinct and moved:
             index, colour = moved[0], colours[moved[0]]
-            raise file_error(
+            raise InputError.for_file(
                 name,
                 f"its palette gives {index} the colour {colour} of class {known[index]}, and others colours of no "
                 f"class; a program may have renumbered it: {_REMEDY}",
@@ -162,7 +163,7 @@ class LabelFiles:
             for index, colour in colours.items():
                 other, first = self._palette.setdefault(index, (colour, name))
                 if other != colour:
-                    raise file_error(
+                    raise InputError.for_file(
                         name,
                         f"its palette gives {index} the colour {colour}, that of {first} gives it {other}: indices do "
                         f"not mean the same in all files; give the classes' colours in classes.csv, or {_REMEDY}",
@@ -173,14 +174,16 @@ class LabelFiles:
     def _read_colours(self, image: Image.Image, name: str) -> np.ndarray:
         kind = "" if image.mode in ("1", "L", "P") else f"a colour image ({image.mode}); "
         if not self._colours or (kind and image.mode not in ("RGB", "RGBA")):
-            raise file_error(
+            raise InputError.for_file(
                 name,
                 f"{kind}labels must be 8-bit single-channel or palette PNG of class ids, or RGB in the colours that "
                 "classes.csv gives the classes (id,name,red,green,blue)"
                 + (f"; {self._without_colours}" if self._without_colours else ""),
             )
         if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
-            raise file_error(name, "parts of it are transparent; save the labels as RGB without alpha")
+            raise InputError.for_file(
+                name, "parts of it are transparent; save the labels as RGB without alpha"
+            )
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
         codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         found, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
@@ -189,7 +192,7 @@ class LabelFiles:
         unknown = {colour: count for colour, count in counted if colour not in self._colours}
         if unknown and not self._ignore_others:
             found_colours = some([f"{colour} (pixels: {count})" for colour, count in unknown.items()])
-            raise file_error(
+            raise InputError.for_file(
                 name,
                 f"{kind}labels must be 8-bit ids or in the classes' colours, but no class has the "
                 f"colour {found_colours}; correct the file or the colours of the classes, or set "
@@ -251,12 +254,14 @@ def mat_train_ids(mapping: LabelMapping, path: Sequence[str], data: bytes, name:
     except Exception as error:  # SciPy can raise nearly any exception on damaged files.
         reason = f"no {'.'.join(path)}" if isinstance(error, (KeyError, IndexError)) else str(error)
         problem = f"cannot be read as this data set's .mat ({one_line(reason)}); download it again"
-        raise file_error(name, problem) from None
+        raise InputError.for_file(name, problem) from None
     value = np.asarray(value)
     if value.dtype.kind == "f":  # MATLAB uses floats by default.
         value = value.astype(np.int64)
     if value.ndim != 2 or value.dtype.kind not in "ui":
-        raise file_error(name, f"{'.'.join(path)} is {value.dtype} of shape {value.shape}, not a label map")
+        raise InputError.for_file(
+            name, f"{'.'.join(path)} is {value.dtype} of shape {value.shape}, not a label map"
+        )
     return decode.encode_label(mapping.to_train_ids(value, name))
 
 

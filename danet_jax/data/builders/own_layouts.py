@@ -35,7 +35,8 @@ from danet_jax.data.builders.entries import (
     split_lists,
 )
 from danet_jax.data.builders.shapes import read_coco, read_cvat
-from danet_jax.data.files import USUAL_SPLITS, file_error, is_stray, option_error, split_name, walk
+from danet_jax.data.files import USUAL_SPLITS, is_stray, option_error, split_name, walk
+from danet_jax.errors import InputError
 
 _LABEL_FOLDERS = {
     "JPEGImages": ("SegmentationClass", "SegmentationClassPNG"),
@@ -62,9 +63,11 @@ def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[s
     """
     if root.is_file() and root.suffix not in (".yaml", ".yml"):
         problem = "is a file; extract it if it is an archive, and set dataset.root to the data set's folder"
-        raise file_error(root, problem)
+        raise InputError.for_file(root, problem)
     if not root.exists():
-        raise file_error(root, "does not exist; set dataset.root to the folder of images/ and labels/")
+        raise InputError.for_file(
+            root, "does not exist; set dataset.root to the folder of images/ and labels/"
+        )
     if (data_yaml := root if root.is_file() else root / "data.yaml").is_file():
         return _splits_of_yaml(data_yaml, masks_dir), []
     images = root / ("JPEGImages" if (root / "JPEGImages").is_dir() else "images")
@@ -76,7 +79,7 @@ def find_splits(root: pathlib.Path, masks_dir: str = "") -> tuple[Splits, list[s
         return _splits_of_split_folders(root, masks_dir), []
     if labels is None:
         labels = root / _LABEL_FOLDERS[images.name][0]
-        raise file_error(
+        raise InputError.for_file(
             labels, f"missing; put the labels of each split into {labels}/SPLIT/{_nearest(root)}"
         )
     if lists := split_lists(root):
@@ -105,7 +108,7 @@ def divide_splits(splits: Splits, share: float, seed: int, root: pathlib.Path) -
     """
     if not share:
         if "" in splits:
-            raise file_error(
+            raise InputError.for_file(
                 root,
                 "nothing says which images are for training and which for validation: put them into folders "
                 "images/train and images/val, list their names in train.txt and val.txt, or set "
@@ -159,18 +162,20 @@ def _splits_of_yaml(path: pathlib.Path, masks_dir: str) -> Splits:
                 problem = (
                     "twice" if isinstance(source, str) else "which is not the name of a folder or a list"
                 )
-                raise file_error(
+                raise InputError.for_file(
                     path, f"{split} names {source!r}, {problem}; write images/{split}", value=source
                 )
             entries = _entries_of_yaml(path, root, split, source, masks, several=len(sources) > 1)
             existing = {entry.image for entry in splits.setdefault(split, [])}
             if repeated := existing.intersection(entry.image for entry in entries):
-                raise file_error(
+                raise InputError.for_file(
                     path, f"{split} contains {min(map(str, repeated))} twice; remove one", value=source
                 )
             splits[split].extend(entries)
     if not splits:
-        raise file_error(path, "names neither train nor val; write train: images/train and val: images/val")
+        raise InputError.for_file(
+            path, "names neither train nor val; write train: images/train and val: images/val"
+        )
     return splits
 
 
@@ -187,13 +192,13 @@ def _entries_of_yaml(
     found = next((top / name for name, top in pairs if (top / name).exists()), None)
     if found is None:
         problem = f"{split} is {root / source}, which does not exist{_nearest(root)}; correct {split} or path"
-        raise file_error(path, problem, value=source)
+        raise InputError.for_file(path, problem, value=source)
     images = root / "images" if found.is_file() else found
     top = root if images.is_relative_to(root) else pathlib.Path(images.anchor)
     parts = images.relative_to(top).parts
     if "images" not in parts:
         problem = f"{split} is {source!r}, which is not in a folder images/; move it there"
-        raise file_error(path, problem, value=source)
+        raise InputError.for_file(path, problem, value=source)
     index = len(parts) - 1 - parts[::-1].index("images")
     inside = "/".join(parts[index + 1 :])
     names = [masks] if masks else ["masks", "labels"]
@@ -201,7 +206,7 @@ def _entries_of_yaml(
     labels = next((folder for folder in folders if folder.is_dir()), folders[0])
     if not labels.is_dir() and split in LABELLED:
         remedy = "put NAME.png there or name their folder with dataset.options.masks_dir"
-        raise file_error(labels, f"missing, the labels of {images}; {remedy}{_nearest(root)}")
+        raise InputError.for_file(labels, f"missing, the labels of {images}; {remedy}{_nearest(root)}")
     if found.is_file():
         return read_list(split, found, root, images, labels)
     prefix = (inside or "/".join(parts[:index])) + "/" if several and len(parts) > 1 else ""
@@ -211,15 +216,15 @@ def _entries_of_yaml(
 def _splits_of_folders(images: pathlib.Path, labels: pathlib.Path, folders: Sequence[pathlib.Path]) -> Splits:
     """Returns the splits of images/SPLIT/ and labels/SPLIT/."""
     if not folders:
-        raise file_error(images, f"contains no split; put images into {images}/train/ and /val/")
+        raise InputError.for_file(images, f"contains no split; put images into {images}/train/ and /val/")
     for path in _folders(labels):
         if images / path.name not in folders:
             problem = f"labels of a split without images; put them into {images / path.name}/"
-            raise file_error(path, problem)
+            raise InputError.for_file(path, problem)
     for path in [*sorted(images.iterdir()), *sorted(labels.iterdir())]:
         if is_image(path):
             names = ", ".join(folder.name for folder in folders)
-            raise file_error(path, f"in none of the splits {names}; move it into one, or remove it")
+            raise InputError.for_file(path, f"in none of the splits {names}; move it into one, or remove it")
     by_split = _by_split(folders)
     return {split: pair_folders(split, path, labels / path.name) for split, path in by_split.items()}
 
@@ -237,7 +242,7 @@ def _splits_of_split_folders(root: pathlib.Path, masks_dir: str) -> Splits:
         splits[""] = pair_folders("train", root, root)
     if not splits:
         images = root / "images"
-        raise file_error(
+        raise InputError.for_file(
             images, f"missing; put the images of each split into {images}/SPLIT/{_nearest(root)}"
         )
     return splits
@@ -265,7 +270,7 @@ def _splits_of_annotations(root: pathlib.Path) -> tuple[Splits, list[str]] | Non
             split = split_name(drawing.split) or split_of_file
             if sources.setdefault(split, file) != file:
                 problem = f"annotates {split or 'images'}, as does {sources[split]}; keep one of them"
-                raise file_error(file, problem)
+                raise InputError.for_file(file, problem)
             listed = pathlib.PurePosixPath(compose(name.replace("\\", "/")).lstrip("/"))
             image = _annotated_image(listed, images.get(listed.name, ()), split, file, root)
             stem = listed.with_suffix("").as_posix()
@@ -290,7 +295,9 @@ def _annotated_image(
 
     ranked = sorted(images, key=likeness, reverse=True)
     if len(ranked) > 1 and likeness(ranked[0]) == likeness(ranked[1]):
-        raise file_error(file, f"{str(listed)!r} could be {ranked[0]} or {ranked[1]}; remove one of them")
+        raise InputError.for_file(
+            file, f"{str(listed)!r} could be {ranked[0]} or {ranked[1]}; remove one of them"
+        )
     return ranked[0] if ranked else None
 
 
@@ -301,7 +308,9 @@ def _by_split(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
         split = split_name(path.name.removesuffix(".txt"))
         check_split_name(path, split)
         if found.setdefault(split, path) != path:
-            raise file_error(path, f"the split {split} is also in {found[split]}; merge or rename them")
+            raise InputError.for_file(
+                path, f"the split {split} is also in {found[split]}; merge or rename them"
+            )
     return found
 
 
@@ -316,7 +325,9 @@ def _label_folder(root: pathlib.Path, masks_dir: str, images: pathlib.Path) -> p
     with_png = [folder for folder in found if any(path.suffix.lower() == ".png" for path in walk(folder))]
     if len(with_png) > 1:
         names = f"{with_png[0].name} and {with_png[1].name}"
-        raise file_error(root, f"both {names} contain PNG files; choose one with dataset.options.masks_dir")
+        raise InputError.for_file(
+            root, f"both {names} contain PNG files; choose one with dataset.options.masks_dir"
+        )
     beside = [images] if not found and images.is_dir() and _has_labels_beside(images) else []
     return next(iter(with_png or found or beside), None)
 

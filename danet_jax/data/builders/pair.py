@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 
 from danet_jax.data import decode
-from danet_jax.data.files import file_error
 from danet_jax.errors import InputError
 
 STORED, UPRIGHT = "stored", "upright"
@@ -129,7 +128,7 @@ def turn_upright(pair: Pair, labels_follow: str | None, *, certain: bool = False
     other = UPRIGHT if follow == STORED else STORED
     if not fits[follow]:
         remedy = f"set dataset.options.exif={other}" if fits[other] else "make them the same size"
-        raise file_error(
+        raise InputError.for_file(
             pair.label_file,
             f"the label is {label.shape[1]}x{label.shape[0]} but its image {pair.image_file} is "
             f"{stored.shape[1]}x{stored.shape[0]} as stored and {upright.shape[1]}x{upright.shape[0]} as its EXIF "

@@ -23,8 +23,8 @@ from danet_jax.data.builders.archives import Files
 from danet_jax.data.builders.label_files import PublishedLabels, mat_train_ids
 from danet_jax.data.builders.pair import PairReader
 from danet_jax.data.builders.published import Part, PublishedBuilder
-from danet_jax.data.files import file_error
 from danet_jax.data.labels import PASCAL_VOC
+from danet_jax.errors import InputError
 
 _LISTS = "ImageSets/Segmentation"
 _CONVERTED = "SegmentationClassAug"
@@ -76,12 +76,12 @@ def _converted_list(voc: Files, held_out: Set[str]) -> set[str]:
     found = next((path for path in _CONVERTED_LISTS if path in voc), None)
     if found is None:
         lists = ", ".join(_CONVERTED_LISTS)
-        raise file_error(
+        raise InputError.for_file(
             voc.where(_CONVERTED), f"the list of its training images is missing; get one of {lists}"
         )
     # Lines of some lists have the form "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png".
     names = {pathlib.PurePosixPath(line.split()[0]).stem for line in voc.lines(found)}
     if shared := sorted(names & held_out):
         problem = f"lists {len(shared)} images of val.txt, {shared[0]} first; get the list of 10,582"
-        raise file_error(voc.where(found), problem)
+        raise InputError.for_file(voc.where(found), problem)
     return names

@@ -18,7 +18,6 @@ from danet_jax.data.builders.archives import Files, Source
 from danet_jax.data.builders.finding import find, find_all, hint
 from danet_jax.data.builders.pair import Missing, Pair, PairReader, Reader, turn_upright
 from danet_jax.data.builders.state import SourceFiles, fingerprint
-from danet_jax.data.files import file_error
 from danet_jax.data.labels import LabelMapping
 from danet_jax.errors import InputError
 from danet_jax.weights.download import download
@@ -142,7 +141,7 @@ class PublishedBuilder(base.PairsBuilder):
         if names is None:
             names = images.names() | (labels.names() if labels else set())
         if not names and not self.options["allow_partial"]:
-            raise file_error(
+            raise InputError.for_file(
                 images.where("*"),
                 "missing; get the data set's files again, or set dataset.options.allow_partial=True to prepare without "
                 "them",
@@ -161,7 +160,7 @@ class PublishedBuilder(base.PairsBuilder):
                 reason += ", or set dataset.options.allow_partial=True to leave out such examples"
             elif _COPY.search(name):
                 where, reason = found, "a copy of another file by its name; remove it"
-            return Missing(file_error(where, reason), of_image=kind == "image")
+            return Missing(InputError.for_file(where, reason), of_image=kind == "image")
         size = sum(part.files.size(part.path(name)) for part in (images, labels) if part)
         return Reader(functools.partial(self._read, name, images, labels), size)
 
@@ -234,7 +233,7 @@ class PublishedBuilder(base.PairsBuilder):
         )
         downloadable = all(source.direct for source in missing) and not self.options["download"]
         gigabytes = sum(source.gigabytes for source in self.sources())
-        return file_error(
+        return InputError.for_file(
             self.root,
             f"{self.name} lacks {absent}; put the archives there or the folders extracted from them (or set "
             "dataset.root to where they are)"
@@ -249,7 +248,7 @@ class PublishedBuilder(base.PairsBuilder):
         if count == published:
             return []
         remedy = "complete the files" if count < published else "remove the additional ones"
-        error = file_error(
+        error = InputError.for_file(
             self.root,
             f"{self.name} has {count} examples in {split}, but {published} were published; {remedy}, or set "
             "dataset.options.allow_partial=True to prepare these",

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
 
-from danet_jax.data.files import file_error, read_text
+from danet_jax.data.files import read_text
 from danet_jax.errors import InputError, one_line
 
 _UNREADABLE = (
@@ -126,7 +126,7 @@ def read_yolo(path: pathlib.Path) -> Drawing:
             if not (points.min() >= -0.01 and points.max() <= 1.01):
                 raise ValueError("points outside 0 to 1; divide them by the image's width and height")
         except ValueError as error:
-            raise file_error(path, f"line {number}: {error}", value=line.strip()) from None
+            raise InputError.for_file(path, f"line {number}: {error}", value=line.strip()) from None
         shapes.append(Shape(int(index), functools.partial(_yolo_mask, points.reshape(-1, 2))))
     return Drawing(shapes, larger_first=True)
 
@@ -155,7 +155,7 @@ def read_labelme(path: pathlib.Path) -> Drawing:
             shapes.append(Shape(str(shape["label"]), mask))
         height, width = values.get("imageHeight"), values.get("imageWidth")
     except _UNREADABLE as error:
-        raise file_error(path, f"cannot be read as labelme's JSON ({one_line(error)})") from None
+        raise InputError.for_file(path, f"cannot be read as labelme's JSON ({one_line(error)})") from None
     return Drawing(shapes, size=(height, width) if height and width else None)
 
 
@@ -219,7 +219,7 @@ def read_coco(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]] | None
         groups = {category.get("supercategory") for category in values["categories"]}
         used = {annotation["category_id"] for annotation in values["annotations"]}
     except _UNREADABLE as error:
-        raise file_error(path, f"cannot be read as COCO's JSON ({one_line(error)})") from None
+        raise InputError.for_file(path, f"cannot be read as COCO's JSON ({one_line(error)})") from None
     return [names[i] for i in sorted(names) if i in used or names[i] not in groups], drawings
 
 
@@ -270,7 +270,7 @@ def read_cvat(path: pathlib.Path) -> tuple[list[str], dict[str, Drawing]]:
             size = int(image.attrib["height"]), int(image.attrib["width"])
             drawings[image.attrib["name"]] = Drawing(shapes, False, size, image.get("subset", ""))
     except (*_UNREADABLE, ElementTree.ParseError) as error:
-        raise file_error(path, f"cannot be read as CVAT's XML ({one_line(error)})") from None
+        raise InputError.for_file(path, f"cannot be read as CVAT's XML ({one_line(error)})") from None
     return names, drawings
 
 
@@ -313,4 +313,4 @@ def _read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise file_error(path, f"cannot be read as JSON ({one_line(error)})") from None
+        raise InputError.for_file(path, f"cannot be read as JSON ({one_line(error)})") from None

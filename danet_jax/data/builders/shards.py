@@ -20,7 +20,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from danet_jax.data.files import file_error
 from danet_jax.data.summary import Summary
 from danet_jax.errors import InputError, first_line
 
@@ -116,7 +115,7 @@ def described_shards(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
 def damaged_description(path: pathlib.Path, error: Exception) -> InputError:
     """Returns the error for a description of prepared data that cannot be read."""
     reason = getattr(error, "strerror", None) or first_line(error)
-    return file_error(path, f"damaged ({reason}); {_prepare_again(path.parent)}")
+    return InputError.for_file(path, f"damaged ({reason}); {_prepare_again(path.parent)}")
 
 
 def damaged_shards(directory: pathlib.Path) -> list[str]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from danet_jax.data.files import file_error
 from danet_jax.data.inspection import map_in_order
 from danet_jax.errors import InputError
 from danet_jax.runs.files import write_json
@@ -113,4 +112,4 @@ def _name_file(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise file_error(path, f"cannot be read ({error.strerror})") from None
+        raise InputError.for_file(path, f"cannot be read ({error.strerror})") from None
